@@ -1,1 +1,2 @@
 //! engine
+#![cfg_attr(not(test), warn(clippy::disallowed_methods))]

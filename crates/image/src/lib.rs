@@ -1,1 +1,2 @@
 //! image
+#![cfg_attr(not(test), warn(clippy::disallowed_methods))]

@@ -1,1 +1,2 @@
 //! overlay
+#![cfg_attr(not(test), warn(clippy::disallowed_methods))]

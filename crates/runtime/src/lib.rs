@@ -1,1 +1,2 @@
 //! runtime
+#![cfg_attr(not(test), warn(clippy::disallowed_methods))]

@@ -1,1 +1,2 @@
 //! store
+#![cfg_attr(not(test), warn(clippy::disallowed_methods))]

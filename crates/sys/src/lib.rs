@@ -1,1 +1,19 @@
-//! sys
+//! System calls, descriptors, and every `unsafe` block of strata.
+//!
+//! What it is: the thin, typed layer between strata and the kernel. [`Dir`] is the heart of it: a directory
+//! descriptor beneath which names are resolved and never escape. Beside it stand the mount API ([`mount`]),
+//! extended attributes ([`xattr`]) and the calls that `rustix` does not wrap.
+//!
+//! What it never does: know what a layer, a container or an image is; print; read the environment.
+//!
+//! Other crates may call `rustix` directly for calls on descriptors they hold. Names that come from a layer, an
+//! archive or a user go through [`Dir`].
+//!
+//! Start reading at [`dir`].
+
+pub mod dir;
+pub mod fd;
+pub mod mount;
+pub mod xattr;
+
+pub use dir::{Dir, Entry};
