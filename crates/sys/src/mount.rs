@@ -27,13 +27,6 @@ pub struct ConfigError {
     pub messages: Vec<String>,
 }
 
-impl ConfigError {
-    /// The errno as a number; 0 where there is none.
-    pub fn raw(&self) -> i32 {
-        self.errno.raw_os_error().unwrap_or(0)
-    }
-}
-
 impl fmt::Display for ConfigError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}: {}", self.step, self.errno)?;
@@ -270,5 +263,32 @@ pub mod legacy {
             flags,
             data.as_c_str(),
         )?)
+    }
+
+    /// As [`mount`], with relative paths in `data` starting at `base`. `target` must be absolute.
+    ///
+    /// The working directory belongs to the whole process, so a thread of its own takes a private one for the
+    /// call; nothing else in the process notices.
+    pub fn mount_from(
+        base: &Path,
+        source: &OsStr,
+        target: &Path,
+        kind: &str,
+        flags: rustix::mount::MountFlags,
+        data: &OsStr,
+    ) -> io::Result<()> {
+        let base = crate::Dir::open_ambient(base)?;
+        std::thread::scope(|scope| {
+            let worker = scope.spawn(|| {
+                // SAFETY: CLONE_FS only gives this thread, which ends here, a working directory, root and
+                // umask of its own; no descriptor, memory or credential is unshared.
+                unsafe { rustix::thread::unshare_unsafe(rustix::thread::UnshareFlags::FS) }?;
+                rustix::process::fchdir(&base)?;
+                mount(source, target, kind, flags, data)
+            });
+            worker
+                .join()
+                .unwrap_or_else(|_| Err(io::Error::other("the mounting thread panicked")))
+        })
     }
 }
