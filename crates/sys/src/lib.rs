@@ -14,6 +14,11 @@
 pub mod dir;
 pub mod fd;
 pub mod mount;
+pub mod net;
+pub mod process;
+pub mod pty;
+pub mod signal;
+pub mod socket;
 pub mod xattr;
 
 pub use dir::{Dir, Entry};
