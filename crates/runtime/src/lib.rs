@@ -1,2 +1,4 @@
 //! runtime
 #![cfg_attr(not(test), warn(clippy::disallowed_methods))]
+
+pub mod options;

@@ -1,0 +1,135 @@
+//! [`ContainerOptions`]: everything a user can ask of one container, as one plain value.
+
+use std::path::PathBuf;
+
+use oci_spec::runtime::PosixRlimit;
+
+use super::devices::DeviceOption;
+use super::mounts::MountOption;
+use super::namespaces::NamespaceOption;
+use super::security::CapabilityOption;
+
+/// What a user asks of a container, beyond what its image says. `Default` is what `strata run IMAGE` asks: nothing.
+///
+/// Made by a command line from the parsers beside it, or by a program directly; `spec::build` makes the OCI spec of
+/// it and of the image's configuration.
+#[derive(Debug, Clone, Default)]
+pub struct ContainerOptions {
+    /// The command and its arguments; empty for the image's.
+    pub command: Vec<String>,
+    /// Instead of the image's entrypoint, whose command is then not used either; an empty list clears both.
+    pub entrypoint: Option<Vec<String>>,
+    /// Variables over the image's; `None` takes one out.
+    pub env: Vec<(String, Option<String>)>,
+    /// Working directory in the container; the image's, or `/`.
+    pub workdir: Option<String>,
+    /// `USER[:GROUP]`, by name or number; the image's, or root.
+    pub user: Option<String>,
+    /// Further groups, by name or number.
+    pub group_add: Vec<String>,
+    /// Host name. Without one the container has none of its own to set.
+    pub hostname: Option<String>,
+    /// The process gets a terminal.
+    pub tty: bool,
+    /// An init process that reaps orphans and forwards signals is process 1.
+    pub init: bool,
+    /// Mounts, in the user's order.
+    pub mounts: Vec<MountOption>,
+    /// Devices of the host.
+    pub devices: Vec<DeviceOption>,
+    /// The root is read-only.
+    pub read_only: bool,
+    /// Capabilities over the default.
+    pub cap_add: Vec<CapabilityOption>,
+    /// Capabilities under the default.
+    pub cap_drop: Vec<CapabilityOption>,
+    /// Every right that the caller has: capabilities, devices, no filter, nothing hidden.
+    pub privileged: bool,
+    /// Set-user-ID programs and file capabilities give nothing.
+    pub no_new_privileges: bool,
+    /// Which system call filter.
+    pub seccomp: SeccompChoice,
+    /// AppArmor profile.
+    pub apparmor: Option<String>,
+    /// Paths to hide beyond the default ones.
+    pub mask: Vec<String>,
+    /// Paths not to hide and not to make read-only, as the user gave them.
+    pub unmask: Unmask,
+    /// Kernel parameters of the container's namespaces.
+    pub sysctls: Vec<(String, String)>,
+    /// Resource limits of the process; a later one of the same kind wins.
+    pub ulimits: Vec<PosixRlimit>,
+    /// Size of `/dev/shm` in bytes; 64 MiB.
+    pub shm_size: Option<u64>,
+    /// Limits of the container's cgroup.
+    pub resources: ResourceOptions,
+    /// The cgroup that the container's is made in (see `cgroup` for where it is otherwise).
+    pub cgroup_parent: Option<String>,
+    /// Network namespace; private is loopback alone.
+    pub network: NamespaceOption,
+    /// Process namespace.
+    pub pid: NamespaceOption,
+    /// IPC namespace.
+    pub ipc: NamespaceOption,
+    /// Host name namespace.
+    pub uts: NamespaceOption,
+    /// Annotations, into the spec as they are.
+    pub annotations: Vec<(String, String)>,
+    /// The signal that asks the process to end; the image's, or SIGTERM.
+    pub stop_signal: Option<i32>,
+}
+
+/// Limits of a container's cgroup; `None` is no limit.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ResourceOptions {
+    /// Memory in bytes.
+    pub memory: Option<i64>,
+    /// Memory and swap together in bytes, `-1` for as much swap as there is. Without it, twice the memory, as docker
+    /// has it, where the kernel counts swap.
+    pub memory_swap: Option<i64>,
+    /// Memory below which the kernel reclaims last, in bytes.
+    pub memory_reservation: Option<i64>,
+    /// CPU time in microseconds per `limits::CPU_PERIOD`.
+    pub cpu_quota: Option<i64>,
+    /// Relative share of CPU time; 1024 is the ordinary one.
+    pub cpu_shares: Option<u64>,
+    /// CPUs to run on, as `0-2,4`.
+    pub cpuset_cpus: Option<String>,
+    /// Memory nodes to allocate from, as `0,1`.
+    pub cpuset_mems: Option<String>,
+    /// Number of tasks.
+    pub pids_limit: Option<i64>,
+    /// Relative share of block I/O, 10 to 1000.
+    pub blkio_weight: Option<u16>,
+}
+
+/// Which system call filter a container has.
+#[derive(Debug, Clone, Default)]
+pub enum SeccompChoice {
+    /// strata's default one; none for a privileged container.
+    #[default]
+    Default,
+    /// strata's default one, for a privileged container too.
+    Always,
+    /// None.
+    Unconfined,
+    /// The text of a profile in docker's format, and where it came from for messages.
+    Profile {
+        /// Where the text came from.
+        path: PathBuf,
+        /// JSON.
+        text: String,
+    },
+}
+
+/// Which of the hidden and read-only paths are left alone.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub enum Unmask {
+    /// None.
+    #[default]
+    Nothing,
+    /// Those at or below these paths.
+    Paths(Vec<String>),
+    /// All.
+    Everything,
+}

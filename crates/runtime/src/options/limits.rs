@@ -1,0 +1,276 @@
+//! `--memory`, `--shm-size`, `--cpus`, `--pids-limit`, `--ulimit`: amounts.
+
+use oci_spec::runtime::{PosixRlimit, PosixRlimitBuilder, PosixRlimitType};
+
+use super::{Flag, Result};
+
+const SIZE_FORM: &str = "write a size in bytes or with a unit b, k, m, g, t, as 512m";
+const CPUS_FORM: &str = "write a number of CPUs, as 1.5";
+const ULIMIT_FORM: &str = "write NAME=SOFT[:HARD], as nofile=1024:2048; -1 is unlimited";
+
+/// The period of a CPU quota, in microseconds: what docker and podman use for `--cpus`.
+pub const CPU_PERIOD: u64 = 100_000;
+
+/// Parses `--memory` and its kin (`--memory-swap`, `--memory-reservation`; give the flag's name for the message).
+/// In bytes; `-1` means unlimited, where the spec's value is `-1` too.
+///
+/// # Errors
+/// Not a size.
+pub fn memory(name: &'static str, value: &str) -> Result<i64> {
+    let flag = Flag::new(name, value, SIZE_FORM);
+    if value.trim() == "-1" {
+        return Ok(-1);
+    }
+    i64::try_from(bytes(&flag, value)?).map_err(|_| flag.wrong("more than the kernel can count"))
+}
+
+/// Parses `--shm-size`, in bytes; docker's default is 64 MiB.
+///
+/// # Errors
+/// Not a size, or zero, which the kernel reads as "no limit".
+pub fn shm_size(value: &str) -> Result<u64> {
+    let flag = Flag::new("--shm-size", value, SIZE_FORM);
+    match bytes(&flag, value)? {
+        0 => Err(flag.wrong("the size must be more than zero")),
+        size => Ok(size),
+    }
+}
+
+/// Parses `--cpus` into a quota in microseconds per [`CPU_PERIOD`]; 0 means no limit.
+///
+/// # Errors
+/// Not a decimal number, or less than 0.01, the kernel's smallest quota.
+pub fn cpus(value: &str) -> Result<Option<i64>> {
+    let flag = Flag::new("--cpus", value, CPUS_FORM);
+    let decimal = value.bytes().all(|b| b.is_ascii_digit() || b == b'.');
+    let number: f64 = match value.parse() {
+        Ok(number) if decimal => number,
+        _ => return Err(flag.wrong(format!("{value:?} is not a number"))),
+    };
+    if number == 0.0 {
+        return Ok(None);
+    }
+    let quota = (number * CPU_PERIOD as f64).round();
+    if quota < 1000.0 {
+        return Err(flag.wrong("the least share is 0.01 of a CPU"));
+    }
+    if quota > 1e12 {
+        return Err(flag.wrong("no machine has that many"));
+    }
+    Ok(Some(quota as i64))
+}
+
+/// Parses `--pids-limit`; `None` is unlimited, which is written `-1` or `0`.
+///
+/// # Errors
+/// Not a whole number.
+pub fn pids_limit(value: &str) -> Result<Option<i64>> {
+    let flag = Flag::new("--pids-limit", value, "write a whole number, or -1 for no limit");
+    match value.parse::<i64>() {
+        Ok(-1 | 0) => Ok(None),
+        Ok(limit) if limit > 0 => Ok(Some(limit)),
+        _ => Err(flag.wrong(format!("{value:?} is not a count"))),
+    }
+}
+
+/// Parses `--ulimit NAME=SOFT[:HARD]`.
+///
+/// # Errors
+/// An unknown name, a value that is no number, a soft limit above the hard one.
+pub fn ulimit(value: &str) -> Result<PosixRlimit> {
+    let flag = Flag::new("--ulimit", value, ULIMIT_FORM);
+    let (name, amounts) = value.split_once('=').ok_or_else(|| flag.wrong("there is no ="))?;
+    let plain = name.to_ascii_lowercase();
+    let plain = plain.strip_prefix("rlimit_").unwrap_or(&plain);
+    let typ = RLIMITS
+        .iter()
+        .find(|(known, _)| *known == plain)
+        .map(|(_, typ)| *typ)
+        .ok_or_else(|| flag.wrong(format!("{name:?} is no limit; there are {}", names())))?;
+    let amount = |text: &str| match text {
+        "-1" | "unlimited" => Ok(u64::MAX),
+        text => text
+            .parse::<u64>()
+            .map_err(|_| flag.wrong(format!("{text:?} is not a number"))),
+    };
+    let (soft, hard) = match amounts.split_once(':') {
+        Some((soft, hard)) => (amount(soft)?, amount(hard)?),
+        None => (amount(amounts)?, amount(amounts)?),
+    };
+    if soft > hard {
+        return Err(flag.wrong("the soft limit is above the hard one"));
+    }
+    let limit = PosixRlimitBuilder::default()
+        .typ(typ)
+        .soft(soft)
+        .hard(hard)
+        .build();
+    limit.map_err(|error| flag.wrong(error.to_string()))
+}
+
+const RLIMITS: [(&str, PosixRlimitType); 16] = [
+    ("as", PosixRlimitType::RlimitAs),
+    ("core", PosixRlimitType::RlimitCore),
+    ("cpu", PosixRlimitType::RlimitCpu),
+    ("data", PosixRlimitType::RlimitData),
+    ("fsize", PosixRlimitType::RlimitFsize),
+    ("locks", PosixRlimitType::RlimitLocks),
+    ("memlock", PosixRlimitType::RlimitMemlock),
+    ("msgqueue", PosixRlimitType::RlimitMsgqueue),
+    ("nice", PosixRlimitType::RlimitNice),
+    ("nofile", PosixRlimitType::RlimitNofile),
+    ("nproc", PosixRlimitType::RlimitNproc),
+    ("rss", PosixRlimitType::RlimitRss),
+    ("rtprio", PosixRlimitType::RlimitRtprio),
+    ("rttime", PosixRlimitType::RlimitRttime),
+    ("sigpending", PosixRlimitType::RlimitSigpending),
+    ("stack", PosixRlimitType::RlimitStack),
+];
+
+fn names() -> String {
+    RLIMITS.map(|(name, _)| name).join(", ")
+}
+
+/// A size as docker's `RAMInBytes` reads it: a decimal number, then an optional unit of 1024-steps in either case,
+/// with or without `b` or `ib` (`512m`, `512MB`, `1.5GiB`).
+pub(super) fn bytes(flag: &Flag<'_>, text: &str) -> Result<u64> {
+    let bad = || flag.wrong(format!("{text:?} is not a size"));
+    let text = text.trim();
+    let split = text
+        .find(|c: char| !c.is_ascii_digit() && c != '.')
+        .unwrap_or(text.len());
+    let (number, unit) = text.split_at(split);
+    let unit = unit.trim_start().to_ascii_lowercase();
+    let shift = match unit
+        .strip_suffix("ib")
+        .or(unit.strip_suffix('b'))
+        .unwrap_or(&unit)
+    {
+        "" if unit == "ib" => return Err(bad()),
+        "" => 0,
+        "k" => 10,
+        "m" => 20,
+        "g" => 30,
+        "t" => 40,
+        "p" => 50,
+        _ => return Err(bad()),
+    };
+    if let Ok(whole) = number.parse::<u64>() {
+        let size = whole.checked_mul(1 << shift);
+        return size.ok_or_else(|| flag.wrong(format!("{text:?} is more than the kernel can count")));
+    }
+    let decimal: f64 = number.parse().map_err(|_| bad())?;
+    let size = decimal * (1u64 << shift) as f64;
+    if size >= u64::MAX as f64 {
+        return Err(flag.wrong(format!("{text:?} is more than the kernel can count")));
+    }
+    Ok(size as u64)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes() {
+        for (text, size) in [
+            ("0", 0),
+            ("100", 100),
+            ("100b", 100),
+            ("4k", 4096),
+            ("512m", 512 << 20),
+            ("512MB", 512 << 20),
+            ("512 MiB", 512 << 20),
+            ("1.5g", 3 << 29),
+            ("2T", 2 << 40),
+            ("-1", -1),
+        ] {
+            assert_eq!(memory("--memory", text).unwrap(), size, "{text}");
+        }
+        for text in [
+            "",
+            "m",
+            "1x",
+            "1mm",
+            "-5",
+            "1.2.3",
+            "ib",
+            "99999999p",
+            "9e3",
+            "1,5g",
+            "0x10",
+        ] {
+            let error = memory("--memory", text).unwrap_err().to_string();
+            assert!(
+                error.starts_with("--memory") && error.ends_with("as 512m"),
+                "{text}: {error}"
+            );
+        }
+        assert_eq!(shm_size("64m").unwrap(), 64 << 20);
+        assert!(shm_size("0").is_err());
+    }
+
+    #[test]
+    fn cpu_counts() {
+        for (text, quota) in [
+            ("1.5", Some(150_000)),
+            ("2", Some(200_000)),
+            (".5", Some(50_000)),
+            ("0", None),
+            ("0.01", Some(1000)),
+        ] {
+            assert_eq!(cpus(text).unwrap(), quota, "{text}");
+        }
+        for text in [
+            "",
+            "-1",
+            "two",
+            "0.001",
+            "nan",
+            "inf",
+            "1e3",
+            "1,5",
+            "99999999999",
+        ] {
+            assert!(cpus(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn pids_limits() {
+        assert_eq!(pids_limit("100").unwrap(), Some(100));
+        assert_eq!(pids_limit("-1").unwrap(), None);
+        assert_eq!(pids_limit("0").unwrap(), None);
+        assert!(pids_limit("-2").is_err());
+        assert!(pids_limit("many").is_err());
+    }
+
+    #[test]
+    fn ulimits() {
+        for (text, typ, soft, hard) in [
+            ("nofile=1024:2048", PosixRlimitType::RlimitNofile, 1024, 2048),
+            ("nproc=100", PosixRlimitType::RlimitNproc, 100, 100),
+            ("core=-1", PosixRlimitType::RlimitCore, u64::MAX, u64::MAX),
+            ("RLIMIT_STACK=0:-1", PosixRlimitType::RlimitStack, 0, u64::MAX),
+        ] {
+            let limit = ulimit(text).unwrap();
+            assert_eq!(
+                (limit.typ(), limit.soft(), limit.hard()),
+                (typ, soft, hard),
+                "{text}"
+            );
+        }
+        for (text, says) in [
+            ("nofile", "no ="),
+            ("files=1", "\"files\" is no limit"),
+            ("nofile=abc", "\"abc\""),
+            ("nofile=", "\"\""),
+            ("nofile=2:1", "above"),
+            ("nofile=-1:5", "above"),
+            ("nofile=1:2:3", "\"2:3\""),
+        ] {
+            let error = ulimit(text).unwrap_err().to_string();
+            assert!(error.contains(says), "{text}: {error}");
+        }
+    }
+}

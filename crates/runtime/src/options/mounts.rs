@@ -1,0 +1,530 @@
+//! `-v`, `--mount` and `--tmpfs`: what the user wants mounted in the container.
+
+use std::path::{Path, PathBuf};
+
+use super::{Flag, Result, boolean, container_path, csv, limits};
+
+/// One mount that the user asked for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MountOption {
+    /// Where it goes: absolute, without `.` and `..`.
+    pub destination: PathBuf,
+    /// What is mounted there.
+    pub kind: MountKind,
+    /// Options in the words of the OCI runtime spec (`ro`, `rbind`, `rprivate`, `size=…`), in the user's order,
+    /// with the defaults of the kind where the user chose none.
+    pub options: Vec<String>,
+    /// SELinux relabelling (`z`, `Z`) was asked for. Without SELinux on the host it means nothing.
+    pub relabel: bool,
+}
+
+/// What a [`MountOption`] mounts.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum MountKind {
+    /// A file or directory of the host, by absolute path.
+    Bind {
+        /// The host's path.
+        source: PathBuf,
+    },
+    /// A fresh file system in memory.
+    Tmpfs,
+}
+
+const VOLUME_FORM: &str = "write HOST-PATH:CONTAINER-PATH[:OPTION,…], as /srv/www:/www:ro";
+const MOUNT_FORM: &str = "write type=bind,source=PATH,target=PATH[,readonly][,bind-propagation=rslave] or type=tmpfs,target=PATH[,tmpfs-size=64m]";
+const TMPFS_FORM: &str = "write CONTAINER-PATH[:OPTION,…], as /run:size=64m,mode=1777,exec";
+const BIND_INSTEAD: &str = "give a host directory by an absolute path, or --tmpfs PATH for a scratch one";
+
+const PROPAGATION: [&str; 6] = ["private", "rprivate", "shared", "rshared", "slave", "rslave"];
+
+/// Options that come in pairs, one of which holds.
+const PAIRS: [[&str; 2]; 4] = [
+    ["exec", "noexec"],
+    ["suid", "nosuid"],
+    ["dev", "nodev"],
+    ["ro", "rw"],
+];
+
+/// Parses `-v`/`--volume`: `HOST-PATH:CONTAINER-PATH[:OPTIONS]`.
+///
+/// A host path beginning with `.` is relative to `cwd`, which must be absolute. A backslash before a colon makes the
+/// colon part of the path, as podman has it. Without options the bind is recursive, writable and private.
+///
+/// # Errors
+/// Anything that is not of the form; named and anonymous volumes, which strata does not keep.
+pub fn volume(value: &str, cwd: &Path) -> Result<MountOption> {
+    let flag = Flag::new("--volume", value, VOLUME_FORM);
+    let parts = split_colons(value);
+    let (source, destination, options) = match parts.as_slice() {
+        [_] => return Err(flag.instead("strata keeps no anonymous volumes", BIND_INSTEAD)),
+        [source, destination] => (source, destination, ""),
+        [source, destination, options] => (source, destination, options.as_str()),
+        _ => {
+            return Err(flag.wrong(format!(
+                "{} parts between colons, at most 3 make sense",
+                parts.len()
+            )));
+        }
+    };
+    if source.is_empty() {
+        return Err(flag.wrong("the host path before the first colon is empty"));
+    }
+    let source = if source.starts_with('/') {
+        PathBuf::from(source)
+    } else if source == "." || source == ".." || source.starts_with("./") || source.starts_with("../") {
+        cwd.join(source)
+    } else {
+        return Err(flag.instead(
+            format!("{source:?} names a volume, and strata keeps none"),
+            BIND_INSTEAD,
+        ));
+    };
+    let destination = target(&flag, destination)?;
+    let mut mount = MountOption {
+        destination,
+        kind: MountKind::Bind { source },
+        options: Vec::new(),
+        relabel: false,
+    };
+    for word in options.split(',').filter(|word| !word.is_empty()) {
+        bind_word(&flag, &mut mount, word)?;
+    }
+    finish_bind(&flag, mount, true)
+}
+
+/// Parses `--mount`: comma-separated `key=value`, CSV quoting for a path with a comma.
+///
+/// # Errors
+/// An unknown type or key, a key of another type, a missing target or source; `type=volume`.
+pub fn mount(value: &str, cwd: &Path) -> Result<MountOption> {
+    let flag = Flag::new("--mount", value, MOUNT_FORM);
+    let mut kind = None;
+    let mut source: Option<String> = None;
+    let mut destination = None;
+    let mut words = Vec::new();
+    let mut tmpfs = Vec::new();
+    let mut binding = Vec::new();
+    let mut below = true;
+    for field in csv(&flag)? {
+        let (key, text) = match field.split_once('=') {
+            Some((key, text)) => (key.trim().to_ascii_lowercase(), Some(text.trim().to_owned())),
+            None => (field.trim().to_ascii_lowercase(), None),
+        };
+        let needed = || {
+            text.clone()
+                .filter(|t| !t.is_empty())
+                .ok_or_else(|| flag.wrong(format!("{key} needs a value")))
+        };
+        let switch = || match &text {
+            None => Ok(true),
+            Some(t) => boolean(t).ok_or_else(|| flag.wrong(format!("{key}={t:?} is neither true nor false"))),
+        };
+        match key.as_str() {
+            "type" => kind = Some(needed()?),
+            "source" | "src" => source = Some(needed()?),
+            "target" | "destination" | "dst" => destination = Some(target(&flag, &needed()?)?),
+            "readonly" | "ro" => words.push(if switch()? { "ro" } else { "rw" }.to_owned()),
+            "rw" => words.push(if switch()? { "rw" } else { "ro" }.to_owned()),
+            "exec" | "noexec" | "suid" | "nosuid" | "dev" | "nodev" if text.is_none() => words.push(key),
+            "bind-propagation" => {
+                let how = needed()?;
+                if !PROPAGATION.contains(&how.as_str()) {
+                    return Err(flag.wrong(format!(
+                        "bind-propagation={how:?} is none of {}",
+                        PROPAGATION.join(", ")
+                    )));
+                }
+                binding.push(how);
+            }
+            "bind-nonrecursive" => binding.push(if switch()? { "bind" } else { "rbind" }.to_owned()),
+            "bind-recursive" => binding.push(match needed()?.as_str() {
+                "enabled" => "rbind".to_owned(),
+                "writable" => {
+                    below = false;
+                    "rbind".to_owned()
+                }
+                "disabled" => "bind".to_owned(),
+                "readonly" => "rro".to_owned(),
+                how => {
+                    return Err(flag.wrong(format!(
+                        "bind-recursive={how:?} is none of enabled, disabled, writable, readonly"
+                    )));
+                }
+            }),
+            "relabel" => match needed()?.as_str() {
+                "shared" => binding.push("z".to_owned()),
+                "private" => binding.push("Z".to_owned()),
+                how => return Err(flag.wrong(format!("relabel={how:?} is neither shared nor private"))),
+            },
+            "consistency" => match needed()?.as_str() {
+                // They speak of Docker Desktop's file sharing; on Linux all are the same.
+                "default" | "consistent" | "cached" | "delegated" => {}
+                how => {
+                    return Err(flag.wrong(format!(
+                        "consistency={how:?} is none of default, consistent, cached, delegated"
+                    )));
+                }
+            },
+            "tmpfs-size" => tmpfs.push(format!("size={}", limits::bytes(&flag, &needed()?)?)),
+            "tmpfs-mode" => tmpfs.push(format!("mode={}", octal(&flag, &needed()?)?)),
+            "notmpcopyup" if text.is_none() => {}
+            "u" | "chown" => return Err(flag.wrong("changing the owner of the source is not supported")),
+            other => return Err(flag.wrong(format!("{other:?} is not a key that --mount knows"))),
+        }
+    }
+    let destination = destination.ok_or_else(|| flag.wrong("target is missing"))?;
+    match kind.as_deref() {
+        Some("bind") => {
+            if let Some(word) = tmpfs.first() {
+                return Err(flag.wrong(format!("tmpfs-{word} belongs to type=tmpfs")));
+            }
+            let source = source.ok_or_else(|| flag.wrong("source is missing"))?;
+            let source = if source.starts_with('/') {
+                source.into()
+            } else {
+                cwd.join(source)
+            };
+            let mut mount = MountOption {
+                destination,
+                kind: MountKind::Bind { source },
+                options: Vec::new(),
+                relabel: false,
+            };
+            for word in words.iter().chain(&binding) {
+                bind_word(&flag, &mut mount, word)?;
+            }
+            finish_bind(&flag, mount, below)
+        }
+        Some("tmpfs") => {
+            if source.is_some() {
+                return Err(flag.wrong("a tmpfs has no source"));
+            }
+            if let Some(word) = binding.first() {
+                return Err(flag.wrong(format!("{word:?} belongs to type=bind")));
+            }
+            words.extend(tmpfs);
+            finish_tmpfs(&flag, destination, words)
+        }
+        Some("volume") | None => Err(flag.instead(
+            "strata keeps no volumes, and volume is what --mount means by default",
+            BIND_INSTEAD,
+        )),
+        Some(other) => Err(flag.wrong(format!("type {other:?} is neither bind nor tmpfs"))),
+    }
+}
+
+/// Parses `--tmpfs`: `CONTAINER-PATH[:OPTIONS]` with `size=`, `mode=`, `uid=`, `gid=`, `nr_inodes=`, `nr_blocks=`,
+/// `ro`, `rw`, and `exec`, `suid`, `dev` with their opposites. Without options: `nosuid,nodev,noexec`, and the
+/// kernel's size (half the memory).
+///
+/// # Errors
+/// Anything that is not of the form.
+pub fn tmpfs(value: &str) -> Result<MountOption> {
+    let flag = Flag::new("--tmpfs", value, TMPFS_FORM);
+    let (path, options) = value.split_once(':').unwrap_or((value, ""));
+    let destination = target(&flag, path)?;
+    let mut words = Vec::new();
+    for word in options.split(',').filter(|word| !word.is_empty()) {
+        words.push(match word.split_once('=') {
+            Some(("size", "")) | Some(("mode", "")) => {
+                return Err(flag.wrong(format!("{word:?} has no value")));
+            }
+            // A percentage is the kernel's to read.
+            Some(("size", size)) if size.ends_with('%') && size[..size.len() - 1].parse::<u8>().is_ok() => {
+                word.to_owned()
+            }
+            Some(("size", size)) => format!("size={}", limits::bytes(&flag, size)?),
+            Some(("mode", mode)) => format!("mode={}", octal(&flag, mode)?),
+            Some((key @ ("uid" | "gid" | "nr_inodes" | "nr_blocks"), number)) => {
+                let digits = number.trim_end_matches(['k', 'K', 'm', 'M', 'g', 'G']);
+                let plain = matches!(key, "uid" | "gid");
+                if digits.parse::<u64>().is_err() || (plain && digits != number) {
+                    return Err(flag.wrong(format!("{key}={number:?} is not a number")));
+                }
+                word.to_owned()
+            }
+            None if word == "tmpcopyup" => {
+                return Err(flag.wrong("copying the image's files into the tmpfs is not supported"));
+            }
+            None if word == "notmpcopyup" => continue,
+            None if PAIRS.as_flattened().contains(&word) => word.to_owned(),
+            _ => return Err(flag.wrong(format!("{word:?} is not an option of a tmpfs"))),
+        });
+    }
+    finish_tmpfs(&flag, destination, words)
+}
+
+fn target(flag: &Flag<'_>, text: &str) -> Result<PathBuf> {
+    let path = container_path(text)
+        .ok_or_else(|| flag.wrong(format!("{text:?} is no absolute path in the container")))?;
+    if path == Path::new("/") {
+        return Err(flag.instead(
+            "nothing can be mounted over the container's root",
+            "choose a directory below it",
+        ));
+    }
+    Ok(path)
+}
+
+/// One word of a bind's options.
+fn bind_word(flag: &Flag<'_>, mount: &mut MountOption, word: &str) -> Result<()> {
+    match word {
+        "z" | "Z" => mount.relabel = true,
+        // Docker Desktop's words, and a named volume's; neither means anything for a bind on Linux.
+        "cached" | "delegated" | "consistent" | "nocopy" => {}
+        "bind" | "rbind" | "rro" => mount.options.push(word.to_owned()),
+        word if PROPAGATION.contains(&word) || PAIRS.as_flattened().contains(&word) => {
+            mount.options.push(word.to_owned())
+        }
+        "U" => return Err(flag.wrong("U (changing the owner of the source) is not supported")),
+        "O" => return Err(flag.wrong("O (an overlay over the source) is not supported")),
+        "idmap" => return Err(flag.wrong("idmap is not supported")),
+        word => return Err(flag.wrong(format!("{word:?} is not an option of a bind mount"))),
+    }
+    Ok(())
+}
+
+/// Fills in what the user left open. A read-only recursive bind is read-only all the way down (`rro`), as docker has
+/// it since 25, unless `bind-recursive=writable` set `below` to false.
+fn finish_bind(flag: &Flag<'_>, mut mount: MountOption, below: bool) -> Result<MountOption> {
+    refuse_conflicts(flag, &mount.options)?;
+    let has = |words: &[&str]| mount.options.iter().any(|o| words.contains(&o.as_str()));
+    if has(&["rro"]) && has(&["bind", "rw"]) {
+        return Err(flag.wrong("a bind read-only all the way down is recursive and read-only"));
+    }
+    let (recursion, propagation) = (!has(&["bind", "rbind"]), !has(&PROPAGATION));
+    let all_the_way = has(&["ro"]) && !has(&["bind", "rro"]) && below;
+    if recursion {
+        mount.options.insert(0, "rbind".to_owned());
+    }
+    if all_the_way {
+        mount.options.push("rro".to_owned());
+    }
+    if propagation {
+        mount.options.push("rprivate".to_owned());
+    }
+    Ok(mount)
+}
+
+fn finish_tmpfs(flag: &Flag<'_>, destination: PathBuf, mut options: Vec<String>) -> Result<MountOption> {
+    refuse_conflicts(flag, &options)?;
+    for [on, off] in &PAIRS[..3] {
+        if !options.iter().any(|o| o == on || o == off) {
+            options.push((*off).to_owned());
+        }
+    }
+    Ok(MountOption {
+        destination,
+        kind: MountKind::Tmpfs,
+        options,
+        relabel: false,
+    })
+}
+
+fn refuse_conflicts(flag: &Flag<'_>, options: &[String]) -> Result<()> {
+    let has = |word: &str| options.iter().any(|o| o == word);
+    for [one, other] in PAIRS.iter().chain(&[["bind", "rbind"]]) {
+        if has(one) && has(other) {
+            return Err(flag.wrong(format!("{one} and {other} exclude each other")));
+        }
+    }
+    let mut how = options.iter().filter(|o| PROPAGATION.contains(&o.as_str()));
+    if let (Some(one), Some(other)) = (how.next(), how.next()) {
+        return Err(flag.wrong(format!("{one} and {other} exclude each other")));
+    }
+    Ok(())
+}
+
+fn octal(flag: &Flag<'_>, text: &str) -> Result<String> {
+    match u32::from_str_radix(text, 8) {
+        Ok(mode) if mode <= 0o7777 => Ok(format!("{mode:o}")),
+        _ => Err(flag.wrong(format!("mode {text:?} is not an octal number up to 7777"))),
+    }
+}
+
+/// Splits at colons, a backslash before one keeping it.
+fn split_colons(value: &str) -> Vec<String> {
+    let mut parts = vec![String::new()];
+    let mut chars = value.chars().peekable();
+    while let Some(c) = chars.next() {
+        let last = parts.len() - 1;
+        match c {
+            '\\' if chars.peek() == Some(&':') => {
+                chars.next();
+                parts[last].push(':');
+            }
+            ':' => parts.push(String::new()),
+            c => parts[last].push(c),
+        }
+    }
+    parts
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn cwd() -> &'static Path {
+        Path::new("/home/me")
+    }
+
+    #[test]
+    fn volumes() {
+        for (value, source, destination, options) in [
+            ("/a:/b", "/a", "/b", "rbind rprivate"),
+            ("/a:/b/:ro", "/a", "/b", "rbind ro rro rprivate"),
+            ("/a:/b:ro,z,rshared", "/a", "/b", "rbind ro rshared rro"),
+            ("/a:/b:ro,bind", "/a", "/b", "ro bind rprivate"),
+            ("./x:/b:bind,noexec", "/home/me/./x", "/b", "bind noexec rprivate"),
+            (r"/with\:colon:/b", "/with:colon", "/b", "rbind rprivate"),
+            ("/a:/b:", "/a", "/b", "rbind rprivate"),
+            ("/a:/b:rw,cached,nocopy", "/a", "/b", "rbind rw rprivate"),
+        ] {
+            let mount = volume(value, cwd()).unwrap();
+            assert_eq!(
+                mount.kind,
+                MountKind::Bind {
+                    source: source.into()
+                },
+                "{value}"
+            );
+            assert_eq!(mount.destination, Path::new(destination), "{value}");
+            assert_eq!(mount.options.join(" "), options, "{value}");
+            assert_eq!(mount.relabel, value.contains('z'), "{value}");
+        }
+    }
+
+    #[test]
+    fn bad_volumes_are_named() {
+        for (value, says) in [
+            ("/data", "anonymous"),
+            ("data:/x", "\"data\" names a volume"),
+            (":/x", "empty"),
+            ("/a:b", "\"b\" is no absolute path"),
+            ("/a:/", "root"),
+            ("/a:/b:quick", "\"quick\""),
+            ("/a:/b:ro,rw", "ro and rw exclude"),
+            ("/a:/b:shared,rslave", "shared and rslave exclude"),
+            ("/a:/b:ro:z", "4 parts"),
+            ("/a:/b:U", "owner"),
+        ] {
+            let error = volume(value, cwd()).unwrap_err().to_string();
+            assert!(
+                error.contains(says) && error.starts_with("--volume"),
+                "{value}: {error}"
+            );
+        }
+    }
+
+    #[test]
+    fn mounts() {
+        for (value, options) in [
+            ("type=bind,source=/a,target=/b", "rbind rprivate"),
+            ("type=bind,src=/a,dst=/b,readonly", "rbind ro rro rprivate"),
+            (
+                "type=bind,src=/a,destination=/b,ro=false,bind-propagation=rslave",
+                "rbind rw rslave",
+            ),
+            ("type=bind,source=/a,target=/b,bind-nonrecursive", "bind rprivate"),
+            (
+                "type=bind,source=/a,target=/b,readonly,bind-recursive=readonly",
+                "rbind ro rro rprivate",
+            ),
+            (
+                "type=bind,source=/a,target=/b,readonly,bind-recursive=writable",
+                "ro rbind rprivate",
+            ),
+            (
+                "type=bind,source=/a,target=/b,consistency=cached,relabel=shared",
+                "rbind rprivate",
+            ),
+        ] {
+            let mount = mount(value, cwd()).unwrap();
+            assert_eq!(mount.kind, MountKind::Bind { source: "/a".into() }, "{value}");
+            assert_eq!(mount.options.join(" "), options, "{value}");
+        }
+        let quoted = mount(r#"type=bind,"source=/a,b",target=/c"#, cwd()).unwrap();
+        assert_eq!(
+            quoted.kind,
+            MountKind::Bind {
+                source: "/a,b".into()
+            }
+        );
+        let relative = mount("type=bind,source=x,target=/c", cwd()).unwrap();
+        assert_eq!(
+            relative.kind,
+            MountKind::Bind {
+                source: "/home/me/x".into()
+            }
+        );
+        let scratch = mount("type=tmpfs,target=/t,tmpfs-size=1m,tmpfs-mode=1770,exec", cwd()).unwrap();
+        assert_eq!(scratch.kind, MountKind::Tmpfs);
+        assert_eq!(
+            scratch.options.join(" "),
+            "exec size=1048576 mode=1770 nosuid nodev"
+        );
+    }
+
+    #[test]
+    fn bad_mounts_are_named() {
+        for (value, says) in [
+            ("type=bind,source=/a", "target is missing"),
+            ("type=bind,target=/a", "source is missing"),
+            ("source=/a,target=/b", "volume"),
+            ("type=volume,source=a,target=/b", "volume"),
+            ("type=nfs,target=/b", "\"nfs\""),
+            (
+                "type=bind,source=/a,target=/b,bind-propagation=up",
+                "\"up\" is none of",
+            ),
+            ("type=bind,source=/a,target=/b,color=red", "\"color\""),
+            ("type=bind,source=/a,target=/b,readonly=maybe", "\"maybe\""),
+            (
+                "type=bind,source=/a,target=/b,tmpfs-size=1m",
+                "belongs to type=tmpfs",
+            ),
+            ("type=tmpfs,source=/a,target=/b", "no source"),
+            (
+                "type=tmpfs,target=/b,bind-propagation=shared",
+                "belongs to type=bind",
+            ),
+            ("type=tmpfs,target=/b,tmpfs-mode=999", "octal"),
+            ("type=tmpfs,target=b", "absolute"),
+            ("type=,target=/b", "type needs a value"),
+            ("type=bind,\"source=/a", "quote"),
+        ] {
+            let error = mount(value, cwd()).unwrap_err().to_string();
+            assert!(error.contains(says), "{value}: {error}");
+        }
+    }
+
+    #[test]
+    fn tmpfses() {
+        for (value, options) in [
+            ("/x", "noexec nosuid nodev"),
+            (
+                "/x:size=64m,mode=700",
+                "size=67108864 mode=700 noexec nosuid nodev",
+            ),
+            ("/x:size=50%,exec,dev,suid", "size=50% exec dev suid"),
+            (
+                "/x:ro,uid=5,gid=6,nr_inodes=10k",
+                "ro uid=5 gid=6 nr_inodes=10k noexec nosuid nodev",
+            ),
+        ] {
+            assert_eq!(tmpfs(value).unwrap().options.join(" "), options, "{value}");
+        }
+        for (value, says) in [
+            ("x", "absolute"),
+            ("/x:size=big", "\"big\""),
+            ("/x:mode=", "no value"),
+            ("/x:uid=1k", "uid"),
+            ("/x:huge=always", "\"huge=always\""),
+            ("/x:exec,noexec", "exclude"),
+            ("/x:tmpcopyup", "not supported"),
+        ] {
+            let error = tmpfs(value).unwrap_err().to_string();
+            assert!(error.contains(says), "{value}: {error}");
+        }
+    }
+}

@@ -1,0 +1,125 @@
+//! `--network`, `--pid`, `--ipc`, `--uts`: which namespaces are the container's own.
+
+use std::path::PathBuf;
+
+use super::{Flag, Result};
+
+/// A namespace as the user names it.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub enum NamespaceOption {
+    /// One of the container's own.
+    #[default]
+    Private,
+    /// The host's.
+    Host,
+    /// Another container's, by name or ID. The engine finds its process and makes a [`NamespaceOption::Joined`] of it.
+    Container(String),
+    /// One that exists.
+    Joined(Joined),
+}
+
+/// A namespace that exists, to be joined.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Joined {
+    /// Its file, `/proc/<pid>/ns/<kind>` or a place where it was bound.
+    pub path: PathBuf,
+    /// The root directory of a process in it (`/proc/<pid>/root`), for what belongs to the namespace but is reached
+    /// through a mount: with an IPC namespace, `/dev/shm` and `/dev/mqueue`.
+    pub root: Option<PathBuf>,
+}
+
+const FORM: &str = "write host, private, container:NAME or ns:PATH";
+
+/// Parses `--pid`, `--ipc` and `--uts` (give the flag's name).
+///
+/// # Errors
+/// None of `private`, `host`, `container:NAME`, `ns:PATH` (and for `--ipc`, `shareable`, which private ones are).
+pub fn namespace(name: &'static str, value: &str) -> Result<NamespaceOption> {
+    let flag = Flag::new(name, value, FORM);
+    match value.split_once(':') {
+        None if value == "host" => Ok(NamespaceOption::Host),
+        None if value == "private" || (name == "--ipc" && value == "shareable") => {
+            Ok(NamespaceOption::Private)
+        }
+        Some(("container", "")) => Err(flag.wrong("the container's name is missing")),
+        Some(("container", container)) => Ok(NamespaceOption::Container(container.to_owned())),
+        Some(("ns", path)) if path.starts_with('/') => Ok(NamespaceOption::Joined(Joined {
+            path: path.into(),
+            root: None,
+        })),
+        Some(("ns", path)) => Err(flag.wrong(format!("{path:?} is no absolute path"))),
+        _ => Err(flag.wrong(format!("{value:?} is no namespace"))),
+    }
+}
+
+/// Parses `--network`: `none` is a namespace of the container's own with nothing in it but loopback.
+///
+/// # Errors
+/// None of `none`, `host`, `container:NAME`, `ns:PATH`; `bridge` and its kin, which strata does not have.
+pub fn network(value: &str) -> Result<NamespaceOption> {
+    let form = "write none, host, container:NAME or ns:PATH";
+    let flag = Flag::new("--network", value, form);
+    match value {
+        "none" => Ok(NamespaceOption::Private),
+        "host" => Ok(NamespaceOption::Host),
+        "bridge" | "default" | "private" | "slirp4netns" | "pasta" => {
+            Err(flag.instead(format!("strata has no {value} network"), "choose none or host"))
+        }
+        _ => namespace("--network", value).map_err(|mut error| {
+            error.hint = form;
+            error
+        }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn namespaces() {
+        let joined = NamespaceOption::Joined(Joined {
+            path: "/proc/1/ns/pid".into(),
+            root: None,
+        });
+        for (flag, value, expected) in [
+            ("--pid", "host", NamespaceOption::Host),
+            ("--pid", "private", NamespaceOption::Private),
+            ("--ipc", "shareable", NamespaceOption::Private),
+            ("--uts", "container:web", NamespaceOption::Container("web".into())),
+            ("--pid", "ns:/proc/1/ns/pid", joined),
+        ] {
+            assert_eq!(namespace(flag, value).unwrap(), expected, "{flag} {value}");
+        }
+        for (flag, value) in [
+            ("--pid", "shareable"),
+            ("--pid", "container:"),
+            ("--ipc", "ns:x"),
+            ("--uts", "own"),
+            ("--uts", ""),
+        ] {
+            assert!(namespace(flag, value).is_err(), "{flag} {value}");
+        }
+    }
+
+    #[test]
+    fn networks() {
+        assert_eq!(network("none").unwrap(), NamespaceOption::Private);
+        assert_eq!(network("host").unwrap(), NamespaceOption::Host);
+        assert_eq!(
+            network("container:a").unwrap(),
+            NamespaceOption::Container("a".into())
+        );
+        let error = network("bridge").unwrap_err().to_string();
+        assert!(
+            error.contains("no bridge network") && error.ends_with("choose none or host"),
+            "{error}"
+        );
+        assert!(
+            network("mynet")
+                .unwrap_err()
+                .to_string()
+                .contains("write none, host")
+        );
+    }
+}
