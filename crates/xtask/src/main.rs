@@ -1,1 +1,41 @@
-fn main() {}
+//! The project's own tools, started as `cargo xtask COMMAND`.
+//!
+//! One file per command. Nothing here is part of the program that users install: it builds that program, starts
+//! it, and looks at what it did. Start reading at `test.rs`; `vm/` boots Debian's own kernel for the cases that
+//! the machine's kernel cannot show.
+
+mod build;
+mod libtest;
+mod packages;
+mod test;
+mod vm;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+#[derive(Parser)]
+#[command(name = "cargo xtask", about = "The project's own tools", version)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Install what the tests need, run all of them, then those that need another kernel
+    Test(test::Args),
+}
+
+fn main() -> ExitCode {
+    let ended = match Cli::parse().command {
+        Command::Test(args) => test::main(&args),
+    };
+    match ended {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("xtask: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

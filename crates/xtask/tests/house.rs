@@ -1,0 +1,195 @@
+//! The house rules that a test can check. ARCHITECTURE.md says why each holds.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use serde_json::Value;
+
+/// Which of our own crates each may import. Tests of a crate may use `testkit` too.
+const MAY_IMPORT: &[(&str, &[&str])] = &[
+    ("strata-sys", &[]),
+    ("strata-overlay", &["strata-sys"]),
+    ("strata-mount", &["strata-sys"]),
+    ("strata-store", &["strata-sys", "strata-mount"]),
+    ("strata-image", &["strata-sys", "strata-overlay", "strata-store"]),
+    ("strata-runtime", &["strata-sys", "strata-mount"]),
+    (
+        "strata-engine",
+        &[
+            "strata-sys",
+            "strata-overlay",
+            "strata-mount",
+            "strata-store",
+            "strata-image",
+            "strata-runtime",
+        ],
+    ),
+    ("strata", &["strata-engine", "strata-runtime"]),
+];
+
+/// May import anything: nothing that users install imports them.
+const TOOLS: &[&str] = &["strata-testkit", "xtask"];
+
+/// A file past this is two subjects.
+const LINES: usize = 600;
+
+#[test]
+fn crates_import_only_what_lies_below_them() {
+    let rules: BTreeMap<_, _> = MAY_IMPORT.iter().copied().collect();
+    let ours: BTreeSet<_> = rules.keys().copied().chain(TOOLS.iter().copied()).collect();
+    let mut broken = Vec::new();
+    for package in metadata()["packages"].as_array().unwrap() {
+        let name = package["name"].as_str().unwrap();
+        if TOOLS.contains(&name) {
+            continue;
+        }
+        let Some(allowed) = rules.get(name) else {
+            broken.push(format!("{name}: not in the table of this test"));
+            continue;
+        };
+        for dependency in package["dependencies"].as_array().unwrap() {
+            let imported = dependency["name"].as_str().unwrap();
+            let for_tests = dependency["kind"] == "dev";
+            if ours.contains(imported)
+                && !allowed.contains(&imported)
+                && !(for_tests && TOOLS.contains(&imported))
+            {
+                broken.push(format!("{name} imports {imported}"));
+            }
+        }
+    }
+    assert!(broken.is_empty(), "{broken:#?}");
+}
+
+#[test]
+fn only_sys_may_hold_unsafe_code() {
+    let mut broken = Vec::new();
+    let workspace = fs::read_to_string(root().join("Cargo.toml")).unwrap();
+    assert!(
+        workspace.contains("unsafe_code = \"forbid\""),
+        "the workspace's lints forbid unsafe code"
+    );
+    for krate in crates() {
+        let manifest = fs::read_to_string(krate.join("Cargo.toml")).unwrap();
+        let forbidden =
+            manifest.contains("[lints]\nworkspace = true") || manifest.contains("unsafe_code = \"forbid\"");
+        if !krate.ends_with("sys") && !forbidden {
+            broken.push(krate);
+        }
+    }
+    assert!(broken.is_empty(), "unsafe code is not forbidden in {broken:?}");
+}
+
+#[test]
+fn every_file_is_of_one_subject() {
+    let mut broken = Vec::new();
+    each_text(|path, text| {
+        let lines = text.lines().count();
+        if path.extension().is_some_and(|extension| extension == "rs") && lines > LINES {
+            broken.push(format!("{} has {lines} lines", path.display()));
+        }
+    });
+    assert!(broken.is_empty(), "more than {LINES} lines: {broken:#?}");
+}
+
+#[test]
+fn nothing_is_left_for_later_or_passed_over() {
+    // Put together here, so that this file does not hold them.
+    let words = [
+        concat!("#[ign", "ore"),
+        concat!("tod", "o!("),
+        concat!("unimple", "mented!("),
+    ];
+    let mut broken = Vec::new();
+    each_text(|path, text| {
+        if path.extension().is_some_and(|extension| extension == "rs") {
+            let found = words
+                .iter()
+                .filter(|word| text.lines().any(|line| line.trim_start().starts_with(**word)));
+            broken.extend(found.map(|word| format!("{}: {word}", path.display())));
+        }
+    });
+    assert!(broken.is_empty(), "{broken:#?}");
+}
+
+#[test]
+fn no_file_names_the_machine_it_was_written_on() {
+    // Where this checkout lies, where cargo builds, and who builds: true of one machine only.
+    let root = root();
+    let mut private: Vec<String> = vec![root.display().to_string()];
+    private.extend(
+        root.parent()
+            .filter(|parent| parent.components().count() > 2)
+            .map(|p| p.display().to_string()),
+    );
+    private.extend(
+        std::env::var("CARGO_TARGET_DIR")
+            .ok()
+            .filter(|dir| dir.starts_with('/')),
+    );
+    private.extend(std::env::var("CARGO_HOME").ok());
+    let mut broken = Vec::new();
+    each_text(|path, text| {
+        for word in private.iter().filter(|word| text.contains(*word)) {
+            broken.push(format!("{}: {word}", path.display()));
+        }
+        let home = text.match_indices("/home/").find(|(at, _)| {
+            let before = text[..*at].chars().next_back();
+            let user = text[at + 6..].chars().next();
+            !before.is_some_and(|c| c.is_alphanumeric()) && user.is_some_and(|c| c.is_ascii_lowercase())
+        });
+        // A test file may speak of homes inside a container.
+        if home.is_some() && !path.components().any(|part| part.as_os_str() == "tests") {
+            broken.push(format!("{}: a home directory", path.display()));
+        }
+    });
+    assert!(broken.is_empty(), "{broken:#?}");
+}
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR")).ancestors().nth(2).unwrap()
+}
+
+fn crates() -> Vec<PathBuf> {
+    fs::read_dir(root().join("crates"))
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .collect()
+}
+
+fn metadata() -> Value {
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let output = Command::new(cargo)
+        .args(["metadata", "--no-deps", "--offline", "--format-version=1"])
+        .current_dir(root())
+        .output()
+        .unwrap();
+    assert!(
+        output.status.success(),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    serde_json::from_slice(&output.stdout).unwrap()
+}
+
+/// Every text file of the project, as a path relative to its root. No git is needed: a bare machine may have none.
+fn each_text(mut look: impl FnMut(&Path, &str)) {
+    let mut dirs = vec![root().to_owned()];
+    while let Some(dir) = dirs.pop() {
+        for entry in fs::read_dir(dir).unwrap() {
+            let entry = entry.unwrap();
+            let (path, kind) = (entry.path(), entry.file_type().unwrap());
+            let name = entry.file_name();
+            if kind.is_dir() && name != ".git" && name != "target" {
+                dirs.push(path);
+            } else if kind.is_file()
+                && name != ".git"
+                && let Ok(text) = fs::read_to_string(&path)
+            {
+                look(path.strip_prefix(root()).unwrap(), &text);
+            }
+        }
+    }
+}
