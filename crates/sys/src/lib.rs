@@ -11,12 +11,15 @@
 //!
 //! Start reading at [`dir`].
 
+pub mod bpf;
+pub mod caps;
 pub mod dir;
 pub mod fd;
 pub mod mount;
 pub mod net;
 pub mod process;
 pub mod pty;
+pub mod seccomp;
 pub mod signal;
 pub mod socket;
 pub mod xattr;
