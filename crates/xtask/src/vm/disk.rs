@@ -83,13 +83,13 @@ fn lay_out(root: &Path, cases: &Cases) -> Result<()> {
     for case in &cases.list {
         let test = &case.test;
         fs::create_dir_all(place(root, &test.package_dir)?)?;
-        let filter = if case.filter.is_empty() { "-" } else { &case.filter };
         plan += &format!(
-            "{} {} {} {} {filter}\n",
+            "{} {} {} {} {}\n",
             case.limit.as_secs(),
             test.name,
             test.package_dir.display(),
-            test.executable.display()
+            test.executable.display(),
+            case.arguments.join(" ")
         );
     }
     fs::write(root.join("vm/plan"), plan)?;

@@ -22,13 +22,15 @@ mount --make-rshared /
 ip link set lo up
 hostname strata-vm
 
-while read -r limit name dir program filter; do
+while read -r limit name dir program arguments <&3; do
     echo "@begin $name"
-    [ "$filter" = - ] && filter=
-    cd "$dir" && CARGO_MANIFEST_DIR="$dir" timeout -s KILL "$limit" "$program" --test-threads=1 $filter
+    cd "$dir" || cd /
+    # shellcheck disable=SC2086 # the arguments are words
+    CARGO_MANIFEST_DIR="$dir" timeout -s KILL "$limit" "$program" --test-threads=1 $arguments 3<&-
+    status=$?
     echo
-    echo "@end $name $?"
-done </vm/plan
+    echo "@end $name $status"
+done 3</vm/plan
 echo "@off"
 sync
 poweroff -f
