@@ -1,1 +1,15 @@
-//! testkit
+//! For tests, benchmarks and soaks alone: what several of them would otherwise each write for themselves.
+//!
+//! [`layer`] makes the tar of a layer entry by entry, [`image`] makes images of such layers and writes them in
+//! every form in which they come, [`program`] starts `strata` on a store of its own and sees that nothing is left
+//! behind. Functions here panic rather than return errors: to a test both are the same.
+//!
+//! Nothing that users install imports this crate.
+
+pub mod image;
+pub mod layer;
+pub mod program;
+
+pub use image::{Compression, Image};
+pub use layer::Layer;
+pub use program::{Ended, Strata};
