@@ -4,6 +4,7 @@
 //! it, and looks at what it did. Start reading at `test.rs`; `vm/` boots Debian's own kernel for the cases that
 //! the machine's kernel cannot show.
 
+mod bench;
 mod build;
 mod libtest;
 mod packages;
@@ -25,11 +26,15 @@ struct Cli {
 enum Command {
     /// Install what the tests need, run all of them, then those that need another kernel
     Test(test::Args),
+    /// Measure, against the peers, in one interleaved run
+    #[command(subcommand)]
+    Bench(bench::Bench),
 }
 
 fn main() -> ExitCode {
     let ended = match Cli::parse().command {
         Command::Test(args) => test::main(&args),
+        Command::Bench(bench) => bench::main(&bench),
     };
     match ended {
         Ok(()) => ExitCode::SUCCESS,
