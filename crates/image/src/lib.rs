@@ -1,2 +1,5 @@
 //! image
 #![cfg_attr(not(test), warn(clippy::disallowed_methods))]
+
+pub mod compression;
+pub mod tar;

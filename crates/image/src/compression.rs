@@ -1,0 +1,264 @@
+//! Compressed layers: [`decoder`] tells by the first bytes what a layer is compressed with, and inflates it.
+//!
+//! gzip (also of several members) and zstd (also of several frames) are what the OCI image specification lists,
+//! beside no compression at all. A stream that ends early is an error of kind `UnexpectedEof`; nothing is ever
+//! passed on as if it were whole.
+
+use std::io::{self, BufRead, Chain, Cursor, Read};
+
+use flate2::bufread::MultiGzDecoder;
+
+/// What a layer is compressed with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Compression {
+    /// Not at all.
+    None,
+    /// gzip, RFC 1952.
+    Gzip,
+    /// zstd, RFC 8878.
+    Zstd,
+}
+
+/// How much larger than its compressed form a stream may become. gzip cannot exceed about 1,030; zstd can, without
+/// bound, but on real files it stays far below.
+pub const MAX_RATIO: u64 = 5_000;
+
+/// Output below this many bytes is not held to the ratio.
+const FREE: u64 = 256 << 20;
+
+impl Compression {
+    /// Tells by the first bytes of a stream (at least six, where there are as many). `Err` names a compression
+    /// that layers do not have.
+    pub fn sniff(start: &[u8]) -> Result<Compression, &'static str> {
+        match start {
+            [0x1f, 0x8b, ..] => Ok(Compression::Gzip),
+            [0x28, 0xb5, 0x2f, 0xfd, ..] => Ok(Compression::Zstd),
+            // A skippable frame, which zstd's seekable and eStargz-like forms may begin with.
+            [0x50..=0x5f, 0x2a, 0x4d, 0x18, ..] => Ok(Compression::Zstd),
+            [b'B', b'Z', b'h', b'1'..=b'9', ..] => Err("bzip2"),
+            [0xfd, b'7', b'z', b'X', b'Z', 0, ..] => Err("xz"),
+            [0x04, 0x22, 0x4d, 0x18, ..] => Err("lz4"),
+            _ => Ok(Compression::None),
+        }
+    }
+}
+
+/// A decoder for `input`, whatever it is compressed with.
+pub fn decoder<R: BufRead>(input: R) -> Decoder<R> {
+    Decoder {
+        state: State::Unknown(input),
+        given: 0,
+        max_ratio: MAX_RATIO,
+    }
+}
+
+/// Inflates a stream. Its compression is looked at when the first byte is read.
+pub struct Decoder<R: BufRead> {
+    state: State<R>,
+    given: u64,
+    max_ratio: u64,
+}
+
+enum State<R: BufRead> {
+    Unknown(R),
+    Plain(Counted<R>),
+    Gzip(Box<MultiGzDecoder<Counted<R>>>),
+    Zstd(Box<zstd::stream::read::Decoder<'static, Counted<R>>>),
+    /// Could not be begun; every further read fails too.
+    Failed,
+}
+
+/// Counts what is taken from a stream whose first bytes were already looked at.
+struct Counted<R> {
+    input: Chain<Cursor<Vec<u8>>, R>,
+    taken: u64,
+}
+
+impl<R: BufRead> Read for Counted<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let len = self.input.read(buffer)?;
+        self.taken += len as u64;
+        Ok(len)
+    }
+}
+
+impl<R: BufRead> BufRead for Counted<R> {
+    fn fill_buf(&mut self) -> io::Result<&[u8]> {
+        self.input.fill_buf()
+    }
+
+    fn consume(&mut self, len: usize) {
+        self.taken += len as u64;
+        self.input.consume(len);
+    }
+}
+
+impl<R: BufRead> Decoder<R> {
+    /// Refuses a stream that becomes more than `max_ratio` times as large as it was (instead of [`MAX_RATIO`]).
+    pub fn with_max_ratio(mut self, max_ratio: u64) -> Decoder<R> {
+        self.max_ratio = max_ratio;
+        self
+    }
+
+    /// What the stream is compressed with; reads its first bytes.
+    pub fn compression(&mut self) -> io::Result<Compression> {
+        self.begin()?;
+        Ok(match &self.state {
+            State::Gzip(_) => Compression::Gzip,
+            State::Zstd(_) => Compression::Zstd,
+            _ => Compression::None,
+        })
+    }
+
+    fn begin(&mut self) -> io::Result<()> {
+        let State::Unknown(input) = &mut self.state else {
+            return Ok(());
+        };
+        let mut start = Vec::new();
+        input.take(6).read_to_end(&mut start)?;
+        let compression = Compression::sniff(&start);
+        let State::Unknown(input) = std::mem::replace(&mut self.state, State::Failed) else {
+            unreachable!("looked at above");
+        };
+        let counted = Counted {
+            input: Cursor::new(start).chain(input),
+            taken: 0,
+        };
+        let unsupported = |name| {
+            let text = format!("layers compressed with {name} are not supported");
+            io::Error::new(io::ErrorKind::Unsupported, text)
+        };
+        self.state = match compression.map_err(unsupported)? {
+            Compression::None => State::Plain(counted),
+            Compression::Gzip => State::Gzip(Box::new(MultiGzDecoder::new(counted))),
+            Compression::Zstd => State::Zstd(Box::new(zstd::stream::read::Decoder::with_buffer(counted)?)),
+        };
+        Ok(())
+    }
+
+    fn taken(&self) -> u64 {
+        match &self.state {
+            State::Plain(counted) => counted.taken,
+            State::Gzip(decoder) => decoder.get_ref().taken,
+            State::Zstd(decoder) => decoder.get_ref().taken,
+            State::Unknown(_) | State::Failed => 0,
+        }
+    }
+}
+
+impl<R: BufRead> Read for Decoder<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.begin()?;
+        let len = match &mut self.state {
+            State::Plain(input) => input.read(buffer)?,
+            State::Gzip(decoder) => decoder.read(buffer)?,
+            State::Zstd(decoder) => decoder.read(buffer)?,
+            State::Unknown(_) | State::Failed => {
+                return Err(io::Error::other("the stream could not be begun"));
+            }
+        };
+        self.given += len as u64;
+        if self.given > FREE && self.given / self.max_ratio > self.taken() {
+            let text = format!(
+                "the layer inflates to more than {} times its size",
+                self.max_ratio
+            );
+            return Err(io::Error::new(io::ErrorKind::InvalidData, text));
+        }
+        Ok(len)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{BufReader, Write};
+
+    use super::*;
+
+    fn gzip(data: &[u8]) -> Vec<u8> {
+        let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+        encoder.write_all(data).unwrap();
+        encoder.finish().unwrap()
+    }
+
+    fn zstd(data: &[u8]) -> Vec<u8> {
+        zstd::encode_all(data, 1).unwrap()
+    }
+
+    fn inflate(input: &[u8]) -> io::Result<Vec<u8>> {
+        let mut output = Vec::new();
+        decoder(BufReader::with_capacity(3, input)).read_to_end(&mut output)?;
+        Ok(output)
+    }
+
+    fn text() -> Vec<u8> {
+        (0..20_000u32).flat_map(|number| number.to_le_bytes()).collect()
+    }
+
+    #[test]
+    fn each_kind_of_one_part_and_of_several() {
+        let text = text();
+        let (first, second) = text.split_at(1234);
+        for compress in [gzip, zstd, <[u8]>::to_vec] {
+            assert!(inflate(&compress(&text)).unwrap() == text);
+            assert!(inflate(&[compress(first), compress(second)].concat()).unwrap() == text);
+        }
+        let skippable = [&[0x50, 0x2a, 0x4d, 0x18, 3, 0, 0, 0, 1, 2, 3][..], &zstd(&text)].concat();
+        assert!(inflate(&skippable).unwrap() == text);
+        assert_eq!(inflate(b"").unwrap(), b"");
+        assert_eq!(decoder(&gzip(b"x")[..]).compression().unwrap(), Compression::Gzip);
+    }
+
+    #[test]
+    fn truncation_is_an_error_wherever_it_falls() {
+        let text = text();
+        // With fewer bytes than its magic number has, a stream is not known as what it was.
+        for (whole, known) in [(gzip(&text), 2), (zstd(&text), 4)] {
+            for len in (known..30)
+                .chain((30..whole.len()).step_by(997))
+                .chain(whole.len() - 20..whole.len())
+            {
+                let error = inflate(&whole[..len]).expect_err("truncated");
+                assert_eq!(error.kind(), io::ErrorKind::UnexpectedEof, "{len}: {error}");
+            }
+        }
+    }
+
+    #[test]
+    fn damage_is_an_error() {
+        let mut damaged = gzip(&text());
+        let last = damaged.len() - 6;
+        damaged[last] ^= 1;
+        assert!(inflate(&damaged).is_err());
+        assert!(inflate(&[gzip(b"x"), b"garbage".to_vec()].concat()).is_err());
+    }
+
+    #[test]
+    fn other_compressions_are_named() {
+        for (start, name) in [
+            (&b"BZh91AY&SY"[..], "bzip2"),
+            (b"\xfd7zXZ\0\0", "xz"),
+            (b"\x04\x22\x4d\x18", "lz4"),
+        ] {
+            let error = inflate(start).unwrap_err();
+            assert!(error.to_string().contains(name), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_bomb_is_stopped() {
+        let bomb = zstd::encode_all(io::repeat(0).take(320 << 20), 1).unwrap();
+        let mut inflated = 0;
+        let mut decoder = decoder(&bomb[..]).with_max_ratio(1_000);
+        let mut buffer = vec![0; 1 << 20];
+        let error = loop {
+            match decoder.read(&mut buffer) {
+                Ok(0) => panic!("inflated to {inflated} bytes"),
+                Ok(len) => inflated += len as u64,
+                Err(error) => break error,
+            }
+        };
+        assert!(error.to_string().contains("1000 times"), "{error}");
+        assert!(inflated < 300 << 20);
+    }
+}
