@@ -1,5 +1,6 @@
 //! Images made of hand-made layers, and every form in which they come to `strata load`.
 
+use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::Write;
 use std::path::Path;
@@ -25,10 +26,76 @@ pub enum Compression {
 #[derive(Debug, Clone)]
 pub struct Image {
     name: String,
-    layers: Vec<Vec<u8>>,
+    /// The tars, and how each is written where not as the others.
+    layers: Vec<(Vec<u8>, Option<Compression>)>,
     config: Value,
+    whole: BTreeMap<String, Value>,
     architecture: String,
     compression: Compression,
+}
+
+/// The blobs of an image: what a registry holds, and what tests spoil.
+#[derive(Debug, Clone)]
+pub struct Built {
+    /// Every blob by its digest, manifest and configuration among them.
+    pub blobs: BTreeMap<String, Vec<u8>>,
+    /// The manifest.
+    pub manifest: Value,
+    /// Descriptor of the manifest.
+    pub descriptor: Value,
+    /// Digest of the configuration: the image's ID.
+    pub id: String,
+    /// The diff IDs, the base first.
+    pub diff_ids: Vec<String>,
+    /// The tars, the base first.
+    pub tars: Vec<Vec<u8>>,
+}
+
+impl Built {
+    /// Digest of the manifest.
+    pub fn digest(&self) -> String {
+        text(&self.descriptor["digest"])
+    }
+
+    /// Digest of a layer's blob.
+    pub fn layer(&self, n: usize) -> String {
+        text(&self.manifest["layers"][n]["digest"])
+    }
+
+    /// The manifest's bytes.
+    pub fn manifest_bytes(&self) -> &[u8] {
+        &self.blobs[&self.digest()]
+    }
+
+    /// The manifest's descriptor with an annotation.
+    pub fn annotated(&self, key: &str, value: &str) -> Value {
+        let mut descriptor = self.descriptor.clone();
+        descriptor["annotations"][key] = json!(value);
+        descriptor
+    }
+
+    /// Takes another manifest, changed by `edit`; the old one stays among the blobs.
+    pub fn remade(mut self, edit: impl FnOnce(&mut Value)) -> Built {
+        edit(&mut self.manifest);
+        let bytes = self.manifest.to_string().into_bytes();
+        self.descriptor = descriptor(MANIFEST, &bytes);
+        self.blobs.insert(digest(&bytes), bytes);
+        self
+    }
+
+    /// The blobs as files of an OCI image layout, without its index.
+    pub fn blob_files(&self) -> Vec<(String, Vec<u8>)> {
+        self.blobs
+            .values()
+            .map(|blob| (blob_name(blob), blob.clone()))
+            .collect()
+    }
+}
+
+const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
+
+fn text(value: &Value) -> String {
+    value.as_str().expect("a string").to_owned()
 }
 
 impl Image {
@@ -47,6 +114,7 @@ impl Image {
                 "Env": ["PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"],
                 "Cmd": ["sh"],
             }),
+            whole: BTreeMap::new(),
             architecture: architecture.to_owned(),
             compression: Compression::Gzip,
         }
@@ -59,7 +127,13 @@ impl Image {
 
     /// Puts a layer on top.
     pub fn layer(mut self, layer: Layer) -> Image {
-        self.layers.push(layer.finish());
+        self.layers.push((layer.finish(), None));
+        self
+    }
+
+    /// Puts a layer on top that is written in a way of its own.
+    pub fn layer_as(mut self, layer: Layer, compression: Compression) -> Image {
+        self.layers.push((layer.finish(), Some(compression)));
         self
     }
 
@@ -73,6 +147,12 @@ impl Image {
     /// config.md).
     pub fn config(mut self, field: &str, value: Value) -> Image {
         self.config[field] = value;
+        self
+    }
+
+    /// Sets a field of the whole configuration, such as `rootfs` or `history`, to what it would not be.
+    pub fn whole(mut self, field: &str, value: Value) -> Image {
+        self.whole.insert(field.to_owned(), value);
         self
     }
 
@@ -90,12 +170,7 @@ impl Image {
 
     /// Writes an OCI image layout into the new directory `dir`.
     pub fn write_layout(&self, dir: &Path) {
-        for (name, data) in self.layout() {
-            let path = dir.join(name);
-            fs::create_dir_all(path.parent().expect("every name has a directory"))
-                .expect("a temporary directory");
-            fs::write(path, data).expect("a temporary directory takes a file");
-        }
+        write_files(dir, self.layout());
     }
 
     /// Writes an OCI archive: the layout as a tar.
@@ -111,7 +186,7 @@ impl Image {
         let mut files: Vec<(String, Vec<u8>)> = self
             .layers
             .iter()
-            .map(|layer| (format!("{}.tar", hex(layer)), layer.clone()))
+            .map(|(layer, _)| (format!("{}.tar", hex(layer)), layer.clone()))
             .collect();
         let layers: Vec<_> = files.iter().map(|(name, _)| name.clone()).collect();
         let short = self
@@ -126,62 +201,64 @@ impl Image {
 
     /// The files of an OCI image layout by name, in the order in which an archive lists them.
     pub fn layout(&self) -> Vec<(String, Vec<u8>)> {
-        let mut files = vec![(
-            "oci-layout".to_owned(),
-            br#"{"imageLayoutVersion":"1.0.0"}"#.to_vec(),
-        )];
-        let suffix = match self.compression {
-            Compression::None => "",
-            Compression::Gzip => "+gzip",
-            Compression::Zstd => "+zstd",
-        };
-        let mut layers = Vec::new();
-        for layer in &self.layers {
-            let blob = self.compressed(layer);
-            layers.push(descriptor(
-                &format!("application/vnd.oci.image.layer.v1.tar{suffix}"),
-                &blob,
-            ));
-            files.push((blob_name(&blob), blob));
-        }
-        let config = self.config_json();
-        let manifest = json!({
-            "schemaVersion": 2,
-            "mediaType": "application/vnd.oci.image.manifest.v1+json",
-            "config": descriptor("application/vnd.oci.image.config.v1+json", &config),
-            "layers": layers,
-        })
-        .to_string()
-        .into_bytes();
-        let mut target = descriptor("application/vnd.oci.image.manifest.v1+json", &manifest);
+        let built = self.build();
         let tag = self.name.rsplit_once(':').map_or("latest", |(_, tag)| tag);
-        target["annotations"] =
-            json!({ "org.opencontainers.image.ref.name": tag, "io.containerd.image.name": self.name });
+        let mut target = built.annotated("org.opencontainers.image.ref.name", tag);
+        target["annotations"]["io.containerd.image.name"] = json!(self.name);
         target["platform"] = json!({ "os": "linux", "architecture": self.architecture });
-        let index = json!({
-            "schemaVersion": 2,
-            "mediaType": "application/vnd.oci.image.index.v1+json",
-            "manifests": [target],
-        });
-        files.push((blob_name(&config), config));
-        files.push((blob_name(&manifest), manifest));
-        files.push(("index.json".to_owned(), index.to_string().into_bytes()));
-        files
+        layout(&[&built], &[target])
+    }
+
+    /// The image's blobs.
+    pub fn build(&self) -> Built {
+        let mut blobs = BTreeMap::new();
+        let mut put = |media_type: &str, blob: Vec<u8>| {
+            let descriptor = descriptor(media_type, &blob);
+            blobs.insert(digest(&blob), blob);
+            descriptor
+        };
+        let layers: Vec<Value> = self
+            .layers
+            .iter()
+            .map(|(tar, compression)| {
+                let compression = compression.unwrap_or(self.compression);
+                let suffix = match compression {
+                    Compression::None => "",
+                    Compression::Gzip => "+gzip",
+                    Compression::Zstd => "+zstd",
+                };
+                put(
+                    &format!("application/vnd.oci.image.layer.v1.tar{suffix}"),
+                    compression.compress(tar),
+                )
+            })
+            .collect();
+        let config = put("application/vnd.oci.image.config.v1+json", self.config_json());
+        let id = text(&config["digest"]);
+        let manifest =
+            json!({ "schemaVersion": 2, "mediaType": MANIFEST, "config": config, "layers": layers });
+        let descriptor = put(MANIFEST, manifest.to_string().into_bytes());
+        let tars = self.layers.iter().map(|(tar, _)| tar.clone()).collect();
+        Built {
+            blobs,
+            manifest,
+            descriptor,
+            id,
+            diff_ids: self.diff_ids(),
+            tars,
+        }
     }
 
     /// Digests of the layers' tars, the base first.
     pub fn diff_ids(&self) -> Vec<String> {
-        self.layers
-            .iter()
-            .map(|layer| format!("sha256:{}", hex(layer)))
-            .collect()
+        self.layers.iter().map(|(layer, _)| digest(layer)).collect()
     }
 
     fn config_json(&self) -> Vec<u8> {
         let history: Vec<_> = (0..self.layers.len())
             .map(|at| json!({ "created": "2023-11-14T22:13:20Z", "created_by": format!("RUN step {at}") }))
             .collect();
-        let config = json!({
+        let mut config = json!({
             "created": "2023-11-14T22:13:20Z",
             "architecture": self.architecture,
             "os": "linux",
@@ -189,25 +266,62 @@ impl Image {
             "rootfs": { "type": "layers", "diff_ids": self.diff_ids() },
             "history": history,
         });
+        for (field, value) in &self.whole {
+            config[field] = value.clone();
+        }
         config.to_string().into_bytes()
     }
+}
 
-    fn compressed(&self, tar: &[u8]) -> Vec<u8> {
-        match self.compression {
-            Compression::None => tar.to_vec(),
+impl Compression {
+    /// Compresses.
+    pub fn compress(self, bytes: &[u8]) -> Vec<u8> {
+        match self {
+            Compression::None => bytes.to_vec(),
             Compression::Gzip => {
                 let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
-                encoder.write_all(tar).expect("memory takes it");
+                encoder.write_all(bytes).expect("memory takes it");
                 encoder.finish().expect("memory takes it")
             }
-            Compression::Zstd => zstd::encode_all(tar, 1).expect("memory takes it"),
+            Compression::Zstd => zstd::encode_all(bytes, 1).expect("memory takes it"),
         }
     }
 }
 
+/// The files of an OCI image layout with these images' blobs and these entries of its index.
+pub fn layout(images: &[&Built], entries: &[Value]) -> Vec<(String, Vec<u8>)> {
+    let mut files = vec![(
+        "oci-layout".to_owned(),
+        br#"{"imageLayoutVersion":"1.0.0"}"#.to_vec(),
+    )];
+    files.extend(images.iter().flat_map(|image| image.blob_files()));
+    let index = json!({
+        "schemaVersion": 2,
+        "mediaType": "application/vnd.oci.image.index.v1+json",
+        "manifests": entries,
+    });
+    files.push(("index.json".to_owned(), index.to_string().into_bytes()));
+    files
+}
+
+/// Writes files into a directory, which may exist.
+pub fn write_files(dir: &Path, files: Vec<(String, Vec<u8>)>) {
+    for (name, data) in files {
+        let path = dir.join(name);
+        fs::create_dir_all(path.parent().expect("every name has a directory"))
+            .expect("a temporary directory");
+        fs::write(path, data).expect("a temporary directory takes a file");
+    }
+}
+
+/// SHA-256 as `sha256:` and hexadecimal digits.
+pub fn digest(data: &[u8]) -> String {
+    format!("sha256:{}", hex(data))
+}
+
 /// A descriptor of OCI image-spec, descriptor.md.
 pub fn descriptor(media_type: &str, blob: &[u8]) -> Value {
-    json!({ "mediaType": media_type, "digest": format!("sha256:{}", hex(blob)), "size": blob.len() })
+    json!({ "mediaType": media_type, "digest": digest(blob), "size": blob.len() })
 }
 
 /// Where a blob lies in an OCI image layout.

@@ -1,7 +1,8 @@
 //! For tests, benchmarks and soaks alone: what several of them would otherwise each write for themselves.
 //!
 //! [`layer`] makes the tar of a layer entry by entry, [`image`] makes images of such layers and writes them in
-//! every form in which they come, [`program`] starts `strata` on a store of its own and sees that nothing is left
+//! every form in which they come, [`registry`] starts Debian's `docker-registry`, [`scripted`] is an HTTP server
+//! whose every answer a test writes, [`program`] starts `strata` on a store of its own and sees that nothing is left
 //! behind. Functions here panic rather than return errors: to a test both are the same.
 //!
 //! Nothing that users install imports this crate.
@@ -9,7 +10,9 @@
 pub mod image;
 pub mod layer;
 pub mod program;
+pub mod registry;
+pub mod scripted;
 
-pub use image::{Compression, Image};
+pub use image::{Built, Compression, Image};
 pub use layer::Layer;
 pub use program::{Ended, Strata};
