@@ -1,2 +1,55 @@
-//! store
-#![cfg_attr(not(test), warn(clippy::disallowed_methods))]
+//! Everything that persists: blobs by digest, unpacked layers, snapshots, images, containers.
+//!
+//! What it is: directories and files, and one SQLite database that says what they are. Any number of processes use
+//! one store at once; any of them may be killed at any moment. A thing becomes visible in the database only once it
+//! is durable on disk, and leaves the disk only once it has left the database. What lies between the two belongs to
+//! the process that holds its lock, or to the collector. `docs/format/store.md` tells the format and what each crash
+//! leaves.
+//!
+//! What it never does: mount (it answers [`mount::Mount`] values), run, fetch, unpack, know an archive or a registry;
+//! print; read the environment.
+//!
+//! The way in, for an image: [`Store::lease`], then blobs by [`Store::ingest`] and [`Store::commit_blob`], layers by
+//! [`Store::new_layer`] and [`Store::commit_layers`], both or either skipped for what [`Store::hold_blob`] and
+//! [`Store::hold_layer`] find there already; then [`Store::put_image`] and [`Store::release`]. For a container:
+//! [`Store::create_container`], mount what it answers, run, [`Store::remove_container`]. [`Store::collect`] frees
+//! what nobody needs.
+//!
+//! Start reading at [`Store`] in `open.rs`, then `own.rs` for how crashes are survived, then `snapshot.rs`.
+
+mod blob;
+mod collect;
+mod container;
+mod db;
+mod digest;
+mod error;
+mod image;
+mod ingest;
+mod layer;
+mod layout;
+mod lease;
+mod open;
+mod own;
+mod root;
+mod schema;
+mod share;
+mod snapshot;
+mod snapshotter;
+mod stack;
+mod usage;
+
+pub use blob::BlobError;
+pub use collect::{Collected, GRACE};
+pub use container::{Container, ContainerError, NewContainer};
+pub use db::LOCK_TIMEOUT;
+pub use digest::{Descriptor, Digest, DigestError, Hasher};
+pub use error::Fault;
+pub use image::{Image, ImageError, ImageLayer, ImageRecord, Put, Removed};
+pub use ingest::{Ingest, IngestError};
+pub use layer::{Layer, LayerMeta, NewLayer};
+pub use lease::Lease;
+pub use open::{OpenError, Store};
+pub use schema::VERSION;
+pub use share::{Counts, Holder, Sharers, Stack, StackDir};
+pub use snapshot::{CommitOptions, Info, Kind, Labels, MAX_LABEL, PrepareOptions, SnapshotError};
+pub use usage::Usage;

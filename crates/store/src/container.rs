@@ -1,0 +1,244 @@
+//! Containers: who exists, made from what, with which snapshot. How a container runs is not known here.
+
+use std::path::PathBuf;
+
+use jiff::Timestamp;
+use mount::Mount;
+use rusqlite::Row;
+
+use crate::db::{Query, nanoseconds, time};
+use crate::error::Fault;
+use crate::image::hex_range;
+use crate::snapshot::{self, Kind, Labels, PrepareOptions, SnapshotError, labels_from, labels_to};
+use crate::snapshotter::durability;
+use crate::{Digest, Store};
+
+/// A container, as it is put into the store and as it is found there.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Container {
+    /// Its namespace.
+    pub ns: String,
+    /// 64 hex digits; the key of its snapshot, if it has one.
+    pub id: String,
+    /// Its name, no other container's of the namespace.
+    pub name: String,
+    /// The image's name that it was made by.
+    pub image: Option<String>,
+    /// The image's manifest, which is kept as long as the container exists.
+    pub manifest: Option<Digest>,
+    /// Labels.
+    pub labels: Labels,
+    /// When it was made.
+    pub created: Timestamp,
+    /// Goes when its process ends (`--rm`), and need not outlive a power cut: nothing is synced.
+    pub ephemeral: bool,
+    /// The engine's own.
+    pub details: serde_json::Value,
+}
+
+/// What [`Store::create_container`] takes.
+pub type NewContainer = Container;
+
+/// Why a container operation failed.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ContainerError {
+    /// Another container has the name.
+    #[error("the name {name:?} is in use by container {id}")]
+    NameInUse {
+        /// The name.
+        name: String,
+        /// The container that has it.
+        id: String,
+    },
+    /// Another container has the id.
+    #[error("there is a container {0} already")]
+    IdInUse(String),
+    /// An id is 64 hex digits in lower case, a name and a namespace are not empty.
+    #[error("{0:?} is no container id (64 hex digits), or its name or namespace is empty")]
+    Invalid(String),
+    /// No container is called that.
+    #[error("container {0:?} not found")]
+    NotFound(String),
+    /// Several ids begin like that.
+    #[error("{prefix:?} is the beginning of {count} container ids")]
+    Ambiguous {
+        /// What was asked for.
+        prefix: String,
+        /// How many it fits.
+        count: usize,
+    },
+    /// Its image is gone: removed and collected since it was looked up.
+    #[error("the image manifest {0} is not in the store")]
+    ManifestGone(Digest),
+    /// Its snapshot could not be made or removed.
+    #[error(transparent)]
+    Snapshot(SnapshotError),
+    /// Disk or database.
+    #[error(transparent)]
+    Fault(#[from] Fault),
+}
+
+impl From<SnapshotError> for ContainerError {
+    fn from(error: SnapshotError) -> ContainerError {
+        match error {
+            SnapshotError::Fault(fault) => ContainerError::Fault(fault),
+            other => ContainerError::Snapshot(other),
+        }
+    }
+}
+
+impl Store {
+    /// Puts a container into the store, in one transaction with its snapshot: an active one on the committed
+    /// snapshot named (an image's topmost chain ID), or on nothing but [`PrepareOptions::lower`]. The snapshot's key
+    /// is the container's id, and it is as ephemeral as the container. Tells what to mount; nothing without a
+    /// snapshot.
+    pub fn create_container(
+        &self,
+        new: &NewContainer,
+        snapshot: Option<(Option<&str>, &PrepareOptions)>,
+    ) -> Result<Vec<Mount>, ContainerError> {
+        let hex = hex_range(&new.id).is_some() && new.id.len() == 64;
+        if !hex || new.name.is_empty() || new.ns.is_empty() {
+            return Err(ContainerError::Invalid(new.id.clone()));
+        }
+        let options;
+        let draft = match snapshot {
+            None => None,
+            Some((parent, wanted)) => {
+                options = PrepareOptions {
+                    ephemeral: new.ephemeral,
+                    ..wanted.clone()
+                };
+                Some(self.draft(&new.ns, &new.id, Kind::Active, parent, &options)?)
+            }
+        };
+        self.db.write(durability(new.ephemeral), |q| {
+            insert(q, new)?;
+            match &draft {
+                Some(draft) => Ok(draft.insert(q)?),
+                None => Ok::<_, ContainerError>(()),
+            }
+        })?;
+        Ok(draft.map(|draft| draft.finish(self)).unwrap_or_default())
+    }
+
+    /// All containers of a namespace, the newest first.
+    pub fn containers(&self, ns: &str) -> Result<Vec<Container>, Fault> {
+        let sql = format!("{CONTAINER} WHERE c.ns = ? ORDER BY c.created DESC, c.id DESC");
+        self.db.read(|q| q.all(&sql, (ns,), container))
+    }
+
+    /// The container with that name, that id, or an id that begins so and is the only one.
+    pub fn find_container(&self, ns: &str, wanted: &str) -> Result<Container, ContainerError> {
+        self.db.read(|q| {
+            let by_name = format!("{CONTAINER} WHERE c.ns = ? AND c.name = ?");
+            if let Some(found) = q.one(&by_name, (ns, wanted), container)? {
+                return Ok(found);
+            }
+            let not_found = || ContainerError::NotFound(wanted.to_owned());
+            let (low, high) = hex_range(wanted).ok_or_else(not_found)?;
+            let by_id = format!("{CONTAINER} WHERE c.ns = ? AND c.cid >= ? AND c.cid < ?");
+            let mut found = q.all(&by_id, (ns, low, high), container)?;
+            match found.len() {
+                0 => Err(not_found()),
+                1 => Ok(found.remove(0)),
+                count => Err(ContainerError::Ambiguous {
+                    prefix: wanted.to_owned(),
+                    count,
+                }),
+            }
+        })
+    }
+
+    /// Forgets a container and its snapshot, then removes the snapshot's directory. What is mounted of it must have
+    /// been unmounted.
+    pub fn remove_container(&self, ns: &str, id: &str) -> Result<(), ContainerError> {
+        let not_found = || ContainerError::NotFound(id.to_owned());
+        let ephemeral = self.db.read(|q| {
+            let sql = "SELECT ephemeral FROM containers WHERE ns = ? AND cid = ?";
+            q.one(sql, (ns, id), |row| row.get(0))?.ok_or_else(not_found)
+        })?;
+        let claim = self.db.write(durability(ephemeral), |q| {
+            if q.run("DELETE FROM containers WHERE ns = ? AND cid = ?", (ns, id))? == 0 {
+                return Err(not_found());
+            }
+            match snapshot::find(q, ns, id)? {
+                Some(row) => Ok(self.forget(q, &row, id)?),
+                None => Ok(None),
+            }
+        })?;
+        Ok(self.take_away(claim)?)
+    }
+
+    /// Where an active snapshot keeps what was written: `snapshots/<n>/fs`. A container's has its id as key.
+    pub fn upper_path(&self, ns: &str, key: &str) -> Result<PathBuf, SnapshotError> {
+        let row = self.db.read(|q| snapshot::get(q, ns, key))?;
+        match (row.kind, row.n) {
+            (Kind::Active, Some(n)) => Ok(self.layout.of_number(n, crate::layout::FS)),
+            _ => Err(SnapshotError::precondition(
+                key,
+                "only an active snapshot is written to",
+            )),
+        }
+    }
+}
+
+fn insert(q: &Query<'_>, new: &NewContainer) -> Result<(), ContainerError> {
+    let manifest: Option<i64> = match new.manifest {
+        None => None,
+        Some(digest) => {
+            let sql = "SELECT id FROM manifests WHERE digest = ?";
+            let id = q.one(sql, (digest,), |row| row.get(0))?;
+            Some(id.ok_or(ContainerError::ManifestGone(digest))?)
+        }
+    };
+    let inserted = q.run(
+        "INSERT INTO containers (ns, cid, name, image, manifest, ephemeral, created, labels, details)
+         VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING",
+        (
+            &new.ns,
+            &new.id,
+            &new.name,
+            &new.image,
+            manifest,
+            new.ephemeral,
+            nanoseconds(new.created),
+            labels_to(&new.labels),
+            new.details.to_string(),
+        ),
+    )?;
+    if inserted > 0 {
+        return Ok(());
+    }
+    let other = "SELECT cid FROM containers WHERE ns = ? AND name = ?";
+    match q.one(other, (&new.ns, &new.name), |row| row.get::<_, String>(0))? {
+        Some(id) if id != new.id => Err(ContainerError::NameInUse {
+            name: new.name.clone(),
+            id,
+        }),
+        _ => Err(ContainerError::IdInUse(new.id.clone())),
+    }
+}
+
+/// Columns for [`container`].
+const CONTAINER: &str =
+    "SELECT c.ns, c.cid, c.name, c.image, m.digest, c.labels, c.created, c.ephemeral, c.details
+  FROM containers c LEFT JOIN manifests m ON m.id = c.manifest";
+
+fn container(row: &Row<'_>) -> rusqlite::Result<Container> {
+    let details = serde_json::from_str(row.get_ref(8)?.as_str()?).map_err(|error| {
+        rusqlite::Error::FromSqlConversionFailure(8, rusqlite::types::Type::Text, Box::new(error))
+    })?;
+    Ok(Container {
+        ns: row.get(0)?,
+        id: row.get(1)?,
+        name: row.get(2)?,
+        image: row.get(3)?,
+        manifest: row.get(4)?,
+        labels: labels_from(row, 5)?,
+        created: time(row, 6)?,
+        ephemeral: row.get(7)?,
+        details,
+    })
+}

@@ -1,0 +1,270 @@
+//! The database: one connection, its transactions, and the queries within them.
+//!
+//! Every query goes through [`Query`], which caches the prepared statement and names the database in the error.
+//! Writing transactions take the write lock when they begin, so that none can fail half-way because another got in
+//! between. Waiting for it is bounded by [`LOCK_TIMEOUT`].
+//!
+//! A connection must not cross a `fork` (<https://sqlite.org/howtocorrupt.html>, 2.6).
+
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use jiff::Timestamp;
+use rusqlite::config::DbConfig;
+use rusqlite::{Connection, OpenFlags, Params, Row, Transaction, TransactionBehavior};
+
+use crate::error::Fault;
+
+/// How long a transaction waits for other processes before it gives up with [`Fault::Busy`].
+pub const LOCK_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// Pages in the log that make the next commit move it into the database. Each opening of a store that nobody else
+/// has open reads the log once; each move costs three `fdatasync`. 4 KiB a page.
+const CHECKPOINT_PAGES: u32 = 400;
+
+/// Whether a transaction must survive a power cut once it is committed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Durability {
+    /// On disk when the commit returns, with everything committed before.
+    Full,
+    /// Survives the death of every process, but perhaps not a power cut. No sync.
+    Relaxed,
+}
+
+/// How a database is opened.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Access {
+    Write,
+    Read,
+    /// The file system is read-only and there is no log: nobody can be writing.
+    Immutable,
+}
+
+/// A connection that threads may share; one uses it at a time.
+pub(crate) struct Db {
+    inner: Mutex<Inner>,
+    path: PathBuf,
+}
+
+struct Inner {
+    connection: Connection,
+    durability: Durability,
+}
+
+impl Db {
+    pub(crate) fn open(path: PathBuf, access: Access) -> Result<Db, Fault> {
+        let flags = match access {
+            Access::Write => OpenFlags::SQLITE_OPEN_READ_WRITE,
+            Access::Read | Access::Immutable => OpenFlags::SQLITE_OPEN_READ_ONLY,
+        } | OpenFlags::SQLITE_OPEN_NO_MUTEX
+            | OpenFlags::SQLITE_OPEN_URI;
+        let open = || -> rusqlite::Result<Connection> {
+            let mut connection = match access {
+                Access::Immutable => Connection::open_with_flags(immutable_uri(&path), flags)?,
+                _ => Connection::open_with_flags(&path, flags)?,
+            };
+            connection.busy_handler(Some(wait_for_lock))?;
+            connection.set_prepared_statement_cache_capacity(64);
+            connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
+            connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_FKEY, true)?;
+            if access == Access::Write {
+                connection.pragma_update(None, "synchronous", "NORMAL")?;
+                connection.pragma_update(None, "wal_autocheckpoint", CHECKPOINT_PAGES)?;
+            }
+            Ok(connection)
+        };
+        let connection = open().map_err(|error| Fault::database(&path, error))?;
+        Ok(Db {
+            inner: Mutex::new(Inner {
+                connection,
+                durability: Durability::Relaxed,
+            }),
+            path,
+        })
+    }
+
+    /// Whether nothing can be written: the file or its file system was read-only at opening.
+    pub(crate) fn is_read_only(&self) -> bool {
+        let inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
+        inner.connection.is_readonly("main").unwrap_or(true)
+    }
+
+    /// Runs `body` on one unchanging view of the database.
+    pub(crate) fn read<T, E: From<Fault>>(
+        &self,
+        body: impl FnOnce(&Query<'_>) -> Result<T, E>,
+    ) -> Result<T, E> {
+        let inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
+        self.transaction(&inner.connection, TransactionBehavior::Deferred, body)
+    }
+
+    /// Runs `body` as a writing transaction; commits what it did if it returns `Ok`, undoes it otherwise.
+    pub(crate) fn write<T, E: From<Fault>>(
+        &self,
+        durability: Durability,
+        body: impl FnOnce(&Query<'_>) -> Result<T, E>,
+    ) -> Result<T, E> {
+        let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
+        if inner.durability != durability {
+            let level = match durability {
+                Durability::Full => "FULL",
+                Durability::Relaxed => "NORMAL",
+            };
+            inner
+                .connection
+                .pragma_update(None, "synchronous", level)
+                .map_err(|e| Fault::database(&self.path, e))?;
+            inner.durability = durability;
+        }
+        self.transaction(&inner.connection, TransactionBehavior::Immediate, body)
+    }
+
+    fn transaction<T, E: From<Fault>>(
+        &self,
+        connection: &Connection,
+        behavior: TransactionBehavior,
+        body: impl FnOnce(&Query<'_>) -> Result<T, E>,
+    ) -> Result<T, E> {
+        let fault = |error| E::from(Fault::database(&self.path, error));
+        let transaction = Transaction::new_unchecked(connection, behavior).map_err(fault)?;
+        let value = body(&Query {
+            connection,
+            path: &self.path,
+        })?;
+        transaction.commit().map_err(fault)?;
+        Ok(value)
+    }
+
+    /// Runs statements that cannot be part of a transaction.
+    pub(crate) fn batch(&self, sql: &str) -> Result<(), Fault> {
+        let inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
+        inner
+            .connection
+            .execute_batch(sql)
+            .map_err(|e| Fault::database(&self.path, e))
+    }
+}
+
+/// The database within a transaction.
+pub(crate) struct Query<'a> {
+    connection: &'a Connection,
+    path: &'a Path,
+}
+
+impl Query<'_> {
+    /// Runs a statement; the number of rows it changed.
+    pub(crate) fn run(&self, sql: &str, params: impl Params) -> Result<usize, Fault> {
+        self.done(
+            self.connection
+                .prepare_cached(sql)
+                .and_then(|mut s| s.execute(params)),
+        )
+    }
+
+    /// Runs an `INSERT` and tells the row's id.
+    pub(crate) fn insert(&self, sql: &str, params: impl Params) -> Result<i64, Fault> {
+        self.done(
+            self.connection
+                .prepare_cached(sql)
+                .and_then(|mut s| s.insert(params)),
+        )
+    }
+
+    /// The first row, if there is one.
+    pub(crate) fn one<T>(
+        &self,
+        sql: &str,
+        params: impl Params,
+        map: impl FnOnce(&Row<'_>) -> rusqlite::Result<T>,
+    ) -> Result<Option<T>, Fault> {
+        self.done(self.connection.prepare_cached(sql).and_then(|mut s| {
+            let mut rows = s.query(params)?;
+            rows.next()?.map(map).transpose()
+        }))
+    }
+
+    /// Every row.
+    pub(crate) fn all<T>(
+        &self,
+        sql: &str,
+        params: impl Params,
+        map: impl FnMut(&Row<'_>) -> rusqlite::Result<T>,
+    ) -> Result<Vec<T>, Fault> {
+        self.done(
+            self.connection
+                .prepare_cached(sql)
+                .and_then(|mut s| s.query_map(params, map)?.collect()),
+        )
+    }
+
+    /// Runs several statements that take no parameters.
+    pub(crate) fn batch(&self, sql: &str) -> Result<(), Fault> {
+        self.done(self.connection.execute_batch(sql))
+    }
+
+    /// A value in the database that cannot be what strata wrote.
+    pub(crate) fn corrupt(&self, detail: impl Into<String>) -> Fault {
+        Fault::Corrupt {
+            path: self.path.to_path_buf(),
+            detail: detail.into(),
+        }
+    }
+
+    fn done<T>(&self, result: rusqlite::Result<T>) -> Result<T, Fault> {
+        result.map_err(|error| Fault::database(self.path, error))
+    }
+}
+
+/// SQLite's own handler sleeps up to 100 ms at a time; a transaction here takes well under one.
+fn wait_for_lock(tries: i32) -> bool {
+    let tries = u64::try_from(tries).unwrap_or(u64::MAX);
+    let step = |n: u64| Duration::from_micros(50 * n.clamp(1, 40));
+    // 1 + … + 40 steps, then 40 each.
+    if tries > 40 && step(40) * u32::try_from(tries).unwrap_or(u32::MAX) > LOCK_TIMEOUT {
+        return false;
+    }
+    std::thread::sleep(step(tries + 1));
+    true
+}
+
+fn immutable_uri(path: &Path) -> String {
+    let mut uri = String::from("file:");
+    for byte in path.as_os_str().as_encoded_bytes() {
+        match byte {
+            b'/' | b'.' | b'-' | b'_' => uri.push(char::from(*byte)),
+            byte if byte.is_ascii_alphanumeric() => uri.push(char::from(*byte)),
+            byte => uri.push_str(&format!("%{byte:02x}")),
+        }
+    }
+    uri.push_str("?immutable=1");
+    uri
+}
+
+/// An unsigned number as SQLite stores it. What is beyond 2^63 cannot be a size or a number of strata's.
+pub(crate) fn int(value: u64) -> i64 {
+    i64::try_from(value).unwrap_or(i64::MAX)
+}
+
+/// Column `index` as an unsigned number.
+pub(crate) fn unsigned(row: &Row<'_>, index: usize) -> rusqlite::Result<u64> {
+    let value: i64 = row.get(index)?;
+    u64::try_from(value).map_err(|_| rusqlite::Error::IntegralValueOutOfRange(index, value))
+}
+
+/// Column `index` as a time.
+pub(crate) fn time(row: &Row<'_>, index: usize) -> rusqlite::Result<Timestamp> {
+    Ok(timestamp(row.get(index)?))
+}
+
+/// A time from nanoseconds since 1970.
+pub(crate) fn timestamp(nanoseconds: i64) -> Timestamp {
+    // Every i64 lies within what a Timestamp holds.
+    Timestamp::from_nanosecond(i128::from(nanoseconds)).unwrap_or_default()
+}
+
+/// Nanoseconds since 1970; times before 1677 and after 2262 become the nearest that fits.
+pub(crate) fn nanoseconds(time: Timestamp) -> i64 {
+    let value = time.as_nanosecond();
+    i64::try_from(value).unwrap_or(if value < 0 { i64::MIN } else { i64::MAX })
+}

@@ -1,0 +1,353 @@
+//! [`Ingest`]: a blob on its way in.
+
+use std::fs::{File, Permissions};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::PermissionsExt;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use rustix::fs::{Mode, OFlags};
+
+use crate::db::{Durability, int};
+use crate::error::Fault;
+use crate::layout::{INGEST, Layout};
+use crate::lease::hold_blob;
+use crate::open::now;
+use crate::own::{Claim, is_still, try_lock};
+use crate::{Descriptor, Digest, Hasher, LOCK_TIMEOUT, Lease, Store};
+
+/// Why a blob could not be brought in.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum IngestError {
+    /// Another process, or thread, is bringing the same reference.
+    #[error("{0} is being fetched by another process")]
+    Busy(String),
+    /// What arrived is not what was announced. What had arrived is thrown away.
+    #[error("{reference}: expected {expected}, got {found} ({size} bytes)")]
+    Mismatch {
+        /// Reference of the download.
+        reference: String,
+        /// What was announced.
+        expected: Digest,
+        /// What arrived.
+        found: Digest,
+        /// How many bytes arrived.
+        size: u64,
+        /// Whether a part of it was left from an earlier try: then a new one may succeed.
+        resumed: bool,
+    },
+    /// Disk or database.
+    #[error(transparent)]
+    Fault(#[from] Fault),
+}
+
+/// A blob being written. Dropped without [`Store::commit_blob`], what was written stays for the next ingest with the
+/// same reference.
+pub struct Ingest {
+    layout: Arc<Layout>,
+    reference: String,
+    name: String,
+    file: File,
+    hasher: Hasher,
+    offset: u64,
+    resumed: bool,
+    expected: Option<Descriptor>,
+}
+
+impl Ingest {
+    /// Bytes written so far, those of earlier tries included: where a download goes on.
+    pub fn offset(&self) -> u64 {
+        self.offset
+    }
+
+    /// Throws away what is there, for a source that cannot go on in the middle.
+    pub fn restart(&mut self) -> Result<(), IngestError> {
+        self.file
+            .set_len(0)
+            .and_then(|()| io::Seek::rewind(&mut self.file))
+            .map_err(|e| self.fault("emptying", e))?;
+        self.hasher = Hasher::new();
+        self.offset = 0;
+        self.resumed = false;
+        Ok(())
+    }
+
+    /// Reads what an earlier try left.
+    fn resume(&mut self) -> Result<(), IngestError> {
+        let mut buffer = vec![0; 128 * 1024];
+        loop {
+            let count = self
+                .file
+                .read(&mut buffer)
+                .map_err(|e| self.fault("reading", e))?;
+            if count == 0 {
+                break;
+            }
+            self.hasher.update(&buffer[..count]);
+            self.offset += count as u64;
+        }
+        self.resumed = self.offset > 0;
+        match &self.expected {
+            Some(expected) if self.offset > expected.size => self.restart(),
+            _ => Ok(()),
+        }
+    }
+
+    fn fault(&self, what: &'static str, error: io::Error) -> Fault {
+        self.layout.fault(what, format!("{INGEST}/{}", self.name), error)
+    }
+}
+
+impl Write for Ingest {
+    /// Writes and hashes. More than was announced is refused.
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        if let Some(expected) = &self.expected
+            && bytes.len() as u64 > expected.size.saturating_sub(self.offset)
+        {
+            let text = format!(
+                "{}: more than the announced {} bytes",
+                self.reference, expected.size
+            );
+            return Err(io::Error::new(io::ErrorKind::InvalidData, text));
+        }
+        let count = self.file.write(bytes)?;
+        self.hasher.update(&bytes[..count]);
+        self.offset += count as u64;
+        Ok(count)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Store {
+    /// Begins to bring a blob, or goes on where an earlier try with the same `reference` stopped: see
+    /// [`Ingest::offset`]. With `expected`, its size bounds what is written, and its digest is what
+    /// [`Store::commit_blob`] insists on.
+    pub fn ingest(
+        &self,
+        _lease: &Lease,
+        reference: &str,
+        expected: Option<&Descriptor>,
+    ) -> Result<Ingest, IngestError> {
+        let dir = self.layout.ingest()?;
+        let name = Digest::of(reference).hex();
+        let open = || -> io::Result<Option<File>> {
+            loop {
+                let flags = OFlags::RDWR | OFlags::CREATE;
+                let file = dir.open_file(&name, flags, Mode::RUSR | Mode::WUSR)?;
+                if !try_lock(&file)? {
+                    return Ok(None);
+                }
+                if is_still(dir, &name, &file)? {
+                    return Ok(Some(file));
+                }
+            }
+        };
+        let file = open()
+            .map_err(|e| self.layout.fault("opening", format!("{INGEST}/{name}"), e))?
+            .ok_or_else(|| IngestError::Busy(reference.to_owned()))?;
+        let mut ingest = Ingest {
+            layout: self.layout.clone(),
+            reference: reference.to_owned(),
+            name,
+            file,
+            hasher: Hasher::new(),
+            offset: 0,
+            resumed: false,
+            expected: expected.cloned(),
+        };
+        ingest.resume()?;
+        Ok(ingest)
+    }
+
+    /// Makes what was written a blob: verified, durable, held by the lease.
+    pub fn commit_blob(&self, ingest: Ingest, lease: &Lease) -> Result<Digest, IngestError> {
+        let found = ingest.hasher.clone().finish();
+        let (dir, blobs) = (self.layout.ingest()?, self.layout.blobs()?);
+        let removed = |error| ingest.fault("removing", error);
+        if let Some(expected) = &ingest.expected
+            && (expected.digest, expected.size) != (found, ingest.offset)
+        {
+            dir.unlink(&ingest.name).map_err(removed)?;
+            return Err(IngestError::Mismatch {
+                reference: ingest.reference,
+                expected: expected.digest,
+                found,
+                size: ingest.offset,
+                resumed: ingest.resumed,
+            });
+        }
+        ingest.file.sync_data().map_err(|e| ingest.fault("syncing", e))?;
+
+        // From here the blob's file is locked until its row is there: ours by `ingest.file`, another's by a claim.
+        let deadline = Instant::now() + LOCK_TIMEOUT;
+        let hex = found.hex();
+        let fault = |error| self.blob_fault("publishing", &found, error);
+        let _adopted = loop {
+            match dir.rename_noreplace(&ingest.name, blobs, &hex) {
+                Ok(()) => {
+                    let mode = Permissions::from_mode(0o444);
+                    ingest.file.set_permissions(mode).map_err(fault)?;
+                    break None;
+                }
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+                Err(error) => return Err(fault(error).into()),
+            }
+            match Claim::take(blobs, &hex).map_err(fault)? {
+                Some(claim) if claim.size().map_err(fault)? == ingest.offset => {
+                    dir.unlink(&ingest.name).map_err(removed)?;
+                    break Some(claim);
+                }
+                Some(damaged) => damaged.remove().map_err(fault)?,
+                None if Instant::now() > deadline => return Err(IngestError::Busy(ingest.reference)),
+                None => std::thread::sleep(Duration::from_millis(1)),
+            }
+        };
+        blobs.sync().map_err(fault)?;
+        self.db.write(Durability::Full, |q| -> Result<(), Fault> {
+            q.run(
+                "INSERT INTO blobs (digest, size, created) VALUES (?, ?, ?) ON CONFLICT DO NOTHING",
+                (found, int(ingest.offset), now()),
+            )?;
+            hold_blob(q, lease, &found)
+        })?;
+        Ok(found)
+    }
+
+    /// Brings a small blob that is in memory, a manifest or a config, and tells its digest.
+    pub fn put_blob(&self, lease: &Lease, content: &[u8]) -> Result<Digest, IngestError> {
+        let digest = Digest::of(content);
+        if self.hold_blob(lease, &digest)?.is_some() {
+            return Ok(digest);
+        }
+        let reference = format!("bytes {digest} {}", lease.id());
+        let mut ingest = self.ingest(lease, &reference, None)?;
+        ingest.restart()?;
+        ingest
+            .write_all(content)
+            .map_err(|e| ingest.fault("writing", e))?;
+        self.commit_blob(ingest, lease)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::BlobError;
+
+    fn descriptor(content: &[u8]) -> Descriptor {
+        Descriptor {
+            media_type: "x/y".into(),
+            digest: Digest::of(content),
+            size: content.len() as u64,
+        }
+    }
+
+    #[test]
+    fn a_blob_is_written_resumed_and_read() {
+        let temp = tempfile::tempdir().unwrap();
+        let store = Store::open(temp.path()).unwrap();
+        let lease = store.lease("test").unwrap();
+        let wanted = descriptor(b"hello, world");
+        let mut ingest = store.ingest(&lease, "greeting", Some(&wanted)).unwrap();
+        ingest.write_all(b"hello").unwrap();
+        assert!(matches!(
+            store.ingest(&lease, "greeting", None),
+            Err(IngestError::Busy(_))
+        ));
+        drop(ingest);
+
+        let store = store.reopen().unwrap();
+        assert_eq!(store.blob_size(&wanted.digest).unwrap(), None);
+        let mut ingest = store.ingest(&lease, "greeting", Some(&wanted)).unwrap();
+        assert_eq!(ingest.offset(), 5);
+        assert!(ingest.write_all(b", world and more").is_err());
+        ingest.write_all(b", world").unwrap();
+        assert_eq!(store.commit_blob(ingest, &lease).unwrap(), wanted.digest);
+
+        assert_eq!(store.blob_size(&wanted.digest).unwrap(), Some(12));
+        assert_eq!(store.read_blob(&wanted.digest, 12).unwrap(), b"hello, world");
+        assert!(matches!(
+            store.read_blob(&wanted.digest, 11),
+            Err(BlobError::TooLarge { size: 12, .. })
+        ));
+        assert!(matches!(
+            store.open_blob(&Digest::of("no")),
+            Err(BlobError::NotFound(_))
+        ));
+        assert_eq!(store.layout.ingest().unwrap().entries().unwrap(), []);
+    }
+
+    #[test]
+    fn what_is_not_as_announced_is_refused_and_forgotten() {
+        let temp = tempfile::tempdir().unwrap();
+        let store = Store::open(temp.path()).unwrap();
+        let lease = store.lease("test").unwrap();
+        let wanted = descriptor(b"right");
+        let mut ingest = store.ingest(&lease, "r", Some(&wanted)).unwrap();
+        ingest.write_all(b"wr").unwrap();
+        drop(ingest);
+        let mut ingest = store.ingest(&lease, "r", Some(&wanted)).unwrap();
+        ingest.write_all(b"ong").unwrap();
+        let error = store.commit_blob(ingest, &lease).unwrap_err();
+        assert!(
+            matches!(
+                &error,
+                IngestError::Mismatch {
+                    resumed: true,
+                    size: 5,
+                    ..
+                }
+            ),
+            "{error:?}"
+        );
+        assert_eq!(store.ingest(&lease, "r", Some(&wanted)).unwrap().offset(), 0);
+        let short = store.ingest(&lease, "r", Some(&wanted)).unwrap();
+        let error = store.commit_blob(short, &lease).unwrap_err();
+        assert!(matches!(
+            error,
+            IngestError::Mismatch {
+                resumed: false,
+                size: 0,
+                ..
+            }
+        ));
+    }
+
+    #[test]
+    fn a_file_that_a_crash_left_without_row_is_adopted_or_replaced() {
+        let temp = tempfile::tempdir().unwrap();
+        let store = Store::open(temp.path()).unwrap();
+        let lease = store.lease("test").unwrap();
+        for left in [&b"whole"[..], b"who"] {
+            let digest = Digest::of("whole");
+            store
+                .db
+                .batch("DELETE FROM lease_blobs; DELETE FROM blobs")
+                .unwrap();
+            let path = store.layout.at(crate::layout::BLOBS).join(digest.hex());
+            let _ = std::fs::remove_file(&path);
+            File::create(&path).unwrap().write_all(left).unwrap();
+            assert_eq!(store.put_blob(&lease, b"whole").unwrap(), digest);
+            assert_eq!(store.read_blob(&digest, 99).unwrap(), b"whole");
+        }
+    }
+
+    #[test]
+    fn a_damaged_blob_is_noticed() {
+        let temp = tempfile::tempdir().unwrap();
+        let store = Store::open(temp.path()).unwrap();
+        let lease = store.lease("test").unwrap();
+        let digest = store.put_blob(&lease, b"content").unwrap();
+        let path = store.layout.at(crate::layout::BLOBS).join(digest.hex());
+        std::fs::remove_file(&path).unwrap();
+        File::create(&path).unwrap().write_all(b"C0ntent").unwrap();
+        assert!(matches!(
+            store.read_blob(&digest, 99),
+            Err(BlobError::Damaged { .. })
+        ));
+    }
+}

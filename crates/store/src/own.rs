@@ -1,0 +1,162 @@
+//! Ownership of things on disk by a lock: the protocol of docs/format/store.md, "a row, or a lock".
+//!
+//! Lock order: a thing's flock before the database's write lock, or within it without waiting. Nobody waits for
+//! the database while others wait for a flock of his, but for as long as one transaction takes.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::AsFd;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use rustix::fs::{FlockOperation, Mode, OFlags};
+use rustix::io::Errno;
+use sys::Dir;
+
+use crate::error::Fault;
+use crate::layout::{Layout, SNAPSHOTS};
+
+/// Tries to become the owner of an open file or directory, without waiting.
+pub(crate) fn try_lock(fd: impl AsFd) -> io::Result<bool> {
+    match rustix::fs::flock(fd, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => Ok(true),
+        Err(Errno::WOULDBLOCK) => Ok(false),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Whether `name` still leads to what is open: asked after it was locked, because its former owner may have taken
+/// it away in between.
+pub(crate) fn is_still(dir: &Dir, name: &str, open: impl AsFd) -> io::Result<bool> {
+    let inode = rustix::fs::fstat(open)?;
+    Ok(dir
+        .try_stat(name)?
+        .is_some_and(|found| (found.st_dev, found.st_ino) == (inode.st_dev, inode.st_ino)))
+}
+
+/// A thing that is owned through its lock, and may be taken away.
+pub(crate) struct Claim<'a> {
+    dir: &'a Dir,
+    name: String,
+    lock: File,
+}
+
+impl<'a> Claim<'a> {
+    /// Becomes the owner of `name`; `None` when it is not there or somebody else's.
+    pub(crate) fn take(dir: &'a Dir, name: &str) -> io::Result<Option<Claim<'a>>> {
+        let lock = match dir.open_file(name, OFlags::RDONLY | OFlags::NONBLOCK, Mode::empty()) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            other => other?,
+        };
+        Ok((try_lock(&lock)? && is_still(dir, name, &lock)?).then(|| Claim {
+            dir,
+            name: name.to_owned(),
+            lock,
+        }))
+    }
+
+    pub(crate) fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Bytes of a file.
+    pub(crate) fn size(&self) -> io::Result<u64> {
+        Ok(self.lock.metadata()?.len())
+    }
+
+    /// When a file was written last.
+    pub(crate) fn modified(&self) -> io::Result<SystemTime> {
+        self.lock.metadata()?.modified()
+    }
+
+    /// Takes it from the disk, then gives up the lock.
+    pub(crate) fn remove(self) -> io::Result<()> {
+        self.dir.remove_tree(&self.name)
+    }
+}
+
+/// A new numbered directory, owned by its lock until a row names it. Dropped before that, it is removed.
+pub(crate) struct Slot {
+    layout: Arc<Layout>,
+    n: u64,
+    dir: Dir,
+    kept: bool,
+}
+
+/// Taken directories that are met before all of them are looked at.
+const PROBES: u32 = 16;
+
+impl Slot {
+    /// Makes the first free directory with a number of `first` or more.
+    pub(crate) fn allot(layout: &Arc<Layout>, first: u64) -> Result<Slot, Fault> {
+        let snapshots = layout.snapshots()?;
+        let fault = |error| layout.fault("making a directory in", SNAPSHOTS, error);
+        let mut n = first.max(1);
+        let mut probes = 0;
+        loop {
+            let name = n.to_string();
+            match snapshots.mkdir(&name, Mode::RWXU) {
+                Ok(()) => {
+                    if let Some(dir) = lock_new(snapshots, &name).map_err(fault)? {
+                        return Ok(Slot {
+                            layout: layout.clone(),
+                            n,
+                            dir,
+                            kept: false,
+                        });
+                    }
+                }
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+                // A collector was faster than the mode.
+                Err(error) if error.kind() == io::ErrorKind::NotFound && probes < PROBES => {}
+                Err(error) => return Err(fault(error)),
+            }
+            n += 1;
+            probes += 1;
+            if probes % PROBES == 0 {
+                n = n.max(numbers(snapshots).map_err(fault)?.into_iter().max().unwrap_or(0) + 1);
+            }
+        }
+    }
+
+    pub(crate) fn n(&self) -> u64 {
+        self.n
+    }
+
+    pub(crate) fn dir(&self) -> &Dir {
+        &self.dir
+    }
+
+    /// A row names it now.
+    pub(crate) fn keep(mut self) {
+        self.kept = true;
+    }
+}
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        if !self.kept
+            && let Ok(snapshots) = self.layout.snapshots()
+        {
+            // What cannot be removed has no owner once the lock is gone, and the collector's turn comes.
+            let _ = snapshots.remove_tree(self.n.to_string());
+        }
+    }
+}
+
+fn lock_new(snapshots: &Dir, name: &str) -> io::Result<Option<Dir>> {
+    let dir = match snapshots.open_dir(name) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        other => other?,
+    };
+    Ok((try_lock(&dir)? && is_still(snapshots, name, &dir)?).then_some(dir))
+}
+
+/// The numbers of all directories there are.
+pub(crate) fn numbers(snapshots: &Dir) -> io::Result<Vec<u64>> {
+    let entries = snapshots.entries()?;
+    Ok(entries
+        .iter()
+        .filter_map(|entry| entry.name.to_str()?.parse().ok())
+        .collect())
+}

@@ -1,0 +1,473 @@
+//! The operations on snapshots; their story is told in `snapshot.rs`.
+//!
+//! A directory is made and filled before the transaction that names it, and removed after the one that forgets it.
+
+use std::path::{Path, PathBuf};
+
+use mount::Mount;
+
+use crate::db::{Durability, Query, int, unsigned};
+use crate::error::Fault;
+use crate::layout::SNAPSHOTS;
+use crate::open::now;
+use crate::own::{Claim, Slot};
+use crate::snapshot::{self, *};
+use crate::stack::{self, Lower};
+use crate::{Store, Usage, root};
+
+impl Store {
+    /// Makes an active snapshot on the committed snapshot `parent`, and tells what to mount to write in it.
+    pub fn prepare(
+        &self,
+        ns: &str,
+        key: &str,
+        parent: Option<&str>,
+        options: &PrepareOptions,
+    ) -> Result<Vec<Mount>, SnapshotError> {
+        self.make(ns, key, Kind::Active, parent, options)
+    }
+
+    /// Makes a read-only snapshot on the committed snapshot `parent`, and tells what to mount to look at it.
+    pub fn view(
+        &self,
+        ns: &str,
+        key: &str,
+        parent: Option<&str>,
+        options: &PrepareOptions,
+    ) -> Result<Vec<Mount>, SnapshotError> {
+        self.make(ns, key, Kind::View, parent, options)
+    }
+
+    fn make(
+        &self,
+        ns: &str,
+        key: &str,
+        kind: Kind,
+        parent: Option<&str>,
+        options: &PrepareOptions,
+    ) -> Result<Vec<Mount>, SnapshotError> {
+        let draft = self.draft(ns, key, kind, parent, options)?;
+        let durability = durability(options.ephemeral);
+        self.db.write(durability, |q| draft.insert(q))?;
+        Ok(draft.finish(self))
+    }
+
+    /// What to mount for an active snapshot or a view, as it was told when it was made.
+    pub fn mounts(&self, ns: &str, key: &str) -> Result<Vec<Mount>, SnapshotError> {
+        self.db.read(|q| {
+            let row = snapshot::get(q, ns, key)?;
+            if row.kind == Kind::Committed {
+                return Err(SnapshotError::precondition(
+                    key,
+                    "committed snapshots have no mounts",
+                ));
+            }
+            let mut lowers = row.parent.map_or(Ok(Vec::new()), |id| stack::lowers(q, id))?;
+            lowers.extend(row.lower.map(|path| Lower::Foreign(path.into())));
+            Ok(stack::mounts(&self.layout, row.kind, row.n, &row.how, &lowers))
+        })
+    }
+
+    /// Makes the active snapshot `key` a committed one called `name`, once its data is on disk. What it was mounted
+    /// as must not be written any more.
+    pub fn commit(
+        &self,
+        ns: &str,
+        name: &str,
+        key: &str,
+        options: &CommitOptions,
+    ) -> Result<(), SnapshotError> {
+        check_key(ns, name)?;
+        check_labels(name, &options.labels)?;
+        let active = |q: &Query<'_>| {
+            let row = snapshot::get(q, ns, key)?;
+            match (row.kind, row.n) {
+                (Kind::Active, Some(n)) => Ok((row, n)),
+                _ => Err(SnapshotError::precondition(
+                    key,
+                    "only an active snapshot can be committed",
+                )),
+            }
+        };
+        let (before, n) = self.db.read(active)?;
+        let usage = Usage::of(&self.layer_dir(n)?).map_err(|e| self.number_fault("measuring", n, e))?;
+        self.sync_disk()?;
+        self.db.write(Durability::Full, |q| {
+            let (row, _) = active(q)?;
+            if row.id != before.id {
+                return Err(SnapshotError::precondition(
+                    key,
+                    "it was replaced while it was committed",
+                ));
+            }
+            if snapshot::find(q, ns, name)?.is_some() {
+                return Err(SnapshotError::AlreadyExists(name.to_owned()));
+            }
+            let parent = match &options.parent {
+                None => row.parent,
+                Some(wanted) => {
+                    let parent = snapshot::get(q, ns, wanted)?;
+                    if row.parent.is_some_and(|id| id != parent.id) {
+                        return Err(SnapshotError::invalid(key, "its parent cannot be changed"));
+                    }
+                    if parent.kind != Kind::Committed {
+                        return Err(SnapshotError::precondition(wanted, "a parent must be committed"));
+                    }
+                    Some(parent.id)
+                }
+            };
+            q.run(
+                "UPDATE snapshots SET key = ?, kind = ?, parent = ?, labels = ?, created = ?8, updated = ?8,
+                   bytes = ?, apparent = ?, inodes = ?, ephemeral = 0 WHERE id = ?9",
+                (
+                    name,
+                    Kind::Committed,
+                    parent,
+                    labels_to(&options.labels),
+                    int(usage.bytes),
+                    int(usage.apparent),
+                    int(usage.inodes),
+                    now(),
+                    row.id,
+                ),
+            )?;
+            Ok(())
+        })
+    }
+
+    /// Forgets a snapshot that nothing stands on, then removes its directory. What is mounted of it must have been
+    /// unmounted.
+    pub fn remove(&self, ns: &str, key: &str) -> Result<(), SnapshotError> {
+        let ephemeral = self.db.read(|q| snapshot::get(q, ns, key))?.ephemeral;
+        let claim = self.db.write(durability(ephemeral), |q| {
+            let row = snapshot::get(q, ns, key)?;
+            let holder = "SELECT name FROM containers WHERE ns = ? AND cid = ?";
+            if let Some(name) = q.one(holder, (ns, key), |row| row.get::<_, String>(0))? {
+                let why = format!("cannot remove the snapshot of container {name:?}");
+                return Err(SnapshotError::precondition(key, why));
+            }
+            if row.held_by_image {
+                let why = "cannot remove a snapshot that an image holds; remove the image";
+                return Err(SnapshotError::precondition(key, why));
+            }
+            self.forget(q, &row, key)
+        })?;
+        self.take_away(claim)
+    }
+
+    /// Deletes a snapshot's row. If nothing else needs its directory, answers that, locked, for
+    /// [`Store::take_away`].
+    pub(crate) fn forget(
+        &self,
+        q: &Query<'_>,
+        row: &SnapshotRow,
+        key: &str,
+    ) -> Result<Option<Claim<'_>>, SnapshotError> {
+        let child = "SELECT key FROM snapshots WHERE parent = ?";
+        if let Some(child) = q.one(child, (row.id,), |row| row.get::<_, String>(0))? {
+            let why = format!("cannot remove a snapshot that {child:?} stands on");
+            return Err(SnapshotError::precondition(key, why));
+        }
+        q.run("DELETE FROM snapshots WHERE id = ?", (row.id,))?;
+        let Some(n) = row.n else { return Ok(None) };
+        let needed = "SELECT 1 FROM layers WHERE n = ?1 UNION ALL SELECT 1 FROM snapshots WHERE n = ?1";
+        if q.one(needed, (int(n),), |_| Ok(()))?.is_some() {
+            return Ok(None);
+        }
+        // Nobody locks what a row names, but for a moment; if somebody does, the collector finds it later.
+        let claim = Claim::take(self.layout.snapshots()?, &n.to_string());
+        Ok(claim.map_err(|e| self.number_fault("locking", n, e))?)
+    }
+
+    /// Removes from the disk what a durable transaction forgot.
+    pub(crate) fn take_away(&self, claim: Option<Claim<'_>>) -> Result<(), SnapshotError> {
+        let Some(claim) = claim else { return Ok(()) };
+        let path = self.layout.at(SNAPSHOTS).join(claim.name());
+        Ok(claim.remove().map_err(|e| Fault::io("removing", path, e))?)
+    }
+
+    /// What is known of a snapshot.
+    pub fn stat(&self, ns: &str, key: &str) -> Result<Info, SnapshotError> {
+        self.db.read(|q| stat(q, ns, key))
+    }
+
+    /// Changes a snapshot's labels and tells how it is now. `fields` is containerd's field mask: `labels` replaces
+    /// all, `labels.<name>` sets one, and empty means `labels`. A label set to nothing is deleted.
+    pub fn update(
+        &self,
+        ns: &str,
+        key: &str,
+        labels: &Labels,
+        fields: &[&str],
+    ) -> Result<Info, SnapshotError> {
+        check_labels(key, labels)?;
+        let fields = if fields.is_empty() { &["labels"] } else { fields };
+        self.db.write(Durability::Full, |q| {
+            let row = snapshot::get(q, ns, key)?;
+            let mut now_has = stat(q, ns, key)?.labels;
+            for field in fields {
+                match (*field, field.strip_prefix("labels.")) {
+                    ("labels", _) => now_has = labels.clone(),
+                    (_, Some(name)) => {
+                        now_has.insert(name.to_owned(), labels.get(name).cloned().unwrap_or_default());
+                    }
+                    _ => return Err(SnapshotError::invalid(key, format!("{field} cannot be changed"))),
+                }
+            }
+            now_has.retain(|_, value| !value.is_empty());
+            q.run(
+                "UPDATE snapshots SET labels = ?, updated = max(?, created) WHERE id = ?",
+                (labels_to(&now_has), now(), row.id),
+            )?;
+            stat(q, ns, key)
+        })
+    }
+
+    /// At most `limit` snapshots of a namespace whose keys come after `after`, by key: a page, so that a listing of
+    /// any length holds no lock and little memory.
+    pub fn list(&self, ns: &str, after: Option<&str>, limit: usize) -> Result<Vec<Info>, Fault> {
+        let sql = format!("{INFO} WHERE s.ns = ? AND s.key > ? ORDER BY s.key LIMIT ?");
+        let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+        // No key is empty.
+        self.db
+            .read(|q| q.all(&sql, (ns, after.unwrap_or_default(), limit), info))
+    }
+
+    /// Calls `visit` for each snapshot of a namespace, by key, until it fails. Nothing is locked meanwhile: it may
+    /// ask the store, and sees what others make and remove in between or does not.
+    pub fn walk<E: From<Fault>>(
+        &self,
+        ns: &str,
+        mut visit: impl FnMut(Info) -> Result<(), E>,
+    ) -> Result<(), E> {
+        let mut after = None;
+        loop {
+            let page = self.list(ns, after.as_deref(), 100)?;
+            let Some(last) = page.last() else { return Ok(()) };
+            after = Some(last.key.clone());
+            for info in page {
+                visit(info)?;
+            }
+        }
+    }
+
+    /// What a snapshot takes itself, without what it stands on. Recorded of committed ones; of active ones the
+    /// directory is walked.
+    pub fn usage(&self, ns: &str, key: &str) -> Result<Usage, SnapshotError> {
+        let (row, recorded) = self.db.read(|q| {
+            let row = snapshot::get(q, ns, key)?;
+            let sql = "SELECT coalesce(l.bytes, s.bytes), coalesce(l.apparent, s.apparent),
+                              coalesce(l.inodes, s.inodes)
+                       FROM snapshots s LEFT JOIN layers l ON l.n = s.n
+                       WHERE s.id = ? AND coalesce(l.bytes, s.bytes) IS NOT NULL";
+            let usage = |row: &rusqlite::Row<'_>| {
+                Ok(Usage {
+                    bytes: unsigned(row, 0)?,
+                    apparent: unsigned(row, 1)?,
+                    inodes: unsigned(row, 2)?,
+                })
+            };
+            Ok::<_, SnapshotError>((q.one(sql, (row.id,), usage)?, row)).map(|(usage, row)| (row, usage))
+        })?;
+        match (recorded, row.n) {
+            (Some(usage), _) => Ok(usage),
+            (None, None) => Ok(Usage::default()),
+            (None, Some(n)) => {
+                Ok(Usage::of(&self.layer_dir(n)?).map_err(|e| self.number_fault("measuring", n, e))?)
+            }
+        }
+    }
+
+    /// Everything about a new view or active snapshot that needs no write lock: its parent found, its directory made
+    /// and, unless ephemeral, on disk.
+    pub(crate) fn draft<'a>(
+        &'a self,
+        ns: &'a str,
+        key: &'a str,
+        kind: Kind,
+        parent: Option<&str>,
+        options: &'a PrepareOptions,
+    ) -> Result<Draft<'a>, SnapshotError> {
+        check_key(ns, key)?;
+        check_labels(key, &options.labels)?;
+        if parent.is_some() && options.lower.is_some() {
+            return Err(SnapshotError::invalid(
+                key,
+                "it can have a parent or a directory beneath it, not both",
+            ));
+        }
+        let lower = options
+            .lower
+            .as_deref()
+            .map(|path| foreign(key, path))
+            .transpose()?;
+        let (parent, mut lowers, first) = self.db.read(|q| {
+            let Some(parent) = parent else {
+                return Ok((None, Vec::new(), crate::layer::next_number(q)?));
+            };
+            let row = snapshot::get(q, ns, parent)?;
+            if row.kind != Kind::Committed {
+                return Err(SnapshotError::invalid(
+                    key,
+                    format!("its parent {parent:?} is not committed"),
+                ));
+            }
+            let lowers = stack::lowers(q, row.id)?;
+            Ok((
+                Some((row.id, parent.to_owned())),
+                lowers,
+                crate::layer::next_number(q)?,
+            ))
+        })?;
+        lowers.extend(lower.iter().map(|path| Lower::Foreign(path.into())));
+        // A view of something is made of that alone.
+        let slot = match kind == Kind::View && !lowers.is_empty() {
+            true => None,
+            false => Some(self.directory(first, &lowers, options.ephemeral)?),
+        };
+        Ok(Draft {
+            ns,
+            key,
+            kind,
+            options,
+            parent,
+            lower,
+            lowers,
+            slot,
+        })
+    }
+
+    /// A directory with `fs` and `work`, `fs` with the attributes that the root of `lowers` has.
+    fn directory(&self, first: u64, lowers: &[Lower], ephemeral: bool) -> Result<Slot, Fault> {
+        let slot = Slot::allot(&self.layout, first)?;
+        let fs = root::make(&self.layout, slot.dir(), lowers)?;
+        if !ephemeral {
+            let snapshots = self.layout.snapshots()?;
+            let sync = || {
+                fs.sync()
+                    .and_then(|()| slot.dir().sync())
+                    .and_then(|()| snapshots.sync())
+            };
+            sync().map_err(|e| self.number_fault("syncing", slot.n(), e))?;
+        }
+        Ok(slot)
+    }
+
+    pub(crate) fn number_fault(&self, what: &'static str, n: u64, error: std::io::Error) -> Fault {
+        Fault::io(what, self.layout.of_number(n, ""), error)
+    }
+}
+
+/// A view or active snapshot that lacks only its row.
+pub(crate) struct Draft<'a> {
+    ns: &'a str,
+    key: &'a str,
+    kind: Kind,
+    options: &'a PrepareOptions,
+    parent: Option<(i64, String)>,
+    lower: Option<String>,
+    lowers: Vec<Lower>,
+    slot: Option<Slot>,
+}
+
+impl Draft<'_> {
+    /// Writes the row, if the key is free and the parent still there.
+    pub(crate) fn insert(&self, q: &Query<'_>) -> Result<(), SnapshotError> {
+        if let Some((id, key)) = &self.parent {
+            let sql = "SELECT 1 FROM snapshots WHERE id = ?";
+            q.one(sql, (id,), |_| Ok(()))?
+                .ok_or_else(|| SnapshotError::NotFound(key.clone()))?;
+        }
+        let how = How::from(self.options);
+        let inserted = q.run(
+            "INSERT INTO snapshots (ns, key, kind, parent, n, held_by_image, ephemeral, created, updated, labels,
+               lower, driver, userxattr, redirect_dir, metacopy, volatile, uidmap, gidmap)
+             VALUES (?, ?, ?, ?, ?, 0, ?, ?7, ?7, ?, ?, 'kernel', ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING",
+            rusqlite::params![
+                self.ns,
+                self.key,
+                self.kind,
+                self.parent.as_ref().map(|(id, _)| id),
+                self.slot.as_ref().map(|slot| int(slot.n())),
+                self.options.ephemeral,
+                now(),
+                labels_to(&self.options.labels),
+                self.lower,
+                how.userxattr,
+                how.redirect_dir,
+                how.metacopy,
+                how.volatile,
+                how.uid_map,
+                how.gid_map,
+            ],
+        )?;
+        match inserted {
+            0 => Err(SnapshotError::AlreadyExists(self.key.to_owned())),
+            _ => Ok(()),
+        }
+    }
+
+    /// Keeps the directory, once the row is committed, and tells the mounts.
+    pub(crate) fn finish(self, store: &Store) -> Vec<Mount> {
+        let n = self.slot.as_ref().map(Slot::n);
+        if let Some(slot) = self.slot {
+            slot.keep();
+        }
+        stack::mounts(
+            &store.layout,
+            self.kind,
+            n,
+            &How::from(self.options),
+            &self.lowers,
+        )
+    }
+}
+
+pub(crate) fn durability(ephemeral: bool) -> Durability {
+    match ephemeral {
+        true => Durability::Relaxed,
+        false => Durability::Full,
+    }
+}
+
+fn stat(q: &Query<'_>, ns: &str, key: &str) -> Result<Info, SnapshotError> {
+    q.one(&format!("{INFO} WHERE s.ns = ? AND s.key = ?"), (ns, key), info)?
+        .ok_or_else(|| SnapshotError::NotFound(key.to_owned()))
+}
+
+fn check_key(ns: &str, key: &str) -> Result<(), SnapshotError> {
+    match ns.is_empty() || key.is_empty() {
+        true => Err(SnapshotError::invalid(
+            key,
+            "a namespace and a key may not be empty",
+        )),
+        false => Ok(()),
+    }
+}
+
+fn check_labels(key: &str, labels: &Labels) -> Result<(), SnapshotError> {
+    match labels
+        .iter()
+        .find(|(name, value)| name.len() + value.len() > MAX_LABEL)
+    {
+        Some((name, _)) => {
+            let head: String = name.chars().take(40).collect();
+            Err(SnapshotError::invalid(
+                key,
+                format!("label {head:?} has more than {MAX_LABEL} bytes"),
+            ))
+        }
+        None => Ok(()),
+    }
+}
+
+fn foreign(key: &str, path: &Path) -> Result<String, SnapshotError> {
+    let path: PathBuf = std::path::absolute(path).map_err(|e| Fault::io("resolving", path, e))?;
+    match path.to_str() {
+        Some(text) => Ok(text.to_owned()),
+        None => Err(SnapshotError::invalid(
+            key,
+            format!("the path {path:?} is not UTF-8"),
+        )),
+    }
+}
