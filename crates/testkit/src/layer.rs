@@ -2,7 +2,8 @@
 
 use std::io::Cursor;
 
-use tar::{Builder, EntryType, Header};
+pub use tar::EntryType;
+use tar::{Builder, Header};
 
 /// Bytes of a layer's tar in the making. Names are written as they are given: `../x` stays `../x`.
 pub struct Layer {
