@@ -3,15 +3,17 @@
 //! [`layer`] makes the tar of a layer entry by entry, [`image`] makes images of such layers and writes them in
 //! every form in which they come, [`registry`] starts Debian's `docker-registry`, [`scripted`] is an HTTP server
 //! whose every answer a test writes, [`program`] starts `strata` on a store of its own and sees that nothing is left
-//! behind. Functions here panic rather than return errors: to a test both are the same.
+//! behind, [`soak`] does random things to it and kills it at random moments. Functions here panic rather than return errors: to a test both are the same.
 //!
 //! Nothing that users install imports this crate.
 
 pub mod image;
 pub mod layer;
 pub mod program;
+pub mod random;
 pub mod registry;
 pub mod scripted;
+pub mod soak;
 
 pub use image::{Built, Compression, Image};
 pub use layer::Layer;

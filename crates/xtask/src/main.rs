@@ -8,6 +8,7 @@ mod bench;
 mod build;
 mod libtest;
 mod packages;
+mod soak;
 mod test;
 mod vm;
 
@@ -29,12 +30,15 @@ enum Command {
     /// Measure, against the peers, in one interleaved run
     #[command(subcommand)]
     Bench(bench::Bench),
+    /// Do random things to the program, and kill it at random moments, for as long as one likes
+    Soak(soak::Args),
 }
 
 fn main() -> ExitCode {
     let ended = match Cli::parse().command {
         Command::Test(args) => test::main(&args),
         Command::Bench(bench) => bench::main(&bench),
+        Command::Soak(args) => soak::main(&args),
     };
     match ended {
         Ok(()) => ExitCode::SUCCESS,
