@@ -6,6 +6,7 @@
 
 mod bench;
 mod build;
+mod leftovers;
 mod libtest;
 mod packages;
 mod soak;

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, bail};
 
 use crate::build::{self, TestProgram};
+use crate::leftovers::{self, Before};
 use crate::libtest::{self, Tally};
 use crate::{packages, vm};
 
@@ -49,6 +50,7 @@ pub(crate) fn main(args: &Args) -> Result<()> {
 
 fn on_this_machine(args: &Args) -> Result<Tally> {
     let built = build::tests(&["--workspace"])?;
+    leftovers::set_apart()?;
     let mut total = Tally::default();
     for test in &built.tests {
         let Some(filter) = filter(test, args.only.as_deref()) else {
@@ -91,7 +93,13 @@ fn run_program(test: &TestProgram, filter: &str, show: bool) -> Result<Tally> {
         .arg(filter)
         .current_dir(&test.package_dir)
         .env("CARGO_MANIFEST_DIR", &test.package_dir);
-    let tally = libtest::run(&test.name, command, LIMIT, show)?;
+    let before = Before::look();
+    let mut tally = libtest::run(&test.name, command, LIMIT, show)?;
+    let left = before.left();
+    tally.failed.extend(
+        left.into_iter()
+            .map(|what| format!("{} left behind: {what}", test.name)),
+    );
     if tally != Tally::default() {
         report(&test.name, &tally, started.elapsed());
     }
