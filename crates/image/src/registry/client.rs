@@ -1,0 +1,551 @@
+//! [`Client`]: manifests, blobs and logins of registries.
+
+use std::io::{Read, Write};
+
+use store::{Descriptor, Digest};
+use ureq::http::{HeaderName, Method, header};
+
+use super::error::RegistryError;
+use super::host_of;
+use super::http::{Answer, Ask, Http, HttpOptions};
+use super::token::{Tokens, Want, bracketed, denied};
+use super::url::Url;
+use crate::auth::{AuthFiles, Credentials};
+use crate::manifest::{Document, MAX_MANIFEST};
+use crate::media;
+use crate::progress::{Event, Progress};
+use crate::reference::Reference;
+
+const DOCKER_DIGEST: HeaderName = HeaderName::from_static("docker-content-digest");
+/// Bytes that a broken download must have brought to start counting its retries anew.
+const GOOD_PROGRESS: u64 = 64 << 10;
+/// Bytes read and written at once.
+const PIECE: usize = 256 << 10;
+
+/// Everything that a client is told instead of reading it from its surroundings.
+#[derive(Debug, Clone, Default)]
+pub struct ClientOptions {
+    /// How requests are made.
+    pub http: HttpOptions,
+    /// Credentials for every registry asked, before those of `auth`.
+    pub credentials: Option<Credentials>,
+    /// Files with saved credentials.
+    pub auth: AuthFiles,
+}
+
+/// A client of any number of registries; threads may share it.
+pub struct Client {
+    http: Http,
+    tokens: Tokens,
+    credentials: Option<Credentials>,
+    auth: AuthFiles,
+}
+
+/// A manifest or index as it came, verified.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FetchedManifest {
+    /// Digest and size of the bytes, and the document's media type.
+    pub descriptor: Descriptor,
+    /// The document's bytes, which its digest is of.
+    pub bytes: Vec<u8>,
+    /// What they say.
+    pub document: Document,
+}
+
+/// A repository's request, for [`Client::ask`].
+struct Call<'a> {
+    what: &'a str,
+    from: &'a Reference,
+    method: Method,
+    /// After `/v2/<repository>/`.
+    path: &'a str,
+    headers: Vec<(HeaderName, String)>,
+}
+
+impl Client {
+    /// A client. Nothing is opened or asked yet.
+    pub fn new(options: ClientOptions) -> Self {
+        Self {
+            http: Http::new(options.http),
+            tokens: Tokens::default(),
+            credentials: options.credentials,
+            auth: options.auth,
+        }
+    }
+
+    /// Breaks off every request under way, in other threads too. The client is of no use afterwards.
+    pub fn abort(&self) {
+        self.http.abort();
+    }
+
+    /// Fetches the manifest or index that a name stands for; `expected` is what an index says of it.
+    ///
+    /// # Errors
+    /// [`RegistryError`]; a name with a digest, or an expectation, that the bytes do not meet is one.
+    pub fn manifest(
+        &self,
+        reference: &Reference,
+        expected: Option<&Descriptor>,
+        progress: &dyn Progress,
+    ) -> Result<FetchedManifest, RegistryError> {
+        let host = host_of(reference.domain());
+        let what = match expected {
+            None => format!("image {reference}"),
+            Some(expected) => format!("manifest {} of {reference}", expected.digest),
+        };
+        let wanted = expected.map(|e| e.digest).or(reference.digest().copied());
+        let path = format!("manifests/{}", version(reference, wanted));
+        let mut tries = 0;
+        let (bytes, announced, header_digest) = loop {
+            let answer = self.ask(
+                Call {
+                    what: &what,
+                    from: reference,
+                    method: Method::GET,
+                    path: &path,
+                    headers: vec![(header::ACCEPT, media::ACCEPT_MANIFESTS.to_owned())],
+                },
+                progress,
+            )?;
+            let announced = answer.header(header::CONTENT_TYPE).map(str::to_owned);
+            let digest = answer
+                .header(DOCKER_DIGEST)
+                .and_then(|d| d.parse::<Digest>().ok());
+            match answer.bytes(MAX_MANIFEST) {
+                Ok(bytes) => break (bytes, announced, digest),
+                Err(error) => {
+                    let reason = crate::text::printable(&error.to_string());
+                    if tries >= self.http.options.retries || self.http.aborted() {
+                        return Err(RegistryError::Unreachable {
+                            what,
+                            host: host.to_owned(),
+                            reason,
+                        });
+                    }
+                    self.http.pause(&what, host, &reason, tries, None, progress)?;
+                    tries += 1;
+                }
+            }
+        };
+        let got = Digest::of(&bytes);
+        let host = || host.to_owned();
+        if let Some(expected) = wanted.or(header_digest).filter(|expected| *expected != got) {
+            return Err(RegistryError::Digest {
+                what,
+                host: host(),
+                expected,
+                got,
+            });
+        }
+        if let Some(size) = expected
+            .map(|e| e.size)
+            .filter(|size| *size != bytes.len() as u64)
+        {
+            return Err(RegistryError::Size {
+                what,
+                host: host(),
+                expected: size,
+                got: bytes.len() as u64,
+            });
+        }
+        let announced = expected
+            .map(|e| e.media_type.clone())
+            .filter(|t| !t.is_empty())
+            .or(announced);
+        let document =
+            Document::parse(&bytes, announced.as_deref()).map_err(|source| RegistryError::Manifest {
+                what,
+                host: host(),
+                source,
+            })?;
+        let media_type = document.media_type().to_owned();
+        let descriptor = Descriptor {
+            media_type,
+            digest: got,
+            size: bytes.len() as u64,
+        };
+        Ok(FetchedManifest {
+            descriptor,
+            bytes,
+            document,
+        })
+    }
+
+    /// The digest that a name stands for now, without fetching (registries count fetches, not this); `None` where
+    /// the registry does not tell.
+    ///
+    /// # Errors
+    /// [`RegistryError`].
+    pub fn resolve(
+        &self,
+        reference: &Reference,
+        progress: &dyn Progress,
+    ) -> Result<Option<Digest>, RegistryError> {
+        let path = format!("manifests/{}", version(reference, reference.digest().copied()));
+        let call = Call {
+            what: &format!("image {reference}"),
+            from: reference,
+            method: Method::HEAD,
+            path: &path,
+            headers: vec![(header::ACCEPT, media::ACCEPT_MANIFESTS.to_owned())],
+        };
+        let answer = self.ask(call, progress)?;
+        Ok(answer.header(DOCKER_DIGEST).and_then(|d| d.parse().ok()))
+    }
+
+    /// Fetches a blob from `offset` on into `to`, going on where it broke off as often as that brings something.
+    /// The number of bytes is checked here, the digest by whoever has them all.
+    ///
+    /// # Errors
+    /// [`RegistryError`].
+    pub fn blob(
+        &self,
+        reference: &Reference,
+        blob: &Descriptor,
+        urls: &[String],
+        offset: u64,
+        to: &mut dyn Write,
+        progress: &dyn Progress,
+    ) -> Result<(), RegistryError> {
+        let what = format!("blob {} of {}", blob.digest, reference.familiar_repository());
+        let path = format!("blobs/{}", blob.digest);
+        let host = host_of(reference.domain());
+        let mut done = offset;
+        let mut tries = 0;
+        while done < blob.size || blob.size == 0 {
+            let headers = match done {
+                0 => Vec::new(),
+                _ => vec![(header::RANGE, format!("bytes={done}-"))],
+            };
+            let call = Call {
+                what: &what,
+                from: reference,
+                method: Method::GET,
+                path: &path,
+                headers: headers.clone(),
+            };
+            let answer = match self.ask(call, progress) {
+                Err(RegistryError::NotFound { .. }) if !urls.is_empty() => {
+                    self.elsewhere(&what, urls, &headers, progress)?
+                }
+                other => other?,
+            };
+            let before = done;
+            let reason = match self.body(answer, &what, host, blob, &mut done, to, progress)? {
+                None => return Ok(()),
+                Some(reason) => reason,
+            };
+            if done - before >= GOOD_PROGRESS {
+                tries = 0;
+            }
+            if self.http.aborted() {
+                return Err(RegistryError::Aborted { what });
+            }
+            if tries >= self.http.options.retries {
+                return Err(RegistryError::Unreachable {
+                    what,
+                    host: host.to_owned(),
+                    reason,
+                });
+            }
+            self.http.pause(&what, host, &reason, tries, None, progress)?;
+            tries += 1;
+        }
+        Ok(())
+    }
+
+    /// Reads one answer's body: `None` when it was complete, the reason when it broke off.
+    #[allow(clippy::too_many_arguments)]
+    fn body(
+        &self,
+        answer: Answer,
+        what: &str,
+        host: &str,
+        blob: &Descriptor,
+        done: &mut u64,
+        to: &mut dyn Write,
+        progress: &dyn Progress,
+    ) -> Result<Option<String>, RegistryError> {
+        let size = |got| RegistryError::Size {
+            what: what.to_owned(),
+            host: host.to_owned(),
+            expected: blob.size,
+            got,
+        };
+        // A server that does not know ranges sends the whole again: what is there already is passed over.
+        let mut skip = *done;
+        if answer.status == 206 {
+            let range = answer.header(header::CONTENT_RANGE).unwrap_or_default();
+            let (start, total) = content_range(range);
+            if start != Some(*done) {
+                return Ok(Some(format!("it sent another range than asked for: {range:?}")));
+            }
+            if let Some(total) = total.filter(|total| *total != blob.size) {
+                return Err(size(total));
+            }
+            skip = 0;
+        } else if let Some(length) = answer.body.content_length().filter(|length| *length != blob.size) {
+            return Err(size(length));
+        }
+        let mut from = answer.body.into_reader();
+        let mut piece = vec![0; PIECE];
+        loop {
+            let read = match from.read(&mut piece) {
+                Ok(0) if *done == blob.size => return Ok(None),
+                Ok(0) => {
+                    return Ok(Some(format!(
+                        "the connection ended after {done} of {} bytes",
+                        blob.size
+                    )));
+                }
+                Ok(read) => read,
+                Err(error) if error.kind() == std::io::ErrorKind::Interrupted => continue,
+                Err(error) => return Ok(Some(crate::text::printable(&error.to_string()))),
+            };
+            let passed = (read as u64).min(skip);
+            skip -= passed;
+            let fresh = &piece[passed as usize..read];
+            if *done + fresh.len() as u64 > blob.size {
+                return Err(size(*done + fresh.len() as u64));
+            }
+            to.write_all(fresh).map_err(|source| RegistryError::Write {
+                what: what.to_owned(),
+                source,
+            })?;
+            *done += fresh.len() as u64;
+            progress.event(&Event::Fetched {
+                digest: &blob.digest,
+                bytes: *done,
+            });
+        }
+    }
+
+    /// A blob that is kept outside the registry, from the first of its addresses that has it. No credential goes
+    /// there (CVE-2020-15157).
+    fn elsewhere(
+        &self,
+        what: &str,
+        urls: &[String],
+        headers: &[(HeaderName, String)],
+        progress: &dyn Progress,
+    ) -> Result<Answer, RegistryError> {
+        let mut last = RegistryError::Setup(format!("{what} has no address that can be asked"));
+        for url in urls.iter().filter_map(|url| Url::parse(url)) {
+            let host = url.authority.clone();
+            match self.http.send(
+                Ask {
+                    headers: headers.to_vec(),
+                    ..Ask::get(what, url)
+                },
+                progress,
+            ) {
+                Ok(answer) if answer.success() => return Ok(answer),
+                Ok(answer) => {
+                    let (status, what) = (answer.status, what.to_owned());
+                    last = RegistryError::Status {
+                        what,
+                        host,
+                        status,
+                        reason: bracketed(&answer.explanation()),
+                    };
+                }
+                Err(error) => last = error,
+            }
+        }
+        Err(last)
+    }
+
+    /// Fetches a small blob into memory and verifies it.
+    ///
+    /// # Errors
+    /// [`RegistryError`].
+    pub fn blob_bytes(
+        &self,
+        reference: &Reference,
+        blob: &Descriptor,
+        progress: &dyn Progress,
+    ) -> Result<Vec<u8>, RegistryError> {
+        let mut bytes = Vec::new();
+        self.blob(reference, blob, &[], 0, &mut bytes, progress)?;
+        match Digest::of(&bytes) {
+            got if got == blob.digest => Ok(bytes),
+            got => Err(RegistryError::Digest {
+                what: format!("blob {} of {}", blob.digest, reference.familiar_repository()),
+                host: host_of(reference.domain()).to_owned(),
+                expected: blob.digest,
+                got,
+            }),
+        }
+    }
+
+    /// Whether a registry takes these credentials: `true` when it asked for them, `false` when it lets anybody in.
+    ///
+    /// # Errors
+    /// [`RegistryError::Denied`] when it does not take them.
+    pub fn check_login(
+        &self,
+        domain: &str,
+        credentials: &Credentials,
+        progress: &dyn Progress,
+    ) -> Result<bool, RegistryError> {
+        let host = host_of(domain);
+        let want = Want {
+            what: "access",
+            host,
+            scope: "",
+            credentials: Some(credentials),
+        };
+        let url = self.http.url(host, "/v2/")?;
+        let answer = self.http.send(Ask::get(want.what, url.clone()), progress)?;
+        if answer.status != 401 {
+            return self.finish(&want, answer).map(|_| false);
+        }
+        let authorization = self.tokens.answer(&self.http, &want, &answer, progress)?;
+        let answer = self.http.send(
+            Ask {
+                authorization,
+                ..Ask::get(want.what, url)
+            },
+            progress,
+        )?;
+        self.finish(&want, answer).map(|_| true)
+    }
+
+    /// A request to a repository, with the credentials that its registry asks for.
+    fn ask(&self, call: Call<'_>, progress: &dyn Progress) -> Result<Answer, RegistryError> {
+        let host = host_of(call.from.domain());
+        let scope = format!("repository:{}:pull", call.from.path());
+        let url = self
+            .http
+            .url(host, &format!("/v2/{}/{}", call.from.path(), call.path))?;
+        let ask = |authorization| Ask {
+            method: call.method.clone(),
+            headers: call.headers.clone(),
+            authorization,
+            ..Ask::get(call.what, url.clone())
+        };
+        let answer = self.http.send(ask(self.tokens.get(host, &scope)), progress)?;
+        let mut want = Want {
+            what: call.what,
+            host,
+            scope: &scope,
+            credentials: None,
+        };
+        if answer.status != 401 || !answer.url.same_origin(&url) {
+            return self.finish(&want, answer);
+        }
+        let credentials = self.credentials_for(call.from, progress)?;
+        want.credentials = credentials.as_ref();
+        let Some(value) = self.tokens.answer(&self.http, &want, &answer, progress)? else {
+            return Err(denied(&want, answer.explanation()));
+        };
+        self.finish(&want, self.http.send(ask(Some(value)), progress)?)
+    }
+
+    /// The saved credentials; trouble with a helper program is told and does not keep from public images.
+    fn credentials_for(
+        &self,
+        reference: &Reference,
+        progress: &dyn Progress,
+    ) -> Result<Option<Credentials>, RegistryError> {
+        if let Some(given) = &self.credentials {
+            return Ok(Some(given.clone()));
+        }
+        let found = self.auth.find(reference.domain(), reference.path())?;
+        for trouble in &found.troubles {
+            progress.event(&Event::Note { text: trouble });
+        }
+        Ok(found.credentials)
+    }
+
+    fn finish(&self, want: &Want<'_>, answer: Answer) -> Result<Answer, RegistryError> {
+        if answer.success() {
+            return Ok(answer);
+        }
+        let (status, host, what) = (answer.status, answer.url.authority.clone(), want.what.to_owned());
+        let reason = answer.explanation();
+        Err(match status {
+            401 | 403 => denied(want, reason),
+            404 => RegistryError::NotFound {
+                what,
+                host,
+                reason: bracketed(&reason),
+            },
+            _ => RegistryError::Status {
+                what,
+                host,
+                status,
+                reason: bracketed(&reason),
+            },
+        })
+    }
+
+    /// Where this client looks for credentials.
+    pub fn auth_files(&self) -> &AuthFiles {
+        &self.auth
+    }
+
+    /// A GET of any address, with no credential; for what is not in a registry.
+    ///
+    /// # Errors
+    /// [`RegistryError`].
+    pub fn download(
+        &self,
+        url: &str,
+        progress: &dyn Progress,
+    ) -> Result<impl Read + Send + use<>, RegistryError> {
+        let parsed = Url::parse(url);
+        let parsed =
+            parsed.ok_or_else(|| RegistryError::Setup(format!("{url:?} is no http or https address")))?;
+        let host = parsed.authority.clone();
+        let answer = self.http.send(Ask::get("the file", parsed), progress)?;
+        match answer.success() {
+            true => Ok(answer.body.into_reader()),
+            false => Err(RegistryError::Status {
+                what: url.to_owned(),
+                host,
+                status: answer.status,
+                reason: String::new(),
+            }),
+        }
+    }
+}
+
+/// What follows `manifests/`.
+fn version(reference: &Reference, wanted: Option<Digest>) -> String {
+    match (wanted, reference.tag()) {
+        (Some(digest), _) => digest.to_string(),
+        (None, tag) => tag.unwrap_or(crate::reference::DEFAULT_TAG).to_owned(),
+    }
+}
+
+/// First byte and size of the whole, of a `Content-Range: bytes 5-9/10`.
+fn content_range(value: &str) -> (Option<u64>, Option<u64>) {
+    let (range, total) = match value
+        .trim()
+        .strip_prefix("bytes ")
+        .and_then(|v| v.split_once('/'))
+    {
+        Some(parts) => parts,
+        None => return (None, None),
+    };
+    (
+        range
+            .split_once('-')
+            .and_then(|(start, _)| start.trim().parse().ok()),
+        total.trim().parse().ok(),
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ranges() {
+        assert_eq!(content_range("bytes 5-9/10"), (Some(5), Some(10)));
+        assert_eq!(content_range("bytes 5-9/*"), (Some(5), None));
+        assert_eq!(content_range("items 5-9/10"), (None, None));
+        assert_eq!(content_range(""), (None, None));
+    }
+}

@@ -1,0 +1,538 @@
+//! HTTP as registries need it: certificates of the system, proxies by address, redirects that keep no secret,
+//! retries that wait as long as they are told to.
+
+use std::collections::HashMap;
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::{Duration, Instant, SystemTime};
+
+use ureq::http::{HeaderMap, Method, Request, Response, header};
+use ureq::tls::{Certificate, PemItem, RootCerts, TlsConfig};
+use ureq::{Agent, Body};
+
+use super::error::RegistryError;
+use super::proxy::Proxies;
+use super::url::{Url, is_loopback, split_port};
+use crate::progress::{Event, Progress};
+use crate::text::printable;
+
+/// Where Linux distributions keep the certificates they trust, one file with all; the first that exists is read.
+const CA_BUNDLES: [&str; 6] = [
+    "/etc/ssl/certs/ca-certificates.crt",
+    "/etc/pki/ca-trust/extracted/pem/tls-ca-bundle.pem",
+    "/etc/pki/tls/certs/ca-bundle.crt",
+    "/etc/ssl/ca-bundle.pem",
+    "/etc/pki/tls/cacert.pem",
+    "/etc/ssl/cert.pem",
+];
+const MAX_REDIRECTS: usize = 10;
+/// Most bytes read of an answer that only explains an error.
+const MAX_EXPLANATION: u64 = 64 << 10;
+
+/// How requests are made.
+#[derive(Debug, Clone)]
+pub struct HttpOptions {
+    /// Proxies by address.
+    pub proxies: Proxies,
+    /// Files of certificates (PEM) that are trusted besides the system's.
+    pub ca_files: Vec<PathBuf>,
+    /// Hosts, as they stand in image names, for which plain http may be used where https does not answer.
+    /// This machine always may.
+    pub plain_http: Vec<String>,
+    /// Longest wait for a connection (TLS included).
+    pub connect_timeout: Duration,
+    /// Longest wait for an answer to begin.
+    pub response_timeout: Duration,
+    /// Longest pause within an answer; then the connection counts as broken.
+    pub stall_timeout: Duration,
+    /// How often a failed request is made again. A download that makes progress starts counting anew.
+    pub retries: u32,
+    /// First pause before a retry; it doubles each time, up to 30 s.
+    pub backoff: Duration,
+    /// Longest pause that a registry may ask for (`Retry-After`).
+    pub longest_wait: Duration,
+}
+
+impl Default for HttpOptions {
+    fn default() -> Self {
+        Self {
+            proxies: Proxies::default(),
+            ca_files: Vec::new(),
+            plain_http: Vec::new(),
+            connect_timeout: Duration::from_secs(15),
+            response_timeout: Duration::from_secs(60),
+            stall_timeout: Duration::from_secs(30),
+            retries: 5,
+            backoff: Duration::from_millis(500),
+            longest_wait: Duration::from_secs(120),
+        }
+    }
+}
+
+/// A request.
+pub(crate) struct Ask<'a> {
+    /// What is asked for, for errors.
+    pub(crate) what: &'a str,
+    pub(crate) method: Method,
+    pub(crate) url: Url,
+    pub(crate) headers: Vec<(header::HeaderName, String)>,
+    /// Value of `Authorization`, kept from every other origin.
+    pub(crate) authorization: Option<String>,
+    /// A form to post.
+    pub(crate) form: Option<String>,
+}
+
+impl<'a> Ask<'a> {
+    pub(crate) fn get(what: &'a str, url: Url) -> Self {
+        Self {
+            what,
+            method: Method::GET,
+            url,
+            headers: Vec::new(),
+            authorization: None,
+            form: None,
+        }
+    }
+}
+
+/// An answer, its body unread.
+pub(crate) struct Answer {
+    pub(crate) status: u16,
+    pub(crate) headers: HeaderMap,
+    pub(crate) body: Body,
+    /// Where it came from in the end.
+    pub(crate) url: Url,
+}
+
+impl Answer {
+    pub(crate) fn header(&self, name: header::HeaderName) -> Option<&str> {
+        self.headers.get(name).and_then(|value| value.to_str().ok())
+    }
+
+    pub(crate) fn success(&self) -> bool {
+        (200..300).contains(&self.status)
+    }
+
+    /// The body, at most `max` bytes of it and one more.
+    pub(crate) fn bytes(self, max: u64) -> io::Result<Vec<u8>> {
+        let mut out = Vec::new();
+        self.body.into_reader().take(max + 1).read_to_end(&mut out)?;
+        Ok(out)
+    }
+
+    /// What the registry says of its error (OCI distribution-spec, "Error Codes"), or nothing.
+    pub(crate) fn explanation(self) -> String {
+        let bytes = self.bytes(MAX_EXPLANATION).unwrap_or_default();
+        let value: serde_json::Value = serde_json::from_slice(&bytes).unwrap_or_default();
+        let first = &value["errors"][0];
+        let texts = [
+            &first["code"],
+            &first["message"],
+            &value["details"],
+            &value["error_description"],
+        ];
+        let words: Vec<&str> = texts
+            .iter()
+            .filter_map(|t| t.as_str())
+            .filter(|t| !t.is_empty())
+            .collect();
+        printable(&words.join(": "))
+    }
+}
+
+/// How a request failed before there was an answer.
+struct Broken {
+    reason: String,
+    /// Worth another attempt.
+    transient: bool,
+    /// The other end does not speak TLS, or is not there at the port of https.
+    not_tls: bool,
+}
+
+pub(crate) struct Http {
+    pub(crate) options: HttpOptions,
+    agents: Mutex<HashMap<(bool, Option<String>), Agent>>,
+    certificates: OnceLock<Arc<Vec<Certificate<'static>>>>,
+    /// Hosts that were found to speak plain http.
+    plain: Mutex<HashMap<String, bool>>,
+    aborted: AtomicBool,
+}
+
+impl Http {
+    pub(crate) fn new(options: HttpOptions) -> Self {
+        Self {
+            options,
+            agents: Mutex::default(),
+            certificates: OnceLock::new(),
+            plain: Mutex::default(),
+            aborted: AtomicBool::new(false),
+        }
+    }
+
+    /// Breaks every connection; requests under way and to come fail.
+    pub(crate) fn abort(&self) {
+        self.aborted.store(true, Ordering::SeqCst);
+        for agent in lock(&self.agents).values() {
+            agent.clone().shutdown();
+        }
+    }
+
+    pub(crate) fn aborted(&self) -> bool {
+        self.aborted.load(Ordering::SeqCst)
+    }
+
+    /// The address of a path on a registry's host: https, or plain http where that is allowed and https is not
+    /// spoken (asked once, with nothing secret). The path begins with a slash.
+    pub(crate) fn url(&self, host: &str, path: &str) -> Result<Url, RegistryError> {
+        let url = |https: bool, path: &str| {
+            let scheme = if https { "https" } else { "http" };
+            Url::parse(&format!("{scheme}://{host}{path}")).ok_or_else(|| {
+                RegistryError::Setup(format!(
+                    "{host:?} is not a registry's host name with an optional port"
+                ))
+            })
+        };
+        if !self.may_be_plain(host) {
+            return url(true, path);
+        }
+        let known = lock(&self.plain).get(host).copied();
+        let plain = match known {
+            Some(plain) => plain,
+            None => {
+                let plain = self
+                    .once(&Ask::get("", url(true, "/v2/")?))
+                    .is_err_and(|broken| broken.not_tls);
+                lock(&self.plain).insert(host.to_owned(), plain);
+                plain
+            }
+        };
+        url(!plain, path)
+    }
+
+    /// Makes a request, follows its redirects, and makes it again as long as that may help.
+    pub(crate) fn send(&self, ask: Ask<'_>, progress: &dyn Progress) -> Result<Answer, RegistryError> {
+        let mut tries = 0;
+        loop {
+            let host = ask.url.authority.clone();
+            let (reason, after) = match self.follow(&ask)? {
+                Ok(answer) if !matches!(answer.status, 408 | 429 | 500 | 502 | 503 | 504) => {
+                    return Ok(answer);
+                }
+                Ok(answer) => {
+                    let after = answer.header(header::RETRY_AFTER).and_then(retry_after);
+                    let too_long = after.is_some_and(|after| after > self.options.longest_wait);
+                    if answer.status == 429 && (too_long || tries >= self.options.retries) {
+                        return Err(RegistryError::TooManyRequests {
+                            what: ask.what.to_owned(),
+                            host,
+                            after,
+                        });
+                    }
+                    if too_long || tries >= self.options.retries {
+                        return Ok(answer);
+                    }
+                    (format!("the registry answered {}", answer.status), after)
+                }
+                Err(broken) if !broken.transient || tries >= self.options.retries => {
+                    let reason = broken.reason;
+                    return Err(RegistryError::Unreachable {
+                        what: ask.what.to_owned(),
+                        host,
+                        reason,
+                    });
+                }
+                Err(broken) => (broken.reason, None),
+            };
+            self.pause(ask.what, &host, &reason, tries, after, progress)?;
+            tries += 1;
+        }
+    }
+
+    /// Waits before the next attempt.
+    pub(crate) fn pause(
+        &self,
+        what: &str,
+        host: &str,
+        reason: &str,
+        tries: u32,
+        after: Option<Duration>,
+        progress: &dyn Progress,
+    ) -> Result<(), RegistryError> {
+        let doubled = self
+            .options
+            .backoff
+            .saturating_mul(1 << tries.min(16))
+            .min(Duration::from_secs(30));
+        // A quarter more or less, so that many clients turned away at once do not come back at once.
+        let spread = f64::from(SystemTime::UNIX_EPOCH.elapsed().map_or(0, |t| t.subsec_nanos()) % 1000);
+        let after = after
+            .unwrap_or(doubled)
+            .max(doubled.mul_f64(0.75 + spread / 2000.0));
+        progress.event(&Event::Retrying {
+            what: &format!("{what} from {host}"),
+            reason,
+            after,
+        });
+        let end = Instant::now() + after;
+        loop {
+            if self.aborted() {
+                return Err(RegistryError::Aborted {
+                    what: what.to_owned(),
+                });
+            }
+            match end.checked_duration_since(Instant::now()) {
+                Some(left) if !left.is_zero() => std::thread::sleep(left.min(Duration::from_millis(50))),
+                _ => return Ok(()),
+            }
+        }
+    }
+
+    /// One request with its redirects. A credential goes to no other origin than the one it is meant for.
+    fn follow(&self, ask: &Ask<'_>) -> Result<Result<Answer, Broken>, RegistryError> {
+        let what = || ask.what.to_owned();
+        let mut url = ask.url.clone();
+        for _ in 0..=MAX_REDIRECTS {
+            let host = url.authority.clone();
+            if !url.https && !self.may_be_plain(&host) {
+                return Err(RegistryError::PlainHttp { what: what(), host });
+            }
+            let authorization = ask.authorization.clone().filter(|_| url.same_origin(&ask.url));
+            let hop = Ask {
+                what: ask.what,
+                method: ask.method.clone(),
+                url: url.clone(),
+                headers: ask.headers.clone(),
+                authorization,
+                form: ask.form.clone(),
+            };
+            let answer = match self.once(&hop) {
+                Err(broken) => {
+                    if self.aborted() {
+                        return Err(RegistryError::Aborted { what: what() });
+                    }
+                    return Ok(Err(broken));
+                }
+                Ok(answer) => answer,
+            };
+            let location = match answer.status {
+                301 | 302 | 303 | 307 | 308 if ask.form.is_none() => answer.header(header::LOCATION),
+                _ => return Ok(Ok(answer)),
+            };
+            let Some(next) = location.and_then(|location| url.join(location)) else {
+                let reason = "it redirects to no address that can be asked".to_owned();
+                return Err(RegistryError::Redirect {
+                    what: what(),
+                    host,
+                    reason,
+                });
+            };
+            url = next;
+        }
+        let reason = format!("it redirected more than {MAX_REDIRECTS} times");
+        Err(RegistryError::Redirect {
+            what: what(),
+            host: ask.url.authority.clone(),
+            reason,
+        })
+    }
+
+    /// One request, no redirect.
+    fn once(&self, ask: &Ask<'_>) -> Result<Answer, Broken> {
+        let broken = |reason: String| Broken {
+            reason,
+            transient: false,
+            not_tls: false,
+        };
+        let agent = self.agent(&ask.url).map_err(broken)?;
+        let mut request = Request::builder()
+            .method(ask.method.clone())
+            .uri(ask.url.to_string());
+        for (name, value) in &ask.headers {
+            request = request.header(name, value);
+        }
+        if let Some(authorization) = &ask.authorization {
+            request = request.header(header::AUTHORIZATION, authorization);
+        }
+        if ask.form.is_some() {
+            request = request.header(header::CONTENT_TYPE, "application/x-www-form-urlencoded");
+        }
+        let answer = match &ask.form {
+            Some(form) => request.body(form.as_str()).map(|request| agent.run(request)),
+            None => request.body(()).map(|request| agent.run(request)),
+        };
+        match answer {
+            Ok(Ok(answer)) => {
+                let (parts, body) = Response::into_parts(answer);
+                Ok(Answer {
+                    status: parts.status.as_u16(),
+                    headers: parts.headers,
+                    body,
+                    url: ask.url.clone(),
+                })
+            }
+            Ok(Err(error)) => Err(self.diagnose(error, &ask.url)),
+            // A header value that cannot be sent, such as a password with a line break.
+            Err(error) => Err(broken(format!("the request cannot be made: {error}"))),
+        }
+    }
+
+    fn agent(&self, url: &Url) -> Result<Agent, String> {
+        let proxy = self.options.proxies.choose(url);
+        let mut agents = lock(&self.agents);
+        let key = (url.https, proxy.map(str::to_owned));
+        if let Some(agent) = agents.get(&key) {
+            return Ok(agent.clone());
+        }
+        let proxy = match proxy {
+            None => None,
+            Some(address) => Some(ureq::Proxy::new(address).map_err(|_| {
+                // It may hold a password: not shown.
+                "the proxy's address is not valid; write http://host:port or socks5://host:port".to_owned()
+            })?),
+        };
+        let timeouts = &self.options;
+        let mut config = Agent::config_builder()
+            .http_status_as_error(false)
+            .max_redirects(0)
+            .proxy(proxy)
+            .user_agent(concat!("strata/", env!("CARGO_PKG_VERSION")))
+            .accept_encoding("identity")
+            .timeout_resolve(Some(timeouts.connect_timeout))
+            .timeout_connect(Some(timeouts.connect_timeout))
+            .timeout_recv_response(Some(timeouts.response_timeout))
+            .timeout_per_read(Some(timeouts.stall_timeout))
+            .timeout_per_write(Some(timeouts.stall_timeout));
+        if url.https {
+            let tls = TlsConfig::builder()
+                .unversioned_rustls_crypto_provider(Arc::new(rustls::crypto::ring::default_provider()))
+                .root_certs(RootCerts::Specific(self.certificates()?))
+                .build();
+            config = config.tls_config(tls);
+        }
+        let agent = config.build().new_agent();
+        agents.insert(key, agent.clone());
+        Ok(agent)
+    }
+
+    fn certificates(&self) -> Result<Arc<Vec<Certificate<'static>>>, String> {
+        if let Some(certificates) = self.certificates.get() {
+            return Ok(certificates.clone());
+        }
+        let mut out = Vec::new();
+        let system = CA_BUNDLES.iter().map(Path::new).find(|path| path.exists());
+        if system.is_none() && self.options.ca_files.is_empty() {
+            return Err(
+                "no certificates of authorities are installed; install the package ca-certificates".into(),
+            );
+        }
+        for path in system
+            .into_iter()
+            .chain(self.options.ca_files.iter().map(PathBuf::as_path))
+        {
+            let pem = std::fs::read(path)
+                .map_err(|e| format!("cannot read the certificates in {}: {e}", path.display()))?;
+            let before = out.len();
+            out.extend(ureq::tls::parse_pem(&pem).filter_map(|item| match item {
+                Ok(PemItem::Certificate(certificate)) => Some(certificate),
+                _ => None,
+            }));
+            if out.len() == before {
+                return Err(format!("{} holds no certificate in PEM form", path.display()));
+            }
+        }
+        Ok(self.certificates.get_or_init(|| Arc::new(out)).clone())
+    }
+
+    fn may_be_plain(&self, host: &str) -> bool {
+        is_loopback(host)
+            || self
+                .options
+                .plain_http
+                .iter()
+                .any(|h| h.eq_ignore_ascii_case(host))
+    }
+
+    fn diagnose(&self, error: ureq::Error, url: &Url) -> Broken {
+        let fatal = |reason: &str| Broken {
+            reason: reason.to_owned(),
+            transient: false,
+            not_tls: false,
+        };
+        let tls = |error: &rustls::Error| match error {
+            rustls::Error::InvalidCertificate(why) => fatal(&format!(
+                "its certificate is not trusted ({}); install the certificate of its authority",
+                printable(&why.to_string())
+            )),
+            other => Broken {
+                reason: format!("TLS failed: {}", printable(&other.to_string())),
+                transient: false,
+                not_tls: true,
+            },
+        };
+        match error {
+            ureq::Error::HostNotFound => fatal("the host's name is not known; check it, and the network"),
+            ureq::Error::Timeout(_) => Broken {
+                reason: format!("no answer from {} in time", url.authority),
+                transient: true,
+                not_tls: false,
+            },
+            ureq::Error::Rustls(error) => tls(&error),
+            ureq::Error::ConnectProxyFailed(why) => fatal(&format!("the proxy refused: {}", printable(&why))),
+            ureq::Error::Io(error) => {
+                if let Some(inner) = error.get_ref().and_then(|e| e.downcast_ref::<rustls::Error>()) {
+                    return tls(inner);
+                }
+                let refused = error.kind() == io::ErrorKind::ConnectionRefused;
+                let not_there = refused && split_port(&url.authority).1.is_none();
+                let hung_up = matches!(
+                    error.kind(),
+                    io::ErrorKind::InvalidData
+                        | io::ErrorKind::UnexpectedEof
+                        | io::ErrorKind::ConnectionReset
+                        | io::ErrorKind::ConnectionAborted
+                        | io::ErrorKind::BrokenPipe
+                );
+                Broken {
+                    reason: match refused {
+                        true => "nothing listens there (connection refused)".to_owned(),
+                        false => printable(&error.to_string()),
+                    },
+                    transient: !refused,
+                    not_tls: not_there || hung_up,
+                }
+            }
+            other => fatal(&printable(&other.to_string())),
+        }
+    }
+}
+
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Seconds, or a date (RFC 9110, 10.2.3).
+fn retry_after(value: &str) -> Option<Duration> {
+    let value = value.trim();
+    if let Ok(seconds) = value.parse::<u64>() {
+        return Some(Duration::from_secs(seconds));
+    }
+    let date = jiff::fmt::rfc2822::parse(value).ok()?;
+    let seconds = date.timestamp().as_second() - jiff::Timestamp::now().as_second();
+    Some(Duration::from_secs(u64::try_from(seconds).unwrap_or(0)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pauses() {
+        assert_eq!(retry_after(" 7 "), Some(Duration::from_secs(7)));
+        assert_eq!(retry_after("Sun, 06 Nov 1994 08:49:37 GMT"), Some(Duration::ZERO));
+        let later = retry_after("Fri, 31 Dec 2100 23:59:59 GMT").unwrap();
+        assert!(later > Duration::from_secs(86400));
+        assert_eq!(retry_after("soon"), None);
+    }
+}
