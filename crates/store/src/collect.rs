@@ -80,7 +80,7 @@ impl Store {
         collected += self.remove_orphans(grace)?;
         if manifests > 0 || collected != Collected::default() {
             // The log is at its longest now, and the next one to open the store would have to read it.
-            self.db.batch("PRAGMA wal_checkpoint(PASSIVE)")?;
+            self.db.empty_log();
         }
         Ok(collected)
     }
@@ -289,12 +289,13 @@ fn forget_unreachable(q: &Query<'_>) -> Result<(u64, u64), Fault> {
            AND NOT EXISTS (SELECT 1 FROM containers c WHERE c.manifest = manifests.id)",
         (),
     )?;
+    // A cross join keeps SQLite to this order; any other visits every pair of images.
     let snapshots = q.run(
         "WITH RECURSIVE kept (id) AS (
            SELECT id FROM snapshots WHERE NOT held_by_image
            UNION
-           SELECT s.id FROM images i JOIN manifest_layers l ON l.manifest = i.manifest
-             JOIN snapshots s ON s.ns = i.ns AND s.key = l.chain_id
+           SELECT s.id FROM images i CROSS JOIN manifest_layers l ON l.manifest = i.manifest
+             CROSS JOIN snapshots s ON s.ns = i.ns AND s.key = l.chain_id
            UNION
            SELECT s.parent FROM kept JOIN snapshots s ON s.id = kept.id WHERE s.parent IS NOT NULL)
          DELETE FROM snapshots WHERE held_by_image AND id NOT IN (SELECT id FROM kept)",

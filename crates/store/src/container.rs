@@ -129,6 +129,12 @@ impl Store {
         self.db.read(|q| q.all(&sql, (ns,), container))
     }
 
+    /// The containers of a namespace that were made from an image, the newest first.
+    pub fn containers_of(&self, ns: &str, manifest: &Digest) -> Result<Vec<Container>, Fault> {
+        let sql = format!("{CONTAINER} WHERE m.digest = ? AND c.ns = ? ORDER BY c.created DESC, c.id DESC");
+        self.db.read(|q| q.all(&sql, (manifest, ns), container))
+    }
+
     /// The container with that name, that id, or an id that begins so and is the only one.
     pub fn find_container(&self, ns: &str, wanted: &str) -> Result<Container, ContainerError> {
         self.db.read(|q| {

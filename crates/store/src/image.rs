@@ -1,5 +1,7 @@
 //! Images: names in a namespace, and the manifests and layers they lead to.
 
+use std::collections::BTreeSet;
+
 use jiff::Timestamp;
 use rusqlite::Row;
 
@@ -7,6 +9,7 @@ use crate::db::{Durability, Query, int, nanoseconds, time, timestamp, unsigned};
 use crate::error::Fault;
 use crate::open::now;
 use crate::snapshot::{self, Kind};
+use crate::usage::usage_from;
 use crate::{Descriptor, Digest, Lease, Store, Usage};
 
 /// What an image consists of, for [`Store::put_image`]. Its blobs and layers are in the store already.
@@ -76,8 +79,6 @@ pub struct Image {
     pub usage: Usage,
     /// Key of the committed snapshot to prepare containers on; none for an image without layers.
     pub top_chain: Option<Digest>,
-    /// Containers of the namespace that were made from its manifest.
-    pub containers: u64,
 }
 
 /// What [`Store::put_image`] did besides.
@@ -285,9 +286,21 @@ fn put_manifest(q: &Query<'_>, name: &str, record: &ImageRecord) -> Result<i64, 
     if let Some(id) = q.one(known, (record.manifest.digest,), |row| row.get(0))? {
         return Ok(id);
     }
+    let mut usage = Usage::default();
+    let numbers: BTreeSet<u64> = record.layers.iter().map(|layer| layer.layer_n).collect();
+    for n in numbers {
+        usage += q
+            .one(
+                "SELECT bytes, apparent, inodes FROM layers WHERE n = ?",
+                (int(n),),
+                |row| usage_from(row, 0),
+            )?
+            .unwrap_or_default();
+    }
     let id = q.insert(
         "INSERT INTO manifests (digest, media_type, size, config_digest, config_media_type, config_size,
-           os, architecture, variant, created) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+           os, architecture, variant, created, layers, top_chain, bytes, apparent, inodes)
+         VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
         (
             record.manifest.digest,
             &record.manifest.media_type,
@@ -299,6 +312,11 @@ fn put_manifest(q: &Query<'_>, name: &str, record: &ImageRecord) -> Result<i64, 
             &record.architecture,
             &record.variant,
             record.created.map(nanoseconds),
+            int(record.layers.len() as u64),
+            record.layers.last().map(|layer| layer.chain_id),
+            int(usage.bytes),
+            int(usage.apparent),
+            int(usage.inodes),
         ),
     )?;
     for (position, layer) in record.layers.iter().enumerate() {
@@ -376,15 +394,7 @@ fn name_image(
 const IMAGE: &str = "SELECT i.ns, i.name, i.target_media_type, i.target_digest, i.target_size,
   m.media_type, m.digest, m.size, m.config_media_type, m.config_digest, m.config_size,
   m.os, m.architecture, m.variant, m.created, i.updated,
-  (SELECT count(*) FROM manifest_layers l WHERE l.manifest = m.id),
-  (SELECT ifnull(sum(bytes), 0) FROM layers
-     WHERE n IN (SELECT l.n FROM manifest_layers l WHERE l.manifest = m.id)),
-  (SELECT ifnull(sum(apparent), 0) FROM layers
-     WHERE n IN (SELECT l.n FROM manifest_layers l WHERE l.manifest = m.id)),
-  (SELECT ifnull(sum(inodes), 0) FROM layers
-     WHERE n IN (SELECT l.n FROM manifest_layers l WHERE l.manifest = m.id)),
-  (SELECT l.chain_id FROM manifest_layers l WHERE l.manifest = m.id ORDER BY position DESC LIMIT 1),
-  (SELECT count(*) FROM containers c WHERE c.manifest = m.id AND c.ns = i.ns)
+  m.layers, m.top_chain, m.bytes, m.apparent, m.inodes
   FROM images i JOIN manifests m ON m.id = i.manifest";
 
 fn image(row: &Row<'_>) -> rusqlite::Result<Image> {
@@ -402,13 +412,8 @@ fn image(row: &Row<'_>) -> rusqlite::Result<Image> {
         created: row.get::<_, Option<i64>>(14)?.map(timestamp),
         updated: time(row, 15)?,
         layers: unsigned(row, 16)?,
-        usage: Usage {
-            bytes: unsigned(row, 17)?,
-            apparent: unsigned(row, 18)?,
-            inodes: unsigned(row, 19)?,
-        },
-        top_chain: row.get(20)?,
-        containers: unsigned(row, 21)?,
+        top_chain: row.get(17)?,
+        usage: usage_from(row, 18)?,
     })
 }
 

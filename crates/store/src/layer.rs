@@ -12,6 +12,7 @@ use crate::layout::{FS, RECORD, SNAPSHOTS};
 use crate::lease::hold_layer;
 use crate::open::now;
 use crate::own::Slot;
+use crate::usage::usage_from;
 use crate::{Digest, Lease, Store, Usage};
 
 /// A layer in the store.
@@ -87,11 +88,7 @@ fn from_row(row: &rusqlite::Row<'_>) -> rusqlite::Result<Layer> {
         chain_id: row.get(2)?,
         depends_on_below: row.get(3)?,
         root_listed: row.get(4)?,
-        usage: Usage {
-            bytes: unsigned(row, 5)?,
-            apparent: unsigned(row, 6)?,
-            inodes: unsigned(row, 7)?,
-        },
+        usage: usage_from(row, 5)?,
         created: time(row, 8)?,
     })
 }

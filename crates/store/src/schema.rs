@@ -56,7 +56,8 @@ pub(crate) fn migrate(q: &Query<'_>, from: u32, steps: &[&str], now: i64) -> Res
     }
     if from == 0 {
         q.run(
-            "INSERT INTO meta (id, compat, ro_compat, incompat, created, made_by) VALUES (1, '', '', '', ?, ?)",
+            "INSERT INTO meta (id, compat, ro_compat, incompat, created, made_by, log_restarts)
+             VALUES (1, '', '', '', ?, ?, 0)",
             (now, env!("CARGO_PKG_VERSION")),
         )?;
     }

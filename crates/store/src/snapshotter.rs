@@ -6,13 +6,14 @@ use std::path::{Path, PathBuf};
 
 use mount::Mount;
 
-use crate::db::{Durability, Query, int, unsigned};
+use crate::db::{Durability, Query, int};
 use crate::error::Fault;
 use crate::layout::SNAPSHOTS;
 use crate::open::now;
 use crate::own::{Claim, Slot};
 use crate::snapshot::{self, *};
 use crate::stack::{self, Lower};
+use crate::usage::usage_from;
 use crate::{Store, Usage, root};
 
 impl Store {
@@ -260,14 +261,8 @@ impl Store {
                               coalesce(l.inodes, s.inodes)
                        FROM snapshots s LEFT JOIN layers l ON l.n = s.n
                        WHERE s.id = ? AND coalesce(l.bytes, s.bytes) IS NOT NULL";
-            let usage = |row: &rusqlite::Row<'_>| {
-                Ok(Usage {
-                    bytes: unsigned(row, 0)?,
-                    apparent: unsigned(row, 1)?,
-                    inodes: unsigned(row, 2)?,
-                })
-            };
-            Ok::<_, SnapshotError>((q.one(sql, (row.id,), usage)?, row)).map(|(usage, row)| (row, usage))
+            let usage = q.one(sql, (row.id,), |r| usage_from(r, 0))?;
+            Ok::<_, SnapshotError>((row, usage))
         })?;
         match (recorded, row.n) {
             (Some(usage), _) => Ok(usage),

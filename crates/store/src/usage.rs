@@ -5,10 +5,13 @@ use std::io;
 use std::ops::AddAssign;
 use std::path::{Path, PathBuf};
 
+use rusqlite::Row;
 use rustix::fs::FileType;
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 use sys::Dir;
+
+use crate::db::unsigned;
 
 /// What a tree takes on disk. Counts each inode once, whatever its names; a directory is an inode too.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -27,6 +30,15 @@ impl AddAssign for Usage {
         self.apparent += other.apparent;
         self.inodes += other.inodes;
     }
+}
+
+/// Columns `index` to `index + 2`: bytes, apparent, inodes.
+pub(crate) fn usage_from(row: &Row<'_>, index: usize) -> rusqlite::Result<Usage> {
+    Ok(Usage {
+        bytes: unsigned(row, index)?,
+        apparent: unsigned(row, index + 1)?,
+        inodes: unsigned(row, index + 2)?,
+    })
 }
 
 impl Usage {

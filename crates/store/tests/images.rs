@@ -248,7 +248,11 @@ fn a_container_keeps_what_its_image_brought() {
     let mounts = store
         .create_container(&new, Some((Some(&top(&a)), &plain())))
         .unwrap();
-    assert_eq!(store.find_image("default", "a").unwrap().unwrap().containers, 1);
+    assert_eq!(
+        store.containers_of("default", &a.manifest.digest).unwrap(),
+        std::slice::from_ref(&new)
+    );
+    assert_eq!(store.containers_of("k8s.io", &a.manifest.digest).unwrap(), []);
     store.remove_image("default", "a").unwrap();
     let collected = settle(&store);
     assert_eq!(collected, Collected::default());

@@ -8,7 +8,8 @@ CREATE TABLE meta (
   ro_compat TEXT NOT NULL,      --   who does not know one of these may only read,
   incompat  TEXT NOT NULL,      --   and of these, not even that
   created   INTEGER NOT NULL,
-  made_by   TEXT NOT NULL       -- version of the program that made the store
+  made_by   TEXT NOT NULL,      -- version of the program that made the store
+  log_restarts INTEGER NOT NULL -- how often the log was begun anew; counting it is what begins it
 ) STRICT;
 
 CREATE TABLE blobs (
@@ -69,7 +70,12 @@ CREATE TABLE manifests (
   os                TEXT NOT NULL,
   architecture      TEXT NOT NULL,
   variant           TEXT,
-  created           INTEGER               -- as the config says
+  created           INTEGER,              -- as the config says
+  layers            INTEGER NOT NULL,     -- how many; this and the rest follow from manifest_layers, and are
+  top_chain         TEXT,                 --   recorded because every `run` asks for them
+  bytes             INTEGER NOT NULL,     -- usage of its layers, each directory once
+  apparent          INTEGER NOT NULL,
+  inodes            INTEGER NOT NULL
 ) STRICT;
 CREATE INDEX manifests_config ON manifests (config_digest);
 
