@@ -9,6 +9,8 @@ use std::path::PathBuf;
 use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
+use store::Store;
+
 use crate::random::Random;
 use crate::{Ended, Image, Layer, Strata};
 
@@ -215,26 +217,24 @@ impl Soak {
         ended
     }
 
-    /// With every image gone, so is every layer: what killed commands left has been found.
+    /// With every image gone, a collection without a grace period for what was killed finds all that is left.
     fn finish(self) -> Done {
         let images = self.ok(&["images", "-q"]).out;
         for id in images.lines() {
             self.ok(&["rmi", "-f", id]);
         }
-        let left = |dir: &str| -> Vec<_> {
+        let store = Store::open(&self.strata.root()).expect("the program made it");
+        store
+            .collect_older_than(Duration::ZERO)
+            .expect("a collection of an idle store");
+        drop(store);
+        for dir in ["snapshots", "content/blobs/sha256", "content/ingest", "leases"] {
             let entries = fs::read_dir(self.strata.root().join(dir))
                 .into_iter()
                 .flatten()
                 .flatten();
-            entries.map(|entry| entry.file_name()).collect()
-        };
-        for dir in ["snapshots", "content/blobs/sha256", "leases"] {
-            assert!(
-                left(dir).is_empty(),
-                "seed {}: {dir} holds {:?}",
-                self.seed,
-                left(dir)
-            );
+            let left: Vec<_> = entries.map(|entry| entry.file_name()).collect();
+            assert!(left.is_empty(), "seed {}: {dir} holds {left:?}", self.seed);
         }
         self.done
     }
