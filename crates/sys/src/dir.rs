@@ -148,6 +148,19 @@ impl Dir {
         Ok(fs::chmodat(&self.fd, name, mode, AtFlags::empty())?)
     }
 
+    /// Makes the directory `name` with `mode` less the bits of the umask: one call, for those who look at the
+    /// result anyway or have cleared the umask ([`crate::umask::clear_for_thread`]).
+    pub fn mkdir_masked(&self, name: impl AsRef<OsStr>, mode: Mode) -> io::Result<()> {
+        Ok(fs::mkdirat(&self.fd, single(name.as_ref())?, mode)?)
+    }
+
+    /// Makes the regular file `name`, which must not exist, and opens it for writing. `mode` is subject to the
+    /// umask.
+    pub fn create_new(&self, name: impl AsRef<OsStr>, mode: Mode) -> io::Result<File> {
+        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        Ok(File::from(fs::openat(&self.fd, single(name.as_ref())?, flags, mode)?))
+    }
+
     /// Makes every missing directory of `rel` with `mode`, and opens the last. No link is followed.
     pub fn mkdir_all(&self, rel: impl AsRef<Path>, mode: Mode) -> io::Result<Dir> {
         let mut dir = self.try_clone()?;

@@ -22,6 +22,7 @@ pub mod pty;
 pub mod seccomp;
 pub mod signal;
 pub mod socket;
+pub mod umask;
 pub mod xattr;
 
 pub use dir::{Dir, Entry};

@@ -17,6 +17,7 @@ mod sparse;
 mod tests;
 pub mod writer;
 
+pub(crate) use reader::shown;
 pub use reader::{Reader, TarError};
 
 /// Size of a block, in bytes: everything in an archive is padded to it.

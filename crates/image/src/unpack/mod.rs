@@ -1,0 +1,195 @@
+//! [`unpack`]: a layer's tar into a directory in overlay format, in one pass.
+//!
+//! The stream is read once: it is hashed (diff ID), parsed, and written straight to where it stays. No mount is
+//! needed and nothing of the stream is kept. Three threads share the work (`pipeline`); the one that makes files
+//! knows the layer's own directory and, read-only, the layers below.
+//!
+//! - `name`: which names are taken, refused, or mean a whiteout.
+//! - `dirs`: the layer's directories, and what is to be set on them.
+//! - `layer`: an entry becomes a thing in the layer.
+//! - `meta`: owner, mode, attributes, times.
+//! - `below`: what is taken over from the layers below.
+//! - `finish`: the directories, when everything is in them.
+//!
+//! Rules, where archives or unpackers differ:
+//! - Names are cleaned by their text: a leading `/` is dropped, `a/../b` is `b`, and a name that leaves the layer is
+//!   refused. A symbolic link *of this layer* on the way of a name is followed as if the layer were the whole file
+//!   system, as docker, podman and containerd do; one of a layer below is not, it is hidden by a directory.
+//! - Later entries replace earlier ones of the same name, whatever kind either is; two directories become one.
+//! - A hard link gets nothing from its own header: it is the file it names. That may be one of a layer below, which
+//!   is then copied up, as a link made in the merged view would do.
+//! - A whiteout concerns the layers below only, whether it comes before or after what this layer has there.
+//! - A directory that the layer does not list takes owner, mode, times and attributes from the layers below; where
+//!   they have none, 0755 0:0 and the epoch.
+//! - Attributes are stored, or the layer is refused; but for labels that only mean something on the machine that
+//!   made the archive (`meta::HOST_ONLY`).
+
+mod below;
+mod dirs;
+mod finish;
+mod layer;
+mod meta;
+mod name;
+mod pipeline;
+
+use std::io::{self, Read, Write};
+
+use overlay::{Format, Stack};
+use store::{Digest, Usage};
+use sys::Dir;
+
+use crate::tar::TarError;
+
+/// What a layer may cost at most.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Limits {
+    /// Bytes of the tar.
+    pub bytes: u64,
+    /// Entries in the tar.
+    pub entries: u64,
+    /// Bytes of extended headers, long names and sparse maps of one entry.
+    pub header: usize,
+    /// Bytes of a name.
+    pub name: usize,
+}
+
+impl Default for Limits {
+    /// A tebibyte, ten million entries, a mebibyte of headers (as in Go), names of 4,096 bytes (`PATH_MAX`).
+    fn default() -> Limits {
+        Limits {
+            bytes: 1 << 40,
+            entries: 10_000_000,
+            header: 1 << 20,
+            name: 4096,
+        }
+    }
+}
+
+/// What was unpacked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Unpacked {
+    /// SHA-256 of the tar.
+    pub diff_id: Digest,
+    /// What the layer's directory takes on disk.
+    pub usage: Usage,
+    /// Whether the result depends on the layers below: on a directory taken over from them, a file copied up, or an
+    /// opaque root.
+    pub depends_on_below: bool,
+    /// Whether the layer lists its root directory. If not, the root is 0755 0:0 with the epoch as its times, and
+    /// says nothing.
+    pub root_listed: bool,
+}
+
+/// Why a layer cannot be unpacked. Every variant names the entry it concerns.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum UnpackError {
+    /// The archive cannot be read.
+    #[error(transparent)]
+    Archive(#[from] TarError),
+    /// An entry that is not taken.
+    #[error("{name:?}: {what}")]
+    Refused {
+        /// The entry.
+        name: String,
+        /// Why.
+        what: String,
+    },
+    /// The system refused to make an entry.
+    #[error("{name:?}: {doing} failed")]
+    Make {
+        /// The entry.
+        name: String,
+        /// What was being done.
+        doing: String,
+        /// What the system said.
+        #[source]
+        source: io::Error,
+    },
+    /// The layer exceeds a limit.
+    #[error("{name:?}: the layer has more than {limit} {what}")]
+    TooLarge {
+        /// The entry with which it does.
+        name: String,
+        /// Of what.
+        what: &'static str,
+        /// How many are allowed.
+        limit: u64,
+    },
+    /// The content record cannot be written.
+    #[error("writing the layer's record failed")]
+    Record(#[source] io::Error),
+    /// The threads cannot be started.
+    #[error("starting the threads that unpack failed")]
+    Threads(#[source] io::Error),
+}
+
+/// Unpacks `tar`, a layer's inflated archive, into the empty directory `into`, as a layer of a privileged overlay
+/// ([`Format::TRUSTED`]); see [`unpack_as`].
+pub fn unpack(
+    tar: impl Read,
+    into: &Dir,
+    below_top_first: &[Dir],
+    record: impl Write + Send,
+    limits: &Limits,
+    progress: &dyn Fn(u64),
+) -> Result<Unpacked, UnpackError> {
+    unpack_as(
+        Format::TRUSTED,
+        tar,
+        into,
+        below_top_first,
+        record,
+        limits,
+        progress,
+    )
+}
+
+/// Unpacks `tar` into the empty directory `into`, in the given overlay format.
+///
+/// `below_top_first` are the directories of the layers beneath, which must not change meanwhile; they are only read.
+/// The content record (`docs/format/record.md`) goes to `record`. `progress` is called from this thread with the
+/// number of bytes of `tar` read so far.
+///
+/// Nothing is made durable here, and after an error `into` holds what was made until then: that is for the caller to
+/// sync, or to remove.
+pub fn unpack_as(
+    format: Format,
+    tar: impl Read,
+    into: &Dir,
+    below_top_first: &[Dir],
+    record: impl Write + Send,
+    limits: &Limits,
+    progress: &dyn Fn(u64),
+) -> Result<Unpacked, UnpackError> {
+    let make_files = |stream| {
+        // Modes are taken as they are. Where that is forbidden each file's is looked at and mended.
+        let _ = sys::umask::clear_for_thread();
+        let below = Stack::new(below_top_first, format.prefix);
+        layer::Unpacking::new(stream, into, format, below, record, limits)?.run()
+    };
+    let (made, diff_id) = pipeline::run(tar, progress, make_files).map_err(UnpackError::Threads)?;
+    let made = made?;
+    Ok(Unpacked {
+        diff_id,
+        usage: made.usage,
+        depends_on_below: made.depends_on_below,
+        root_listed: made.root_listed,
+    })
+}
+
+/// For `map_err`: an error of the system while doing something for an entry.
+fn failed(name: &[u8], doing: impl Into<String>) -> impl FnOnce(io::Error) -> UnpackError {
+    let name = crate::tar::shown(name);
+    let doing = doing.into();
+    move |source| UnpackError::Make { name, doing, source }
+}
+
+/// An entry that is not taken.
+fn refused(name: &[u8], what: impl Into<String>) -> UnpackError {
+    UnpackError::Refused {
+        name: crate::tar::shown(name),
+        what: what.into(),
+    }
+}
