@@ -118,17 +118,17 @@ impl Store {
                 }
             };
             q.run(
-                "UPDATE snapshots SET key = ?, kind = ?, parent = ?, labels = ?, created = ?8, updated = ?8,
-                   bytes = ?, apparent = ?, inodes = ?, ephemeral = 0 WHERE id = ?9",
+                "UPDATE snapshots SET key = ?, kind = ?, parent = ?, labels = ?, created = ?5, updated = ?5,
+                   bytes = ?, apparent = ?, inodes = ?, ephemeral = 0 WHERE id = ?",
                 (
                     name,
                     Kind::Committed,
                     parent,
                     labels_to(&options.labels),
+                    now(),
                     int(usage.bytes),
                     int(usage.apparent),
                     int(usage.inodes),
-                    now(),
                     row.id,
                 ),
             )?;

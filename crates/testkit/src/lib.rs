@@ -13,6 +13,7 @@ pub mod program;
 pub mod random;
 pub mod registry;
 pub mod scripted;
+pub mod snapshotter;
 pub mod soak;
 
 pub use image::{Built, Compression, Image};

@@ -1,4 +1,4 @@
-//! What the store's tests share: images out of nothing, and the invariants.
+//! What the store's tests share: images out of nothing, the invariants, and the store as a snapshotter.
 
 #![allow(dead_code, reason = "each test file uses its part")]
 
@@ -7,9 +7,12 @@ use std::fs;
 use std::io::Write;
 use std::path::Path;
 
+use mount::Mount;
 use store::{
-    Container, Descriptor, Digest, ImageLayer, ImageRecord, LayerMeta, Lease, PrepareOptions, Store, Usage,
+    CommitOptions, Container, Descriptor, Digest, ImageLayer, ImageRecord, Info, Labels, LayerMeta, Lease,
+    PrepareOptions, SnapshotError, Store, Usage,
 };
+use testkit::snapshotter::Snapshotter;
 
 /// Brings a blob of type `text/plain`.
 pub(crate) fn blob(store: &Store, lease: &Lease, content: &str) -> Descriptor {
@@ -174,4 +177,89 @@ pub(crate) fn check(root: &Path, settled: bool) -> Vec<String> {
     let integrity = strings("SELECT integrity_check FROM pragma_integrity_check");
     wrong.extend(integrity.into_iter().filter(|line| line != "ok"));
     wrong
+}
+
+/// A namespace of a store of its own, as the contract suite sees it.
+pub(crate) struct Subject {
+    store: Store,
+    _temp: tempfile::TempDir,
+}
+
+impl Subject {
+    pub(crate) fn new() -> Subject {
+        let temp = tempfile::tempdir().unwrap();
+        let store = Store::open(&temp.path().join("store")).unwrap();
+        // Another namespace with the same keys, which must not matter.
+        store.prepare("other", "active", None, &plain()).unwrap();
+        store.prepare("other", "base", None, &plain()).unwrap();
+        Subject { store, _temp: temp }
+    }
+}
+
+impl Drop for Subject {
+    fn drop(&mut self) {
+        if !std::thread::panicking() {
+            self.store.collect_older_than(std::time::Duration::ZERO).unwrap();
+            assert_eq!(check(self.store.root(), true), Vec::<String>::new());
+        }
+    }
+}
+
+impl Snapshotter for Subject {
+    fn prepare(&self, key: &str, parent: Option<&str>, labels: &Labels) -> Result<Vec<Mount>, SnapshotError> {
+        let options = PrepareOptions {
+            labels: labels.clone(),
+            ..plain()
+        };
+        self.store.prepare("ns", key, parent, &options)
+    }
+
+    fn view(&self, key: &str, parent: Option<&str>, labels: &Labels) -> Result<Vec<Mount>, SnapshotError> {
+        let options = PrepareOptions {
+            labels: labels.clone(),
+            ..plain()
+        };
+        self.store.view("ns", key, parent, &options)
+    }
+
+    fn mounts(&self, key: &str) -> Result<Vec<Mount>, SnapshotError> {
+        self.store.mounts("ns", key)
+    }
+
+    fn commit(
+        &self,
+        name: &str,
+        key: &str,
+        labels: &Labels,
+        parent: Option<&str>,
+    ) -> Result<(), SnapshotError> {
+        let options = CommitOptions {
+            labels: labels.clone(),
+            parent: parent.map(str::to_owned),
+        };
+        self.store.commit("ns", name, key, &options)
+    }
+
+    fn remove(&self, key: &str) -> Result<(), SnapshotError> {
+        self.store.remove("ns", key)
+    }
+
+    fn stat(&self, key: &str) -> Result<Info, SnapshotError> {
+        self.store.stat("ns", key)
+    }
+
+    fn update(&self, key: &str, labels: &Labels, fields: &[&str]) -> Result<Info, SnapshotError> {
+        self.store.update("ns", key, labels, fields)
+    }
+
+    fn walk(&self, visit: &mut dyn FnMut(Info)) -> Result<(), SnapshotError> {
+        self.store.walk("ns", |info| {
+            visit(info);
+            Ok(())
+        })
+    }
+
+    fn usage(&self, key: &str) -> Result<Usage, SnapshotError> {
+        self.store.usage("ns", key)
+    }
 }
