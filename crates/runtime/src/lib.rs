@@ -1,5 +1,37 @@
-//! runtime
+//! Containers: the bundle, the process made from it, and the supervisor that looks after it.
+//!
+//! What it is: everything between an OCI bundle with a mounted root file system and a running process, and back to its
+//! exit code. Its contract is the OCI runtime specification 1.2: what the launcher does, it does because
+//! `config.json` says so.
+//!
+//! What it never does: mount a root file system, know what an image or a store is, open a database, print, read the
+//! environment. It has no threads and no async runtime.
+//!
+//! | where | what |
+//! |---|---|
+//! | [`bundle`] | the directory of a container |
+//! | [`start()`] | from a bundle to a running program |
+//! | [`supervisor`] | the process that stays beside it |
+//! | `launch` | from a spec to a process, step by step |
+//! | [`state`] | what a container does, asked by anyone |
+//! | [`control`] | the language that supervisors speak |
+//! | [`terminal`] | the foreground: signals, keys, windows |
+//! | [`options`] | the values of `run`'s flags |
+//! | [`seccomp`] | system call filters |
+//!
+//! Start reading at [`start()`], then `launch`.
 #![cfg_attr(not(test), warn(clippy::disallowed_methods))]
 
+pub mod bundle;
+pub mod control;
+mod external;
+mod launch;
 pub mod options;
 pub mod seccomp;
+mod start;
+pub mod state;
+pub mod supervisor;
+pub mod terminal;
+
+pub use launch::INIT_ANNOTATION;
+pub use start::{Helper, Running, StartError, StartRequest, start};

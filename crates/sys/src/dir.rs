@@ -158,7 +158,12 @@ impl Dir {
     /// umask.
     pub fn create_new(&self, name: impl AsRef<OsStr>, mode: Mode) -> io::Result<File> {
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        Ok(File::from(fs::openat(&self.fd, single(name.as_ref())?, flags, mode)?))
+        Ok(File::from(fs::openat(
+            &self.fd,
+            single(name.as_ref())?,
+            flags,
+            mode,
+        )?))
     }
 
     /// Makes every missing directory of `rel` with `mode`, and opens the last. No link is followed.

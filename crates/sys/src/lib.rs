@@ -15,6 +15,7 @@ pub mod bpf;
 pub mod caps;
 pub mod dir;
 pub mod fd;
+pub mod init;
 pub mod mount;
 pub mod net;
 pub mod process;

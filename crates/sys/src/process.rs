@@ -147,9 +147,9 @@ impl CStrings {
         Ok(CStrings { strings, pointers })
     }
 
-    /// The strings.
-    pub fn as_slice(&self) -> &[CString] {
-        &self.strings
+    /// The strings alone.
+    pub fn into_vec(self) -> Vec<CString> {
+        self.strings
     }
 }
 
@@ -197,6 +197,15 @@ pub fn send_signal(pidfd: BorrowedFd<'_>, signal: i32) -> io::Result<()> {
 pub fn close_on_exec_from(first: u32) -> io::Result<()> {
     // SAFETY: the call changes a flag of descriptors; no memory is passed, nothing is closed now.
     check(unsafe { libc::syscall(libc::SYS_close_range, first, u32::MAX, libc::CLOSE_RANGE_CLOEXEC) })
+}
+
+/// Gives the calling process a session keyring of its own, so that it does not see the keys of the user who started
+/// it. `ENOSYS` on a kernel without keys.
+pub fn join_new_session_keyring() -> io::Result<()> {
+    const JOIN_SESSION_KEYRING: libc::c_int = 1;
+    let anonymous = std::ptr::null::<c_char>();
+    // SAFETY: a null name asks for a new keyring without one; nothing else is passed.
+    check(unsafe { libc::syscall(libc::SYS_keyctl, JOIN_SESSION_KEYRING, anonymous) })
 }
 
 /// Sets the execution domain (`personality(2)`).

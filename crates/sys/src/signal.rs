@@ -30,6 +30,10 @@ impl Set {
         set
     }
 
+    pub(crate) fn as_ptr(&self) -> *const libc::sigset_t {
+        &self.0
+    }
+
     /// The set with `signal`; a number that is no signal changes nothing.
     #[must_use]
     pub fn with(mut self, signal: i32) -> Set {
@@ -58,14 +62,23 @@ pub fn set_mask(set: Set) -> io::Result<Set> {
 }
 
 /// Gives every signal its default effect again, those too that this process or the one that started it ignored:
-/// what is ignored stays so across exec.
+/// what is ignored stays so across exec. The two that the C library keeps for itself are among them: its own
+/// `posix_spawn` leaves them ignored.
 pub fn reset_all() {
+    /// As the kernel takes it, of no handler and no flags; longer than on any machine.
+    const DEFAULT: [u64; 4] = [0; 4];
     for signal in 1..=MAX {
-        if signal == libc::SIGKILL || signal == libc::SIGSTOP {
-            continue;
-        }
-        // SAFETY: SIG_DFL runs none of our code. The two numbers that the C library keeps make the call fail.
-        unsafe { libc::signal(signal, libc::SIG_DFL) };
+        // SAFETY: the kernel reads a `struct kernel_sigaction`, all zero: SIG_DFL, which runs none of our code. The
+        // two signals that cannot be handled make the call fail.
+        unsafe {
+            libc::syscall(
+                libc::SYS_rt_sigaction,
+                signal,
+                DEFAULT.as_ptr(),
+                std::ptr::null_mut::<u64>(),
+                size_of::<u64>(),
+            )
+        };
     }
 }
 

@@ -38,8 +38,17 @@ pub fn pair() -> io::Result<(OwnedFd, OwnedFd)> {
 /// A listening socket named `name` in `dir`, for the owner alone (0600). The name is reached through the
 /// directory's descriptor: a path of its own would be cut at 107 bytes.
 pub fn listen(dir: &Dir, name: &str) -> io::Result<OwnedFd> {
+    listen_as(SocketType::SEQPACKET, dir, name)
+}
+
+/// As [`listen`], for a stream of bytes: what OCI runtimes send a terminal to.
+pub fn listen_stream(dir: &Dir, name: &str) -> io::Result<OwnedFd> {
+    listen_as(SocketType::STREAM, dir, name)
+}
+
+fn listen_as(kind: SocketType, dir: &Dir, name: &str) -> io::Result<OwnedFd> {
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-    let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)?;
+    let socket = rustix::net::socket_with(AddressFamily::UNIX, kind, flags, None)?;
     // The mode of the socket's name is that of the socket itself, less the umask.
     rustix::fs::fchmod(&socket, Mode::RUSR | Mode::WUSR)?;
     rustix::net::bind(&socket, &address(dir.as_fd(), name)?)?;
@@ -47,9 +56,9 @@ pub fn listen(dir: &Dir, name: &str) -> io::Result<OwnedFd> {
     Ok(socket)
 }
 
-/// Takes the next connection, if one waits.
+/// Takes the next connection, if one waits. It is non-blocking.
 pub fn accept(listener: BorrowedFd<'_>) -> io::Result<Option<OwnedFd>> {
-    match rustix::net::accept_with(listener, SocketFlags::CLOEXEC) {
+    match rustix::net::accept_with(listener, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK) {
         Ok(connection) => Ok(Some(connection)),
         Err(rustix::io::Errno::AGAIN | rustix::io::Errno::CONNABORTED) => Ok(None),
         Err(error) => Err(error.into()),
@@ -105,8 +114,9 @@ pub fn receive(socket: BorrowedFd<'_>, max: usize) -> io::Result<Option<Message>
         let mut iov = [IoSliceMut::new(&mut bytes)];
         match rustix::net::recvmsg(socket, &mut iov, &mut control, RecvFlags::CMSG_CLOEXEC) {
             Err(rustix::io::Errno::INTR) => continue,
-            // The other end was closed with messages of ours unread: it is gone all the same.
-            Err(rustix::io::Errno::CONNRESET) => return Ok(None),
+            // Told once, when the other end was closed with messages of ours unread; what it had sent before, and
+            // then its end, come after.
+            Err(rustix::io::Errno::CONNRESET) => continue,
             other => break other?,
         }
     };
@@ -149,6 +159,16 @@ mod tests {
         assert!(receive(b.as_fd(), 100).unwrap().is_none());
         let error = send(b.as_fd(), b"three", &[]).unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::BrokenPipe);
+    }
+
+    #[test]
+    fn the_last_words_of_one_who_did_not_listen() {
+        let (a, b) = pair().unwrap();
+        send(a.as_fd(), b"unread", &[]).unwrap();
+        send(b.as_fd(), b"last", &[]).unwrap();
+        drop(b);
+        assert_eq!(receive(a.as_fd(), 100).unwrap().unwrap().bytes, b"last");
+        assert!(receive(a.as_fd(), 100).unwrap().is_none());
     }
 
     #[test]

@@ -1,0 +1,294 @@
+//! [`Bundle`]: the directory of one container, `<state>/<namespace>/<id>`, as the OCI runtime specification
+//! ("Filesystem Bundle") has it, with strata's own files beside `config.json`.
+//!
+//! | file | written by | what |
+//! |---|---|---|
+//! | `config.json` | the engine | the OCI spec: everything the launcher does |
+//! | `rootfs/` | the engine | where the root file system is mounted |
+//! | `strata.json` | the engine | version and feature flags of this directory |
+//! | `state.json` | the supervisor | the process, told apart from a reused number |
+//! | `exit.json` | the supervisor | how it ended |
+//! | `control.sock` | the supervisor | requests to it ([`crate::control`]) |
+
+use std::ffi::OsStr;
+use std::io::{self, Read, Write};
+use std::path::{Path, PathBuf};
+
+use oci_spec::runtime::Spec;
+use rustix::fs::{Mode, OFlags};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use sys::Dir;
+
+/// Version of the bundle directory that this code writes.
+pub const VERSION: u32 = 1;
+
+pub(crate) const CONFIG: &str = "config.json";
+pub(crate) const ROOTFS: &str = "rootfs";
+pub(crate) const FORMAT: &str = "strata.json";
+pub(crate) const STATE: &str = "state.json";
+pub(crate) const EXIT: &str = "exit.json";
+pub(crate) const CONTROL: &str = "control.sock";
+
+/// No file of a bundle is longer; a longer one is not read.
+const MAX_FILE: u64 = 16 << 20;
+
+/// What went wrong with a bundle.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum BundleError {
+    /// A file or directory of it could not be made, read or removed.
+    #[error("{}: {source}", path.display())]
+    Io {
+        /// The file or directory.
+        path: PathBuf,
+        /// The kernel's answer.
+        source: io::Error,
+    },
+    /// The id is no name for a directory.
+    #[error("{0:?} is not a container id (letters, digits, `_`, `.`, `-`)")]
+    Id(String),
+    /// A file is not the JSON it should be.
+    #[error("{}: {source}", path.display())]
+    Json {
+        /// The file.
+        path: PathBuf,
+        /// Where and why.
+        source: serde_json::Error,
+    },
+    /// The bundle was written by a strata that knows more than this one.
+    #[error("{}: written by a newer strata ({detail})", path.display())]
+    Newer {
+        /// The bundle.
+        path: PathBuf,
+        /// The version, or the features that are not known here.
+        detail: String,
+    },
+}
+
+/// Contents of `strata.json`: who may use this directory.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Format {
+    /// [`VERSION`] of the one who made it.
+    pub version: u32,
+    /// Features that others may ignore.
+    #[serde(default)]
+    pub compat: Vec<String>,
+    /// Features without which the bundle may be read, but not started or removed.
+    #[serde(default)]
+    pub ro_compat: Vec<String>,
+    /// Features without which nothing here can be trusted.
+    #[serde(default)]
+    pub incompat: Vec<String>,
+}
+
+/// An open bundle.
+#[derive(Debug)]
+pub struct Bundle {
+    path: PathBuf,
+    dir: Dir,
+}
+
+impl Bundle {
+    /// Makes the bundle of the container `id` in the existing directory `parent`: closed to others (0700), with
+    /// an empty `rootfs` and `strata.json`. An `id` that exists answers `AlreadyExists`.
+    pub fn create(parent: &Path, id: &str) -> Result<Bundle, BundleError> {
+        let good = |byte: u8| byte.is_ascii_alphanumeric() || b"_.-".contains(&byte);
+        if id.is_empty() || id.starts_with('.') || !id.bytes().all(good) {
+            return Err(BundleError::Id(id.to_owned()));
+        }
+        let path = std::path::absolute(parent.join(id)).map_err(|source| io_error(parent, source))?;
+        let made = || -> io::Result<Bundle> {
+            let above = Dir::open_ambient(parent)?;
+            above.mkdir(id, Mode::RWXU)?;
+            let dir = above.open_dir(id)?;
+            dir.mkdir(ROOTFS, Mode::from_raw_mode(0o755))?;
+            Ok(Bundle {
+                path: path.clone(),
+                dir,
+            })
+        };
+        let bundle = made().map_err(|source| io_error(&path, source))?;
+        let format = Format {
+            version: VERSION,
+            compat: Vec::new(),
+            ro_compat: Vec::new(),
+            incompat: Vec::new(),
+        };
+        bundle.write_json(FORMAT, &format)?;
+        Ok(bundle)
+    }
+
+    /// Opens a bundle. One that needs features unknown here is refused.
+    pub fn open(path: &Path) -> Result<Bundle, BundleError> {
+        let path = std::path::absolute(path).map_err(|source| io_error(path, source))?;
+        let dir = Dir::open_ambient(&path).map_err(|source| io_error(&path, source))?;
+        let bundle = Bundle { path, dir };
+        // A bundle made by another engine has no such file, and then nothing in it that we must know of.
+        if let Some(format) = bundle.read_json::<Format>(FORMAT)? {
+            let unknown = [&format.incompat, &format.ro_compat].into_iter().flatten();
+            let unknown: Vec<&str> = unknown.map(String::as_str).collect();
+            if format.version > VERSION || !unknown.is_empty() {
+                let detail = format!("version {} {}", format.version, unknown.join(" "));
+                return Err(BundleError::Newer {
+                    path: bundle.path,
+                    detail: detail.trim_end().to_owned(),
+                });
+            }
+        }
+        Ok(bundle)
+    }
+
+    /// Absolute path of the bundle.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The bundle as a directory descriptor.
+    pub fn dir(&self) -> &Dir {
+        &self.dir
+    }
+
+    /// The container's id: the bundle's last component.
+    pub fn id(&self) -> &str {
+        self.path.file_name().and_then(OsStr::to_str).unwrap_or_default()
+    }
+
+    /// Where the root file system is mounted.
+    pub fn rootfs(&self) -> PathBuf {
+        self.path.join(ROOTFS)
+    }
+
+    /// Writes `config.json`.
+    pub fn write_spec(&self, spec: &Spec) -> Result<(), BundleError> {
+        self.write_json(CONFIG, spec)
+    }
+
+    /// Reads `config.json`.
+    pub fn spec(&self) -> Result<Spec, BundleError> {
+        self.read_json(CONFIG)?
+            .ok_or_else(|| io_error(&self.path.join(CONFIG), io::ErrorKind::NotFound.into()))
+    }
+
+    /// Writes the file `name` with `mode`: readers see the old contents or the new, never a part. Not durable:
+    /// a bundle does not outlive a reboot.
+    pub fn write(&self, name: &str, contents: &[u8], mode: u32) -> Result<(), BundleError> {
+        let write = || -> io::Result<()> {
+            let new = format!("{name}.new");
+            let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC | OFlags::NOFOLLOW;
+            let mode = Mode::from_raw_mode(mode);
+            let mut file = self.dir.open_file(&new, flags, mode)?;
+            file.write_all(contents)?;
+            // The umask is the caller's business, the mode ours.
+            rustix::fs::fchmod(&file, mode)?;
+            self.dir.rename(&new, &self.dir, name)
+        };
+        write().map_err(|source| io_error(&self.path.join(name), source))
+    }
+
+    /// Reads the file `name`; `None` where it does not exist.
+    pub fn read(&self, name: &str) -> Result<Option<Vec<u8>>, BundleError> {
+        let read = || -> io::Result<Vec<u8>> {
+            let file = self.dir.open_file(name, OFlags::RDONLY, Mode::empty())?;
+            let mut contents = Vec::new();
+            file.take(MAX_FILE).read_to_end(&mut contents)?;
+            Ok(contents)
+        };
+        match read() {
+            Ok(contents) => Ok(Some(contents)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(source) => Err(io_error(&self.path.join(name), source)),
+        }
+    }
+
+    pub(crate) fn write_json(&self, name: &str, value: &impl Serialize) -> Result<(), BundleError> {
+        let text = serde_json::to_vec(value).map_err(|source| BundleError::Json {
+            path: self.path.join(name),
+            source,
+        })?;
+        self.write(name, &text, 0o600)
+    }
+
+    pub(crate) fn read_json<T: DeserializeOwned>(&self, name: &str) -> Result<Option<T>, BundleError> {
+        let Some(text) = self.read(name)? else {
+            return Ok(None);
+        };
+        serde_json::from_slice(&text)
+            .map(Some)
+            .map_err(|source| BundleError::Json {
+                path: self.path.join(name),
+                source,
+            })
+    }
+
+    /// Removes the bundle and everything in it. The root file system must have been detached before: what is
+    /// mounted is never entered, and answers `EBUSY`.
+    pub fn remove(self) -> Result<(), BundleError> {
+        let remove = || -> io::Result<()> {
+            let name = self.path.file_name().ok_or(io::ErrorKind::InvalidInput)?;
+            let parent = self.path.parent().ok_or(io::ErrorKind::InvalidInput)?;
+            Dir::open_ambient(parent)?.remove_tree(name)
+        };
+        remove().map_err(|source| io_error(&self.path, source))
+    }
+}
+
+fn io_error(path: &Path, source: io::Error) -> BundleError {
+    BundleError::Io {
+        path: path.to_path_buf(),
+        source,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn made_written_read_removed() {
+        let temp = tempfile::tempdir().unwrap();
+        let bundle = Bundle::create(temp.path(), "abc").unwrap();
+        assert_eq!(bundle.id(), "abc");
+        assert!(matches!(
+            Bundle::create(temp.path(), "abc"),
+            Err(BundleError::Io { .. })
+        ));
+        let spec = Spec::default();
+        bundle.write_spec(&spec).unwrap();
+        assert_eq!(Bundle::open(bundle.path()).unwrap().spec().unwrap(), spec);
+        assert_eq!(bundle.read("nothing").unwrap(), None);
+        bundle.write("hosts", b"127.0.0.1", 0o644).unwrap();
+        assert_eq!(bundle.read("hosts").unwrap().unwrap(), b"127.0.0.1");
+        let path = bundle.path().to_path_buf();
+        bundle.remove().unwrap();
+        assert!(!path.exists());
+    }
+
+    #[test]
+    fn ids_are_names() {
+        let temp = tempfile::tempdir().unwrap();
+        for bad in ["", "..", "a/b", "a b", ".hidden", "ä"] {
+            assert!(
+                matches!(Bundle::create(temp.path(), bad), Err(BundleError::Id(_))),
+                "{bad}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_newer_one_is_refused() {
+        let temp = tempfile::tempdir().unwrap();
+        let bundle = Bundle::create(temp.path(), "abc").unwrap();
+        for text in [r#"{"version":2}"#, r#"{"version":1,"incompat":["x"]}"#] {
+            bundle.write(FORMAT, text.as_bytes(), 0o600).unwrap();
+            assert!(
+                matches!(Bundle::open(bundle.path()), Err(BundleError::Newer { .. })),
+                "{text}"
+            );
+        }
+        bundle
+            .write(FORMAT, br#"{"version":1,"compat":["x"]}"#, 0o600)
+            .unwrap();
+        Bundle::open(bundle.path()).unwrap();
+    }
+}

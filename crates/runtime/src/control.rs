@@ -1,0 +1,155 @@
+//! What is said to a supervisor and what it answers: one JSON object a message, on a `SOCK_SEQPACKET` socket,
+//! descriptors beside it.
+//!
+//! The first connection is the one the supervisor is started with; every later one comes in at `control.sock`.
+//! Both speak the same language, so that the one who started a container has nothing that another who connects
+//! cannot have. Every message carries [`VERSION`]; a supervisor answers a request it does not know with
+//! [`Reply::Error`], so that a newer command line can tell and fall back.
+
+use std::ffi::OsString;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::PathBuf;
+
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+use crate::bundle::{self, Bundle};
+use crate::state::Exit;
+
+/// Version of the protocol.
+pub const VERSION: u32 = 1;
+
+/// No message is longer.
+const MAX_MESSAGE: usize = 64 << 10;
+
+/// What a supervisor is asked.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum Request {
+    /// Start the container; the first request and only on the first connection. Brings three descriptors: its
+    /// standard streams. Answered by `Started` or `Failed`, and later by `Exited`.
+    Start {
+        /// Rows and columns of the terminal, where the spec asks for one.
+        size: Option<(u16, u16)>,
+        /// The OCI runtime to drive instead of the launcher.
+        runtime: Option<PathBuf>,
+        /// Program and arguments to run at the end if the one who asked is gone by then.
+        cleanup: Vec<OsString>,
+    },
+    /// Answer `Exited` when the container has ended.
+    Wait,
+    /// Send this signal to its first process.
+    Kill {
+        /// The signal's number.
+        signal: i32,
+    },
+    /// Set the size of its terminal.
+    Resize {
+        /// Lines.
+        rows: u16,
+        /// Characters a line.
+        columns: u16,
+    },
+}
+
+/// What a supervisor answers.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum Reply {
+    /// The program was executed. Brings the master of its terminal, where it has one.
+    Started {
+        /// Its process id as the supervisor sees it.
+        pid: i32,
+    },
+    /// Nothing runs, and nothing is left behind.
+    Failed {
+        /// 125 strata's own failure, 126 the program cannot be run, 127 it was not found.
+        code: u8,
+        /// What failed, in one line.
+        message: String,
+    },
+    /// The container has ended.
+    Exited(Exit),
+    /// Done.
+    Done,
+    /// The request was not understood or could not be done.
+    Error {
+        /// Why.
+        message: String,
+    },
+}
+
+#[derive(Serialize, Deserialize)]
+struct Envelope<T> {
+    version: u32,
+    #[serde(alias = "reply")]
+    request: T,
+}
+
+/// One end of a connection.
+#[derive(Debug)]
+pub struct Connection {
+    socket: OwnedFd,
+}
+
+impl Connection {
+    /// Connects to the supervisor of a bundle. `ConnectionRefused` or `NotFound` when there is none.
+    pub fn open(bundle: &Bundle) -> io::Result<Connection> {
+        Ok(Connection {
+            socket: sys::socket::connect(bundle.dir(), bundle::CONTROL)?,
+        })
+    }
+
+    /// Takes a connected socket.
+    pub fn from_socket(socket: OwnedFd) -> Connection {
+        Connection { socket }
+    }
+
+    /// Sends one message with descriptors.
+    pub fn send(&self, message: &impl Serialize, fds: &[BorrowedFd<'_>]) -> io::Result<()> {
+        let envelope = Envelope {
+            version: VERSION,
+            request: message,
+        };
+        sys::socket::send(self.socket.as_fd(), &serde_json::to_vec(&envelope)?, fds)
+    }
+
+    /// Waits for the next message; `None` when the other end is gone. What is not understood is `InvalidData`.
+    pub fn receive<T: DeserializeOwned>(&self) -> io::Result<Option<(T, Vec<OwnedFd>)>> {
+        let Some(message) = sys::socket::receive(self.socket.as_fd(), MAX_MESSAGE)? else {
+            return Ok(None);
+        };
+        let envelope: Envelope<T> = serde_json::from_slice(&message.bytes)?;
+        Ok(Some((envelope.request, message.fds)))
+    }
+}
+
+impl AsFd for Connection {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn both_ways_and_the_unknown() {
+        let (a, b) = sys::socket::pair().unwrap();
+        let (a, b) = (Connection::from_socket(a), Connection::from_socket(b));
+        a.send(&Request::Kill { signal: 15 }, &[]).unwrap();
+        let (request, _) = b.receive::<Request>().unwrap().unwrap();
+        assert!(matches!(request, Request::Kill { signal: 15 }));
+        b.send(&Reply::Done, &[]).unwrap();
+        assert!(matches!(a.receive::<Reply>().unwrap().unwrap().0, Reply::Done));
+        a.send(&"fly", &[]).unwrap();
+        let error = b.receive::<Request>().unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::InvalidData);
+        drop(a);
+        assert!(b.receive::<Request>().unwrap().is_none());
+    }
+}

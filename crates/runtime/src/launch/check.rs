@@ -1,0 +1,130 @@
+//! What this launcher does not do is refused by name before anything is made: no field of a spec is passed over in
+//! silence.
+
+use oci_spec::runtime::{LinuxSeccompAction, LinuxSyscall, Spec};
+
+use super::fault::{Fault, Result};
+use super::namespaces::Namespaces;
+use sys::process::namespaces as kind;
+
+/// Refuses what cannot be done, and specs that contradict themselves.
+pub(super) fn check(spec: &Spec, namespaces: &Namespaces) -> Result<()> {
+    let refuse = |what: &str| Err(Fault::new(format!("{what} is not supported")));
+    if spec.vm().is_some() || spec.windows().is_some() || spec.solaris().is_some() || spec.zos().is_some() {
+        return refuse("a configuration for another platform (vm, windows, solaris, zos)");
+    }
+    if !spec.version().starts_with("1.") {
+        return refuse(&format!("ociVersion {:?}", spec.version()));
+    }
+    if let Some(process) = spec.process() {
+        if !process.cwd().is_absolute() {
+            return Err(Fault::new(format!(
+                "working directory {:?} is not absolute",
+                process.cwd().display()
+            )));
+        }
+        if process
+            .selinux_label()
+            .as_deref()
+            .is_some_and(|label| !label.is_empty())
+        {
+            return refuse("process.selinuxLabel");
+        }
+    }
+    if namespaces.joined.iter().any(|joined| joined.kind == kind::USER) {
+        return refuse("joining a user namespace by path");
+    }
+    for (what, kind, given) in [
+        ("hostname", kind::UTS, spec.hostname().is_some()),
+        ("domainname", kind::UTS, spec.domainname().is_some()),
+    ] {
+        if given && !namespaces.has(kind) {
+            return Err(Fault::new(format!(
+                "{what} is set, but the container shares the host's uts namespace"
+            )));
+        }
+    }
+    let Some(linux) = spec.linux() else {
+        return Ok(());
+    };
+    if linux.intel_rdt().is_some() {
+        return refuse("linux.intelRdt");
+    }
+    if linux.memory_policy().is_some() {
+        return refuse("linux.memoryPolicy");
+    }
+    if linux
+        .net_devices()
+        .as_ref()
+        .is_some_and(|devices| !devices.is_empty())
+    {
+        return refuse("linux.netDevices");
+    }
+    if linux
+        .mount_label()
+        .as_deref()
+        .is_some_and(|label| !label.is_empty())
+    {
+        return refuse("linux.mountLabel");
+    }
+    if let Some(seccomp) = linux.seccomp() {
+        let notifies = |rule: &LinuxSyscall| rule.action() == LinuxSeccompAction::ScmpActNotify;
+        if seccomp.listener_path().is_some() || seccomp.syscalls().iter().flatten().any(notifies) {
+            return refuse("a seccomp filter that notifies (SCMP_ACT_NOTIFY, listenerPath)");
+        }
+    }
+    let mapped = linux.uid_mappings().as_ref().is_some_and(|maps| !maps.is_empty());
+    if mapped && !namespaces.makes(kind::USER) {
+        return Err(Fault::new("linux.uidMappings without a new user namespace"));
+    }
+    if namespaces.makes(kind::USER) && !mapped {
+        return Err(Fault::new("a new user namespace without linux.uidMappings"));
+    }
+    if linux.time_offsets().is_some() && !namespaces.makes(kind::TIME) {
+        return Err(Fault::new("linux.timeOffsets without a new time namespace"));
+    }
+    if let Some(propagation) = linux.rootfs_propagation()
+        && super::options::propagation(propagation).is_none()
+    {
+        return Err(Fault::new(format!("rootfsPropagation {propagation:?} is none")));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn checked(text: &str) -> Result<()> {
+        let spec: Spec = serde_json::from_str(text).unwrap();
+        check(&spec, &Namespaces::of(&spec).unwrap())
+    }
+
+    #[test]
+    fn what_is_not_done_is_refused() {
+        let spec = |linux: &str, rest: &str| {
+            format!(r#"{{"ociVersion":"1.2.0","linux":{{"namespaces":[{{"type":"mount"}}]{linux}}}{rest}}}"#)
+        };
+        checked(&spec("", "")).unwrap();
+        for (linux, rest, says) in [
+            (r#","intelRdt":{}"#, "", "intelRdt"),
+            (r#","mountLabel":"x""#, "", "mountLabel"),
+            (r#","rootfsPropagation":"sideways""#, "", "sideways"),
+            (
+                r#","uidMappings":[{"hostID":1,"containerID":0,"size":1}]"#,
+                "",
+                "user namespace",
+            ),
+            ("", r#","hostname":"x""#, "uts"),
+            (
+                "",
+                r#","process":{"cwd":"tmp","user":{"uid":0,"gid":0}}"#,
+                "absolute",
+            ),
+        ] {
+            let fault = checked(&spec(linux, rest)).unwrap_err();
+            assert!(fault.text.contains(says), "{fault}");
+        }
+        assert!(checked(r#"{"ociVersion":"2.0.0","linux":{"namespaces":[{"type":"mount"}]}}"#).is_err());
+    }
+}

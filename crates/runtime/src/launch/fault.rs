@@ -1,0 +1,85 @@
+//! What goes wrong between reading a spec and executing its program, as one line of text and an exit code: it has
+//! to cross a process boundary.
+
+use std::fmt;
+use std::io;
+
+use rustix::io::Errno;
+
+/// Strata's own failure, or the container's configuration cannot be made real.
+pub(crate) const FAILED: u8 = 125;
+/// The program is there and cannot be run.
+pub(crate) const CANNOT_RUN: u8 = 126;
+/// The program is not there.
+pub(crate) const NOT_FOUND: u8 = 127;
+
+/// Why a container could not be launched.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Fault {
+    /// 125, 126 or 127.
+    pub(crate) code: u8,
+    /// What failed, naming the path, option or name it concerns.
+    pub(crate) text: String,
+}
+
+impl Fault {
+    /// A failure of strata's own, or of the configuration.
+    pub(crate) fn new(text: impl Into<String>) -> Fault {
+        Fault {
+            code: FAILED,
+            text: text.into(),
+        }
+    }
+}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.text)
+    }
+}
+
+pub(crate) type Result<T> = std::result::Result<T, Fault>;
+
+/// Says what was being done when an error came.
+pub(crate) trait During<T> {
+    /// Turns the error into a [`Fault`] that begins with `what`.
+    fn during(self, what: impl FnOnce() -> String) -> Result<T>;
+}
+
+impl<T, E: IntoText> During<T> for std::result::Result<T, E> {
+    fn during(self, what: impl FnOnce() -> String) -> Result<T> {
+        self.map_err(|error| Fault::new(format!("{}: {}", what(), error.into_text())))
+    }
+}
+
+/// An error as a person reads it.
+pub(crate) trait IntoText {
+    fn into_text(self) -> String;
+}
+
+impl IntoText for Errno {
+    fn into_text(self) -> String {
+        io::Error::from(self).into_text()
+    }
+}
+
+impl IntoText for io::Error {
+    fn into_text(self) -> String {
+        let text = self.to_string();
+        // Rust adds the number, which says nothing that the words do not.
+        match text.find(" (os error ") {
+            Some(end) => text[..end].to_owned(),
+            None => text,
+        }
+    }
+}
+
+impl IntoText for sys::mount::ConfigError {
+    fn into_text(self) -> String {
+        let mut text = format!("{}: {}", self.step, self.errno.into_text());
+        if !self.messages.is_empty() {
+            text.push_str(&format!(" (kernel: {})", self.messages.join("; ")));
+        }
+        text
+    }
+}

@@ -1,0 +1,150 @@
+//! Who the container's process is: user, groups, capabilities, and what it may never gain. The last steps before its
+//! program, in an order that each step's own rights dictate.
+
+use oci_spec::runtime::{Capability, LinuxCapabilities, Process};
+use rustix::fs::Mode;
+use rustix::process::{Gid, Rlimit, Uid};
+use sys::caps::{Set, Sets};
+use sys::seccomp::{Flags, Program};
+
+use super::fault::{During, Fault, Result};
+
+/// A seccomp filter and the flags to install it with.
+#[derive(Debug)]
+pub(super) struct Filter {
+    pub(super) program: Program,
+    pub(super) flags: Flags,
+}
+
+/// The five sets of a spec.
+fn sets_of(spec: &LinuxCapabilities) -> Sets {
+    let set = |listed: &Option<std::collections::HashSet<Capability>>| {
+        listed.iter().flatten().fold(Set::EMPTY, |all, capability| {
+            // The spec's names are the kernel's; one that this program does not know cannot be given.
+            all.union(Set::named(&capability.to_string()).unwrap_or(Set::EMPTY))
+        })
+    };
+    Sets {
+        bounding: set(spec.bounding()),
+        effective: set(spec.effective()),
+        inheritable: set(spec.inheritable()),
+        permitted: set(spec.permitted()),
+        ambient: set(spec.ambient()),
+    }
+}
+
+/// Makes the calling process the one that the spec describes and installs the filter. What follows needs no right
+/// that the container does not have.
+pub(super) fn assume(process: &Process, filter: Option<&Filter>) -> Result<()> {
+    let user = process.user();
+    let no_new_privileges = process.no_new_privileges().unwrap_or(false);
+    let own = sys::caps::current().during(|| "reading capabilities".into())?;
+    // Without a word about capabilities there are none, as with the peers.
+    let wanted = process
+        .capabilities()
+        .as_ref()
+        .map(sets_of)
+        .unwrap_or_default()
+        .within(&own)
+        .0;
+
+    sys::caps::drop_bounding(wanted.bounding).during(|| "dropping capabilities".into())?;
+    sys::caps::keep_through_setuid(true).during(|| "keeping capabilities".into())?;
+    set_groups(user.additional_gids().as_deref().unwrap_or_default())?;
+    let (uid, gid) = (Uid::from_raw(user.uid()), Gid::from_raw(user.gid()));
+    rustix::thread::set_thread_res_gid(gid, gid, gid).during(|| format!("becoming group {}", user.gid()))?;
+    rustix::thread::set_thread_res_uid(uid, uid, uid).during(|| format!("becoming user {}", user.uid()))?;
+    rustix::process::umask(Mode::from_raw_mode(user.umask().unwrap_or(0o022) & 0o777));
+
+    if no_new_privileges {
+        rustix::thread::set_no_new_privs(true).during(|| "no-new-privileges".into())?;
+        apply(&wanted)?;
+        install(filter)
+    } else {
+        // Without no-new-privileges the filter needs CAP_SYS_ADMIN, which goes only after it.
+        if filter.is_some() {
+            let until_then = Sets {
+                effective: own.permitted,
+                ..own
+            };
+            apply(&until_then)?;
+        }
+        install(filter)?;
+        apply(&wanted)
+    }
+}
+
+fn set_groups(groups: &[u32]) -> Result<()> {
+    let groups: Vec<Gid> = groups.iter().copied().map(Gid::from_raw).collect();
+    rustix::thread::set_thread_groups(&groups).during(|| "setting supplementary groups".into())
+}
+
+fn apply(sets: &Sets) -> Result<()> {
+    sys::caps::set(sets).during(|| "setting capabilities".into())
+}
+
+fn install(filter: Option<&Filter>) -> Result<()> {
+    match filter {
+        Some(filter) => sys::seccomp::install(&filter.program, filter.flags)
+            .map(drop)
+            .during(|| "loading the seccomp filter".into()),
+        None => Ok(()),
+    }
+}
+
+/// Sets the resource limits of the spec.
+pub(super) fn limit(process: &Process) -> Result<()> {
+    use oci_spec::runtime::PosixRlimitType as Kind;
+    use rustix::process::Resource;
+    for limit in process.rlimits().iter().flatten() {
+        let resource = match limit.typ() {
+            Kind::RlimitCpu => Resource::Cpu,
+            Kind::RlimitFsize => Resource::Fsize,
+            Kind::RlimitData => Resource::Data,
+            Kind::RlimitStack => Resource::Stack,
+            Kind::RlimitCore => Resource::Core,
+            Kind::RlimitRss => Resource::Rss,
+            Kind::RlimitNproc => Resource::Nproc,
+            Kind::RlimitNofile => Resource::Nofile,
+            Kind::RlimitMemlock => Resource::Memlock,
+            Kind::RlimitAs => Resource::As,
+            Kind::RlimitLocks => Resource::Locks,
+            Kind::RlimitSigpending => Resource::Sigpending,
+            Kind::RlimitMsgqueue => Resource::Msgqueue,
+            Kind::RlimitNice => Resource::Nice,
+            Kind::RlimitRtprio => Resource::Rtprio,
+            Kind::RlimitRttime => Resource::Rttime,
+        };
+        // The kernel's RLIM_INFINITY is the highest number.
+        let value = |number: u64| (number != u64::MAX).then_some(number);
+        let wanted = Rlimit {
+            current: value(limit.soft()),
+            maximum: value(limit.hard()),
+        };
+        if limit.soft() > limit.hard() {
+            return Err(Fault::new(format!(
+                "{:?}: soft limit {} above hard limit {}",
+                limit.typ(),
+                limit.soft(),
+                limit.hard()
+            )));
+        }
+        rustix::process::setrlimit(resource, wanted)
+            .during(|| format!("{:?} {}:{}", limit.typ(), limit.soft(), limit.hard()))?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_capability_of_the_spec_is_known() {
+        let text = r#"{"bounding":["CAP_CHOWN","CAP_SYS_ADMIN"],"ambient":["CAP_CHECKPOINT_RESTORE","CAP_AUDIT_READ"]}"#;
+        let sets = sets_of(&serde_json::from_str(text).unwrap());
+        assert_eq!(sets.bounding, Set(1 | 1 << 21));
+        assert_eq!(sets.ambient, Set(1 << 40 | 1 << 37));
+        assert_eq!(sets.permitted, Set::EMPTY);
+    }
+}

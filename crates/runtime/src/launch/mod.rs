@@ -1,0 +1,288 @@
+//! The launcher: from an OCI spec to a process. Everything it does, it does because `config.json` says so.
+//!
+//! [`Launch::fork`] makes the process that becomes the container; [`Launch::finish`] sees it through to its program.
+//! In between lies the moment at which its number is known and nothing of it has run: the supervisor writes it down.
+//!
+//! The steps of the child stand in `child.rs`, in their order. What is reached in the container's tree is reached by
+//! `root.rs`. Start reading there.
+
+mod check;
+mod child;
+mod console;
+mod copy_up;
+mod dev;
+mod fault;
+pub(crate) mod hooks;
+mod identity;
+mod mounts;
+mod namespaces;
+mod options;
+mod paths;
+mod program;
+mod root;
+mod rootfs;
+mod scheduling;
+mod sync;
+mod sysctl;
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::Path;
+
+use oci_spec::runtime::{LinuxIdMapping, Spec};
+use rustix::event::{PollFd, PollFlags};
+use rustix::process::{Signal, WaitId, WaitIdOptions};
+use sys::process::{Fork, namespaces as kind};
+
+use child::Prepared;
+pub(crate) use fault::{CANNOT_RUN, During, FAILED, Fault, NOT_FOUND, Result};
+use hooks::HookState;
+use identity::Filter;
+pub(crate) use mounts::CgroupView;
+use namespaces::{BirthPlace, Namespaces};
+use program::Program;
+use sync::{Sync, Word};
+
+/// The annotation that asks for an init process before the container's program: `"true"`.
+pub const INIT_ANNOTATION: &str = "strata.init";
+
+/// What is to be launched, and with what.
+pub(crate) struct Order<'a> {
+    pub(crate) spec: &'a Spec,
+    /// Absolute path of the bundle.
+    pub(crate) bundle: &'a Path,
+    pub(crate) id: &'a str,
+    /// Standard streams, where the spec asks for no terminal.
+    pub(crate) stdio: [OwnedFd; 3],
+    /// Rows and columns of the terminal's window.
+    pub(crate) size: Option<(u16, u16)>,
+    /// The cgroup2 directory that the process is born in.
+    pub(crate) cgroup: Option<BorrowedFd<'a>>,
+    /// Puts the process of this number into the cgroups that cannot be born in.
+    pub(crate) join: Option<&'a dyn Fn(i32) -> Result<()>>,
+    /// What a mount of type `cgroup` shows.
+    pub(crate) cgroup_view: CgroupView,
+}
+
+impl Order<'_> {
+    /// Whether the launch pauses between the mounts and the change of root.
+    fn hooks_before_pivot(&self) -> bool {
+        self.spec.hooks().as_ref().is_some_and(|hooks| {
+            #[allow(deprecated)]
+            let prestart = hooks.prestart();
+            [prestart, hooks.create_runtime(), hooks.create_container()]
+                .into_iter()
+                .flatten()
+                .any(|hooks| !hooks.is_empty())
+        })
+    }
+}
+
+/// A process on its way to become a container. Dropped before its end, it is killed.
+pub(crate) struct Launch<'a> {
+    order: &'a Order<'a>,
+    child: Option<sys::process::Child>,
+    sync: Sync,
+}
+
+/// A container's program was executed.
+pub(crate) struct Launched {
+    pub(crate) child: sys::process::Child,
+    /// The master of its terminal.
+    pub(crate) console: Option<OwnedFd>,
+}
+
+impl<'a> Launch<'a> {
+    /// Forks the process. The caller must have one thread only, and hold all signals back.
+    pub(crate) fn fork(order: &'a Order<'a>) -> Result<Launch<'a>> {
+        let namespaces = Namespaces::of(order.spec)?;
+        check::check(order.spec, &namespaces)?;
+        let linux = order.spec.linux().as_ref();
+        if let Some(sysctls) = linux.and_then(|linux| linux.sysctl().as_ref()) {
+            sysctl::check(sysctls, &namespaces)?;
+        }
+        let process = order
+            .spec
+            .process()
+            .as_ref()
+            .ok_or_else(|| Fault::new("the configuration has no process"))?;
+        let prepared = Prepared {
+            waits_for_parent: namespaces.makes(kind::USER) || order.join.is_some(),
+            filter: filter(order.spec)?,
+            program: Program::of(process)?,
+            namespaces,
+        };
+        let (sync, childs_end) = Sync::pair()?;
+        let place = BirthPlace::prepare(&prepared.namespaces, order.spec)?;
+        let request = Fork {
+            namespaces: prepared.namespaces.for_clone(),
+            cgroup: order.cgroup,
+            sibling: false,
+        };
+        let child = sys::process::fork(&request, || child::run(order, &prepared, childs_end))
+            .during(|| "making the container's process and namespaces".into())?;
+        drop(place);
+        let launch = Launch {
+            order,
+            child: Some(child),
+            sync,
+        };
+        if prepared.waits_for_parent {
+            if prepared.namespaces.makes(kind::USER) {
+                launch.map_ids()?;
+            }
+            if let Some(join) = order.join {
+                join(launch.pid())?;
+            }
+            launch.allow()?;
+        }
+        Ok(launch)
+    }
+
+    /// Number of the process in the caller's pid namespace.
+    pub(crate) fn pid(&self) -> i32 {
+        self.child.as_ref().map_or(0, |child| child.pid)
+    }
+
+    fn allow(&self) -> Result<()> {
+        self.sync
+            .allow()
+            .during(|| "telling the container's process".into())
+    }
+
+    fn map_ids(&self) -> Result<()> {
+        let linux = self.order.spec.linux().as_ref();
+        let empty = Vec::new();
+        let maps = [
+            (
+                "uid_map",
+                linux
+                    .and_then(|linux| linux.uid_mappings().as_ref())
+                    .unwrap_or(&empty),
+            ),
+            (
+                "gid_map",
+                linux
+                    .and_then(|linux| linux.gid_mappings().as_ref())
+                    .unwrap_or(&empty),
+            ),
+        ];
+        let proc = sysctl::Proc::open()?;
+        for (file, mappings) in maps {
+            let line =
+                |map: &LinuxIdMapping| format!("{} {} {}\n", map.container_id(), map.host_id(), map.size());
+            let text: String = mappings.iter().map(line).collect();
+            if !text.is_empty() {
+                proc.write(&format!("{}/{file}", self.pid()), &text)
+                    .during(|| format!("writing {file} {:?}", text.trim_end()))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Runs the hooks that are due, lets the process go on to its program, and waits until it runs. `interrupted` is
+    /// asked when one of `watched` is readable or gone; what it returns ends the launch.
+    pub(crate) fn finish(
+        mut self,
+        watched: &[BorrowedFd<'_>],
+        mut interrupted: impl FnMut() -> Option<Fault>,
+    ) -> Result<Launched> {
+        let mut console = None;
+        let mut executing = false;
+        if !self.order.hooks_before_pivot() {
+            self.allow()?;
+        }
+        loop {
+            let mut polled = vec![PollFd::new(&self.sync, PollFlags::IN)];
+            polled.extend(
+                watched
+                    .iter()
+                    .map(|fd| PollFd::from_borrowed_fd(*fd, PollFlags::IN)),
+            );
+            rustix::event::poll(&mut polled, None).during(|| "waiting for the container's process".into())?;
+            let spoke = !polled[0].revents().is_empty();
+            let disturbed = polled[1..].iter().any(|fd| !fd.revents().is_empty());
+            if disturbed && let Some(fault) = interrupted() {
+                return Err(fault);
+            }
+            if !spoke {
+                continue;
+            }
+            match self
+                .sync
+                .hear()
+                .during(|| "listening to the container's process".into())?
+            {
+                Some(Word::Mounted) => {
+                    self.run_runtime_hooks()?;
+                    // One for the hooks of the container, one for the program.
+                    self.allow()?;
+                    self.allow()?;
+                }
+                Some(Word::Console(master)) => console = Some(master),
+                Some(Word::Executing) => executing = true,
+                Some(Word::Failed(fault)) => return Err(fault),
+                None if executing => break,
+                None => return Err(self.died()),
+            }
+        }
+        match self.child.take() {
+            Some(child) => Ok(Launched { child, console }),
+            None => Err(Fault::new("the container's process is gone")),
+        }
+    }
+
+    fn run_runtime_hooks(&self) -> Result<()> {
+        let Some(hooks) = self.order.spec.hooks() else {
+            return Ok(());
+        };
+        let (id, bundle) = (self.order.id, self.order.bundle);
+        let state = HookState::new(self.order.spec, id, bundle, "creating", Some(self.pid()));
+        #[allow(deprecated)]
+        let prestart = hooks.prestart();
+        for (kind, hooks) in [("prestart", prestart), ("createRuntime", hooks.create_runtime())] {
+            hooks::run(kind, hooks.as_deref().unwrap_or_default(), &state)?;
+        }
+        Ok(())
+    }
+
+    /// The process ended without a word: something killed it.
+    fn died(&mut self) -> Fault {
+        let how = self.child.take().and_then(|child| end(&child));
+        let text = match how {
+            Some((_, Some(signal))) => format!("signal {signal}"),
+            Some((code, None)) => format!("exit code {code}"),
+            None => "cause unknown".into(),
+        };
+        Fault::new(format!(
+            "the container's process ended while it was being set up ({text})"
+        ))
+    }
+}
+
+impl Drop for Launch<'_> {
+    fn drop(&mut self) {
+        if let Some(child) = self.child.take() {
+            let _ = sys::process::send_signal(child.pidfd.as_fd(), Signal::KILL.as_raw());
+            end(&child);
+        }
+    }
+}
+
+/// Waits for the end of a child and reaps it: exit code, and the signal that ended it if one did.
+fn end(child: &sys::process::Child) -> Option<(i32, Option<i32>)> {
+    let id = WaitId::PidFd(child.pidfd.as_fd());
+    let status = rustix::process::waitid(id, WaitIdOptions::EXITED).ok()??;
+    Some((status.exit_status().unwrap_or(0), status.terminating_signal()))
+}
+
+fn filter(spec: &Spec) -> Result<Option<Filter>> {
+    let Some(seccomp) = spec.linux().as_ref().and_then(|linux| linux.seccomp().as_ref()) else {
+        return Ok(None);
+    };
+    let program =
+        crate::seccomp::compile(seccomp).map_err(|error| Fault::new(format!("linux.seccomp: {error}")))?;
+    Ok(Some(Filter {
+        program,
+        flags: crate::seccomp::flags(seccomp),
+    }))
+}

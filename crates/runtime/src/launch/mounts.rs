@@ -1,0 +1,219 @@
+//! The spec's `mounts`, made in their order: each is built detached, given its attributes while nobody sees it, and
+//! attached to the descriptor of its target.
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+use oci_spec::runtime::Mount;
+use rustix::mount::MountAttrFlags;
+use sys::mount::FsContext;
+
+use super::fault::{During, Fault, Result};
+use super::options::{self, Options};
+use super::root::{self, Kind, Root};
+
+/// File systems whose superblock others share: `ro` is an attribute of our mount and never the superblock's.
+const SHARED_SUPERBLOCK: [&str; 5] = ["proc", "sysfs", "mqueue", "cgroup2", "tmpfs"];
+
+/// Names beneath /proc that may be mounted over: values that tools such as lxcfs put in the place of the kernel's.
+/// Anything else there could make a process that reads or writes /proc (a runtime's exec, setting its label) do so on
+/// a file of the container's choosing.
+const PROC_TARGETS: [&str; 11] = [
+    "/proc/cpuinfo",
+    "/proc/diskstats",
+    "/proc/loadavg",
+    "/proc/meminfo",
+    "/proc/net/dev",
+    "/proc/slabinfo",
+    "/proc/stat",
+    "/proc/swaps",
+    "/proc/sys/crypto/fips_enabled",
+    "/proc/sys/kernel/ns_last_pid",
+    "/proc/uptime",
+];
+
+/// One mount of the spec, with the source of a bind mount already open.
+pub(super) struct Planned<'s> {
+    destination: PathBuf,
+    kind: &'s str,
+    source: &'s str,
+    options: Options<'s>,
+    /// A detached copy of what is bound.
+    bound: Option<OwnedFd>,
+}
+
+/// How the cgroup file system is shown in the container.
+#[derive(Debug, Clone)]
+#[expect(dead_code, reason = "the cgroups that choose among them come next")]
+pub(crate) enum CgroupView {
+    /// A cgroup namespace is the container's own: a mount of the hierarchy shows its part alone.
+    Namespaced,
+    /// The host's namespace: its mount of the cgroup2 hierarchy, since a new one would reset its options.
+    Host(PathBuf),
+    /// The kernel has no cgroup2 hierarchy mounted: an empty directory.
+    None,
+}
+
+/// Reads the mounts of a spec and opens the sources of bind mounts. This is done while the process still has its
+/// rights on the host; a relative source lies in the bundle.
+pub(super) fn plan<'s>(mounts: &'s [Mount], bundle: &Path, cgroup: &CgroupView) -> Result<Vec<Planned<'s>>> {
+    mounts
+        .iter()
+        .map(|mount| plan_one(mount, bundle, cgroup))
+        .collect()
+}
+
+fn plan_one<'s>(mount: &'s Mount, bundle: &Path, cgroup: &CgroupView) -> Result<Planned<'s>> {
+    let destination = Path::new("/").join(mount.destination());
+    let shown = destination.display().to_string();
+    let options = options::parse(&shown, mount.options().as_deref().unwrap_or_default())?;
+    let source = mount.source().as_deref().and_then(Path::to_str);
+    let mut planned = Planned {
+        destination,
+        kind: mount.typ().as_deref().unwrap_or("none"),
+        source: source.unwrap_or(mount.typ().as_deref().unwrap_or("none")),
+        options,
+        bound: None,
+    };
+    if planned.destination == Path::new("/") {
+        return Err(Fault::new("a mount at / would hide the root file system"));
+    }
+    if mount.uid_mappings().is_some() || mount.gid_mappings().is_some() {
+        return Err(Fault::new(format!(
+            "mount {shown}: id mappings of a single mount are not supported"
+        )));
+    }
+    if planned.kind == "bind" && planned.options.bind.is_none() {
+        planned.options.bind = Some(false);
+    }
+    if matches!(planned.kind, "cgroup" | "cgroup2") && planned.options.bind.is_none() {
+        match cgroup {
+            CgroupView::Namespaced => planned.kind = "cgroup2",
+            CgroupView::Host(path) => planned.bound = Some(copy_tree(path, true)?),
+            CgroupView::None => planned.kind = "tmpfs",
+        }
+        // Options of the cgroup hierarchy belong to the host.
+        planned.options.data.clear();
+    }
+    if let Some(recursive) = planned.options.bind {
+        let Some(source) = mount.source() else {
+            return Err(Fault::new(format!(
+                "mount {shown}: a bind mount without a source"
+            )));
+        };
+        if let Some(option) = planned.options.data.first() {
+            return Err(Fault::new(format!(
+                "mount {shown}: unknown option {option:?} of a bind mount"
+            )));
+        }
+        planned.bound = Some(copy_tree(&bundle.join(source), recursive)?);
+    }
+    if planned.options.copy_up && planned.kind != "tmpfs" {
+        return Err(Fault::new(format!("mount {shown}: tmpcopyup is for tmpfs alone")));
+    }
+    Ok(planned)
+}
+
+fn copy_tree(source: &Path, recursive: bool) -> Result<OwnedFd> {
+    sys::mount::clone_tree_at(source, recursive).during(|| format!("mount source {}", source.display()))
+}
+
+impl Planned<'_> {
+    /// Where it goes, as the spec has it.
+    pub(super) fn destination(&self) -> &Path {
+        &self.destination
+    }
+
+    /// Whether something of the host is bound here.
+    pub(super) fn is_bind(&self) -> bool {
+        self.bound.is_some()
+    }
+
+    /// Type of the file system.
+    pub(super) fn kind(&self) -> &str {
+        self.kind
+    }
+
+    /// Builds the mount and attaches it in `root`.
+    pub(super) fn attach(mut self, root: &Root) -> Result<()> {
+        let doing = format!("mount {}", self.destination.display());
+        let kind = match &self.bound {
+            Some(tree) if !root::is_directory(tree.as_fd()).during(|| doing.clone())? => Kind::File,
+            _ => Kind::Directory,
+        };
+        let target = self.target(root, kind)?;
+        let tree = match self.bound.take() {
+            Some(tree) => tree,
+            None => self.make(target.as_fd())?,
+        };
+        let changes = [
+            (false, self.options.own.change(self.options.propagation)),
+            (
+                true,
+                self.options.recursive.change(self.options.recursive_propagation),
+            ),
+        ];
+        for (recursive, change) in changes {
+            if let Some(change) = change {
+                sys::mount::set_attr(tree.as_fd(), recursive, change)
+                    .during(|| format!("{doing}: setting its attributes"))?;
+            }
+        }
+        sys::mount::attach(tree.as_fd(), target.as_fd()).during(|| doing)
+    }
+
+    fn target(&self, root: &Root, kind: Kind) -> Result<OwnedFd> {
+        let doing = || format!("mount target {}", self.destination.display());
+        if matches!(self.kind, "proc" | "sysfs") {
+            // Everything that follows about /proc and /sys (masks, read-only paths) relies on their being where
+            // they are named: a link could be turned elsewhere by whoever shares the directory it is in.
+            return match root.find_plain(&self.destination) {
+                Ok(Some(found)) => Ok(found),
+                Ok(None) => root.find_or_make(&self.destination, kind).during(doing),
+                Err(error) => Err(error).during(|| format!("{} is not a plain directory", doing())),
+            };
+        }
+        let target = root.find_or_make(&self.destination, kind).during(doing)?;
+        if root::file_system(target.as_fd()).during(doing)? == root::PROC {
+            let allowed = PROC_TARGETS
+                .iter()
+                .any(|allowed| self.destination == Path::new(allowed));
+            if !allowed {
+                return Err(Fault::new(format!(
+                    "{}: nothing may be mounted beneath /proc here",
+                    doing()
+                )));
+            }
+        }
+        Ok(target)
+    }
+
+    /// Makes the file system, detached.
+    fn make(&mut self, target: BorrowedFd<'_>) -> Result<OwnedFd> {
+        let doing = || format!("mount {} at {}", self.kind, self.destination.display());
+        let context = FsContext::open(self.kind).during(doing)?;
+        context.set("source", self.source).during(doing)?;
+        for option in &self.options.data {
+            match option.split_once('=') {
+                Some((key, value)) => context.set(key, value),
+                None => context.flag(option),
+            }
+            .during(doing)?;
+        }
+        let read_only = u64::from(MountAttrFlags::MOUNT_ATTR_RDONLY.bits());
+        if self.options.own.set & read_only != 0 && !SHARED_SUPERBLOCK.contains(&self.kind) {
+            context.flag("ro").during(doing)?;
+        }
+        if self.options.copy_up {
+            let tree = context.mount(MountAttrFlags::empty()).during(doing)?;
+            super::copy_up::copy_up(target, tree.as_fd()).during(|| format!("{}: copying up", doing()))?;
+            return Ok(tree);
+        }
+        // Made with its attributes, it needs no second call for them.
+        let attributes = std::mem::take(&mut self.options.own).set;
+        let attributes = u32::try_from(attributes).map(MountAttrFlags::from_bits_retain);
+        context
+            .mount(attributes.unwrap_or(MountAttrFlags::empty()))
+            .during(doing)
+    }
+}

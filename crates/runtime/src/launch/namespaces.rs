@@ -1,0 +1,217 @@
+//! Which namespaces a container gets: made anew, joined by path, or shared with the supervisor.
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+use oci_spec::runtime::{LinuxNamespaceType, Spec};
+use rustix::fs::{CWD, Mode, OFlags};
+use sys::process::namespaces as kind;
+
+use super::fault::{During, Fault, Result};
+
+/// The namespaces of one container.
+#[derive(Debug, Default)]
+pub(super) struct Namespaces {
+    /// Kinds made anew: bits of [`sys::process::namespaces`].
+    pub(super) new: u64,
+    /// Kinds joined, in the order the spec gives them; the user namespace first, since it gives the right to join
+    /// the others.
+    pub(super) joined: Vec<Joined>,
+}
+
+/// A namespace that exists already.
+#[derive(Debug)]
+pub(super) struct Joined {
+    pub(super) kind: u64,
+    path: PathBuf,
+    fd: OwnedFd,
+}
+
+impl Joined {
+    /// Moves the calling process into it (of a pid namespace: its later children).
+    pub(super) fn enter(&self) -> Result<()> {
+        sys::process::setns(self.fd.as_fd(), self.kind)
+            .during(|| format!("joining the namespace {}", self.path.display()))
+    }
+}
+
+fn bit(of: LinuxNamespaceType) -> u64 {
+    match of {
+        LinuxNamespaceType::Mount => kind::MOUNT,
+        LinuxNamespaceType::Cgroup => kind::CGROUP,
+        LinuxNamespaceType::Uts => kind::UTS,
+        LinuxNamespaceType::Ipc => kind::IPC,
+        LinuxNamespaceType::User => kind::USER,
+        LinuxNamespaceType::Pid => kind::PID,
+        LinuxNamespaceType::Network => kind::NETWORK,
+        LinuxNamespaceType::Time => kind::TIME,
+    }
+}
+
+impl Namespaces {
+    /// Reads them from the spec and opens those to join: a path is resolved here, on the host.
+    pub(super) fn of(spec: &Spec) -> Result<Namespaces> {
+        let mut namespaces = Namespaces::default();
+        let mut seen = 0;
+        let listed = spec
+            .linux()
+            .as_ref()
+            .and_then(|linux| linux.namespaces().as_ref());
+        for namespace in listed.into_iter().flatten() {
+            let kind = bit(namespace.typ());
+            if seen & kind != 0 {
+                return Err(Fault::new(format!(
+                    "the {} namespace is given twice",
+                    namespace.typ()
+                )));
+            }
+            seen |= kind;
+            match namespace.path().as_deref() {
+                None => namespaces.new |= kind,
+                Some(path) if path == Path::new("") => namespaces.new |= kind,
+                Some(path) => {
+                    let flags = OFlags::RDONLY | OFlags::CLOEXEC;
+                    let fd = rustix::fs::openat(CWD, path, flags, Mode::empty())
+                        .during(|| format!("opening the namespace {}", path.display()))?;
+                    namespaces.joined.push(Joined {
+                        kind,
+                        path: path.to_path_buf(),
+                        fd,
+                    });
+                }
+            }
+        }
+        namespaces.joined.sort_by_key(|joined| joined.kind != kind::USER);
+        if seen & kind::MOUNT == 0 {
+            return Err(Fault::new(
+                "a container without a mount namespace of its own is not supported",
+            ));
+        }
+        Ok(namespaces)
+    }
+
+    /// Whether the kinds in `bits` are all made anew.
+    pub(super) fn makes(&self, bits: u64) -> bool {
+        self.new & bits == bits
+    }
+
+    /// Whether the kind is not the supervisor's.
+    pub(super) fn has(&self, kind: u64) -> bool {
+        self.makes(kind) || self.joined.iter().any(|joined| joined.kind == kind)
+    }
+
+    /// What `clone3` makes. The time namespace is the supervisor's to make first (only its children are in it), and
+    /// the cgroup namespace is made by the child once it is in its cgroup: it is rooted where its maker is.
+    pub(super) fn for_clone(&self) -> u64 {
+        self.new & !(kind::TIME | kind::CGROUP)
+    }
+
+    /// Joins those that the child itself can be moved into.
+    pub(super) fn enter_in_child(&self) -> Result<()> {
+        let by_parent = |joined: &&Joined| matches!(joined.kind, kind::PID | kind::TIME);
+        self.joined
+            .iter()
+            .filter(|joined| !by_parent(joined))
+            .try_for_each(Joined::enter)
+    }
+}
+
+/// While this lives, children of the calling process are born into the pid and time namespaces of a container.
+/// Those two cannot be entered by the child itself once it is born.
+pub(super) struct BirthPlace {
+    back: Vec<(u64, OwnedFd)>,
+}
+
+impl BirthPlace {
+    pub(super) fn prepare(namespaces: &Namespaces, spec: &Spec) -> Result<BirthPlace> {
+        let mut place = BirthPlace { back: Vec::new() };
+        for (kind, own) in [
+            (kind::PID, "/proc/self/ns/pid"),
+            (kind::TIME, "/proc/self/ns/time"),
+        ] {
+            let joined = namespaces.joined.iter().find(|joined| joined.kind == kind);
+            let makes_time = kind == kind::TIME && namespaces.makes(kind);
+            if joined.is_none() && !makes_time {
+                continue;
+            }
+            let flags = OFlags::RDONLY | OFlags::CLOEXEC;
+            let fd =
+                rustix::fs::openat(CWD, own, flags, Mode::empty()).during(|| format!("opening {own}"))?;
+            place.back.push((kind, fd));
+            match joined {
+                Some(joined) => joined.enter()?,
+                None => make_time_namespace(spec)?,
+            }
+        }
+        Ok(place)
+    }
+}
+
+impl Drop for BirthPlace {
+    fn drop(&mut self) {
+        for (kind, fd) in &self.back {
+            // Going back to where this process itself still is cannot fail; if it does, children would be born in
+            // the wrong place and their namespaces would show it.
+            let _ = sys::process::setns(fd.as_fd(), *kind);
+        }
+    }
+}
+
+fn make_time_namespace(spec: &Spec) -> Result<()> {
+    sys::process::unshare(kind::TIME).during(|| "making a time namespace".into())?;
+    let offsets = spec
+        .linux()
+        .as_ref()
+        .and_then(|linux| linux.time_offsets().as_ref());
+    let lines: String = offsets
+        .into_iter()
+        .flatten()
+        .map(|(clock, offset)| {
+            let (secs, nanosecs) = (offset.secs().unwrap_or(0), offset.nanosecs().unwrap_or(0));
+            format!("{clock} {secs} {nanosecs}\n")
+        })
+        .collect();
+    if lines.is_empty() {
+        return Ok(());
+    }
+    std::fs::OpenOptions::new()
+        .write(true)
+        .open("/proc/self/timens_offsets")
+        .and_then(|mut file| std::io::Write::write_all(&mut file, lines.as_bytes()))
+        .during(|| format!("setting the time offsets {:?}", lines.trim_end()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn spec(namespaces: &str) -> Spec {
+        let text = format!(r#"{{"ociVersion":"1.2.0","linux":{{"namespaces":{namespaces}}}}}"#);
+        serde_json::from_str(&text).unwrap()
+    }
+
+    #[test]
+    fn new_and_joined() {
+        let spec = spec(
+            r#"[{"type":"network","path":"/proc/self/ns/net"},{"type":"mount"},{"type":"pid","path":""},
+                {"type":"user","path":"/proc/self/ns/user"},{"type":"cgroup"}]"#,
+        );
+        let namespaces = Namespaces::of(&spec).unwrap();
+        assert_eq!(namespaces.new, kind::MOUNT | kind::PID | kind::CGROUP);
+        assert_eq!(namespaces.for_clone(), kind::MOUNT | kind::PID);
+        let joined: Vec<_> = namespaces.joined.iter().map(|joined| joined.kind).collect();
+        assert_eq!(joined, [kind::USER, kind::NETWORK]);
+        assert!(namespaces.has(kind::NETWORK) && !namespaces.has(kind::IPC));
+    }
+
+    #[test]
+    fn twice_or_without_mounts_is_refused() {
+        let twice = Namespaces::of(&spec(r#"[{"type":"mount"},{"type":"mount"}]"#)).unwrap_err();
+        assert!(twice.text.contains("twice"), "{twice}");
+        let none = Namespaces::of(&spec("[]")).unwrap_err();
+        assert!(none.text.contains("mount namespace"), "{none}");
+        let missing = spec(r#"[{"type":"mount","path":"/proc/self/ns/nothing"}]"#);
+        let missing = Namespaces::of(&missing).unwrap_err();
+        assert!(missing.text.contains("/proc/self/ns/nothing"), "{missing}");
+    }
+}

@@ -1,0 +1,208 @@
+//! Options of a mount, as the OCI runtime spec lists them ("Linux mount options"), taken apart.
+
+use rustix::mount::MountAttrFlags;
+use sys::mount::SetAttr;
+
+use super::fault::{Fault, Result};
+
+/// The bits of the access-time mode, to be cleared when another is set.
+const ATIME: u64 = MountAttrFlags::MOUNT_ATTR__ATIME.bits() as u64;
+const RDONLY: u64 = MountAttrFlags::MOUNT_ATTR_RDONLY.bits() as u64;
+const NOSUID: u64 = MountAttrFlags::MOUNT_ATTR_NOSUID.bits() as u64;
+const NODEV: u64 = MountAttrFlags::MOUNT_ATTR_NODEV.bits() as u64;
+const NOEXEC: u64 = MountAttrFlags::MOUNT_ATTR_NOEXEC.bits() as u64;
+const NOATIME: u64 = MountAttrFlags::MOUNT_ATTR_NOATIME.bits() as u64;
+const STRICTATIME: u64 = MountAttrFlags::MOUNT_ATTR_STRICTATIME.bits() as u64;
+const NODIRATIME: u64 = MountAttrFlags::MOUNT_ATTR_NODIRATIME.bits() as u64;
+const NOSYMFOLLOW: u64 = 0x0020_0000;
+
+/// What the options of one mount add up to.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Options<'s> {
+    /// A bind mount; with the mounts beneath it if true.
+    pub(super) bind: Option<bool>,
+    /// Attributes of the mount itself.
+    pub(super) own: Attributes,
+    /// Attributes of it and all beneath it (`rro`, …).
+    pub(super) recursive: Attributes,
+    /// Propagation of the mount itself: `MS_PRIVATE`, …
+    pub(super) propagation: u64,
+    /// Propagation of it and all beneath it.
+    pub(super) recursive_propagation: u64,
+    /// The mounted-over directory's contents are copied into the new tmpfs.
+    pub(super) copy_up: bool,
+    /// What is for the file system: `size=64m`, `newinstance`.
+    pub(super) data: Vec<&'s str>,
+}
+
+/// Attributes turned on and off.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Attributes {
+    pub(super) set: u64,
+    pub(super) clear: u64,
+}
+
+impl Attributes {
+    fn turn(&mut self, bits: u64, on: bool) {
+        if on {
+            self.set |= bits;
+            self.clear &= !bits;
+        } else {
+            self.clear |= bits;
+            self.set &= !bits;
+        }
+    }
+
+    /// The access-time modes exclude each other.
+    fn access_time(&mut self, mode: u64) {
+        self.clear |= ATIME;
+        self.set = self.set & !ATIME | mode;
+    }
+
+    /// As `mount_setattr` takes them, with a new propagation; `None` where there is nothing to change.
+    pub(super) fn change(self, propagation: u64) -> Option<SetAttr<'static>> {
+        let nothing = self == Attributes::default() && propagation == 0;
+        (!nothing).then_some(SetAttr {
+            set: self.set,
+            clear: self.clear,
+            propagation,
+            idmap: None,
+        })
+    }
+}
+
+/// Reads the name of a propagation type: its `MS_*` bit, and whether it is recursive.
+pub(super) fn propagation(name: &str) -> Option<(u64, bool)> {
+    let (name, recursive) = match name.strip_prefix('r') {
+        Some(rest) => (rest, true),
+        None => (name, false),
+    };
+    let bit = match name {
+        "private" => rustix::mount::MountPropagationFlags::PRIVATE,
+        "shared" => rustix::mount::MountPropagationFlags::SHARED,
+        "slave" => rustix::mount::MountPropagationFlags::DOWNSTREAM,
+        "unbindable" => rustix::mount::MountPropagationFlags::UNBINDABLE,
+        _ => return None,
+    };
+    Some((bit.bits().into(), recursive))
+}
+
+/// Reads the options of the mount at `destination`.
+pub(super) fn parse<'s>(destination: &str, options: &'s [String]) -> Result<Options<'s>> {
+    let mut parsed = Options::default();
+    for option in options.iter().map(String::as_str) {
+        if let Some((bit, recursive)) = propagation(option) {
+            let place = if recursive {
+                &mut parsed.recursive_propagation
+            } else {
+                &mut parsed.propagation
+            };
+            *place = bit;
+            continue;
+        }
+        if attribute(&mut parsed.own, option) {
+            continue;
+        }
+        if let Some(rest) = option.strip_prefix('r')
+            && attribute(&mut parsed.recursive, rest)
+        {
+            continue;
+        }
+        match option {
+            "bind" => parsed.bind = parsed.bind.or(Some(false)),
+            "rbind" => parsed.bind = Some(true),
+            "defaults" | "" => {}
+            "tmpcopyup" => parsed.copy_up = true,
+            "remount" | "idmap" | "ridmap" => {
+                return Err(Fault::new(format!(
+                    "mount {destination}: option {option:?} is not supported"
+                )));
+            }
+            data => parsed.data.push(data),
+        }
+    }
+    Ok(parsed)
+}
+
+/// Applies one option without its `r`; false when it is no attribute. The names of mount(8).
+fn attribute(attributes: &mut Attributes, option: &str) -> bool {
+    match option {
+        "ro" => attributes.turn(RDONLY, true),
+        "rw" => attributes.turn(RDONLY, false),
+        "nosuid" => attributes.turn(NOSUID, true),
+        "suid" => attributes.turn(NOSUID, false),
+        "nodev" => attributes.turn(NODEV, true),
+        "dev" => attributes.turn(NODEV, false),
+        "noexec" => attributes.turn(NOEXEC, true),
+        "exec" => attributes.turn(NOEXEC, false),
+        "nosymfollow" => attributes.turn(NOSYMFOLLOW, true),
+        "symfollow" => attributes.turn(NOSYMFOLLOW, false),
+        "nodiratime" => attributes.turn(NODIRATIME, true),
+        "diratime" => attributes.turn(NODIRATIME, false),
+        "noatime" => attributes.access_time(NOATIME),
+        "strictatime" | "norelatime" => attributes.access_time(STRICTATIME),
+        "relatime" | "atime" | "nostrictatime" => attributes.access_time(0),
+        _ => return false,
+    }
+    true
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn strings(options: &[&str]) -> Vec<String> {
+        options.iter().map(ToString::to_string).collect()
+    }
+
+    #[test]
+    fn what_peers_write() {
+        let options = strings(&[
+            "nosuid",
+            "noexec",
+            "newinstance",
+            "ptmxmode=0666",
+            "gid=5",
+            "rprivate",
+        ]);
+        let parsed = parse("/dev/pts", &options).unwrap();
+        assert_eq!(parsed.data, ["newinstance", "ptmxmode=0666", "gid=5"]);
+        assert_eq!(parsed.own.set, NOSUID | NOEXEC);
+        assert_eq!(parsed.recursive_propagation, 1 << 18);
+        assert_eq!((parsed.bind, parsed.propagation), (None, 0));
+    }
+
+    #[test]
+    fn the_last_one_counts() {
+        let options = strings(&["rbind", "ro", "rw", "noatime", "relatime", "rro", "bind"]);
+        let parsed = parse("/x", &options).unwrap();
+        assert_eq!(parsed.bind, Some(true));
+        assert_eq!((parsed.own.set, parsed.own.clear), (0, RDONLY | ATIME));
+        assert_eq!(
+            parsed.recursive,
+            Attributes {
+                set: RDONLY,
+                clear: 0
+            }
+        );
+    }
+
+    #[test]
+    fn words_that_begin_with_r() {
+        let options = strings(&["rw", "relatime", "rnosuid", "rsize=5", "runbindable"]);
+        let parsed = parse("/x", &options).unwrap();
+        assert_eq!(parsed.recursive.set, NOSUID);
+        assert_eq!(parsed.data, ["rsize=5"]);
+        assert_eq!(parsed.recursive_propagation, 1 << 17);
+    }
+
+    #[test]
+    fn what_is_not_done_is_refused() {
+        assert!(
+            parse("/x", &strings(&["remount"]))
+                .unwrap_err()
+                .text
+                .contains("/x")
+        );
+    }
+}

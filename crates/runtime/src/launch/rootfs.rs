@@ -1,0 +1,187 @@
+//! The container's tree: its root, what the spec mounts in it, its devices, what is hidden; and the change of root.
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
+
+use oci_spec::runtime::Spec;
+use rustix::fs::{AtFlags, CWD, Mode, OFlags, StatxAttributes, StatxFlags};
+use rustix::mount::{MountAttrFlags, MountPropagationFlags, UnmountFlags};
+use sys::mount::SetAttr;
+use sys::pty::Pty;
+
+use super::fault::{During, Fault, Result};
+use super::mounts::{self, CgroupView, Planned};
+use super::paths::{self, Mounted};
+use super::root::{Kind, Root};
+use super::{console, dev, options};
+
+/// A container's tree before anything is mounted in it: the root attached in a mount namespace that tells the host
+/// nothing, and the sources of bind mounts open.
+pub(super) struct Tree<'s> {
+    spec: &'s Spec,
+    root: Root,
+    mounts: Vec<Planned<'s>>,
+}
+
+impl<'s> Tree<'s> {
+    /// Cuts the mount namespace off from the host's, opens everything that is named by a path of the host, and
+    /// attaches the root. Needs the rights of the host's user.
+    pub(super) fn open(spec: &'s Spec, bundle: &Path, cgroup: &CgroupView) -> Result<Tree<'s>> {
+        let Some(root) = spec.root() else {
+            return Err(Fault::new("the configuration has no root"));
+        };
+        let path = bundle.join(root.path());
+        let doing = || format!("root file system {}", path.display());
+        let wanted = spec
+            .linux()
+            .as_ref()
+            .and_then(|linux| linux.rootfs_propagation().as_deref());
+        let (host, own) = match wanted.and_then(options::propagation) {
+            Some((bit, recursive)) => (propagation(bit, recursive), None),
+            None => (
+                propagation(slave(), true),
+                Some(MountPropagationFlags::PRIVATE.bits().into()),
+            ),
+        };
+        rustix::mount::mount_change("/", host).during(|| "cutting off the host's mounts".into())?;
+        if wanted.is_some() {
+            // The root may be changed only where what it lies on is shared with nobody.
+            make_carrier_private(&path).during(doing)?;
+        }
+        let mounts = mounts::plan(spec.mounts().as_deref().unwrap_or_default(), bundle, cgroup)?;
+        let tree = sys::mount::clone_tree_at(&path, true).during(doing)?;
+        if let Some(propagation) = own {
+            let change = SetAttr {
+                propagation,
+                ..SetAttr::default()
+            };
+            sys::mount::set_attr(tree.as_fd(), true, change).during(doing)?;
+        }
+        sys::mount::attach_at(tree.as_fd(), &path).during(doing)?;
+        Ok(Tree {
+            spec,
+            root: Root::new(tree),
+            mounts,
+        })
+    }
+
+    /// Makes everything in it. `bind_devices` where device nodes cannot be made. Returns the terminal, where the spec
+    /// asks for one; `size` is its window's in rows and columns.
+    pub(super) fn build(self, bind_devices: bool, size: Option<(u16, u16)>) -> Result<(Root, Option<Pty>)> {
+        let Tree { spec, root, mounts } = self;
+        let fill_dev = dev::is_ours(&mounts);
+        let mounted_at = |path: &str, kind: &str| {
+            mounts.iter().any(|mount| {
+                mount.destination() == Path::new(path) && mount.kind() == kind && !mount.is_bind()
+            })
+        };
+        let devpts = mounted_at("/dev/pts", "devpts");
+        let mounted = Mounted {
+            proc: mounted_at("/proc", "proc"),
+            sys: mounted_at("/sys", "sysfs"),
+        };
+        for mount in mounts {
+            mount.attach(&root)?;
+        }
+        if fill_dev {
+            dev::populate(&root, spec, devpts, bind_devices)?;
+        }
+        let process = spec.process().as_ref();
+        let terminal = process.and_then(|process| process.terminal()).unwrap_or(false);
+        let pty = terminal.then(|| console::make(&root, size)).transpose()?;
+        if let Some(pty) = &pty {
+            console::show(&root, pty)?;
+        }
+        if let Some(process) = process {
+            root.find_or_make(process.cwd(), Kind::Directory)
+                .during(|| format!("working directory {}", process.cwd().display()))?;
+        }
+        if let Some(linux) = spec.linux() {
+            // Read-only first: a path that is to be hidden stays hidden whatever else is said of it.
+            paths::make_read_only(
+                &root,
+                linux.readonly_paths().as_deref().unwrap_or_default(),
+                &mounted,
+            )?;
+            paths::mask(
+                &root,
+                linux.masked_paths().as_deref().unwrap_or_default(),
+                &mounted,
+            )?;
+        }
+        if spec
+            .root()
+            .as_ref()
+            .and_then(|root| root.readonly())
+            .unwrap_or(false)
+        {
+            let change = SetAttr {
+                set: MountAttrFlags::MOUNT_ATTR_RDONLY.bits().into(),
+                ..SetAttr::default()
+            };
+            sys::mount::set_attr(root.as_fd(), false, change)
+                .during(|| "making the root read-only".into())?;
+        }
+        Ok((root, pty))
+    }
+}
+
+/// Makes `root` the root of the calling process and lets go of the host's tree.
+pub(super) fn change_root(spec: &Spec, root: &Root) -> Result<()> {
+    let doing = || "changing the root".to_owned();
+    let wanted = spec
+        .linux()
+        .as_ref()
+        .and_then(|linux| linux.rootfs_propagation().as_deref());
+    rustix::process::fchdir(root).during(doing)?;
+    // The old root comes to lie on the new one, at the same place, and is taken off it there: no directory in the
+    // container is needed for it (pivot_root(2), "pivot_root(".", ".")").
+    rustix::process::pivot_root(".", ".").during(doing)?;
+    let wanted = wanted.and_then(options::propagation);
+    if wanted.is_some() {
+        // Else the host would lose what is let go of here.
+        rustix::mount::mount_change(".", propagation(slave(), true)).during(doing)?;
+    }
+    rustix::mount::unmount(".", UnmountFlags::DETACH).during(|| "letting go of the host's tree".into())?;
+    rustix::process::chdir("/").during(doing)?;
+    if let Some((bit, recursive)) = wanted {
+        rustix::mount::mount_change("/", propagation(bit, recursive))
+            .during(|| "rootfsPropagation".into())?;
+    }
+    Ok(())
+}
+
+fn slave() -> u64 {
+    MountPropagationFlags::DOWNSTREAM.bits().into()
+}
+
+fn propagation(bit: u64, recursive: bool) -> MountPropagationFlags {
+    let bits = u32::try_from(bit).unwrap_or_default();
+    let flags = MountPropagationFlags::from_bits_retain(bits);
+    if recursive {
+        flags | MountPropagationFlags::REC
+    } else {
+        flags
+    }
+}
+
+/// Makes the mount that `path` lies on private, in this mount namespace.
+fn make_carrier_private(path: &Path) -> std::io::Result<()> {
+    let mut dir = open_directory(CWD.as_fd(), path)?;
+    loop {
+        let status = rustix::fs::statx(&dir, "", AtFlags::EMPTY_PATH, StatxFlags::empty())?;
+        if status.stx_attributes.contains(StatxAttributes::MOUNT_ROOT) {
+            let change = SetAttr {
+                propagation: MountPropagationFlags::PRIVATE.bits().into(),
+                ..SetAttr::default()
+            };
+            return sys::mount::set_attr(dir.as_fd(), false, change);
+        }
+        dir = open_directory(dir.as_fd(), Path::new(".."))?;
+    }
+}
+
+fn open_directory(at: std::os::fd::BorrowedFd<'_>, path: &Path) -> std::io::Result<OwnedFd> {
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    Ok(rustix::fs::openat(at, path, flags, Mode::empty())?)
+}

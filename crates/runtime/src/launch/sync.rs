@@ -1,0 +1,126 @@
+//! What the launcher and the container's process to be tell each other between fork and exec.
+//!
+//! The child speaks when it has come to a point ([`Word`]) and the launcher answers [`Sync::allow`] where the child
+//! has to wait. Permission may be given before it is asked for, so that the usual start waits for nothing. Both ends
+//! are close-on-exec: the end of the conversation after [`Word::Executing`] means that the program runs.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use super::fault::{During, Fault, Result};
+
+/// A fault's text is cut at this length.
+const MAX_WORD: usize = 4096;
+
+/// What the child says.
+#[derive(Debug)]
+pub(super) enum Word {
+    /// The namespaces and mounts are made; hooks may run before the root is changed. Waits for permission.
+    Mounted,
+    /// The master of the container's terminal.
+    Console(OwnedFd),
+    /// Everything is done but exec.
+    Executing,
+    /// It failed and ends.
+    Failed(Fault),
+}
+
+/// One end of the conversation.
+#[derive(Debug)]
+pub(super) struct Sync(OwnedFd);
+
+impl AsFd for Sync {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+impl Sync {
+    /// The launcher's end and the child's.
+    pub(super) fn pair() -> Result<(Sync, Sync)> {
+        let (a, b) = sys::socket::pair().during(|| "a socket pair".into())?;
+        Ok((Sync(a), Sync(b)))
+    }
+
+    /// The child's: says a word.
+    pub(super) fn say(&self, word: &Word) -> Result<()> {
+        let mut text = Vec::new();
+        let mut fds = Vec::new();
+        match word {
+            Word::Mounted => text.push(b'M'),
+            Word::Executing => text.push(b'X'),
+            Word::Console(master) => {
+                text.push(b'C');
+                fds.push(master.as_fd());
+            }
+            Word::Failed(fault) => {
+                text.extend([b'F', fault.code]);
+                text.extend(fault.text.bytes().take(MAX_WORD - 2));
+            }
+        }
+        sys::socket::send(self.0.as_fd(), &text, &fds).during(|| "telling the supervisor".into())
+    }
+
+    /// The launcher's: what the child said; `None` when it is gone or has executed its program.
+    pub(super) fn hear(&self) -> io::Result<Option<Word>> {
+        let Some(mut message) = sys::socket::receive(self.0.as_fd(), MAX_WORD)? else {
+            return Ok(None);
+        };
+        let word = match (message.bytes.as_slice(), message.fds.pop()) {
+            (b"M", None) => Word::Mounted,
+            (b"X", None) => Word::Executing,
+            (b"C", Some(master)) => Word::Console(master),
+            ([b'F', code, text @ ..], None) => Word::Failed(Fault {
+                code: *code,
+                text: String::from_utf8_lossy(text).into_owned(),
+            }),
+            _ => return Err(io::ErrorKind::InvalidData.into()),
+        };
+        Ok(Some(word))
+    }
+
+    /// The launcher's: gives one permission. A child that has ended does not take it, and says so otherwise.
+    pub(super) fn allow(&self) -> io::Result<()> {
+        match sys::socket::send(self.0.as_fd(), b"g", &[]) {
+            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+            other => other,
+        }
+    }
+
+    /// The child's: waits for one permission. Fails when the supervisor has died.
+    pub(super) fn wait(&self) -> Result<()> {
+        match sys::socket::receive(self.0.as_fd(), 1) {
+            Ok(Some(_)) => Ok(()),
+            Ok(None) => Err(Fault::new(
+                "the supervisor died while the container was being started",
+            )),
+            Err(error) => Err(error).during(|| "waiting for the supervisor".into()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn words_arrive() {
+        let (launcher, child) = Sync::pair().unwrap();
+        child.say(&Word::Mounted).unwrap();
+        let fault = Fault {
+            code: 127,
+            text: "nothing there".into(),
+        };
+        child.say(&Word::Failed(fault.clone())).unwrap();
+        assert!(matches!(launcher.hear().unwrap(), Some(Word::Mounted)));
+        assert!(matches!(launcher.hear().unwrap(), Some(Word::Failed(heard)) if heard == fault));
+        launcher.allow().unwrap();
+        child.wait().unwrap();
+        let (reader, _) = rustix::pipe::pipe().unwrap();
+        child.say(&Word::Console(reader)).unwrap();
+        assert!(matches!(launcher.hear().unwrap(), Some(Word::Console(_))));
+        drop(child);
+        assert!(launcher.hear().unwrap().is_none());
+        launcher.allow().unwrap();
+    }
+}

@@ -1,0 +1,166 @@
+//! `sysctl`: kernel parameters of the container's own namespaces, written through the host's /proc, which nobody in
+//! the container can have touched.
+
+use std::collections::HashMap;
+use std::io::Write;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::PathBuf;
+
+use rustix::fs::{CWD, Mode, OFlags, ResolveFlags};
+use sys::process::namespaces as kind;
+
+use super::fault::{During, Fault, Result};
+use super::namespaces::Namespaces;
+use super::root;
+
+/// The host's procfs, known to be one.
+#[derive(Debug)]
+pub(super) struct Proc(OwnedFd);
+
+impl Proc {
+    /// Opens /proc and looks that it is what it says.
+    pub(super) fn open() -> Result<Proc> {
+        let doing = || "the host's /proc".to_owned();
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let fd = rustix::fs::openat(CWD, "/proc", flags, Mode::empty()).during(doing)?;
+        let is_root = rustix::fs::fstat(&fd).during(doing)?.st_ino == 1;
+        if root::file_system(fd.as_fd()).during(doing)? != root::PROC || !is_root {
+            return Err(Fault::new("/proc is not a procfs"));
+        }
+        Ok(Proc(fd))
+    }
+
+    /// Writes a file of it. Nothing mounted over a part of /proc is ever written to.
+    pub(super) fn write(&self, path: &str, value: &str) -> std::io::Result<()> {
+        let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS | ResolveFlags::NO_XDEV;
+        let flags = OFlags::WRONLY | OFlags::CLOEXEC;
+        let fd = rustix::fs::openat2(&self.0, path, flags, Mode::empty(), resolve)?;
+        std::fs::File::from(fd).write_all(value.as_bytes())
+    }
+}
+
+/// The namespace that a parameter belongs to, `None` for one of the whole machine.
+fn namespace_of(name: &str) -> Option<u64> {
+    const IPC: [&str; 8] = [
+        "kernel.msgmax",
+        "kernel.msgmnb",
+        "kernel.msgmni",
+        "kernel.sem",
+        "kernel.shmall",
+        "kernel.shmmax",
+        "kernel.shmmni",
+        "kernel.shm_rmid_forced",
+    ];
+    if IPC.contains(&name) || name.starts_with("fs.mqueue.") {
+        Some(kind::IPC)
+    } else if name.starts_with("net.") {
+        Some(kind::NETWORK)
+    } else if name == "kernel.domainname" || name == "kernel.hostname" {
+        Some(kind::UTS)
+    } else if name.starts_with("user.") {
+        Some(kind::USER)
+    } else {
+        None
+    }
+}
+
+/// Where a parameter lies beneath /proc/sys. As in sysctl(8), the first separator met tells which of `.` and `/` is
+/// the separator; the other is then part of a name (`net/ipv4/conf/eth0.1/…`).
+fn file_of(name: &str) -> Option<PathBuf> {
+    let slashes = name
+        .find(['.', '/'])
+        .is_some_and(|at| name.as_bytes()[at] == b'/');
+    let path: String = match slashes {
+        true => name.to_owned(),
+        false => name
+            .chars()
+            .map(|c| match c {
+                '.' => '/',
+                '/' => '.',
+                other => other,
+            })
+            .collect(),
+    };
+    let plain = path.split('/').all(|part| !matches!(part, "" | "." | ".."));
+    plain.then(|| PathBuf::from(path))
+}
+
+/// Refuses a parameter that is not the container's own before anything is started.
+pub(super) fn check(sysctls: &HashMap<String, String>, namespaces: &Namespaces) -> Result<()> {
+    for name in sysctls.keys() {
+        let dotted = match file_of(name) {
+            Some(path) => path.to_string_lossy().replace('/', "."),
+            None => return Err(Fault::new(format!("sysctl {name:?} is not a name"))),
+        };
+        match namespace_of(&dotted) {
+            Some(kind) if namespaces.has(kind) => {}
+            Some(_) => {
+                return Err(Fault::new(format!(
+                    "sysctl {name}: the container shares the namespace it belongs to with the host"
+                )));
+            }
+            None => {
+                return Err(Fault::new(format!(
+                    "sysctl {name} belongs to the whole machine, not to a container"
+                )));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Sets the parameters, from within the container's namespaces.
+pub(super) fn set(proc: &Proc, sysctls: &HashMap<String, String>) -> Result<()> {
+    for (name, value) in sysctls {
+        let path = file_of(name).ok_or_else(|| Fault::new(format!("sysctl {name:?} is not a name")))?;
+        proc.write(&format!("sys/{}", path.display()), value)
+            .during(|| format!("sysctl {name}={value}"))?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_and_files() {
+        let path = |name| file_of(name).map(|path| path.display().to_string());
+        assert_eq!(path("net.ipv4.ip_forward").unwrap(), "net/ipv4/ip_forward");
+        assert_eq!(
+            path("net/ipv4/conf/eth0.1/forwarding").unwrap(),
+            "net/ipv4/conf/eth0.1/forwarding"
+        );
+        assert_eq!(
+            path("net.ipv4.conf.eth0/1.forwarding").unwrap(),
+            "net/ipv4/conf/eth0.1/forwarding"
+        );
+        for bad in ["", ".", "net..x", "net/../../etc", "/etc/passwd", "net./."] {
+            assert_eq!(path(bad), None, "{bad}");
+        }
+    }
+
+    #[test]
+    fn only_the_containers_own() {
+        let namespaces = Namespaces {
+            new: kind::IPC,
+            joined: Vec::new(),
+        };
+        let one = |name: &str| check(&HashMap::from([(name.to_owned(), "1".to_owned())]), &namespaces);
+        one("kernel.shmmax").unwrap();
+        one("fs/mqueue/msg_max").unwrap();
+        assert!(one("net.ipv4.ip_forward").unwrap_err().text.contains("shares"));
+        assert!(
+            one("kernel.core_pattern")
+                .unwrap_err()
+                .text
+                .contains("whole machine")
+        );
+        assert!(
+            one("fs/mqueue/../../kernel/core_pattern")
+                .unwrap_err()
+                .text
+                .contains("not a name")
+        );
+    }
+}

@@ -1,0 +1,231 @@
+//! Starting a container: [`start`] makes a supervisor, asks it to start, and returns when the program runs.
+//!
+//! The supervisor is executed from a copy of the helper program's mount that is detached and read-only: through
+//! `/proc/<pid>/exe` of a process that is about to become a container's, nobody can write to the program on disk
+//! (CVE-2019-5736), and nothing of it is copied.
+
+use std::ffi::OsString;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+
+use rustix::mount::MountAttrFlags;
+use sys::mount::SetAttr;
+
+use crate::control::{Connection, Reply, Request};
+use crate::launch::{CANNOT_RUN, FAILED, NOT_FOUND};
+use crate::state::Exit;
+
+/// The program that supervisors are made of, and the arguments that bring it into that role: it is to call
+/// [`crate::supervisor::main`] with the arguments that follow these.
+#[derive(Debug, Clone)]
+pub struct Helper {
+    /// Path of the program. Not `/proc/self/exe`, which is somebody else's program when strata is a library in it.
+    pub program: PathBuf,
+    /// Arguments before the supervisor's own.
+    pub args: Vec<OsString>,
+}
+
+/// What to start, and how.
+#[derive(Debug)]
+pub struct StartRequest<'a> {
+    /// The supervisor.
+    pub helper: &'a Helper,
+    /// The bundle, its root file system mounted.
+    pub bundle: &'a Path,
+    /// Standard input, output and error of the program, where its spec asks for no terminal. They are inherited:
+    /// nobody copies what goes through them.
+    pub stdio: [BorrowedFd<'a>; 3],
+    /// Rows and columns of the terminal, where its spec asks for one.
+    pub size: Option<(u16, u16)>,
+    /// The OCI runtime to drive instead of the launcher.
+    pub runtime: Option<&'a Path>,
+    /// Program and arguments that the supervisor runs at the end if the caller is gone by then: whoever promises to
+    /// remove the container keeps the promise so. Empty for none.
+    pub cleanup: Vec<OsString>,
+}
+
+/// Why a container was not started. Nothing of it runs then.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum StartError {
+    /// The helper program could not be started.
+    #[error("helper program {}: {source}", program.display())]
+    Helper {
+        /// The program.
+        program: PathBuf,
+        /// The kernel's answer.
+        source: io::Error,
+    },
+    /// The supervisor ended, or said what is not understood.
+    #[error("the supervisor of {} did not answer: {source}", bundle.display())]
+    Supervisor {
+        /// The container's bundle.
+        bundle: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// The container could not be made as its configuration wants it.
+    #[error("{0}")]
+    Setup(String),
+    /// Its program is there and cannot be run.
+    #[error("{0}")]
+    CannotRun(String),
+    /// Its program is not there.
+    #[error("{0}")]
+    NotFound(String),
+}
+
+impl StartError {
+    /// The exit code that tells the cause, as the peers have it: 125, 126 or 127.
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            StartError::CannotRun(_) => CANNOT_RUN,
+            StartError::NotFound(_) => NOT_FOUND,
+            _ => FAILED,
+        }
+    }
+}
+
+/// A container that runs, as the one who started it has it. Dropping it leaves the container running.
+#[derive(Debug)]
+pub struct Running {
+    pid: i32,
+    console: Option<OwnedFd>,
+    connection: Connection,
+    supervisor: Child,
+    exit: Option<Exit>,
+}
+
+/// Starts the container of a bundle; returns when its program was executed.
+pub fn start(request: &StartRequest<'_>) -> Result<Running, StartError> {
+    let helper_error = |source| StartError::Helper {
+        program: request.helper.program.clone(),
+        source,
+    };
+    let lost = |source| StartError::Supervisor {
+        bundle: request.bundle.to_path_buf(),
+        source,
+    };
+    let bundle = std::path::absolute(request.bundle).map_err(lost)?;
+    let (ours, theirs) = sys::socket::pair().map_err(lost)?;
+    let program = read_only_copy(&request.helper.program).map_err(helper_error)?;
+    let supervisor = Command::new(format!("/proc/self/fd/{}", program.as_raw_fd()))
+        .arg0(&request.helper.program)
+        .args(&request.helper.args)
+        .arg(&bundle)
+        .env_clear()
+        .stdin(Stdio::from(theirs))
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .map_err(helper_error)?;
+    drop(program);
+    let connection = Connection::from_socket(ours);
+    let order = Request::Start {
+        size: request.size,
+        runtime: request.runtime.map(Path::to_path_buf),
+        cleanup: request.cleanup.clone(),
+    };
+    let mut running = Running {
+        pid: 0,
+        console: None,
+        connection,
+        supervisor,
+        exit: None,
+    };
+    let answer = match running.connection.send(&order, &request.stdio) {
+        Ok(()) => running.connection.receive::<Reply>(),
+        Err(error) => Err(error),
+    };
+    let failure = match answer {
+        Ok(Some((Reply::Started { pid }, mut fds))) => {
+            running.pid = pid;
+            running.console = fds.pop();
+            return Ok(running);
+        }
+        Ok(Some((Reply::Failed { code, message }, _))) => match code {
+            CANNOT_RUN => StartError::CannotRun(message),
+            NOT_FOUND => StartError::NotFound(message),
+            _ => StartError::Setup(message),
+        },
+        Ok(Some((Reply::Error { message }, _))) => lost(io::Error::other(message)),
+        Ok(Some(_)) => lost(io::ErrorKind::InvalidData.into()),
+        Ok(None) => lost(io::ErrorKind::UnexpectedEof.into()),
+        Err(error) => lost(error),
+    };
+    // It leaves by itself, and then nothing of the container is left.
+    let _ = running.supervisor.wait();
+    Err(failure)
+}
+
+/// A detached read-only copy of the mount that `program` lies on, rooted at it.
+fn read_only_copy(program: &Path) -> io::Result<OwnedFd> {
+    let copy = sys::mount::clone_tree_at(program, false)?;
+    let change = SetAttr {
+        set: MountAttrFlags::MOUNT_ATTR_RDONLY.bits().into(),
+        ..SetAttr::default()
+    };
+    sys::mount::set_attr(copy.as_fd(), false, change)?;
+    Ok(copy)
+}
+
+impl Running {
+    /// Number of the container's first process in the caller's pid namespace.
+    pub fn pid(&self) -> i32 {
+        self.pid
+    }
+
+    /// The master of its terminal, where its spec asked for one.
+    pub fn console(&self) -> Option<BorrowedFd<'_>> {
+        self.console.as_ref().map(AsFd::as_fd)
+    }
+
+    /// Sends a signal to the container's first process.
+    pub fn kill(&self, signal: i32) -> io::Result<()> {
+        self.connection.send(&Request::Kill { signal }, &[])
+    }
+
+    /// Waits until the container has ended, and tells how. Its supervisor may still be taking away what it left: see
+    /// [`Running::finish`].
+    pub fn wait(&mut self) -> io::Result<Exit> {
+        loop {
+            if let Some(exit) = self.take()? {
+                return Ok(exit);
+            }
+        }
+    }
+
+    /// Takes the next word from the supervisor, for which it waits where the descriptor ([`AsFd`]) is not readable:
+    /// how the container ended, once it has.
+    pub fn take(&mut self) -> io::Result<Option<Exit>> {
+        if self.exit.is_none() {
+            match self.connection.receive::<Reply>()? {
+                Some((Reply::Exited(exit), _)) => self.exit = Some(exit),
+                // A signal that came when the container had just ended is refused, and that is all right.
+                Some(_) => {}
+                None => {
+                    return Err(io::Error::new(
+                        io::ErrorKind::UnexpectedEof,
+                        "the supervisor is gone",
+                    ));
+                }
+            }
+        }
+        Ok(self.exit.clone())
+    }
+
+    /// Waits until the supervisor has left: nothing of the container is left then but its bundle.
+    pub fn finish(mut self) -> io::Result<()> {
+        self.supervisor.wait().map(drop)
+    }
+}
+
+impl AsFd for Running {
+    /// Readable when the supervisor has said something: see [`Running::take`].
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.connection.as_fd()
+    }
+}
