@@ -1,22 +1,35 @@
 //! OCI images: names, registries and archives, and the way of layers between a tar and the store.
 //!
-//! Data goes one way: [`registry`] or an archive gives blobs, [`compression`] and [`tar`] read them, and a layer
-//! becomes a directory of the store. Nothing here mounts, runs or prints; nothing reads the environment.
+//! Data goes one way: a registry ([`registry::Client`]) or an archive gives blobs, [`unpack`] makes each layer a
+//! directory of the store in overlay format, and the image gets its names when all of it is on disk. Nothing here
+//! mounts, runs or prints; nothing reads the environment.
 //!
-//! Start at [`reference`] for names, [`manifest`] and [`config`] for the documents, [`registry::Client`] and
-//! [`auth`] for where they come from.
+//! Start at the verbs, [`pull`], [`load`] and [`import`], and their shared end, [`install`]; then at [`reference`]
+//! for names, [`manifest`] and [`config`] for the documents, [`auth`] for logins. What other tools do differently,
+//! and what is done here, is in `docs/images.md`.
 #![cfg_attr(not(test), warn(clippy::disallowed_methods))]
 
+mod archive;
 pub mod auth;
+mod bring;
+pub mod change;
 pub mod compression;
 pub mod config;
+pub mod import;
+pub mod install;
+pub mod load;
+mod load_docker;
+mod load_oci;
 pub mod manifest;
 pub mod media;
 pub mod platform;
 pub mod progress;
+pub mod pull;
 pub mod record;
 pub mod reference;
 pub mod registry;
 pub mod tar;
 mod text;
 pub mod unpack;
+
+pub use bring::BlobSource;

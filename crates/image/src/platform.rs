@@ -133,6 +133,43 @@ impl Platform {
     }
 }
 
+/// The platform of the processor at hand: on `amd64` with the level of the x86-64 psABI that it has, since an
+/// image may be built for one of those.
+fn machine() -> Platform {
+    let host = Platform::host();
+    Platform {
+        variant: if host.variant.is_empty() {
+            level().to_owned()
+        } else {
+            host.variant
+        },
+        ..host
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+fn level() -> &'static str {
+    macro_rules! has {
+        ($($feature:tt),*) => { $(std::is_x86_feature_detected!($feature))&&* };
+    }
+    if !has!("sse3", "ssse3", "sse4.1", "sse4.2", "popcnt", "cmpxchg16b") {
+        return "";
+    }
+    if !has!("avx", "avx2", "bmi1", "bmi2", "f16c", "fma", "lzcnt", "movbe") {
+        return "v2";
+    }
+    if has!("avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl") {
+        "v4"
+    } else {
+        "v3"
+    }
+}
+
+#[cfg(not(target_arch = "x86_64"))]
+fn level() -> &'static str {
+    ""
+}
+
 /// What an image is wanted for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Wanted {
@@ -146,7 +183,7 @@ impl Wanted {
     /// The acceptable platforms, the best first.
     pub fn candidates(&self) -> Vec<Platform> {
         match self {
-            Self::Host => Platform::host().runs(),
+            Self::Host => machine().runs(),
             Self::Exactly(platform) => vec![platform.clone()],
         }
     }
@@ -281,6 +318,15 @@ mod tests {
         let host = Platform::new("linux", "amd64", "");
         assert!(host.runs().contains(&p("386")));
         assert!(!host.runs().contains(&p("linux/amd64/v3")));
+        assert_eq!(
+            p("linux/amd64/v3").runs(),
+            [
+                p("linux/amd64/v3"),
+                p("linux/amd64/v2"),
+                p("linux/amd64"),
+                p("linux/386")
+            ]
+        );
         assert!(!p("linux/arm/v6").runs().contains(&p("linux/arm/v7")));
         assert_eq!(
             p("linux/arm/v7").runs(),

@@ -40,6 +40,13 @@ pub enum Event<'a> {
         /// Bytes so far; the blob's size when it was in the store.
         bytes: u64,
     },
+    /// So much of a file or stream has been read, before it is known what is in it.
+    Read {
+        /// Where it comes from.
+        what: &'a str,
+        /// Bytes so far.
+        bytes: u64,
+    },
     /// A request failed and is made again.
     Retrying {
         /// Host and what is asked of it.

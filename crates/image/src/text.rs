@@ -18,3 +18,18 @@ pub(crate) fn printable(text: &str) -> String {
     }
     out
 }
+
+/// An error with everything behind it, as far as its own words do not say it already.
+pub(crate) fn whole(error: &dyn std::error::Error) -> String {
+    let mut out = error.to_string();
+    let mut next = error.source();
+    while let Some(error) = next {
+        let text = error.to_string();
+        if !out.contains(&text) {
+            out.push_str(": ");
+            out.push_str(&text);
+        }
+        next = error.source();
+    }
+    out
+}

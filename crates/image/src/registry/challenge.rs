@@ -78,6 +78,15 @@ fn parameter(text: &str) -> Option<(String, &str)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn never_panics(header in "[ -~\\t]{0,60}", any in any::<String>()) {
+            parse(&header);
+            parse(&any);
+        }
+    }
 
     #[test]
     fn challenges() {

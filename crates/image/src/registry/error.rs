@@ -32,7 +32,7 @@ pub enum RegistryError {
         host: String,
     },
     /// Credentials are missing or were refused. Registries answer the same for what is not there at all.
-    #[error("{host} does not give {what} {whom}: {reason}; check the name, or `strata login {login}`")]
+    #[error("{host} does not give {what} {whom}: {reason}; check the name, or `strata login {}`", super::domain_of(.host))]
     Denied {
         /// What was asked for.
         what: String,
@@ -42,11 +42,9 @@ pub enum RegistryError {
         whom: String,
         /// The registry's words.
         reason: String,
-        /// The registry's name as `login` wants it.
-        login: String,
     },
     /// 404.
-    #[error("{host} has no {what}{reason}; check the name and the tag")]
+    #[error("{host} has no {what}{reason}; {hint}")]
     NotFound {
         /// What was asked for.
         what: String,
@@ -54,6 +52,8 @@ pub enum RegistryError {
         host: String,
         /// The registry's words, in brackets, or nothing.
         reason: String,
+        /// What to do.
+        hint: &'static str,
     },
     /// 429, and waiting did not help or would take too long.
     #[error("{host} gives {what} only later: too many requests{}; wait, or log in for a higher limit", wait(.after))]

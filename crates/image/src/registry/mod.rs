@@ -12,15 +12,30 @@ mod proxy;
 mod token;
 mod url;
 
+use crate::reference::DEFAULT_DOMAIN;
+
 pub use client::{Client, ClientOptions, FetchedManifest};
 pub use error::RegistryError;
 pub use http::HttpOptions;
 pub use proxy::Proxies;
 
+/// What serves the names of [`DEFAULT_DOMAIN`].
+const DEFAULT_HOST: &str = "registry-1.docker.io";
+
 /// The host that serves a domain of image names.
 pub(crate) fn host_of(domain: &str) -> &str {
-    match domain {
-        crate::reference::DEFAULT_DOMAIN => "registry-1.docker.io",
-        other => other,
+    if domain == DEFAULT_DOMAIN {
+        DEFAULT_HOST
+    } else {
+        domain
+    }
+}
+
+/// The domain of image names that a host serves.
+pub(crate) fn domain_of(host: &str) -> &str {
+    if host == DEFAULT_HOST {
+        DEFAULT_DOMAIN
+    } else {
+        host
     }
 }

@@ -188,10 +188,6 @@ pub(crate) fn denied(want: &Want<'_>, reason: String) -> RegistryError {
         Some(Credentials::Password { username, .. }) => format!("to {username:?}"),
         Some(_) => "with the saved token".to_owned(),
     };
-    let login = match want.host == super::host_of(crate::reference::DEFAULT_DOMAIN) {
-        true => crate::reference::DEFAULT_DOMAIN,
-        false => want.host,
-    };
     let reason = if reason.is_empty() {
         "it says no more".to_owned()
     } else {
@@ -202,7 +198,6 @@ pub(crate) fn denied(want: &Want<'_>, reason: String) -> RegistryError {
         host: want.host.to_owned(),
         whom,
         reason,
-        login: login.to_owned(),
     }
 }
 

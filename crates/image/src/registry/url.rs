@@ -28,7 +28,7 @@ impl Url {
             return None;
         }
         let (authority, path) = rest.split_at(rest.find(['/', '?']).unwrap_or(rest.len()));
-        if !crate::reference::is_domain(authority) {
+        if !is_authority(authority) {
             return None;
         }
         let path = if path.starts_with('/') {
@@ -84,6 +84,21 @@ impl std::fmt::Display for Url {
     }
 }
 
+/// A host name (underscores are not allowed in one, but buckets have them), or an address, with an optional port.
+fn is_authority(text: &str) -> bool {
+    let (host, port) = match text.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
+        Some((host, port)) => (host, port),
+        None => text.split_at(text.find(':').unwrap_or(text.len())),
+    };
+    let in_brackets = text.starts_with('[');
+    let fits = |b: u8| match in_brackets {
+        true => b.is_ascii_hexdigit() || matches!(b, b':' | b'.'),
+        false => b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b'_'),
+    };
+    let port_fits = port.is_empty() || port.strip_prefix(':').is_some_and(|p| p.parse::<u16>().is_ok());
+    !host.is_empty() && host.bytes().all(fits) && port_fits
+}
+
 /// Host (brackets kept) and port.
 pub(crate) fn split_port(authority: &str) -> (&str, Option<u16>) {
     match authority.rsplit_once(':') {
@@ -117,6 +132,17 @@ pub(crate) fn encode(value: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn never_panics(base in "[a-z]{0,5}:?/{0,3}[ -~]{0,20}", location in any::<String>()) {
+            if let Some(base) = Url::parse(&base) {
+                prop_assert_eq!(Url::parse(&base.to_string()), Some(base.clone()));
+                let _ = base.join(&location);
+            }
+        }
+    }
 
     #[test]
     fn joins() {
@@ -128,6 +154,8 @@ mod tests {
             ("//b.example/p", "https://b.example/p"),
             ("HTTP://B.example?q#f", "http://b.example/?q"),
             ("/p?u=http://c", "https://a.example:5000/p?u=http://c"),
+            ("https://my_bucket.example/p", "https://my_bucket.example/p"),
+            ("http://[::1]:80/", "http://[::1]:80/"),
         ] {
             assert_eq!(base.join(location).unwrap().to_string(), target, "{location}");
         }

@@ -1,0 +1,299 @@
+//! `import`: a root file system's tar becomes an image of one layer.
+
+use std::fs::File;
+use std::io::{self, BufReader, Read, Write};
+use std::path::{Path, PathBuf};
+
+use serde_json::json;
+use store::{BlobError, Descriptor, Digest, Fault, Hasher, Ingest, IngestError, Store};
+
+use crate::bring::BlobSource;
+use crate::change::{self, ChangeError};
+use crate::compression::{Compression, decoder};
+use crate::config::{Execution, History, ImageConfig, RootFs};
+use crate::install::{InstallError, Installed, Parts, Place, install, plan};
+use crate::manifest::Layer;
+use crate::media;
+use crate::platform::Platform;
+use crate::progress::{Event, Progress};
+use crate::reference::Reference;
+use crate::registry::{Client, RegistryError};
+use crate::unpack::Limits;
+
+const PIECE: usize = 128 << 10;
+
+/// Why a root file system could not be imported.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ImportError {
+    /// The file cannot be opened.
+    #[error("cannot open {}: {source}", path.display())]
+    Open {
+        /// Which.
+        path: PathBuf,
+        /// The system's words.
+        source: io::Error,
+    },
+    /// A directory, where a tar is wanted.
+    #[error("{} is a directory; import its tar: tar -C {} -c . | strata import - NAME", path.display(), path.display())]
+    Directory {
+        /// Which.
+        path: PathBuf,
+    },
+    /// It broke off, or is compressed in a way that is not known.
+    #[error("cannot read {from}: {source}")]
+    Read {
+        /// Where it comes from.
+        from: String,
+        /// The system's or the decoder's words.
+        source: io::Error,
+    },
+    /// There is nothing in it.
+    #[error("{from} is empty")]
+    Empty {
+        /// Where it comes from.
+        from: String,
+    },
+    /// The address did not give it.
+    #[error(transparent)]
+    Download(#[from] RegistryError),
+    /// An instruction of `--change`.
+    #[error(transparent)]
+    Change(#[from] ChangeError),
+    /// It could not be brought into the store.
+    #[error("{from}: {source}")]
+    Install {
+        /// Where it comes from.
+        from: String,
+        /// What went wrong.
+        source: Box<InstallError>,
+    },
+}
+
+impl ImportError {
+    fn install(from: &str, source: impl Into<InstallError>) -> Self {
+        Self::Install {
+            from: from.to_owned(),
+            source: Box::new(source.into()),
+        }
+    }
+}
+
+/// Where the tar comes from; it may be compressed.
+pub enum Source<'a> {
+    /// A file.
+    Path(&'a Path),
+    /// A stream, read to its end.
+    Stream(&'a mut dyn Read),
+    /// An `http` or `https` address.
+    Url(&'a Client, &'a str),
+}
+
+/// What the image is to be.
+#[derive(Debug, Clone, Default)]
+pub struct ImportOptions {
+    /// Its name; with none it is found by its ID.
+    pub name: Option<Reference>,
+    /// Instructions for its configuration, as a Dockerfile has them.
+    pub changes: Vec<String>,
+    /// A remark for its history.
+    pub message: Option<String>,
+    /// What its programs are built for; this machine when not given.
+    pub platform: Option<Platform>,
+    /// What the layer may do to us.
+    pub limits: Limits,
+}
+
+/// Imports a root file system.
+///
+/// # Errors
+/// [`ImportError`].
+pub fn import(
+    store: &Store,
+    ns: &str,
+    source: Source<'_>,
+    options: &ImportOptions,
+    progress: &dyn Progress,
+) -> Result<Installed, ImportError> {
+    // What is wrong with the instructions is said before anything is read.
+    let mut execution = Execution::default();
+    for instruction in &options.changes {
+        change::apply(&mut execution, instruction)?;
+    }
+    let from = match &source {
+        Source::Path(path) => path.display().to_string(),
+        Source::Stream(_) => "the stream".to_owned(),
+        Source::Url(_, url) => (*url).to_owned(),
+    };
+    let failed = |source: InstallError| ImportError::install(&from, source);
+    let fault = |e: Fault| failed(e.into());
+    let lease = store.lease(&format!("import {from}")).map_err(fault)?;
+    let mut ingest = store
+        .ingest(&lease, &format!("import {}", lease.id()), None)
+        .map_err(|e| failed(e.into()))?;
+    let (diff_id, media_type) = match source {
+        Source::Stream(stream) => copy(stream, &mut ingest, &from, progress)?,
+        Source::Url(client, url) => copy(&mut client.download(url, progress)?, &mut ingest, &from, progress)?,
+        Source::Path(path) if path.is_dir() => {
+            return Err(ImportError::Directory {
+                path: path.to_owned(),
+            });
+        }
+        Source::Path(path) => {
+            let open = File::open(path).map_err(|source| ImportError::Open {
+                path: path.to_owned(),
+                source,
+            });
+            copy(&mut open?, &mut ingest, &from, progress)?
+        }
+    };
+    let size = ingest.offset();
+    let digest = store
+        .commit_blob(ingest, &lease)
+        .map_err(|e: IngestError| failed(e.into()))?;
+
+    let platform = options.platform.clone().unwrap_or_else(Platform::host);
+    let now = jiff::Timestamp::now().to_string();
+    let config = ImageConfig {
+        created: Some(now.clone()),
+        author: None,
+        architecture: platform.architecture,
+        variant: platform.variant,
+        os: platform.os,
+        config: execution,
+        rootfs: RootFs {
+            kind: "layers".into(),
+            diff_ids: vec![diff_id.to_string()],
+        },
+        history: vec![History {
+            created: Some(now),
+            created_by: format!("strata import {from}"),
+            comment: options.message.clone().unwrap_or_default(),
+            ..History::default()
+        }],
+    };
+    let keep = |media_type: &str, bytes: &[u8]| -> Result<Descriptor, ImportError> {
+        let digest = store.put_blob(&lease, bytes).map_err(|e| failed(e.into()))?;
+        Ok(Descriptor {
+            media_type: media_type.to_owned(),
+            digest,
+            size: bytes.len() as u64,
+        })
+    };
+    let blob = Descriptor {
+        media_type: media_type.to_owned(),
+        digest,
+        size,
+    };
+    let document = keep(media::OCI_CONFIG, json!(config).to_string().as_bytes())?;
+    let manifest = json!({
+        "schemaVersion": 2, "mediaType": media::OCI_MANIFEST, "config": document, "layers": [blob],
+    });
+    let manifest = keep(media::OCI_MANIFEST, manifest.to_string().as_bytes())?;
+    let parts = Parts {
+        target: manifest.clone(),
+        manifest,
+        config: document,
+        parsed: config,
+        layers: vec![Layer {
+            blob,
+            urls: Vec::new(),
+        }],
+    };
+    let plan = plan(store, &lease, parts, progress).map_err(fault)?;
+    let names: Vec<String> = options.name.iter().map(Reference::canonical).collect();
+    let place = Place {
+        ns,
+        names: &names,
+        parallel: 1,
+        limits: &options.limits,
+    };
+    let installed = install(store, &lease, place, plan, &Here { from: &from }, progress)?;
+    store.release(lease).map_err(fault)?;
+    Ok(installed)
+}
+
+/// Copies the tar as it is into a blob, and hashes what is in it on the way: the layer's diff ID.
+fn copy(
+    from: &mut dyn Read,
+    to: &mut Ingest,
+    name: &str,
+    progress: &dyn Progress,
+) -> Result<(Digest, &'static str), ImportError> {
+    let failed = |source| ImportError::Read {
+        from: name.to_owned(),
+        source,
+    };
+    let tee = Tee {
+        from,
+        to,
+        name,
+        bytes: 0,
+        progress,
+    };
+    let mut content = decoder(BufReader::with_capacity(PIECE, tee));
+    let media_type = match content.compression().map_err(failed)? {
+        Compression::None => media::OCI_LAYER,
+        Compression::Gzip => media::OCI_LAYER_GZIP,
+        Compression::Zstd => media::OCI_LAYER_ZSTD,
+    };
+    let mut hasher = Hasher::new();
+    let mut piece = vec![0; PIECE];
+    let mut size = 0;
+    loop {
+        match content.read(&mut piece) {
+            Ok(0) => break,
+            Ok(read) => {
+                hasher.update(&piece[..read]);
+                size += read as u64;
+            }
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+            Err(e) => return Err(failed(e)),
+        }
+    }
+    match size {
+        0 => Err(ImportError::Empty {
+            from: name.to_owned(),
+        }),
+        _ => Ok((hasher.finish(), media_type)),
+    }
+}
+
+/// Writes into the blob whatever is read.
+struct Tee<'a> {
+    from: &'a mut dyn Read,
+    to: &'a mut Ingest,
+    name: &'a str,
+    bytes: u64,
+    progress: &'a dyn Progress,
+}
+
+impl Read for Tee<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let read = self.from.read(buffer)?;
+        self.to.write_all(&buffer[..read])?;
+        self.bytes += read as u64;
+        self.progress.event(&Event::Read {
+            what: self.name,
+            bytes: self.bytes,
+        });
+        Ok(read)
+    }
+}
+
+/// The only blob is in the store already.
+struct Here<'a> {
+    from: &'a str,
+}
+
+impl BlobSource for Here<'_> {
+    type Error = ImportError;
+
+    fn bring(&self, layer: &Layer, _: &mut Ingest) -> Result<(), ImportError> {
+        Err(self.failed(BlobError::NotFound(layer.blob.digest).into()))
+    }
+
+    fn failed(&self, source: InstallError) -> ImportError {
+        ImportError::install(self.from, source)
+    }
+}
