@@ -1,83 +1,22 @@
 //! The registry's client against a server that misbehaves on purpose, and against a real registry with a login
 //! and TLS.
 
+mod common;
+
 use std::path::PathBuf;
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use common::client::{client, content, descriptor, name, options, some_image, with_password};
 use image::auth::{AuthFiles, Credentials};
 use image::progress::{Event, Progress, Silent};
 use image::reference::Reference;
-use image::registry::{Client, ClientOptions, HttpOptions, RegistryError as E};
-use store::{Descriptor, Digest};
+use image::registry::{Client, ClientOptions, RegistryError as E};
+use store::Descriptor;
 use testkit::registry::{Kind, PASSWORD, Registry, USER};
-use testkit::scripted::{Reply, Request, Server};
-use testkit::{Built, Image, Layer};
-
-fn options() -> ClientOptions {
-    let http = HttpOptions {
-        backoff: Duration::from_millis(5),
-        stall_timeout: Duration::from_millis(300),
-        response_timeout: Duration::from_secs(2),
-        retries: 2,
-        ..HttpOptions::default()
-    };
-    ClientOptions {
-        http,
-        ..ClientOptions::default()
-    }
-}
-
-fn with_password(username: &str, password: &str) -> Client {
-    let credentials = Credentials::Password {
-        username: username.into(),
-        password: password.into(),
-    };
-    Client::new(ClientOptions {
-        credentials: Some(credentials),
-        ..options()
-    })
-}
-
-fn client() -> Client {
-    Client::new(options())
-}
-
-fn name(host: &str) -> Reference {
-    Reference::parse(&format!("{host}/a/b:tag")).unwrap()
-}
-
-fn descriptor(bytes: &[u8]) -> Descriptor {
-    Descriptor {
-        media_type: String::new(),
-        digest: Digest::of(bytes),
-        size: bytes.len() as u64,
-    }
-}
-
-/// Answers with an image's blobs and its manifest under the tag `tag`.
-fn content(built: &Built, request: &Request) -> Reply {
-    let last = request.path.rsplit('/').next().unwrap_or_default();
-    let key = if last == "tag" {
-        built.digest()
-    } else {
-        last.to_owned()
-    };
-    match built.blobs.get(&key) {
-        Some(bytes) => Reply::ranged(request, bytes)
-            .header("content-type", built.descriptor["mediaType"].as_str().unwrap())
-            .header("docker-content-digest", key),
-        None => Reply::new(404)
-            .body(r#"{"errors":[{"code":"MANIFEST_UNKNOWN","message":"nothing\u001b[2J here"}]}"#),
-    }
-}
-
-fn some_image() -> Built {
-    Image::new("x")
-        .layer(Layer::new().file("hello", 0o644, "world"))
-        .build()
-}
+use testkit::scripted::{Reply, Server};
+use testkit::{Image, Layer};
 
 /// Collects what is told.
 #[derive(Default)]
@@ -298,118 +237,6 @@ fn too_many_requests_are_waited_out_as_told() {
     assert_eq!(server.requests().len(), 3, "two retries");
 }
 
-/// A server that answers every blob request with `reply`.
-fn blob_server(
-    blob: Vec<u8>,
-    reply: impl Fn(usize, &Request, &[u8]) -> Reply + Send + Sync + 'static,
-) -> Server {
-    let turns = AtomicUsize::new(0);
-    Server::start(move |request| reply(turns.fetch_add(1, Ordering::SeqCst), request, &blob))
-}
-
-#[test]
-fn broken_downloads_go_on_where_they_broke_off() {
-    let blob: Vec<u8> = (0..200_000_u32).flat_map(|n| n.to_le_bytes()).collect();
-    let fetch = |server: &Server, offset: u64, to: &mut Vec<u8>| {
-        client().blob(
-            &name(&server.host()),
-            &descriptor(&blob),
-            &[],
-            offset,
-            to,
-            &Silent,
-        )
-    };
-    let starts = |server: &Server| -> Vec<Option<usize>> {
-        server.requests().iter().map(Request::range_start).collect()
-    };
-
-    let server = blob_server(blob.clone(), |turn, request, blob| match turn {
-        0 => Reply::ranged(request, blob).cut(300_000),
-        1 => Reply::ranged(request, blob).stall(200_000),
-        _ => Reply::ranged(request, blob),
-    });
-    let mut got = Vec::new();
-    fetch(&server, 0, &mut got).unwrap();
-    assert!(got == blob);
-    assert_eq!(starts(&server), [None, Some(300_000), Some(500_000)]);
-
-    // A server that knows no ranges sends the whole again.
-    let server = blob_server(blob.clone(), |turn, _, blob| match turn {
-        0 => Reply::ok(blob).cut(300_000),
-        _ => Reply::ok(blob),
-    });
-    let mut got = Vec::new();
-    fetch(&server, 0, &mut got).unwrap();
-    assert!(got == blob);
-
-    // One that sends other ranges than asked for is not believed.
-    let server = blob_server(blob.clone(), |_, _, blob| {
-        Reply::new(206)
-            .header("content-range", format!("bytes 0-9/{}", blob.len()))
-            .body(&blob[..10])
-    });
-    assert!(matches!(
-        fetch(&server, 5, &mut Vec::new()),
-        Err(E::Unreachable { .. })
-    ));
-
-    // Progress keeps the count of retries low: ten breaks, two retries allowed.
-    let server = blob_server(blob.clone(), |_, request, blob| {
-        Reply::ranged(request, blob).cut(80_000)
-    });
-    let mut got = Vec::new();
-    fetch(&server, 0, &mut got).unwrap();
-    assert!(got == blob);
-
-    // None at all ends it.
-    let server = blob_server(blob.clone(), |_, request, blob| {
-        Reply::ranged(request, blob).cut(10)
-    });
-    let error = fetch(&server, 0, &mut Vec::new()).unwrap_err();
-    assert!(matches!(error, E::Unreachable { .. }), "{error:?}");
-    assert_eq!(server.requests().len(), 3);
-}
-
-#[test]
-fn sizes_that_lie_end_the_download() {
-    let blob = vec![7; 100_000];
-    let fetch = |server: &Server| {
-        let mut got = Vec::new();
-        let result = client().blob(
-            &name(&server.host()),
-            &descriptor(&blob),
-            &[],
-            0,
-            &mut got,
-            &Silent,
-        );
-        (result.unwrap_err(), got.len())
-    };
-    let longer = blob_server(blob.clone(), |_, _, blob| Reply::ok([blob, blob].concat()));
-    assert!(matches!(
-        fetch(&longer),
-        (
-            E::Size {
-                expected: 100_000,
-                got: 200_000,
-                ..
-            },
-            0
-        )
-    ));
-    let endless = blob_server(blob.clone(), |_, _, blob| {
-        Reply::ok(blob.repeat(50)).unannounced()
-    });
-    assert!(matches!(fetch(&endless), (E::Size { .. }, ..=100_000)));
-    let shorter = blob_server(blob.clone(), |_, _, blob| Reply::ok(&blob[1..]));
-    assert!(matches!(fetch(&shorter), (E::Size { .. }, 0)));
-    let other_total = blob_server(blob.clone(), |_, _, _| {
-        Reply::new(206).header("content-range", "bytes 0-9/10")
-    });
-    assert!(matches!(fetch(&other_total), (E::Size { got: 10, .. }, 0)));
-}
-
 #[test]
 fn what_has_another_digest_is_refused() {
     let (built, other) = (
@@ -495,62 +322,6 @@ fn redirects_are_followed_within_reason() {
         matches!(ask("plain"), E::PlainHttp { .. }),
         "over plain http to another machine"
     );
-}
-
-#[test]
-fn foreign_layers_come_from_their_urls_without_credentials() {
-    let blob = b"foreign".to_vec();
-    let elsewhere = Server::start({
-        let blob = blob.clone();
-        move |request| match request.path.as_str() {
-            "/layer" => Reply::ok(&*blob),
-            _ => Reply::new(404),
-        }
-    });
-    let server = Server::start(|request| match request.header("authorization") {
-        None => Reply::new(401).header("www-authenticate", "Basic realm=x"),
-        Some(_) => Reply::new(404),
-    });
-    let urls = [
-        format!("http://{}/gone", elsewhere.host()),
-        format!("http://{}/layer", elsewhere.host()),
-    ];
-    let mut got = Vec::new();
-    let client = with_password("u", "p");
-    client
-        .blob(
-            &name(&server.host()),
-            &descriptor(&blob),
-            &urls,
-            0,
-            &mut got,
-            &Silent,
-        )
-        .unwrap();
-    assert_eq!(got, blob);
-    assert!(
-        elsewhere
-            .requests()
-            .iter()
-            .all(|r| r.header("authorization").is_none())
-    );
-}
-
-#[test]
-fn an_abort_ends_a_stalled_download_at_once() {
-    let server = blob_server(vec![1; 1000], |_, _, blob| Reply::ok(blob).stall(10));
-    let mut slow = options();
-    slow.http.stall_timeout = Duration::from_secs(60);
-    let client = Arc::new(Client::new(slow));
-    let worker = std::thread::spawn({
-        let (client, name) = (client.clone(), name(&server.host()));
-        move || client.blob(&name, &descriptor(&[1; 1000]), &[], 0, &mut Vec::new(), &Silent)
-    });
-    std::thread::sleep(Duration::from_millis(200));
-    let start = Instant::now();
-    client.abort();
-    assert!(matches!(worker.join().unwrap(), Err(E::Aborted { .. })));
-    assert!(start.elapsed() < Duration::from_secs(10));
 }
 
 #[test]

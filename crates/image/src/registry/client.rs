@@ -1,6 +1,6 @@
 //! [`Client`]: manifests, blobs and logins of registries.
 
-use std::io::{Read, Write};
+use std::io::Read;
 
 use store::{Descriptor, Digest};
 use ureq::http::{HeaderName, Method, header};
@@ -17,11 +17,6 @@ use crate::progress::{Event, Progress};
 use crate::reference::Reference;
 
 const DOCKER_DIGEST: HeaderName = HeaderName::from_static("docker-content-digest");
-/// Bytes that a broken download must have brought to start counting its retries anew.
-const GOOD_PROGRESS: u64 = 64 << 10;
-/// Bytes read and written at once.
-const PIECE: usize = 256 << 10;
-
 /// Everything that a client is told instead of reading it from its surroundings.
 #[derive(Debug, Clone, Default)]
 pub struct ClientOptions {
@@ -35,7 +30,7 @@ pub struct ClientOptions {
 
 /// A client of any number of registries; threads may share it.
 pub struct Client {
-    http: Http,
+    pub(super) http: Http,
     tokens: Tokens,
     credentials: Option<Credentials>,
     auth: AuthFiles,
@@ -53,13 +48,13 @@ pub struct FetchedManifest {
 }
 
 /// A repository's request, for [`Client::ask`].
-struct Call<'a> {
-    what: &'a str,
-    from: &'a Reference,
-    method: Method,
+pub(super) struct Call<'a> {
+    pub(super) what: &'a str,
+    pub(super) from: &'a Reference,
+    pub(super) method: Method,
     /// After `/v2/<repository>/`.
-    path: &'a str,
-    headers: Vec<(HeaderName, String)>,
+    pub(super) path: &'a str,
+    pub(super) headers: Vec<(HeaderName, String)>,
 }
 
 impl Client {
@@ -193,191 +188,6 @@ impl Client {
         Ok(answer.header(DOCKER_DIGEST).and_then(|d| d.parse().ok()))
     }
 
-    /// Fetches a blob from `offset` on into `to`, going on where it broke off as often as that brings something.
-    /// The number of bytes is checked here, the digest by whoever has them all.
-    ///
-    /// # Errors
-    /// [`RegistryError`].
-    pub fn blob(
-        &self,
-        reference: &Reference,
-        blob: &Descriptor,
-        urls: &[String],
-        offset: u64,
-        to: &mut dyn Write,
-        progress: &dyn Progress,
-    ) -> Result<(), RegistryError> {
-        let what = format!("blob {} of {}", blob.digest, reference.familiar_repository());
-        let path = format!("blobs/{}", blob.digest);
-        let host = host_of(reference.domain());
-        let mut done = offset;
-        let mut tries = 0;
-        while done < blob.size || blob.size == 0 {
-            let headers = match done {
-                0 => Vec::new(),
-                _ => vec![(header::RANGE, format!("bytes={done}-"))],
-            };
-            let call = Call {
-                what: &what,
-                from: reference,
-                method: Method::GET,
-                path: &path,
-                headers: headers.clone(),
-            };
-            let answer = match self.ask(call, progress) {
-                Err(RegistryError::NotFound { .. }) if !urls.is_empty() => {
-                    self.elsewhere(&what, urls, &headers, progress)?
-                }
-                other => other?,
-            };
-            let before = done;
-            let reason = match self.body(answer, &what, host, blob, &mut done, to, progress)? {
-                None => return Ok(()),
-                Some(reason) => reason,
-            };
-            if done - before >= GOOD_PROGRESS {
-                tries = 0;
-            }
-            if self.http.aborted() {
-                return Err(RegistryError::Aborted { what });
-            }
-            if tries >= self.http.options.retries {
-                return Err(RegistryError::Unreachable {
-                    what,
-                    host: host.to_owned(),
-                    reason,
-                });
-            }
-            self.http.pause(&what, host, &reason, tries, None, progress)?;
-            tries += 1;
-        }
-        Ok(())
-    }
-
-    /// Reads one answer's body: `None` when it was complete, the reason when it broke off.
-    #[allow(clippy::too_many_arguments)]
-    fn body(
-        &self,
-        answer: Answer,
-        what: &str,
-        host: &str,
-        blob: &Descriptor,
-        done: &mut u64,
-        to: &mut dyn Write,
-        progress: &dyn Progress,
-    ) -> Result<Option<String>, RegistryError> {
-        let size = |got| RegistryError::Size {
-            what: what.to_owned(),
-            host: host.to_owned(),
-            expected: blob.size,
-            got,
-        };
-        // A server that does not know ranges sends the whole again: what is there already is passed over.
-        let mut skip = *done;
-        if answer.status == 206 {
-            let range = answer.header(header::CONTENT_RANGE).unwrap_or_default();
-            let (start, total) = content_range(range);
-            if start != Some(*done) {
-                return Ok(Some(format!("it sent another range than asked for: {range:?}")));
-            }
-            if let Some(total) = total.filter(|total| *total != blob.size) {
-                return Err(size(total));
-            }
-            skip = 0;
-        } else if let Some(length) = answer.body.content_length().filter(|length| *length != blob.size) {
-            return Err(size(length));
-        }
-        let mut from = answer.body.into_reader();
-        let mut piece = vec![0; PIECE];
-        loop {
-            let read = match from.read(&mut piece) {
-                Ok(0) if *done == blob.size => return Ok(None),
-                Ok(0) => {
-                    return Ok(Some(format!(
-                        "the connection ended after {done} of {} bytes",
-                        blob.size
-                    )));
-                }
-                Ok(read) => read,
-                Err(error) if error.kind() == std::io::ErrorKind::Interrupted => continue,
-                Err(error) => return Ok(Some(crate::text::printable(&error.to_string()))),
-            };
-            let passed = (read as u64).min(skip);
-            skip -= passed;
-            let fresh = &piece[passed as usize..read];
-            if *done + fresh.len() as u64 > blob.size {
-                return Err(size(*done + fresh.len() as u64));
-            }
-            to.write_all(fresh).map_err(|source| RegistryError::Write {
-                what: what.to_owned(),
-                source,
-            })?;
-            *done += fresh.len() as u64;
-            progress.event(&Event::Fetched {
-                digest: &blob.digest,
-                bytes: *done,
-            });
-        }
-    }
-
-    /// A blob that is kept outside the registry, from the first of its addresses that has it. No credential goes
-    /// there (CVE-2020-15157).
-    fn elsewhere(
-        &self,
-        what: &str,
-        urls: &[String],
-        headers: &[(HeaderName, String)],
-        progress: &dyn Progress,
-    ) -> Result<Answer, RegistryError> {
-        let mut last = RegistryError::Setup(format!("{what} has no address that can be asked"));
-        for url in urls.iter().filter_map(|url| Url::parse(url)) {
-            let host = url.authority.clone();
-            match self.http.send(
-                Ask {
-                    headers: headers.to_vec(),
-                    ..Ask::get(what, url)
-                },
-                progress,
-            ) {
-                Ok(answer) if answer.success() => return Ok(answer),
-                Ok(answer) => {
-                    let (status, what) = (answer.status, what.to_owned());
-                    last = RegistryError::Status {
-                        what,
-                        host,
-                        status,
-                        reason: bracketed(&answer.explanation()),
-                    };
-                }
-                Err(error) => last = error,
-            }
-        }
-        Err(last)
-    }
-
-    /// Fetches a small blob into memory and verifies it.
-    ///
-    /// # Errors
-    /// [`RegistryError`].
-    pub fn blob_bytes(
-        &self,
-        reference: &Reference,
-        blob: &Descriptor,
-        progress: &dyn Progress,
-    ) -> Result<Vec<u8>, RegistryError> {
-        let mut bytes = Vec::new();
-        self.blob(reference, blob, &[], 0, &mut bytes, progress)?;
-        match Digest::of(&bytes) {
-            got if got == blob.digest => Ok(bytes),
-            got => Err(RegistryError::Digest {
-                what: format!("blob {} of {}", blob.digest, reference.familiar_repository()),
-                host: host_of(reference.domain()).to_owned(),
-                expected: blob.digest,
-                got,
-            }),
-        }
-    }
-
     /// Whether a registry takes these credentials: `true` when it asked for them, `false` when it lets anybody in.
     ///
     /// # Errors
@@ -412,7 +222,7 @@ impl Client {
     }
 
     /// A request to a repository, with the credentials that its registry asks for.
-    fn ask(&self, call: Call<'_>, progress: &dyn Progress) -> Result<Answer, RegistryError> {
+    pub(super) fn ask(&self, call: Call<'_>, progress: &dyn Progress) -> Result<Answer, RegistryError> {
         let host = host_of(call.from.domain());
         let scope = format!("repository:{}:pull", call.from.path());
         let url = self
@@ -520,36 +330,5 @@ fn version(reference: &Reference, wanted: Option<Digest>) -> String {
     match (wanted, reference.tag()) {
         (Some(digest), _) => digest.to_string(),
         (None, tag) => tag.unwrap_or(crate::reference::DEFAULT_TAG).to_owned(),
-    }
-}
-
-/// First byte and size of the whole, of a `Content-Range: bytes 5-9/10`.
-fn content_range(value: &str) -> (Option<u64>, Option<u64>) {
-    let (range, total) = match value
-        .trim()
-        .strip_prefix("bytes ")
-        .and_then(|v| v.split_once('/'))
-    {
-        Some(parts) => parts,
-        None => return (None, None),
-    };
-    (
-        range
-            .split_once('-')
-            .and_then(|(start, _)| start.trim().parse().ok()),
-        total.trim().parse().ok(),
-    )
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn ranges() {
-        assert_eq!(content_range("bytes 5-9/10"), (Some(5), Some(10)));
-        assert_eq!(content_range("bytes 5-9/*"), (Some(5), None));
-        assert_eq!(content_range("items 5-9/10"), (None, None));
-        assert_eq!(content_range(""), (None, None));
     }
 }

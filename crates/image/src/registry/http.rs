@@ -1,32 +1,23 @@
-//! HTTP as registries need it: certificates of the system, proxies by address, redirects that keep no secret,
-//! retries that wait as long as they are told to.
+//! HTTP as registries need it: https or, where that is allowed, plain http; redirects that carry no secret to another
+//! host; retries that wait as long as they are told to.
 
 use std::collections::HashMap;
 use std::io::{self, Read};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
+use ureq::Body;
 use ureq::http::{HeaderMap, Method, Request, Response, header};
-use ureq::tls::{Certificate, PemItem, RootCerts, TlsConfig};
-use ureq::{Agent, Body};
 
+use super::agent::{Agents, Broken, diagnose};
 use super::error::RegistryError;
 use super::proxy::Proxies;
-use super::url::{Url, is_loopback, split_port};
+use super::url::{Url, is_loopback};
 use crate::progress::{Event, Progress};
 use crate::text::printable;
 
-/// Where Linux distributions keep the certificates they trust, one file with all; the first that exists is read.
-const CA_BUNDLES: [&str; 6] = [
-    "/etc/ssl/certs/ca-certificates.crt",
-    "/etc/pki/ca-trust/extracted/pem/tls-ca-bundle.pem",
-    "/etc/pki/tls/certs/ca-bundle.crt",
-    "/etc/ssl/ca-bundle.pem",
-    "/etc/pki/tls/cacert.pem",
-    "/etc/ssl/cert.pem",
-];
 const MAX_REDIRECTS: usize = 10;
 /// Most bytes read of an answer that only explains an error.
 const MAX_EXPLANATION: u64 = 64 << 10;
@@ -142,19 +133,9 @@ impl Answer {
     }
 }
 
-/// How a request failed before there was an answer.
-struct Broken {
-    reason: String,
-    /// Worth another attempt.
-    transient: bool,
-    /// The other end does not speak TLS, or is not there at the port of https.
-    not_tls: bool,
-}
-
 pub(crate) struct Http {
     pub(crate) options: HttpOptions,
-    agents: Mutex<HashMap<(bool, Option<String>), Agent>>,
-    certificates: OnceLock<Arc<Vec<Certificate<'static>>>>,
+    agents: Agents,
     /// Hosts that were found to speak plain http.
     plain: Mutex<HashMap<String, bool>>,
     aborted: AtomicBool,
@@ -164,8 +145,7 @@ impl Http {
     pub(crate) fn new(options: HttpOptions) -> Self {
         Self {
             options,
-            agents: Mutex::default(),
-            certificates: OnceLock::new(),
+            agents: Agents::default(),
             plain: Mutex::default(),
             aborted: AtomicBool::new(false),
         }
@@ -174,9 +154,7 @@ impl Http {
     /// Breaks every connection; requests under way and to come fail.
     pub(crate) fn abort(&self) {
         self.aborted.store(true, Ordering::SeqCst);
-        for agent in lock(&self.agents).values() {
-            agent.clone().shutdown();
-        }
+        self.agents.shut_down();
     }
 
     pub(crate) fn aborted(&self) -> bool {
@@ -345,7 +323,7 @@ impl Http {
             transient: false,
             not_tls: false,
         };
-        let agent = self.agent(&ask.url).map_err(broken)?;
+        let agent = self.agents.get(&ask.url, &self.options).map_err(broken)?;
         let mut request = Request::builder()
             .method(ask.method.clone())
             .uri(ask.url.to_string());
@@ -372,77 +350,10 @@ impl Http {
                     url: ask.url.clone(),
                 })
             }
-            Ok(Err(error)) => Err(self.diagnose(error, &ask.url)),
+            Ok(Err(error)) => Err(diagnose(error, &ask.url)),
             // A header value that cannot be sent, such as a password with a line break.
             Err(error) => Err(broken(format!("the request cannot be made: {error}"))),
         }
-    }
-
-    fn agent(&self, url: &Url) -> Result<Agent, String> {
-        let proxy = self.options.proxies.choose(url);
-        let mut agents = lock(&self.agents);
-        let key = (url.https, proxy.map(str::to_owned));
-        if let Some(agent) = agents.get(&key) {
-            return Ok(agent.clone());
-        }
-        let proxy = match proxy {
-            None => None,
-            Some(address) => Some(ureq::Proxy::new(address).map_err(|_| {
-                // It may hold a password: not shown.
-                "the proxy's address is not valid; write http://host:port or socks5://host:port".to_owned()
-            })?),
-        };
-        let timeouts = &self.options;
-        let mut config = Agent::config_builder()
-            .http_status_as_error(false)
-            .max_redirects(0)
-            .proxy(proxy)
-            .user_agent(concat!("strata/", env!("CARGO_PKG_VERSION")))
-            .accept_encoding("identity")
-            .timeout_resolve(Some(timeouts.connect_timeout))
-            .timeout_connect(Some(timeouts.connect_timeout))
-            .timeout_recv_response(Some(timeouts.response_timeout))
-            .timeout_per_read(Some(timeouts.stall_timeout))
-            .timeout_per_write(Some(timeouts.stall_timeout));
-        if url.https {
-            let tls = TlsConfig::builder()
-                .unversioned_rustls_crypto_provider(Arc::new(rustls::crypto::ring::default_provider()))
-                .root_certs(RootCerts::Specific(self.certificates()?))
-                .build();
-            config = config.tls_config(tls);
-        }
-        let agent = config.build().new_agent();
-        agents.insert(key, agent.clone());
-        Ok(agent)
-    }
-
-    fn certificates(&self) -> Result<Arc<Vec<Certificate<'static>>>, String> {
-        if let Some(certificates) = self.certificates.get() {
-            return Ok(certificates.clone());
-        }
-        let mut out = Vec::new();
-        let system = CA_BUNDLES.iter().map(Path::new).find(|path| path.exists());
-        if system.is_none() && self.options.ca_files.is_empty() {
-            return Err(
-                "no certificates of authorities are installed; install the package ca-certificates".into(),
-            );
-        }
-        for path in system
-            .into_iter()
-            .chain(self.options.ca_files.iter().map(PathBuf::as_path))
-        {
-            let pem = std::fs::read(path)
-                .map_err(|e| format!("cannot read the certificates in {}: {e}", path.display()))?;
-            let before = out.len();
-            out.extend(ureq::tls::parse_pem(&pem).filter_map(|item| match item {
-                Ok(PemItem::Certificate(certificate)) => Some(certificate),
-                _ => None,
-            }));
-            if out.len() == before {
-                return Err(format!("{} holds no certificate in PEM form", path.display()));
-            }
-        }
-        Ok(self.certificates.get_or_init(|| Arc::new(out)).clone())
     }
 
     fn may_be_plain(&self, host: &str) -> bool {
@@ -452,59 +363,6 @@ impl Http {
                 .plain_http
                 .iter()
                 .any(|h| h.eq_ignore_ascii_case(host))
-    }
-
-    fn diagnose(&self, error: ureq::Error, url: &Url) -> Broken {
-        let fatal = |reason: &str| Broken {
-            reason: reason.to_owned(),
-            transient: false,
-            not_tls: false,
-        };
-        let tls = |error: &rustls::Error| match error {
-            rustls::Error::InvalidCertificate(why) => fatal(&format!(
-                "its certificate is not trusted ({}); install the certificate of its authority",
-                printable(&why.to_string())
-            )),
-            other => Broken {
-                reason: format!("TLS failed: {}", printable(&other.to_string())),
-                transient: false,
-                not_tls: true,
-            },
-        };
-        match error {
-            ureq::Error::HostNotFound => fatal("the host's name is not known; check it, and the network"),
-            ureq::Error::Timeout(_) => Broken {
-                reason: format!("no answer from {} in time", url.authority),
-                transient: true,
-                not_tls: false,
-            },
-            ureq::Error::Rustls(error) => tls(&error),
-            ureq::Error::ConnectProxyFailed(why) => fatal(&format!("the proxy refused: {}", printable(&why))),
-            ureq::Error::Io(error) => {
-                if let Some(inner) = error.get_ref().and_then(|e| e.downcast_ref::<rustls::Error>()) {
-                    return tls(inner);
-                }
-                let refused = error.kind() == io::ErrorKind::ConnectionRefused;
-                let not_there = refused && split_port(&url.authority).1.is_none();
-                let hung_up = matches!(
-                    error.kind(),
-                    io::ErrorKind::InvalidData
-                        | io::ErrorKind::UnexpectedEof
-                        | io::ErrorKind::ConnectionReset
-                        | io::ErrorKind::ConnectionAborted
-                        | io::ErrorKind::BrokenPipe
-                );
-                Broken {
-                    reason: match refused {
-                        true => "nothing listens there (connection refused)".to_owned(),
-                        false => printable(&error.to_string()),
-                    },
-                    transient: !refused,
-                    not_tls: not_there || hung_up,
-                }
-            }
-            other => fatal(&printable(&other.to_string())),
-        }
     }
 }
 

@@ -4,6 +4,8 @@
 //! credential to another host, and verifies whatever has a digest. It reads no environment: proxies, certificates
 //! and the places of credentials are given to it.
 
+mod agent;
+mod blob;
 mod challenge;
 mod client;
 mod error;

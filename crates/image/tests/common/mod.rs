@@ -1,6 +1,9 @@
 //! What the tests that bring images into a store have in common. They unpack, so they need root.
 #![allow(dead_code, unreachable_pub)]
 
+pub mod archive;
+pub mod client;
+
 use std::io::Read;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};

@@ -1,0 +1,179 @@
+//! Connections: which proxy and which certificates, and what it means when one fails.
+
+use std::collections::HashMap;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, OnceLock};
+
+use ureq::Agent;
+use ureq::tls::{Certificate, PemItem, RootCerts, TlsConfig};
+
+use super::http::{HttpOptions, lock};
+use super::url::{Url, split_port};
+use crate::text::printable;
+
+/// Where Linux distributions keep the certificates they trust, one file with all; the first that exists is read.
+const CA_BUNDLES: [&str; 6] = [
+    "/etc/ssl/certs/ca-certificates.crt",
+    "/etc/pki/ca-trust/extracted/pem/tls-ca-bundle.pem",
+    "/etc/pki/tls/certs/ca-bundle.crt",
+    "/etc/ssl/ca-bundle.pem",
+    "/etc/pki/tls/cacert.pem",
+    "/etc/ssl/cert.pem",
+];
+
+/// Agents with their pools of connections: one for each proxy, with and without TLS.
+#[derive(Default)]
+pub(super) struct Agents {
+    made: Mutex<HashMap<(bool, Option<String>), Agent>>,
+    certificates: OnceLock<Arc<Vec<Certificate<'static>>>>,
+}
+
+/// How a request failed before there was an answer.
+pub(super) struct Broken {
+    pub(super) reason: String,
+    /// Worth another attempt.
+    pub(super) transient: bool,
+    /// The other end does not speak TLS, or is not there at the port of https.
+    pub(super) not_tls: bool,
+}
+
+impl Agents {
+    /// Breaks every connection of every agent, for ever.
+    pub(super) fn shut_down(&self) {
+        for agent in lock(&self.made).values() {
+            agent.clone().shutdown();
+        }
+    }
+
+    /// The agent for an address, or what is wrong with the options.
+    pub(super) fn get(&self, url: &Url, options: &HttpOptions) -> Result<Agent, String> {
+        let proxy = options.proxies.choose(url);
+        let mut made = lock(&self.made);
+        let key = (url.https, proxy.map(str::to_owned));
+        if let Some(agent) = made.get(&key) {
+            return Ok(agent.clone());
+        }
+        let proxy = match proxy {
+            None => None,
+            Some(address) => Some(ureq::Proxy::new(address).map_err(|_| {
+                // It may hold a password: not shown.
+                "the proxy's address is not valid; write http://host:port or socks5://host:port".to_owned()
+            })?),
+        };
+        let mut config = Agent::config_builder()
+            .http_status_as_error(false)
+            .max_redirects(0)
+            .proxy(proxy)
+            .user_agent(concat!("strata/", env!("CARGO_PKG_VERSION")))
+            .accept_encoding("identity")
+            .timeout_resolve(Some(options.connect_timeout))
+            .timeout_connect(Some(options.connect_timeout))
+            .timeout_recv_response(Some(options.response_timeout))
+            .timeout_per_read(Some(options.stall_timeout))
+            .timeout_per_write(Some(options.stall_timeout));
+        if url.https {
+            let tls = TlsConfig::builder()
+                .unversioned_rustls_crypto_provider(Arc::new(rustls::crypto::ring::default_provider()))
+                .root_certs(RootCerts::Specific(self.certificates(options)?))
+                .build();
+            config = config.tls_config(tls);
+        }
+        let agent = config.build().new_agent();
+        made.insert(key, agent.clone());
+        Ok(agent)
+    }
+
+    fn certificates(&self, options: &HttpOptions) -> Result<Arc<Vec<Certificate<'static>>>, String> {
+        if let Some(certificates) = self.certificates.get() {
+            return Ok(certificates.clone());
+        }
+        let mut out = Vec::new();
+        let system = CA_BUNDLES.iter().map(Path::new).find(|path| path.exists());
+        for path in system
+            .into_iter()
+            .chain(options.ca_files.iter().map(PathBuf::as_path))
+        {
+            let pem = std::fs::read(path)
+                .map_err(|e| format!("cannot read the certificates in {}: {e}", path.display()))?;
+            let before = out.len();
+            out.extend(ureq::tls::parse_pem(&pem).filter_map(|item| match item {
+                Ok(PemItem::Certificate(certificate)) => Some(certificate),
+                _ => None,
+            }));
+            if out.len() == before {
+                return Err(format!("{} holds no certificate in PEM form", path.display()));
+            }
+        }
+        Ok(self.certificates.get_or_init(|| Arc::new(out)).clone())
+    }
+}
+
+/// What an error of the HTTP library means.
+pub(super) fn diagnose(error: ureq::Error, url: &Url) -> Broken {
+    let fatal = |reason: String| Broken {
+        reason,
+        transient: false,
+        not_tls: false,
+    };
+    match error {
+        ureq::Error::HostNotFound => fatal("the host's name is not known; check it, and the network".into()),
+        ureq::Error::Timeout(_) => {
+            let reason = format!("no answer from {} in time", url.authority);
+            Broken {
+                reason,
+                transient: true,
+                not_tls: false,
+            }
+        }
+        ureq::Error::Rustls(error) => tls(&error),
+        ureq::Error::ConnectProxyFailed(why) => fatal(format!("the proxy refused: {}", printable(&why))),
+        ureq::Error::Io(error) => match error.get_ref().and_then(|e| e.downcast_ref::<rustls::Error>()) {
+            Some(error) => tls(error),
+            None => system(&error, url),
+        },
+        other => fatal(printable(&other.to_string())),
+    }
+}
+
+fn tls(error: &rustls::Error) -> Broken {
+    let (reason, not_tls) = match error {
+        rustls::Error::InvalidCertificate(why) => {
+            let why = printable(&why.to_string());
+            let help = "install the certificate of its authority, or the package ca-certificates";
+            (format!("its certificate is not trusted ({why}); {help}"), false)
+        }
+        other => (format!("TLS failed: {}", printable(&other.to_string())), true),
+    };
+    Broken {
+        reason,
+        transient: false,
+        not_tls,
+    }
+}
+
+fn system(error: &io::Error, url: &Url) -> Broken {
+    use io::ErrorKind as E;
+    if error.kind() == E::ConnectionRefused {
+        // Without a port in the name, http would be elsewhere than https.
+        let not_tls = split_port(&url.authority).1.is_none();
+        let reason = "nothing listens there (connection refused)".to_owned();
+        return Broken {
+            reason,
+            transient: false,
+            not_tls,
+        };
+    }
+    let hung_up = [
+        E::InvalidData,
+        E::UnexpectedEof,
+        E::ConnectionReset,
+        E::ConnectionAborted,
+        E::BrokenPipe,
+    ];
+    Broken {
+        reason: printable(&error.to_string()),
+        transient: true,
+        not_tls: hung_up.contains(&error.kind()),
+    }
+}

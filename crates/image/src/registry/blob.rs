@@ -1,0 +1,267 @@
+//! Blobs: large downloads that break off and go on.
+
+use std::io::{self, Read, Write};
+
+use store::{Descriptor, Digest};
+use ureq::http::{HeaderName, Method, header};
+
+use super::client::{Call, Client};
+use super::error::RegistryError;
+use super::host_of;
+use super::http::{Answer, Ask};
+use super::token::bracketed;
+use super::url::Url;
+use crate::progress::{Event, Progress};
+use crate::reference::Reference;
+use crate::text::printable;
+
+/// Bytes that a broken download must have brought to start counting its retries anew.
+const GOOD_PROGRESS: u64 = 64 << 10;
+/// Bytes read and written at once.
+const PIECE: usize = 256 << 10;
+
+/// A blob on its way.
+struct Download<'a> {
+    what: String,
+    host: &'a str,
+    blob: &'a Descriptor,
+    /// Bytes that have been written.
+    done: u64,
+    to: &'a mut dyn Write,
+    progress: &'a dyn Progress,
+}
+
+impl Client {
+    /// Fetches a blob from `offset` on into `to`, going on where it broke off as often as that brings something.
+    /// `urls` are where a blob may be that the registry does not have. The number of bytes is checked here, the
+    /// digest by whoever has them all.
+    ///
+    /// # Errors
+    /// [`RegistryError`].
+    pub fn blob(
+        &self,
+        reference: &Reference,
+        blob: &Descriptor,
+        urls: &[String],
+        offset: u64,
+        to: &mut dyn Write,
+        progress: &dyn Progress,
+    ) -> Result<(), RegistryError> {
+        let what = format!("blob {} of {}", blob.digest, reference.familiar_repository());
+        let host = host_of(reference.domain());
+        let mut download = Download {
+            what,
+            host,
+            blob,
+            done: offset,
+            to,
+            progress,
+        };
+        let mut tries = 0;
+        while download.done < blob.size || blob.size == 0 {
+            let before = download.done;
+            let answer = self.blob_from(&download, reference, urls)?;
+            let Some(reason) = download.take(answer)? else {
+                return Ok(());
+            };
+            let what = &download.what;
+            if download.done - before >= GOOD_PROGRESS {
+                tries = 0;
+            }
+            if self.http.aborted() {
+                return Err(RegistryError::Aborted { what: what.clone() });
+            }
+            if tries >= self.http.options.retries {
+                return Err(RegistryError::Unreachable {
+                    what: what.clone(),
+                    host: host.to_owned(),
+                    reason,
+                });
+            }
+            self.http.pause(what, host, &reason, tries, None, progress)?;
+            tries += 1;
+        }
+        Ok(())
+    }
+
+    /// Asks for what is still missing.
+    fn blob_from(
+        &self,
+        download: &Download<'_>,
+        reference: &Reference,
+        urls: &[String],
+    ) -> Result<Answer, RegistryError> {
+        let headers = match download.done {
+            0 => Vec::new(),
+            done => vec![(header::RANGE, format!("bytes={done}-"))],
+        };
+        let call = Call {
+            what: &download.what,
+            from: reference,
+            method: Method::GET,
+            path: &format!("blobs/{}", download.blob.digest),
+            headers: headers.clone(),
+        };
+        match self.ask(call, download.progress) {
+            Err(RegistryError::NotFound { .. }) if !urls.is_empty() => {
+                self.elsewhere(&download.what, urls, &headers, download.progress)
+            }
+            other => other,
+        }
+    }
+
+    /// A blob that is kept outside the registry, from the first of its addresses that has it. No credential goes
+    /// there (CVE-2020-15157).
+    fn elsewhere(
+        &self,
+        what: &str,
+        urls: &[String],
+        headers: &[(HeaderName, String)],
+        progress: &dyn Progress,
+    ) -> Result<Answer, RegistryError> {
+        let mut last = RegistryError::Setup(format!("{what} has no address that can be asked"));
+        for url in urls.iter().filter_map(|url| Url::parse(url)) {
+            let host = url.authority.clone();
+            let ask = Ask {
+                headers: headers.to_vec(),
+                ..Ask::get(what, url)
+            };
+            match self.http.send(ask, progress) {
+                Ok(answer) if answer.success() => return Ok(answer),
+                Ok(answer) => {
+                    let (status, what) = (answer.status, what.to_owned());
+                    let reason = bracketed(&answer.explanation());
+                    last = RegistryError::Status {
+                        what,
+                        host,
+                        status,
+                        reason,
+                    };
+                }
+                Err(error) => last = error,
+            }
+        }
+        Err(last)
+    }
+
+    /// Fetches a small blob into memory and verifies it.
+    ///
+    /// # Errors
+    /// [`RegistryError`].
+    pub fn blob_bytes(
+        &self,
+        reference: &Reference,
+        blob: &Descriptor,
+        progress: &dyn Progress,
+    ) -> Result<Vec<u8>, RegistryError> {
+        let mut bytes = Vec::new();
+        self.blob(reference, blob, &[], 0, &mut bytes, progress)?;
+        match Digest::of(&bytes) {
+            got if got == blob.digest => Ok(bytes),
+            got => Err(RegistryError::Digest {
+                what: format!("blob {} of {}", blob.digest, reference.familiar_repository()),
+                host: host_of(reference.domain()).to_owned(),
+                expected: blob.digest,
+                got,
+            }),
+        }
+    }
+}
+
+impl Download<'_> {
+    /// Takes one answer's body: `None` when the blob is complete, the reason when it broke off.
+    fn take(&mut self, answer: Answer) -> Result<Option<String>, RegistryError> {
+        // A server that does not know ranges sends the whole again: what is there already is passed over.
+        let mut skip = self.done;
+        if answer.status == 206 {
+            let range = answer.header(header::CONTENT_RANGE).unwrap_or_default();
+            let (start, total) = content_range(range);
+            if start != Some(self.done) {
+                return Ok(Some(format!(
+                    "it sent another range than asked for: {}",
+                    printable(range)
+                )));
+            }
+            if let Some(total) = total.filter(|total| *total != self.blob.size) {
+                return Err(self.wrong_size(total));
+            }
+            skip = 0;
+        } else if let Some(length) = answer
+            .body
+            .content_length()
+            .filter(|length| *length != self.blob.size)
+        {
+            return Err(self.wrong_size(length));
+        }
+        let mut from = answer.body.into_reader();
+        let mut piece = vec![0; PIECE];
+        loop {
+            let read = match from.read(&mut piece) {
+                Ok(0) if self.done == self.blob.size => return Ok(None),
+                Ok(0) => {
+                    let (done, size) = (self.done, self.blob.size);
+                    return Ok(Some(format!("the connection ended after {done} of {size} bytes")));
+                }
+                Ok(read) => read,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                Err(error) => return Ok(Some(printable(&error.to_string()))),
+            };
+            let passed = (read as u64).min(skip);
+            skip -= passed;
+            let fresh = &piece[passed as usize..read];
+            let done = self.done + fresh.len() as u64;
+            if done > self.blob.size {
+                return Err(self.wrong_size(done));
+            }
+            let written = self.to.write_all(fresh);
+            written.map_err(|source| RegistryError::Write {
+                what: self.what.clone(),
+                source,
+            })?;
+            self.done = done;
+            self.progress.event(&Event::Fetched {
+                digest: &self.blob.digest,
+                bytes: done,
+            });
+        }
+    }
+
+    fn wrong_size(&self, got: u64) -> RegistryError {
+        let (what, host) = (self.what.clone(), self.host.to_owned());
+        RegistryError::Size {
+            what,
+            host,
+            expected: self.blob.size,
+            got,
+        }
+    }
+}
+
+/// First byte and size of the whole, of a `Content-Range: bytes 5-9/10`.
+fn content_range(value: &str) -> (Option<u64>, Option<u64>) {
+    let (range, total) = match value
+        .trim()
+        .strip_prefix("bytes ")
+        .and_then(|v| v.split_once('/'))
+    {
+        Some(parts) => parts,
+        None => return (None, None),
+    };
+    let start = range
+        .split_once('-')
+        .and_then(|(start, _)| start.trim().parse().ok());
+    (start, total.trim().parse().ok())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ranges() {
+        assert_eq!(content_range("bytes 5-9/10"), (Some(5), Some(10)));
+        assert_eq!(content_range("bytes 5-9/*"), (Some(5), None));
+        assert_eq!(content_range("items 5-9/10"), (None, None));
+        assert_eq!(content_range(""), (None, None));
+    }
+}
