@@ -398,6 +398,74 @@ fn keep(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
+    use proptest::sample::Index;
+
+    /// A tar with files and a link.
+    fn tar() -> Vec<u8> {
+        let mut out = Vec::new();
+        let long = "long/".repeat(40) + "name";
+        for (name, kind) in [
+            ("a/b", Kind::File),
+            ("c", Kind::Symlink),
+            (long.as_str(), Kind::File),
+        ] {
+            let mut entry = crate::tar::Entry::new(name, kind);
+            entry.link = b"a/b".to_vec();
+            entry.size = if kind == Kind::File { 700 } else { 0 };
+            crate::tar::writer::write_header(&entry, &mut out);
+            out.resize(out.len() + if kind == Kind::File { 1024 } else { 0 }, b'x');
+        }
+        out.resize(out.len() + 2 * BLOCK, 0);
+        out
+    }
+
+    fn index_of(bytes: &[u8]) -> Result<HashMap<String, Member>, LoadProblem> {
+        let mut file = tempfile::tempfile().unwrap();
+        file.write_all(bytes).unwrap();
+        index(&mut file)
+    }
+
+    #[test]
+    fn members_are_found() {
+        let members = index_of(&tar()).unwrap();
+        assert_eq!(members.len(), 3);
+        assert!(matches!(
+            members["a/b"],
+            Member::At {
+                offset: 512,
+                size: 700
+            }
+        ));
+        assert!(matches!(&members["c"], Member::Link(to) if to == "a/b"));
+    }
+
+    /// Changes a byte of a header, and the checksum with it, or that would hide all else.
+    fn spoil(bytes: &mut [u8], at: usize, value: u8) {
+        bytes[at] = value;
+        let block = &mut bytes[at / BLOCK * BLOCK..][..BLOCK];
+        block[148..156].fill(b' ');
+        let sum: u32 = block.iter().map(|b| u32::from(*b)).sum();
+        block[148..156].copy_from_slice(format!("{sum:06o}\0 ").as_bytes());
+    }
+
+    proptest! {
+        /// Whatever is done to an archive: an error, or members that lie in it.
+        #[test]
+        fn damage_is_survived(changes in prop::collection::vec((any::<Index>(), any::<u8>()), 0..6), cut: Index) {
+            let mut bytes = tar();
+            for (at, value) in changes {
+                let at = at.index(bytes.len());
+                spoil(&mut bytes, at, value);
+            }
+            bytes.truncate(cut.index(2 * bytes.len()));
+            for member in index_of(&bytes).unwrap_or_default().values() {
+                if let Member::At { offset, size } = member {
+                    prop_assert!(offset + size <= bytes.len() as u64);
+                }
+            }
+        }
+    }
 
     #[test]
     fn names_are_compared_not_opened() {

@@ -125,7 +125,7 @@ impl<R: BufRead> Decoder<R> {
             taken: 0,
         };
         let unsupported = |name| {
-            let text = format!("layers compressed with {name} are not supported");
+            let text = format!("it is compressed with {name}, which is not supported; decompress it first");
             io::Error::new(io::ErrorKind::Unsupported, text)
         };
         self.state = match compression.map_err(unsupported)? {

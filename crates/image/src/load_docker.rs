@@ -13,7 +13,7 @@ use crate::config::nullable;
 use crate::install::{Installed, Parts};
 use crate::load::{Load, LoadProblem};
 use crate::load_oci::{canonical, configuration, finish, put};
-use crate::manifest::{Layer, MAX_CONFIG, MAX_LAYERS, MAX_MANIFEST, ManifestError};
+use crate::manifest::{Document, Layer, MAX_CONFIG, MAX_LAYERS, MAX_MANIFEST, ManifestError};
 use crate::media;
 
 const FILE: &str = "manifest.json";
@@ -32,8 +32,13 @@ fn list(load: &Load<'_>) -> Result<Vec<Image>, LoadProblem> {
     let Some(bytes) = load.archive.bytes(FILE, MAX_MANIFEST)? else {
         return Ok(Vec::new());
     };
-    serde_json::from_slice(&bytes).map_err(|e| LoadProblem::DockerManifest {
-        reason: crate::text::printable(&e.to_string()),
+    serde_json::from_slice(&bytes).map_err(|error| {
+        // skopeo's own form has a file of that name too, with the manifest of its one image.
+        let reason = match Document::parse(&bytes, None) {
+            Ok(_) => "it is a manifest itself (skopeo's dir: form?); make it an OCI layout first".to_owned(),
+            Err(_) => crate::text::printable(&error.to_string()),
+        };
+        LoadProblem::DockerManifest { reason }
     })
 }
 

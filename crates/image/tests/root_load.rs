@@ -134,6 +134,9 @@ fn what_skopeo_writes() {
         assert_eq!(loaded[0].names, [name]);
         check(&home, name);
     }
+    skopeo(&["copy", "--quiet", &from, &format!("dir:{}", at("own"))]);
+    let error = from_path(&home, &dir.join("own")).unwrap_err();
+    assert!(error.to_string().contains("skopeo's dir:"), "{error}");
     let nameless = at("nameless.tar");
     skopeo(&["copy", "--quiet", &from, &format!("oci-archive:{nameless}")]);
     let loaded = from_path(&home, Path::new(&nameless)).unwrap();

@@ -12,7 +12,7 @@ use super::{BLOCK, Entry, Kind, Segment, Time};
 #[non_exhaustive]
 pub enum TarError {
     /// The stream beneath failed.
-    #[error("reading the layer failed after {at} bytes")]
+    #[error("reading failed after {at} bytes")]
     Read {
         /// Bytes read before.
         at: u64,
@@ -21,7 +21,7 @@ pub enum TarError {
         source: io::Error,
     },
     /// The archive ends inside of an entry.
-    #[error("the layer is truncated: it ends after {at} bytes, inside of {name:?}")]
+    #[error("the archive is truncated: it ends after {at} bytes, inside of {name:?}")]
     Truncated {
         /// The entry that is not complete, or "a header".
         name: String,
