@@ -262,12 +262,26 @@ impl Store {
             Ok::<_, Fault>(suspects)
         })?;
         let mut removed = Collected::default();
-        for name in suspects {
-            let Some(claim) = Claim::take(dir, name).map_err(fault)? else {
+        for portion in suspects.chunks(PORTION) {
+            let mut claims = Vec::new();
+            for name in portion {
+                claims.extend(Claim::take(dir, name).map_err(fault)?);
+            }
+            if claims.is_empty() {
                 continue;
-            };
-            // Now that it is ours, no row can appear any more; one that its former owner committed is seen.
-            if !self.db.read(|q| has_row(q, name))? {
+            }
+            // Now that they are ours, no row can appear any more, and one that a former owner committed is seen.
+            let orphans = self.db.write(Durability::Full, |q| {
+                q.mark()?;
+                let mut orphans = Vec::new();
+                for claim in claims {
+                    if !has_row(q, claim.name())? {
+                        orphans.push(claim);
+                    }
+                }
+                Ok::<_, Fault>(orphans)
+            })?;
+            for claim in orphans {
                 claim.remove().map_err(fault)?;
                 removed.orphans += 1;
             }

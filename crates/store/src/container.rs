@@ -113,14 +113,19 @@ impl Store {
                 Some(self.draft(&new.ns, &new.id, Kind::Active, parent, &options)?)
             }
         };
-        self.db.write(durability(new.ephemeral), |q| {
+        let written = self.db.write(durability(new.ephemeral), |q| {
             insert(q, new)?;
             match &draft {
                 Some(draft) => Ok(draft.insert(q)?),
-                None => Ok::<_, ContainerError>(()),
+                None => Ok(()),
             }
-        })?;
-        Ok(draft.map(|draft| draft.finish(self)).unwrap_or_default())
+        });
+        match (written, draft) {
+            (Ok(()), Some(draft)) => Ok(draft.finish(self)),
+            (Ok(()), None) => Ok(Vec::new()),
+            (Err(ContainerError::Fault(fault)), Some(draft)) => Err(draft.give_up(fault).into()),
+            (Err(error), _) => Err(error),
+        }
     }
 
     /// All containers of a namespace, the newest first.

@@ -25,6 +25,9 @@ pub const LOCK_TIMEOUT: Duration = Duration::from_secs(60);
 const LOG_LIMIT_FULL: i64 = 128;
 const LOG_LIMIT_RELAXED: i64 = 512;
 
+/// Writes something that means nothing.
+const MARK: &str = "UPDATE meta SET marks = marks + 1";
+
 /// Whether a transaction must survive a power cut once it is committed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Durability {
@@ -147,7 +150,7 @@ impl Db {
         let _ = connection.busy_handler(None::<fn(i32) -> bool>);
         let moved = connection.query_row("PRAGMA wal_checkpoint(RESTART)", (), |row| row.get(0));
         if moved == Ok(0) {
-            let _ = connection.execute("UPDATE meta SET log_restarts = log_restarts + 1", ());
+            let _ = connection.execute(MARK, ());
         }
         let _ = connection.busy_handler(Some(wait_for_lock));
     }
@@ -234,6 +237,13 @@ impl Query<'_> {
                 .prepare_cached(sql)
                 .and_then(|mut s| s.query_map(params, map)?.collect()),
         )
+    }
+
+    /// Makes a transaction that only looks a writing one. What it sees then holds for good: a process that died
+    /// between writing its transaction to the log and announcing it leaves one that nobody sees, and that comes back
+    /// with the next recovery of the log, unless another was written over it.
+    pub(crate) fn mark(&self) -> Result<(), Fault> {
+        self.run(MARK, ()).map(drop)
     }
 
     /// Runs several statements that take no parameters.

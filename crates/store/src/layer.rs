@@ -170,7 +170,7 @@ impl Store {
             return Ok(Vec::new());
         }
         self.sync_disk()?;
-        let committed = self.db.write(Durability::Full, |q| {
+        let committed: Result<Vec<Layer>, Fault> = self.db.write(Durability::Full, |q| {
             layers
                 .iter()
                 .map(|(new, meta)| {
@@ -181,14 +181,18 @@ impl Store {
                     hold_layer(q, lease, layer.n)?;
                     Ok(layer)
                 })
-                .collect::<Result<Vec<_>, Fault>>()
-        })?;
-        for ((new, _), layer) in layers.into_iter().zip(&committed) {
-            if new.n() == layer.n {
+                .collect()
+        });
+        for (index, (new, _)) in layers.into_iter().enumerate() {
+            // After a fault nobody knows whether the rows were written: the directories are left to the collector.
+            if committed
+                .as_ref()
+                .map_or(true, |committed| committed[index].n == new.n())
+            {
                 new.slot.keep();
             }
         }
-        Ok(committed)
+        committed
     }
 
     /// Everything written to the store's file system is on disk when this returns.

@@ -22,6 +22,7 @@ mod collect;
 mod container;
 mod db;
 mod digest;
+mod draft;
 mod error;
 mod image;
 mod ingest;

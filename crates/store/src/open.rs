@@ -206,6 +206,14 @@ fn make_root(path: &Path) -> Result<Dir, Fault> {
 /// The directories, and an empty database for the schema to be put in.
 fn make(layout: &Layout) -> Result<(), OpenError> {
     let _lock = lock_root(layout)?;
+    let there = layout.root.try_stat(layout::DATABASE);
+    if there
+        .map_err(|e| layout.fault("reading", layout::DATABASE, e))?
+        .is_some_and(|stat| stat.st_size > 0)
+    {
+        // Others were faster. To open the file just to close it would drop SQLite's locks on it in this process.
+        return Ok(());
+    }
     let entries = layout
         .root
         .entries()

@@ -127,7 +127,7 @@ impl Slot {
         &self.dir
     }
 
-    /// A row names it now.
+    /// Leaves it there: a row names it now, or may. If none does, the collector finds it.
     pub(crate) fn keep(mut self) {
         self.kept = true;
     }

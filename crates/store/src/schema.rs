@@ -56,7 +56,7 @@ pub(crate) fn migrate(q: &Query<'_>, from: u32, steps: &[&str], now: i64) -> Res
     }
     if from == 0 {
         q.run(
-            "INSERT INTO meta (id, compat, ro_compat, incompat, created, made_by, log_restarts)
+            "INSERT INTO meta (id, compat, ro_compat, incompat, created, made_by, marks)
              VALUES (1, '', '', '', ?, ?, 0)",
             (now, env!("CARGO_PKG_VERSION")),
         )?;

@@ -188,6 +188,8 @@ impl From<&PrepareOptions> for How {
 #[derive(Debug, Clone)]
 pub(crate) struct SnapshotRow {
     pub(crate) id: i64,
+    /// With the id, tells the row from a later one: ids of deleted rows are used again.
+    pub(crate) created: i64,
     pub(crate) kind: Kind,
     pub(crate) parent: Option<i64>,
     pub(crate) n: Option<u64>,
@@ -201,12 +203,13 @@ pub(crate) struct SnapshotRow {
 pub(crate) fn find(q: &Query<'_>, ns: &str, key: &str) -> Result<Option<SnapshotRow>, Fault> {
     q.one(
         "SELECT id, kind, parent, n, lower, held_by_image, ephemeral,
-                userxattr, redirect_dir, metacopy, volatile, uidmap, gidmap
+                userxattr, redirect_dir, metacopy, volatile, uidmap, gidmap, created
          FROM snapshots WHERE ns = ? AND key = ?",
         (ns, key),
         |row| {
             Ok(SnapshotRow {
                 id: row.get(0)?,
+                created: row.get(13)?,
                 kind: row.get(1)?,
                 parent: row.get(2)?,
                 n: row.get::<_, Option<i64>>(3)?.and_then(|n| u64::try_from(n).ok()),

@@ -2,19 +2,17 @@
 //!
 //! A directory is made and filled before the transaction that names it, and removed after the one that forgets it.
 
-use std::path::{Path, PathBuf};
-
 use mount::Mount;
 
 use crate::db::{Durability, Query, int};
 use crate::error::Fault;
 use crate::layout::SNAPSHOTS;
 use crate::open::now;
-use crate::own::{Claim, Slot};
+use crate::own::Claim;
 use crate::snapshot::{self, *};
 use crate::stack::{self, Lower};
 use crate::usage::usage_from;
-use crate::{Store, Usage, root};
+use crate::{Store, Usage};
 
 impl Store {
     /// Makes an active snapshot on the committed snapshot `parent`, and tells what to mount to write in it.
@@ -49,8 +47,12 @@ impl Store {
     ) -> Result<Vec<Mount>, SnapshotError> {
         let draft = self.draft(ns, key, kind, parent, options)?;
         let durability = durability(options.ephemeral);
-        self.db.write(durability, |q| draft.insert(q))?;
-        Ok(draft.finish(self))
+        let written = self.db.write(durability, |q| draft.insert(q));
+        match written {
+            Ok(()) => Ok(draft.finish(self)),
+            Err(SnapshotError::Fault(fault)) => Err(draft.give_up(fault).into()),
+            Err(refused) => Err(refused),
+        }
     }
 
     /// What to mount for an active snapshot or a view, as it was told when it was made.
@@ -91,11 +93,18 @@ impl Store {
             }
         };
         let (before, n) = self.db.read(active)?;
+        // Locked, its number cannot be used for another meanwhile.
+        let claim = Claim::take(self.layout.snapshots()?, &n.to_string());
+        let _claim = claim
+            .map_err(|e| self.number_fault("locking", n, e))?
+            .ok_or_else(|| {
+                SnapshotError::precondition(key, "another process is committing or removing it")
+            })?;
         let usage = Usage::of(&self.layer_dir(n)?).map_err(|e| self.number_fault("measuring", n, e))?;
         self.sync_disk()?;
         self.db.write(Durability::Full, |q| {
             let (row, _) = active(q)?;
-            if row.id != before.id {
+            if (row.id, row.created) != (before.id, before.created) {
                 return Err(SnapshotError::precondition(
                     key,
                     "it was replaced while it was committed",
@@ -273,148 +282,8 @@ impl Store {
         }
     }
 
-    /// Everything about a new view or active snapshot that needs no write lock: its parent found, its directory made
-    /// and, unless ephemeral, on disk.
-    pub(crate) fn draft<'a>(
-        &'a self,
-        ns: &'a str,
-        key: &'a str,
-        kind: Kind,
-        parent: Option<&str>,
-        options: &'a PrepareOptions,
-    ) -> Result<Draft<'a>, SnapshotError> {
-        check_key(ns, key)?;
-        check_labels(key, &options.labels)?;
-        if parent.is_some() && options.lower.is_some() {
-            return Err(SnapshotError::invalid(
-                key,
-                "it can have a parent or a directory beneath it, not both",
-            ));
-        }
-        let lower = options
-            .lower
-            .as_deref()
-            .map(|path| foreign(key, path))
-            .transpose()?;
-        let (parent, mut lowers, first) = self.db.read(|q| {
-            let Some(parent) = parent else {
-                return Ok((None, Vec::new(), crate::layer::next_number(q)?));
-            };
-            let row = snapshot::get(q, ns, parent)?;
-            if row.kind != Kind::Committed {
-                return Err(SnapshotError::invalid(
-                    key,
-                    format!("its parent {parent:?} is not committed"),
-                ));
-            }
-            let lowers = stack::lowers(q, row.id)?;
-            Ok((
-                Some((row.id, parent.to_owned())),
-                lowers,
-                crate::layer::next_number(q)?,
-            ))
-        })?;
-        lowers.extend(lower.iter().map(|path| Lower::Foreign(path.into())));
-        // A view of something is made of that alone.
-        let slot = match kind == Kind::View && !lowers.is_empty() {
-            true => None,
-            false => Some(self.directory(first, &lowers, options.ephemeral)?),
-        };
-        Ok(Draft {
-            ns,
-            key,
-            kind,
-            options,
-            parent,
-            lower,
-            lowers,
-            slot,
-        })
-    }
-
-    /// A directory with `fs` and `work`, `fs` with the attributes that the root of `lowers` has.
-    fn directory(&self, first: u64, lowers: &[Lower], ephemeral: bool) -> Result<Slot, Fault> {
-        let slot = Slot::allot(&self.layout, first)?;
-        let fs = root::make(&self.layout, slot.dir(), lowers)?;
-        if !ephemeral {
-            let snapshots = self.layout.snapshots()?;
-            let sync = || {
-                fs.sync()
-                    .and_then(|()| slot.dir().sync())
-                    .and_then(|()| snapshots.sync())
-            };
-            sync().map_err(|e| self.number_fault("syncing", slot.n(), e))?;
-        }
-        Ok(slot)
-    }
-
     pub(crate) fn number_fault(&self, what: &'static str, n: u64, error: std::io::Error) -> Fault {
         Fault::io(what, self.layout.of_number(n, ""), error)
-    }
-}
-
-/// A view or active snapshot that lacks only its row.
-pub(crate) struct Draft<'a> {
-    ns: &'a str,
-    key: &'a str,
-    kind: Kind,
-    options: &'a PrepareOptions,
-    parent: Option<(i64, String)>,
-    lower: Option<String>,
-    lowers: Vec<Lower>,
-    slot: Option<Slot>,
-}
-
-impl Draft<'_> {
-    /// Writes the row, if the key is free and the parent still there.
-    pub(crate) fn insert(&self, q: &Query<'_>) -> Result<(), SnapshotError> {
-        if let Some((id, key)) = &self.parent {
-            let sql = "SELECT 1 FROM snapshots WHERE id = ?";
-            q.one(sql, (id,), |_| Ok(()))?
-                .ok_or_else(|| SnapshotError::NotFound(key.clone()))?;
-        }
-        let how = How::from(self.options);
-        let inserted = q.run(
-            "INSERT INTO snapshots (ns, key, kind, parent, n, held_by_image, ephemeral, created, updated, labels,
-               lower, driver, userxattr, redirect_dir, metacopy, volatile, uidmap, gidmap)
-             VALUES (?, ?, ?, ?, ?, 0, ?, ?7, ?7, ?, ?, 'kernel', ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING",
-            rusqlite::params![
-                self.ns,
-                self.key,
-                self.kind,
-                self.parent.as_ref().map(|(id, _)| id),
-                self.slot.as_ref().map(|slot| int(slot.n())),
-                self.options.ephemeral,
-                now(),
-                labels_to(&self.options.labels),
-                self.lower,
-                how.userxattr,
-                how.redirect_dir,
-                how.metacopy,
-                how.volatile,
-                how.uid_map,
-                how.gid_map,
-            ],
-        )?;
-        match inserted {
-            0 => Err(SnapshotError::AlreadyExists(self.key.to_owned())),
-            _ => Ok(()),
-        }
-    }
-
-    /// Keeps the directory, once the row is committed, and tells the mounts.
-    pub(crate) fn finish(self, store: &Store) -> Vec<Mount> {
-        let n = self.slot.as_ref().map(Slot::n);
-        if let Some(slot) = self.slot {
-            slot.keep();
-        }
-        stack::mounts(
-            &store.layout,
-            self.kind,
-            n,
-            &How::from(self.options),
-            &self.lowers,
-        )
     }
 }
 
@@ -430,7 +299,7 @@ fn stat(q: &Query<'_>, ns: &str, key: &str) -> Result<Info, SnapshotError> {
         .ok_or_else(|| SnapshotError::NotFound(key.to_owned()))
 }
 
-fn check_key(ns: &str, key: &str) -> Result<(), SnapshotError> {
+pub(crate) fn check_key(ns: &str, key: &str) -> Result<(), SnapshotError> {
     match ns.is_empty() || key.is_empty() {
         true => Err(SnapshotError::invalid(
             key,
@@ -440,7 +309,7 @@ fn check_key(ns: &str, key: &str) -> Result<(), SnapshotError> {
     }
 }
 
-fn check_labels(key: &str, labels: &Labels) -> Result<(), SnapshotError> {
+pub(crate) fn check_labels(key: &str, labels: &Labels) -> Result<(), SnapshotError> {
     match labels
         .iter()
         .find(|(name, value)| name.len() + value.len() > MAX_LABEL)
@@ -453,16 +322,5 @@ fn check_labels(key: &str, labels: &Labels) -> Result<(), SnapshotError> {
             ))
         }
         None => Ok(()),
-    }
-}
-
-fn foreign(key: &str, path: &Path) -> Result<String, SnapshotError> {
-    let path: PathBuf = std::path::absolute(path).map_err(|e| Fault::io("resolving", path, e))?;
-    match path.to_str() {
-        Some(text) => Ok(text.to_owned()),
-        None => Err(SnapshotError::invalid(
-            key,
-            format!("the path {path:?} is not UTF-8"),
-        )),
     }
 }

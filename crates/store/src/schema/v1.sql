@@ -9,7 +9,7 @@ CREATE TABLE meta (
   incompat  TEXT NOT NULL,      --   and of these, not even that
   created   INTEGER NOT NULL,
   made_by   TEXT NOT NULL,      -- version of the program that made the store
-  log_restarts INTEGER NOT NULL -- how often the log was begun anew; counting it is what begins it
+  marks     INTEGER NOT NULL    -- counts transactions that were made for the sake of writing something
 ) STRICT;
 
 CREATE TABLE blobs (

@@ -1,0 +1,224 @@
+//! [`Draft`]: a new snapshot that lacks only its row.
+//!
+//! Everything that takes time or can fail on disk is done before the write lock is taken: the stack is looked up, the
+//! directory made, given its root's attributes and, unless ephemeral, synced. The transaction then checks that what
+//! was looked up still holds.
+
+use std::path::Path;
+
+use mount::Mount;
+
+use crate::db::{Query, int};
+use crate::error::Fault;
+use crate::layer::next_number;
+use crate::open::now;
+use crate::own::Slot;
+use crate::snapshot::{self, How, Kind, PrepareOptions, SnapshotError, labels_to};
+use crate::snapshotter::{check_key, check_labels};
+use crate::stack::{self, Lower};
+use crate::{Store, root};
+
+impl Store {
+    /// Everything about a new view or active snapshot that needs no write lock: its parent found, its directory made
+    /// and, unless ephemeral, on disk.
+    pub(crate) fn draft<'a>(
+        &'a self,
+        ns: &'a str,
+        key: &'a str,
+        kind: Kind,
+        parent: Option<&str>,
+        options: &'a PrepareOptions,
+    ) -> Result<Draft<'a>, SnapshotError> {
+        check_key(ns, key)?;
+        check_labels(key, &options.labels)?;
+        if parent.is_some() && options.lower.is_some() {
+            return Err(SnapshotError::invalid(
+                key,
+                "it can have a parent or a directory beneath it, not both",
+            ));
+        }
+        let lower = options
+            .lower
+            .as_deref()
+            .map(|path| foreign(key, path))
+            .transpose()?;
+        let (parent, mut lowers, first) = self.db.read(|q| {
+            let Some(parent) = parent else {
+                return Ok((None, Vec::new(), next_number(q)?));
+            };
+            let row = snapshot::get(q, ns, parent)?;
+            if row.kind != Kind::Committed {
+                return Err(SnapshotError::invalid(
+                    key,
+                    format!("its parent {parent:?} is not committed"),
+                ));
+            }
+            let lowers = stack::lowers(q, row.id)?;
+            let parent = Parent {
+                id: row.id,
+                created: row.created,
+                key: parent.to_owned(),
+            };
+            Ok((Some(parent), lowers, next_number(q)?))
+        })?;
+        lowers.extend(lower.iter().map(|path| Lower::Foreign(path.into())));
+        // A view of something is made of that alone.
+        let slot = match kind == Kind::View && !lowers.is_empty() {
+            true => None,
+            false => Some(self.directory(first, &lowers, options.ephemeral)?),
+        };
+        Ok(Draft {
+            ns,
+            key,
+            kind,
+            options,
+            parent,
+            lower,
+            lowers,
+            slot,
+        })
+    }
+
+    /// A directory with `fs` and `work`, `fs` with the attributes that the root of `lowers` has.
+    fn directory(&self, first: u64, lowers: &[Lower], ephemeral: bool) -> Result<Slot, Fault> {
+        let slot = Slot::allot(&self.layout, first)?;
+        let fs = root::make(&self.layout, slot.dir(), lowers)?;
+        if !ephemeral {
+            let snapshots = self.layout.snapshots()?;
+            let sync = || {
+                fs.sync()
+                    .and_then(|()| slot.dir().sync())
+                    .and_then(|()| snapshots.sync())
+            };
+            sync().map_err(|e| self.number_fault("syncing", slot.n(), e))?;
+        }
+        Ok(slot)
+    }
+}
+
+/// A committed snapshot, as it was when the draft was made.
+struct Parent {
+    id: i64,
+    created: i64,
+    key: String,
+}
+
+/// A view or active snapshot that lacks only its row.
+pub(crate) struct Draft<'a> {
+    ns: &'a str,
+    key: &'a str,
+    kind: Kind,
+    options: &'a PrepareOptions,
+    parent: Option<Parent>,
+    lower: Option<String>,
+    lowers: Vec<Lower>,
+    slot: Option<Slot>,
+}
+
+impl Draft<'_> {
+    /// Writes the row, if the key is free and the parent still there.
+    pub(crate) fn insert(&self, q: &Query<'_>) -> Result<(), SnapshotError> {
+        if let Some(parent) = &self.parent {
+            let sql = "SELECT 1 FROM snapshots WHERE id = ? AND created = ?";
+            q.one(sql, (parent.id, parent.created), |_| Ok(()))?
+                .ok_or_else(|| SnapshotError::NotFound(parent.key.clone()))?;
+        }
+        let how = How::from(self.options);
+        let inserted = q.run(
+            "INSERT INTO snapshots (ns, key, kind, parent, n, held_by_image, ephemeral, created, updated, labels,
+               lower, driver, userxattr, redirect_dir, metacopy, volatile, uidmap, gidmap)
+             VALUES (?, ?, ?, ?, ?, 0, ?, ?7, ?7, ?, ?, 'kernel', ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING",
+            rusqlite::params![
+                self.ns,
+                self.key,
+                self.kind,
+                self.parent.as_ref().map(|parent| parent.id),
+                self.slot.as_ref().map(|slot| int(slot.n())),
+                self.options.ephemeral,
+                now(),
+                labels_to(&self.options.labels),
+                self.lower,
+                how.userxattr,
+                how.redirect_dir,
+                how.metacopy,
+                how.volatile,
+                how.uid_map,
+                how.gid_map,
+            ],
+        )?;
+        match inserted {
+            0 => Err(SnapshotError::AlreadyExists(self.key.to_owned())),
+            _ => Ok(()),
+        }
+    }
+
+    /// Leaves the directory to the collector after a fault: nobody knows whether the row was written.
+    pub(crate) fn give_up(self, fault: Fault) -> Fault {
+        if let Some(slot) = self.slot {
+            slot.keep();
+        }
+        fault
+    }
+
+    /// Keeps the directory, once the row is committed, and tells the mounts.
+    pub(crate) fn finish(self, store: &Store) -> Vec<Mount> {
+        let n = self.slot.as_ref().map(Slot::n);
+        if let Some(slot) = self.slot {
+            slot.keep();
+        }
+        stack::mounts(
+            &store.layout,
+            self.kind,
+            n,
+            &How::from(self.options),
+            &self.lowers,
+        )
+    }
+}
+
+fn foreign(key: &str, path: &Path) -> Result<String, SnapshotError> {
+    let path = std::path::absolute(path).map_err(|e| Fault::io("resolving", path, e))?;
+    match path.to_str() {
+        Some(text) => Ok(text.to_owned()),
+        None => Err(SnapshotError::invalid(
+            key,
+            format!("the path {path:?} is not UTF-8"),
+        )),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::CommitOptions;
+    use crate::db::Durability;
+
+    fn committed(store: &Store, name: &str) {
+        let options = PrepareOptions {
+            ephemeral: true,
+            ..PrepareOptions::default()
+        };
+        store.prepare("ns", "work", None, &options).unwrap();
+        store
+            .commit("ns", name, "work", &CommitOptions::default())
+            .unwrap();
+    }
+
+    #[test]
+    fn a_row_id_used_again_is_not_the_same_parent() {
+        let temp = tempfile::tempdir().unwrap();
+        let store = Store::open(temp.path()).unwrap();
+        committed(&store, "parent");
+        let options = PrepareOptions::default();
+        let draft = store
+            .draft("ns", "child", Kind::Active, Some("parent"), &options)
+            .unwrap();
+        let id = || store.db.read(|q| snapshot::get(q, "ns", "parent")).unwrap().id;
+        let before = id();
+        store.remove("ns", "parent").unwrap();
+        committed(&store, "parent");
+        assert_eq!(id(), before);
+        let refused = store.db.write(Durability::Full, |q| draft.insert(q));
+        assert!(matches!(refused, Err(SnapshotError::NotFound(_))), "{refused:?}");
+    }
+}
