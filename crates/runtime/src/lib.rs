@@ -18,12 +18,16 @@
 //! | [`terminal`] | the foreground: signals, keys, windows |
 //! | [`options`] | the values of `run`'s flags |
 //! | [`seccomp`] | system call filters |
+//! | [`cgroup`] | what a container may use, and its end |
+//! | [`devices`] | which devices it may open |
 //!
 //! Start reading at [`start()`], then `launch`.
 #![cfg_attr(not(test), warn(clippy::disallowed_methods))]
 
 pub mod bundle;
+pub mod cgroup;
 pub mod control;
+pub mod devices;
 mod external;
 mod launch;
 pub mod options;

@@ -33,11 +33,18 @@ struct Twice {
     without: &'static [&'static str],
 }
 
-const TWICE: &[Twice] = &[Twice {
-    name: "mount::root_kernel",
-    // mount(2) answers with a number, and Linux 6.1 has no other words for an overlay.
-    without: &["the_kernels_words_reach_the_error"],
-}];
+const TWICE: &[Twice] = &[
+    Twice {
+        name: "mount::root_kernel",
+        // mount(2) answers with a number, and Linux 6.1 has no other words for an overlay.
+        without: &["the_kernels_words_reach_the_error"],
+    },
+    // Here with every controller in the one hierarchy.
+    Twice {
+        name: "runtime::root_cgroup",
+        without: &[],
+    },
+];
 
 /// Emulation is slow, and a case that hangs must not cost the whole run.
 const LIMIT: Duration = Duration::from_secs(240);

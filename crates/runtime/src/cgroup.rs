@@ -1,0 +1,622 @@
+//! The container's cgroup: what it may use, and how all of it is stopped at once.
+//!
+//! Every container has a cgroup2 of its own, also on a machine whose cgroup2 has no controllers and stands beside v1:
+//! killing and freezing all processes and refusing devices work there too, and a process can be born in it
+//! ([`Cgroup::fd`], `CLONE_INTO_CGROUP`) for a fraction of the cost of joining a v1 hierarchy. A v1 hierarchy is
+//! joined only where a limit needs its controller, and a v2 controller is enabled, from the root down, only where a
+//! limit needs it. With no usable cgroup at all a container without limits runs all the same; one with a limit is
+//! refused, and the error names what is missing.
+//!
+//! It lies at `linux.cgroupsPath` below the root of each hierarchy, or at `/strata/<id>`. On a machine that systemd
+//! manages that is outside of every unit and slice, where systemd leaves it alone. Parents that strata made it
+//! removes when they have become empty; nothing stays behind.
+//!
+//! ```text
+//! create(spec, id) → fd() for clone3, join_v1(pid) → … kill(), freeze(), oom_kills() … → remove()
+//! ```
+
+mod hierarchy;
+mod life;
+mod settings;
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::path::{Component, Path, PathBuf};
+
+use oci_spec::runtime::{LinuxResources, Spec};
+use rustix::fs::{Mode, OFlags};
+use serde::{Deserialize, Serialize};
+use sys::Dir;
+
+use crate::devices::{RuleError, Rules};
+pub use hierarchy::Hierarchies;
+
+/// Where containers' cgroups lie when nothing else is asked.
+pub const DEFAULT_PARENT: &str = "/strata";
+
+/// Why a cgroup cannot be made, or a limit not set.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum CgroupError {
+    /// The path asked for is none.
+    #[error("cgroup path {path:?}: {problem}")]
+    Path {
+        /// `linux.cgroupsPath`, or what was made of it.
+        path: PathBuf,
+        /// What is wrong.
+        problem: &'static str,
+    },
+    /// There is a cgroup at that place, and processes are in it.
+    #[error("cgroup {path:?} exists and is in use")]
+    InUse {
+        /// The directory.
+        path: PathBuf,
+    },
+    /// A limit needs a controller that this machine does not offer.
+    #[error("{limit} needs the cgroup controller {controller}, which this machine does not offer: {because}")]
+    Controller {
+        /// What was asked for.
+        limit: &'static str,
+        /// The controller by its name in v2.
+        controller: String,
+        /// Where it was looked for.
+        because: String,
+    },
+    /// A limit that this version of cgroups does not have.
+    #[error("{limit} cannot be set: {because}")]
+    Unsupported {
+        /// What was asked for.
+        limit: &'static str,
+        /// Why.
+        because: &'static str,
+    },
+    /// The kernel does not take a limit.
+    #[error("{limit} cannot be set: writing {value:?} to {path:?}: {source}")]
+    Limit {
+        /// What was asked for.
+        limit: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// What was written.
+        value: String,
+        /// The kernel's answer.
+        source: io::Error,
+    },
+    /// A device rule that means nothing.
+    #[error(transparent)]
+    DeviceRule(#[from] RuleError),
+    /// Anything else that the kernel refuses.
+    #[error("cannot {what} cgroup {path:?}: {source}")]
+    Io {
+        /// What was tried.
+        what: &'static str,
+        /// The directory or file.
+        path: PathBuf,
+        /// The kernel's answer.
+        source: io::Error,
+    },
+    /// Processes in it do not end.
+    #[error("cgroup {path:?}: processes {pids:?} do not end")]
+    DoesNotEnd {
+        /// The directory.
+        path: PathBuf,
+        /// Those left.
+        pids: Vec<i32>,
+    },
+}
+
+/// Who refuses devices to the container.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+#[non_exhaustive]
+pub enum DeviceControl {
+    /// The rules refuse nothing.
+    NotNeeded,
+    /// A program on the cgroup2.
+    Program,
+    /// The v1 controller.
+    Controller,
+    /// Nobody: neither can be had. The root must be mounted `nodev`.
+    Missing,
+}
+
+/// Where a container's cgroups are: enough to find them again from another process ([`Cgroup::open`]).
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CgroupPaths {
+    /// The cgroup2 directory.
+    pub unified: Option<PathBuf>,
+    /// The v1 directories, one for each hierarchy that was joined.
+    pub v1: Vec<PathBuf>,
+}
+
+/// A container's cgroup, in every hierarchy where it has one.
+#[derive(Debug)]
+pub struct Cgroup {
+    unified: Option<Node>,
+    v1: Vec<Node>,
+    devices: DeviceControl,
+}
+
+/// One directory of it.
+#[derive(Debug)]
+struct Node {
+    dir: Dir,
+    path: PathBuf,
+}
+
+impl Cgroup {
+    /// Makes the cgroup that `spec` asks for, with its limits and device rules, with no process in it.
+    ///
+    /// # Errors
+    /// See [`CgroupError`]. Whatever was made until then is removed again.
+    pub fn create(spec: &Spec, id: &str) -> Result<Cgroup, CgroupError> {
+        let hierarchies = Hierarchies::find()
+            .map_err(|source| failed("find", Path::new("/proc/self/mountinfo"), source))?;
+        Cgroup::create_in(&hierarchies, spec, id)
+    }
+
+    /// As [`Cgroup::create`], in hierarchies found before.
+    ///
+    /// # Errors
+    /// As [`Cgroup::create`].
+    pub fn create_in(hierarchies: &Hierarchies, spec: &Spec, id: &str) -> Result<Cgroup, CgroupError> {
+        let linux = spec.linux().as_ref();
+        let place = match linux.and_then(|linux| linux.cgroups_path().as_deref()) {
+            Some(path) if !path.as_os_str().is_empty() => place(path)?,
+            _ => place(&Path::new(DEFAULT_PARENT).join(id))?,
+        };
+        let mut cgroup = Cgroup {
+            unified: None,
+            v1: Vec::new(),
+            devices: DeviceControl::Missing,
+        };
+        let made = match linux.and_then(|linux| linux.resources().as_ref()) {
+            Some(resources) => cgroup.fill(hierarchies, &place, resources),
+            None => cgroup.fill(hierarchies, &place, &LinuxResources::default()),
+        };
+        match made {
+            Ok(()) => Ok(cgroup),
+            Err(error) => {
+                // The first error is the one to tell.
+                let _ = cgroup.remove();
+                Err(error)
+            }
+        }
+    }
+
+    /// Finds a container's cgroup again. Directories that are gone are left out.
+    ///
+    /// # Errors
+    /// One cannot be opened though it is there.
+    pub fn open(paths: &CgroupPaths) -> Result<Cgroup, CgroupError> {
+        let open = |path: &PathBuf| match Dir::open_ambient(path) {
+            Ok(dir) => Ok(Some(Node {
+                dir,
+                path: path.clone(),
+            })),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(source) => Err(failed("open", path, source)),
+        };
+        let unified = paths.unified.as_ref().map(open).transpose()?.flatten();
+        let v1 = paths
+            .v1
+            .iter()
+            .filter_map(|path| open(path).transpose())
+            .collect::<Result<_, _>>()?;
+        Ok(Cgroup {
+            unified,
+            v1,
+            devices: DeviceControl::NotNeeded,
+        })
+    }
+
+    /// Where it is.
+    pub fn paths(&self) -> CgroupPaths {
+        CgroupPaths {
+            unified: self.unified.as_ref().map(|node| node.path.clone()),
+            v1: self.v1.iter().map(|node| node.path.clone()).collect(),
+        }
+    }
+
+    /// The cgroup2 directory, for `clone3` with `CLONE_INTO_CGROUP`; `None` on a machine without cgroup2. The cgroup
+    /// namespace of a process born so must be unshared by itself, afterwards: `CLONE_NEWCGROUP` in the same call
+    /// would take the caller's cgroup as its root.
+    pub fn fd(&self) -> Option<BorrowedFd<'_>> {
+        self.unified.as_ref().map(|node| node.dir.as_fd())
+    }
+
+    /// Whether [`Cgroup::join_v1`] has anything to do, which takes milliseconds.
+    pub fn has_v1(&self) -> bool {
+        !self.v1.is_empty()
+    }
+
+    /// Puts a process, which must have no children yet, into the v1 hierarchies that limits need.
+    ///
+    /// # Errors
+    /// The kernel refuses it.
+    pub fn join_v1(&self, pid: i32) -> Result<(), CgroupError> {
+        self.v1.iter().try_for_each(|node| node.join(pid))
+    }
+
+    /// Puts a process into the cgroup2, for kernels without `CLONE_INTO_CGROUP` (before 5.7).
+    ///
+    /// # Errors
+    /// The kernel refuses it.
+    pub fn join_unified(&self, pid: i32) -> Result<(), CgroupError> {
+        self.unified.iter().try_for_each(|node| node.join(pid))
+    }
+
+    /// Who refuses devices.
+    pub fn devices(&self) -> DeviceControl {
+        self.devices
+    }
+
+    fn fill(
+        &mut self,
+        hierarchies: &Hierarchies,
+        place: &Path,
+        resources: &LinuxResources,
+    ) -> Result<(), CgroupError> {
+        let needed = settings::needed(resources);
+        let mut unified = Vec::new();
+        let mut legacy: Vec<(PathBuf, Vec<settings::Setting>)> = Vec::new();
+        let offered = hierarchies.unified().map(controllers).unwrap_or_default();
+        for one in &needed {
+            let at =
+                |controller: &'static str| hierarchies.v1(controller).map_err(|e| failed("find", place, e));
+            if offered.iter().any(|controller| controller == one.unified) || one.unified == "cgroup" {
+                unified.push((one.unified, one.v2().map_err(CgroupError::from)?));
+            } else if let Some(mount) = one.legacy.map(at).transpose()?.flatten() {
+                let settings = one.v1().map_err(CgroupError::from)?;
+                match legacy.iter_mut().find(|(known, _)| *known == mount) {
+                    Some((_, list)) => list.extend(settings),
+                    None => legacy.push((mount, settings)),
+                }
+            } else {
+                let because = match hierarchies.unified() {
+                    None => "no cgroup hierarchy that has it is mounted".to_owned(),
+                    Some(mount) if offered.is_empty() => {
+                        format!(
+                            "the cgroup2 at {} has no controllers, and no v1 hierarchy has it",
+                            mount.display()
+                        )
+                    }
+                    Some(mount) => format!("the cgroup2 at {} has {}", mount.display(), offered.join(", ")),
+                };
+                let controller = one.unified.to_owned();
+                return Err(CgroupError::Controller {
+                    limit: one.limit(),
+                    controller,
+                    because,
+                });
+            }
+        }
+
+        if let Some(mount) = hierarchies.unified() {
+            let wanted: Vec<&str> = unified
+                .iter()
+                .map(|(c, _)| *c)
+                .filter(|c| *c != "cgroup")
+                .collect();
+            let limit = needed
+                .iter()
+                .find(|one| wanted.contains(&one.unified))
+                .map(|one| one.limit());
+            match make(mount, place, &wanted, limit) {
+                Ok(node) => self.unified = Some(node),
+                // A container without limits does without.
+                Err(CgroupError::Io { .. }) if unified.is_empty() => {}
+                Err(error) => return Err(error),
+            }
+        }
+        if let Some(node) = &self.unified {
+            for setting in unified.iter().flat_map(|(_, settings)| settings) {
+                node.set(setting)?;
+            }
+        }
+        for (mount, settings) in &legacy {
+            self.v1.push(make(mount, place, &[], None)?);
+            let node = &self.v1[self.v1.len() - 1];
+            node.inherit_cpuset(mount, place)?;
+            for setting in settings {
+                node.set(setting)?;
+            }
+        }
+        self.control_devices(hierarchies, place, resources)
+    }
+
+    fn control_devices(
+        &mut self,
+        hierarchies: &Hierarchies,
+        place: &Path,
+        resources: &LinuxResources,
+    ) -> Result<(), CgroupError> {
+        let rules = Rules::new(resources.devices().as_deref().unwrap_or_default())?;
+        if rules.allow_everything() {
+            self.devices = DeviceControl::NotNeeded;
+            return Ok(());
+        }
+        if let Some(node) = &self.unified {
+            let attached = sys::bpf::load_device_program(&rules.program())
+                .and_then(|program| sys::bpf::attach_device_program(&node.dir, program));
+            if attached.is_ok() {
+                self.devices = DeviceControl::Program;
+                return Ok(());
+            }
+        }
+        let mount = hierarchies
+            .v1("devices")
+            .map_err(|error| failed("find", place, error))?;
+        let made = mount.map(|mount| make(&mount, place, &[], None)).transpose();
+        if let Ok(Some(node)) = made {
+            let node = match self.v1.iter().position(|known| known.path == node.path) {
+                Some(at) => &self.v1[at],
+                None => {
+                    self.v1.push(node);
+                    &self.v1[self.v1.len() - 1]
+                }
+            };
+            let written = rules
+                .v1()
+                .into_iter()
+                .try_for_each(|(file, value)| node.write(file, &value));
+            if written.is_ok() {
+                self.devices = DeviceControl::Controller;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Node {
+    fn join(&self, pid: i32) -> Result<(), CgroupError> {
+        self.write("cgroup.procs", &pid.to_string())
+            .map_err(|source| failed("join", &self.path, source))
+    }
+
+    fn write(&self, file: &str, value: &str) -> io::Result<()> {
+        let file = self.dir.open_file(file, OFlags::WRONLY, Mode::empty())?;
+        // One write: to the kernel each is a command.
+        rustix::io::write(&file, value.as_bytes())?;
+        Ok(())
+    }
+
+    fn read(&self, file: &str) -> io::Result<String> {
+        let mut text = String::new();
+        let mut file = self.dir.open_file(file, OFlags::RDONLY, Mode::empty())?;
+        io::Read::read_to_string(&mut file, &mut text)?;
+        Ok(text)
+    }
+
+    fn set(&self, setting: &settings::Setting) -> Result<(), CgroupError> {
+        let (mut file, mut value) = (&setting.file, &setting.value);
+        let mut written = self.write(file, value);
+        if let (Err(error), Some((other, its_value))) = (&written, &setting.instead)
+            && error.kind() == io::ErrorKind::NotFound
+        {
+            (file, value) = (other, its_value);
+            written = self.write(file, value);
+        }
+        written.map_err(|source| CgroupError::Limit {
+            limit: setting.limit,
+            path: self.path.join(file),
+            value: value.clone(),
+            source,
+        })
+    }
+
+    /// A v1 cpuset begins empty and takes no process so: every one on the way takes its parent's CPUs and nodes.
+    fn inherit_cpuset(&self, mount: &Path, place: &Path) -> Result<(), CgroupError> {
+        for file in ["cpuset.cpus", "cpuset.mems"] {
+            let mut above = match std::fs::read_to_string(mount.join(file)) {
+                Ok(text) => text,
+                // Not the cpuset hierarchy.
+                Err(_) => return Ok(()),
+            };
+            let mut dir = open(mount)?;
+            for name in place {
+                let fail = |source| failed("prepare", &self.path, source);
+                dir = Node {
+                    dir: dir.dir.open_dir(name).map_err(fail)?,
+                    path: dir.path.join(name),
+                };
+                let own = dir.read(file).map_err(fail)?;
+                if own.trim().is_empty() {
+                    dir.write(file, above.trim()).map_err(fail)?;
+                } else {
+                    above = own;
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Marks a directory that strata made for others to lie in: it is removed when it is empty.
+const MADE: &str = "trusted.strata.parent";
+
+/// Makes the directory `place` below `mount`, new and empty, with `controllers` enabled for it.
+fn make(
+    mount: &Path,
+    place: &Path,
+    controllers: &[&str],
+    limit: Option<&'static str>,
+) -> Result<Node, CgroupError> {
+    let path = mount.join(place);
+    let mut tries = 0;
+    loop {
+        match try_make(mount, place, controllers, limit) {
+            // Another container, the last in a parent, took the parent away while we were about to go into it.
+            Err(CgroupError::Io { source, .. } | CgroupError::Limit { source, .. })
+                if tries < 50 && life::gone(&source) =>
+            {
+                tries += 1;
+            }
+            Err(CgroupError::Io { source, .. }) if source.kind() == io::ErrorKind::AlreadyExists => {
+                // Left by a machine or a supervisor that died; it has limits of its own, so it is not used again.
+                let mut stale = Cgroup {
+                    unified: None,
+                    v1: Vec::new(),
+                    devices: DeviceControl::NotNeeded,
+                };
+                stale.v1.push(open(&path)?);
+                if tries > 50 || stale.pids().is_ok_and(|pids| !pids.is_empty()) || stale.remove().is_err() {
+                    return Err(CgroupError::InUse { path });
+                }
+                tries += 1;
+            }
+            other => return other,
+        }
+    }
+}
+
+fn try_make(
+    mount: &Path,
+    place: &Path,
+    controllers: &[&str],
+    limit: Option<&'static str>,
+) -> Result<Node, CgroupError> {
+    let mut here = open(mount)?;
+    let mut names = place.iter().peekable();
+    while let Some(name) = names.next() {
+        if !controllers.is_empty() {
+            here.enable(controllers, limit.unwrap_or("a limit"))?;
+        }
+        let path = here.path.join(name);
+        let made = here.dir.mkdir(name, Mode::from_raw_mode(0o755));
+        let last = names.peek().is_none();
+        match &made {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists && !last => {}
+            Err(_) => {
+                return Err(failed(
+                    "make",
+                    &path,
+                    made.err().unwrap_or_else(|| io::ErrorKind::Other.into()),
+                ));
+            }
+            Ok(()) => {}
+        }
+        let dir = here
+            .dir
+            .open_dir(name)
+            .map_err(|source| failed("open", &path, source))?;
+        if made.is_ok() && !last {
+            // Without the mark it stays, which is no more than untidy.
+            let _ = sys::xattr::set(dir.as_fd(), MADE, b"1");
+        }
+        here = Node { dir, path };
+    }
+    Ok(here)
+}
+
+impl Node {
+    /// Lets the cgroups below this one have `controllers`.
+    fn enable(&self, controllers: &[&str], limit: &'static str) -> Result<(), CgroupError> {
+        let file = "cgroup.subtree_control";
+        let enabled = self
+            .read(file)
+            .map_err(|source| failed("read", &self.path, source))?;
+        let missing: Vec<String> = controllers
+            .iter()
+            .filter(|wanted| !enabled.split_whitespace().any(|has| has == **wanted))
+            .map(|wanted| format!("+{wanted}"))
+            .collect();
+        if missing.is_empty() {
+            return Ok(());
+        }
+        self.write(file, &missing.join(" "))
+            .map_err(|source| match source.raw_os_error() {
+                Some(16) => CgroupError::Controller {
+                    limit,
+                    controller: missing.join(" ").replace('+', ""),
+                    because: format!(
+                        "{} holds processes itself, so it can give it to none below",
+                        self.path.display()
+                    ),
+                },
+                _ => CgroupError::Limit {
+                    limit,
+                    path: self.path.join(file),
+                    value: missing.join(" "),
+                    source,
+                },
+            })
+    }
+}
+
+/// The controllers that a cgroup2 can give to those below it.
+fn controllers(mount: &Path) -> Vec<String> {
+    let text = std::fs::read_to_string(mount.join("cgroup.controllers")).unwrap_or_default();
+    text.split_whitespace().map(str::to_owned).collect()
+}
+
+/// `linux.cgroupsPath` as names below a hierarchy's root.
+fn place(path: &Path) -> Result<PathBuf, CgroupError> {
+    let wrong = |problem| CgroupError::Path {
+        path: path.to_owned(),
+        problem,
+    };
+    if path.is_relative() && path.to_string_lossy().split(':').count() == 3 {
+        return Err(wrong(
+            "the systemd form SLICE:PREFIX:NAME is not supported; give a path",
+        ));
+    }
+    let mut names = PathBuf::new();
+    for component in path.components() {
+        match component {
+            Component::RootDir | Component::CurDir => {}
+            Component::Normal(name) => names.push(name),
+            _ => return Err(wrong("it leads upwards")),
+        }
+    }
+    if names.as_os_str().is_empty() {
+        return Err(wrong("it is the root of the hierarchy"));
+    }
+    Ok(names)
+}
+
+fn open(path: &Path) -> Result<Node, CgroupError> {
+    let dir = Dir::open_ambient(path).map_err(|source| failed("open", path, source))?;
+    Ok(Node {
+        dir,
+        path: path.to_owned(),
+    })
+}
+
+fn failed(what: &'static str, path: &Path, source: io::Error) -> CgroupError {
+    CgroupError::Io {
+        what,
+        path: path.to_owned(),
+        source,
+    }
+}
+
+impl From<settings::Unsupported> for CgroupError {
+    fn from(unsupported: settings::Unsupported) -> CgroupError {
+        CgroupError::Unsupported {
+            limit: unsupported.limit,
+            because: unsupported.because,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn places() {
+        for (path, expected) in [("/a/b", "a/b"), ("a/b", "a/b"), ("//a/./b/", "a/b")] {
+            assert_eq!(place(Path::new(path)).unwrap(), Path::new(expected), "{path}");
+        }
+        for (path, says) in [
+            ("/", "root"),
+            ("", "root"),
+            ("/a/../b", "upwards"),
+            ("system.slice:x:y", "systemd"),
+        ] {
+            let error = place(Path::new(path)).unwrap_err().to_string();
+            assert!(error.contains(says), "{path}: {error}");
+        }
+    }
+}

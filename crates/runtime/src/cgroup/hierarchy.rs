@@ -1,0 +1,144 @@
+//! Where the machine keeps its cgroups.
+
+use std::cell::OnceCell;
+use std::io;
+use std::path::{Path, PathBuf};
+
+/// `CGROUP2_SUPER_MAGIC` (linux/magic.h).
+const CGROUP2_MAGIC: u32 = 0x6367_7270;
+
+/// The hierarchies of a machine: unified (v2), v1, or both beside each other (hybrid), where the v2 one usually has no
+/// controllers but everything else.
+#[derive(Debug)]
+pub struct Hierarchies {
+    unified: Option<PathBuf>,
+    v1: OnceCell<Vec<Legacy>>,
+}
+
+/// A v1 hierarchy.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Legacy {
+    controllers: Vec<String>,
+    mount: PathBuf,
+}
+
+/// The controllers of v1; other words among a cgroup mount's options are not names of one.
+const V1_CONTROLLERS: [&str; 12] = [
+    "blkio", "cpu", "cpuacct", "cpuset", "devices", "freezer", "hugetlb", "memory", "net_cls", "net_prio",
+    "pids", "rdma",
+];
+
+impl Hierarchies {
+    /// Finds the unified hierarchy in the two usual places with two system calls, elsewhere by the mount table. The v1
+    /// ones are looked up only when they are asked for.
+    ///
+    /// # Errors
+    /// The mount table cannot be read.
+    pub fn find() -> io::Result<Hierarchies> {
+        for usual in ["/sys/fs/cgroup", "/sys/fs/cgroup/unified"] {
+            if rustix::fs::statfs(usual).is_ok_and(|stat| stat.f_type as u32 == CGROUP2_MAGIC) {
+                return Ok(Hierarchies {
+                    unified: Some(usual.into()),
+                    v1: OnceCell::new(),
+                });
+            }
+        }
+        Ok(Hierarchies::from_table(mount::table::read()?))
+    }
+
+    fn from_table(table: Vec<mount::table::Entry>) -> Hierarchies {
+        let unified = table
+            .iter()
+            .find(|entry| entry.kind == "cgroup2")
+            .map(|entry| entry.target.clone());
+        let hierarchies = Hierarchies {
+            unified,
+            v1: OnceCell::new(),
+        };
+        let _ = hierarchies.v1.set(legacy(table));
+        hierarchies
+    }
+
+    /// Where cgroup2 is mounted.
+    pub fn unified(&self) -> Option<&Path> {
+        self.unified.as_deref()
+    }
+
+    /// Where the v1 hierarchy with this controller is mounted.
+    ///
+    /// # Errors
+    /// The mount table cannot be read.
+    pub fn v1(&self, controller: &str) -> io::Result<Option<PathBuf>> {
+        if self.v1.get().is_none() {
+            let _ = self.v1.set(legacy(mount::table::read()?));
+        }
+        let mut all = self.v1.get().into_iter().flatten();
+        Ok(all
+            .find(|one| one.controllers.iter().any(|c| c == controller))
+            .map(|one| one.mount.clone()))
+    }
+
+    /// Whether memory and swap are counted together, so that `--memory` can bound swap too.
+    pub fn counts_swap(&self) -> bool {
+        // The root cgroup2 has no swap file of its own; a hierarchy with the memory controller has it below.
+        match self.v1("memory") {
+            Ok(Some(mount)) => mount.join("memory.memsw.limit_in_bytes").exists(),
+            _ => self.unified.as_ref().is_some_and(|mount| {
+                let has_memory = std::fs::read_to_string(mount.join("cgroup.controllers"))
+                    .is_ok_and(|text| text.split_whitespace().any(|c| c == "memory"));
+                has_memory && Path::new("/proc/swaps").exists()
+            }),
+        }
+    }
+}
+
+fn legacy(table: Vec<mount::table::Entry>) -> Vec<Legacy> {
+    table
+        .into_iter()
+        .filter(|entry| entry.kind == "cgroup")
+        .map(|entry| {
+            let options = entry.super_options.to_string_lossy().into_owned();
+            let known = |word: &&str| V1_CONTROLLERS.contains(word);
+            Legacy {
+                controllers: options.split(',').filter(known).map(str::to_owned).collect(),
+                mount: entry.target,
+            }
+        })
+        .filter(|one| !one.controllers.is_empty())
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn hierarchies(text: &str) -> Hierarchies {
+        Hierarchies::from_table(mount::table::parse(text.as_bytes()))
+    }
+
+    #[test]
+    fn a_hybrid_machine() {
+        let found = hierarchies(
+            "30 25 0:26 / /sys/fs/cgroup/unified rw shared:5 - cgroup2 cgroup2 rw,nsdelegate\n\
+             31 25 0:27 / /sys/fs/cgroup/systemd rw shared:6 - cgroup cgroup rw,xattr,name=systemd\n\
+             32 25 0:28 / /sys/fs/cgroup/cpu,cpuacct rw shared:7 - cgroup cgroup rw,cpu,cpuacct\n\
+             33 25 0:29 / /sys/fs/cgroup/memory rw shared:8 - cgroup cgroup rw,memory\n",
+        );
+        assert_eq!(found.unified(), Some(Path::new("/sys/fs/cgroup/unified")));
+        assert_eq!(
+            found.v1("cpu").unwrap(),
+            Some("/sys/fs/cgroup/cpu,cpuacct".into())
+        );
+        assert_eq!(found.v1("memory").unwrap(), Some("/sys/fs/cgroup/memory".into()));
+        assert_eq!(found.v1("systemd").unwrap(), None);
+        assert_eq!(found.v1("pids").unwrap(), None);
+    }
+
+    #[test]
+    fn a_machine_without() {
+        let found = hierarchies("22 1 8:1 / / rw - ext4 /dev/sda1 rw\n");
+        assert_eq!(found.unified(), None);
+        assert_eq!(found.v1("memory").unwrap(), None);
+        assert!(!found.counts_swap());
+    }
+}

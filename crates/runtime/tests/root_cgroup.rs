@@ -1,0 +1,306 @@
+//! Cgroups on this machine's hierarchies, whichever they are: everything made is gone at the end. Needs root.
+
+use std::io::{BufRead, BufReader, Write};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use oci_spec::runtime::Spec;
+use runtime::cgroup::{Cgroup, CgroupError, DeviceControl, Hierarchies};
+
+/// A spec with these resources, at a place that no other test has.
+fn spec(place: &str, resources: &str) -> Spec {
+    let text = format!(
+        r#"{{"ociVersion": "1.2.0", "linux": {{"cgroupsPath": "/strata-test-{}-{place}", "resources": {resources}}}}}"#,
+        std::process::id()
+    );
+    serde_json::from_str(&text).unwrap()
+}
+
+fn create(place: &str, resources: &str) -> Cgroup {
+    Cgroup::create(&spec(place, resources), "id").expect("making a cgroup needs root")
+}
+
+fn directories(cgroup: &Cgroup) -> Vec<PathBuf> {
+    let paths = cgroup.paths();
+    paths.unified.into_iter().chain(paths.v1).collect()
+}
+
+/// A shell that does nothing until it is told; killed when the test fails.
+struct Shell(Child);
+
+impl Shell {
+    fn start(script: &str) -> Shell {
+        let script = format!("read go || exit 99; {script}");
+        let mut command = Command::new("sh");
+        command
+            .arg("-c")
+            .arg(script)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
+        Shell(command.spawn().unwrap())
+    }
+
+    fn pid(&self) -> i32 {
+        self.0.id() as i32
+    }
+
+    fn go(&mut self) {
+        self.0.stdin.as_mut().unwrap().write_all(b"go\n").unwrap();
+    }
+
+    fn line(&mut self) -> String {
+        let mut line = String::new();
+        BufReader::new(self.0.stdout.as_mut().unwrap())
+            .read_line(&mut line)
+            .unwrap();
+        line.trim().to_owned()
+    }
+
+    fn finish(mut self) -> (Option<i32>, String) {
+        let mut text = String::new();
+        std::io::Read::read_to_string(self.0.stderr.as_mut().unwrap(), &mut text).unwrap();
+        (self.0.wait().unwrap().code(), text)
+    }
+}
+
+impl Drop for Shell {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+fn state(pid: i32) -> Option<char> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    stat.rsplit_once(") ")?.1.chars().next()
+}
+
+#[test]
+fn made_filled_killed_and_removed() {
+    let cgroup = create("life/inner", "{}");
+    let made = directories(&cgroup);
+    assert!(!made.is_empty(), "this machine has no cgroup2");
+    assert!(!cgroup.has_v1(), "no limit, no v1 hierarchy");
+    assert!(cgroup.fd().is_some());
+
+    let mut shell = Shell::start("sleep 1000 & sleep 1000 & echo ready; wait");
+    cgroup.join_unified(shell.pid()).unwrap();
+    shell.go();
+    assert_eq!(shell.line(), "ready");
+    let pids = cgroup.pids().unwrap();
+    assert!(pids.len() == 3 && pids.contains(&shell.pid()), "{pids:?}");
+
+    // A cgroup that the container made, with a process in it.
+    let below = made[0].join("own/deeper");
+    std::fs::create_dir_all(&below).unwrap();
+    std::fs::write(below.join("cgroup.procs"), pids[1].to_string()).unwrap();
+    assert_eq!(cgroup.pids().unwrap().len(), 3);
+
+    // Another process finds it again by its paths alone.
+    let paths = serde_json::from_str(&serde_json::to_string(&cgroup.paths()).unwrap()).unwrap();
+    drop(cgroup);
+    let again = Cgroup::open(&paths).unwrap();
+    assert_eq!(again.pids().unwrap().len(), 3);
+    again.remove().unwrap();
+    let (code, _) = shell.finish();
+    assert_eq!(code, None, "killed");
+    for path in &made {
+        assert!(!path.exists(), "{path:?}");
+        assert!(
+            !path.parent().unwrap().exists(),
+            "the parent was ours and empty: {path:?}"
+        );
+    }
+    Cgroup::open(&paths)
+        .unwrap()
+        .remove()
+        .expect("removing what is gone is no error");
+}
+
+#[test]
+fn frozen_and_thawed() {
+    let cgroup = create("freeze", "{}");
+    let mut shell = Shell::start("while :; do :; done");
+    cgroup.join_unified(shell.pid()).unwrap();
+    shell.go();
+    cgroup.freeze().unwrap();
+    let time = |pid| std::fs::read_to_string(format!("/proc/{pid}/schedstat")).unwrap();
+    let before = time(shell.pid());
+    std::thread::sleep(Duration::from_millis(30));
+    assert_eq!(before, time(shell.pid()), "it ran while it was frozen");
+    cgroup.thaw().unwrap();
+    let deadline = Instant::now() + Duration::from_secs(5);
+    while time(shell.pid()) == before {
+        assert!(
+            Instant::now() < deadline,
+            "it does not run again: {:?}",
+            state(shell.pid())
+        );
+    }
+    // Frozen processes are killed too.
+    cgroup.freeze().unwrap();
+    cgroup.remove().unwrap();
+    assert_eq!(shell.finish().0, None);
+}
+
+#[test]
+fn limits_are_where_the_kernel_keeps_them() {
+    let resources = r#"{"memory": {"limit": 67108864}, "pids": {"limit": 4}, "cpu": {"shares": 2048, "quota": 50000, "period": 100000, "cpus": "0"}}"#;
+    let cgroup = create("limits", resources);
+    let made = directories(&cgroup);
+    let has = |names: [&str; 2], expected: &str| {
+        let read = |name: &&str| {
+            made.iter()
+                .find_map(|path| std::fs::read_to_string(path.join(name)).ok())
+        };
+        let text = names
+            .iter()
+            .find_map(read)
+            .unwrap_or_else(|| panic!("{names:?} in {made:?}"));
+        assert_eq!(text.trim(), expected, "{names:?}");
+    };
+    has(["memory.max", "memory.limit_in_bytes"], "67108864");
+    has(["pids.max", "pids.max"], "4");
+    has(["cpuset.cpus", "cpuset.cpus"], "0");
+    match made.iter().any(|path| path.join("cpu.weight").exists()) {
+        true => {
+            has(["cpu.weight", ""], "174");
+            has(["cpu.max", ""], "50000 100000");
+        }
+        false => {
+            has(["cpu.shares", ""], "2048");
+            has(["cpu.cfs_quota_us", ""], "50000");
+        }
+    }
+
+    let mut shell = Shell::start("for i in 1 2 3 4 5 6 7 8; do sleep 1000 & done; wait");
+    cgroup.join_unified(shell.pid()).unwrap();
+    cgroup.join_v1(shell.pid()).unwrap();
+    shell.go();
+    let mut error = String::new();
+    BufReader::new(shell.0.stderr.take().unwrap())
+        .read_line(&mut error)
+        .unwrap();
+    assert!(error.contains("fork"), "the fifth process: {error}");
+    assert!(cgroup.pids().unwrap().len() <= 4);
+    cgroup.remove().unwrap();
+    for path in made {
+        assert!(!path.exists(), "{path:?}");
+    }
+}
+
+#[test]
+fn a_process_killed_for_memory_is_counted() {
+    let cgroup = create("oom", r#"{"memory": {"limit": 16777216, "swap": 16777216}}"#);
+    let shell = {
+        let mut shell = Shell::start("exec dd if=/dev/zero of=/dev/null bs=200M count=1");
+        cgroup.join_unified(shell.pid()).unwrap();
+        cgroup.join_v1(shell.pid()).unwrap();
+        shell.go();
+        shell
+    };
+    assert_eq!(cgroup.oom_kills(), Some(0));
+    assert_eq!(shell.finish().0, None, "killed");
+    assert_eq!(cgroup.oom_kills(), Some(1));
+    cgroup.remove().unwrap();
+}
+
+#[test]
+fn a_device_node_made_inside_opens_nothing() {
+    let rules = r#"{"devices": [{"allow": false, "access": "rwm"}, {"allow": true, "type": "b", "access": "m"},
+        {"allow": true, "type": "c", "access": "m"}, {"allow": true, "type": "c", "major": 1, "minor": 3, "access": "rw"}]}"#;
+    let cgroup = create("devices", rules);
+    assert_eq!(cgroup.devices(), DeviceControl::Program);
+    assert_eq!(sys::bpf::device_program_count(cgroup.fd().unwrap()).unwrap(), 1);
+    let directory = tempfile::tempdir().unwrap();
+    let disk = directory.path().join("disk");
+    // Block major 1 is the RAM disk, or nothing: what matters is who answers, the rules (EPERM) or the driver (ENXIO).
+    let script = format!("mknod {0} b 1 0 && : </dev/null && : <{0}", disk.display());
+    let run = |cgroup: &Cgroup| {
+        let _ = std::fs::remove_file(&disk);
+        let mut shell = Shell::start(&script);
+        cgroup.join_unified(shell.pid()).unwrap();
+        shell.go();
+        shell.finish()
+    };
+    let (code, text) = run(&cgroup);
+    assert!(
+        code != Some(0) && text.contains("Operation not permitted") && text.contains("disk"),
+        "{code:?} {text}"
+    );
+    cgroup.remove().unwrap();
+
+    let open = create("open", r#"{"devices": [{"allow": true, "access": "rwm"}]}"#);
+    assert_eq!(open.devices(), DeviceControl::NotNeeded);
+    let (_, text) = run(&open);
+    assert!(!text.contains("not permitted"), "{text}");
+    open.remove().unwrap();
+}
+
+#[test]
+fn what_cannot_be_had_is_named() {
+    let error = |place: &str, resources: &str| Cgroup::create(&spec(place, resources), "id").unwrap_err();
+    let refused = error(
+        "refused",
+        r#"{"unified": {"imaginary.max": "1"}, "pids": {"limit": 5}}"#,
+    );
+    assert!(matches!(refused, CgroupError::Controller { .. }), "{refused}");
+    assert!(refused.to_string().contains("controller imaginary"), "{refused}");
+    let wrong = error("wrong", r#"{"cpu": {"cpus": "4095"}}"#);
+    assert!(
+        wrong.to_string().contains("the CPU set cannot be set") && wrong.to_string().contains("4095"),
+        "{wrong}"
+    );
+    let nothing = Hierarchies::find().unwrap();
+    for mount in nothing
+        .unified()
+        .into_iter()
+        .map(Path::to_owned)
+        .chain(nothing.v1("cpuset").unwrap())
+    {
+        for place in ["refused", "wrong"] {
+            let left = mount.join(format!("strata-test-{}-{place}", std::process::id()));
+            assert!(!left.exists(), "{left:?}");
+        }
+    }
+}
+
+#[test]
+fn one_in_use_is_not_taken_and_a_stale_one_is_replaced() {
+    let first = create("stale", "{}");
+    let again = create("stale", "{}");
+    let mut shell = Shell::start("sleep 1000");
+    again.join_unified(shell.pid()).unwrap();
+    shell.go();
+    let refused = Cgroup::create(&spec("stale", "{}"), "id").unwrap_err();
+    assert!(matches!(refused, CgroupError::InUse { .. }), "{refused}");
+    again.remove().unwrap();
+    drop(first);
+}
+
+#[test]
+fn many_at_once_share_a_parent_that_goes_with_the_last() {
+    let parent = std::thread::scope(|scope| {
+        let threads: Vec<_> = (0..8)
+            .map(|thread| {
+                scope.spawn(move || {
+                    let mut parent = PathBuf::new();
+                    for round in 0..25 {
+                        let cgroup = create(&format!("crowd/{thread}-{round}"), "{}");
+                        parent = cgroup.paths().unified.unwrap().parent().unwrap().to_owned();
+                        cgroup.remove().unwrap();
+                    }
+                    parent
+                })
+            })
+            .collect();
+        threads
+            .into_iter()
+            .map(|thread| thread.join().unwrap())
+            .next()
+            .unwrap()
+    });
+    assert!(!parent.exists(), "{parent:?}");
+}
