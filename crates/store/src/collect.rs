@@ -65,7 +65,7 @@ impl Store {
             leases: self.end_leases(grace)?,
             ..Collected::default()
         };
-        let (manifests, snapshots) = self.db.write(Durability::Full, forget_unreachable)?;
+        let (manifests, snapshots) = self.free(Durability::Full, forget_unreachable)?;
         collected.snapshots = snapshots;
         let mut after = 0;
         while let Some((last, freed)) = self.free_layers(after)? {
@@ -78,6 +78,7 @@ impl Store {
             after = last;
         }
         collected += self.remove_orphans(grace)?;
+        self.layout.fill_reserve();
         if manifests > 0 || collected != Collected::default() {
             // The log is at its longest now, and the next one to open the store would have to read it.
             self.db.empty_log();
@@ -102,7 +103,7 @@ impl Store {
             if claim.is_none() && dir.try_stat(id).map_err(fault)?.is_some() {
                 continue;
             }
-            self.db.write(Durability::Relaxed, |q| {
+            self.free(Durability::Relaxed, |q| {
                 q.run("DELETE FROM leases WHERE id = ?", (id,))
             })?;
             if let Some(claim) = claim {
@@ -143,10 +144,8 @@ impl Store {
         if self.db.read(find)?.is_empty() {
             return Ok(None);
         }
-        let mut freed = Collected::default();
-        let mut last = after;
-        let claims = self.db.write(Durability::Full, |q| {
-            let mut claims = Vec::new();
+        let (claims, freed, last) = self.free(Durability::Full, |q| {
+            let (mut claims, mut freed, mut last) = (Vec::new(), Collected::default(), after);
             for (n, bytes) in find(q)? {
                 last = n;
                 // Gone already, or locked for a moment: what has no row is looked for later.
@@ -155,7 +154,7 @@ impl Store {
                 freed.layers += 1;
                 freed.bytes += bytes;
             }
-            Ok::<_, Fault>(claims)
+            Ok::<_, Fault>((claims, freed, last))
         })?;
         for claim in claims {
             claim.remove().map_err(fault)?;
@@ -183,10 +182,8 @@ impl Store {
         if self.db.read(find)?.is_empty() {
             return Ok(None);
         }
-        let mut freed = Collected::default();
-        let mut last = None;
-        let claims = self.db.write(Durability::Full, |q| {
-            let mut claims = Vec::new();
+        let (claims, freed, last) = self.free(Durability::Full, |q| {
+            let (mut claims, mut freed, mut last) = (Vec::new(), Collected::default(), None);
             for (digest, size) in find(q)? {
                 last = Some(digest.to_string());
                 claims.extend(Claim::take(blobs, &digest.hex()).map_err(fault)?);
@@ -194,7 +191,7 @@ impl Store {
                 freed.blobs += 1;
                 freed.bytes += size;
             }
-            Ok::<_, Fault>(claims)
+            Ok::<_, Fault>((claims, freed, last))
         })?;
         for claim in claims {
             claim.remove().map_err(fault)?;
@@ -271,17 +268,15 @@ impl Store {
                 continue;
             }
             // Now that they are ours, no row can appear any more, and one that a former owner committed is seen.
-            let orphans = self.db.write(Durability::Full, |q| {
+            let owned = self.free(Durability::Full, |q| {
                 q.mark()?;
-                let mut orphans = Vec::new();
-                for claim in claims {
-                    if !has_row(q, claim.name())? {
-                        orphans.push(claim);
-                    }
-                }
-                Ok::<_, Fault>(orphans)
+                claims
+                    .iter()
+                    .map(|claim| has_row(q, claim.name()))
+                    .collect::<Result<Vec<_>, Fault>>()
             })?;
-            for claim in orphans {
+            let orphans = claims.into_iter().zip(owned).filter(|(_, owned)| !owned);
+            for (claim, _) in orphans {
                 claim.remove().map_err(fault)?;
                 removed.orphans += 1;
             }

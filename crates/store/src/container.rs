@@ -170,7 +170,7 @@ impl Store {
             let sql = "SELECT ephemeral FROM containers WHERE ns = ? AND cid = ?";
             q.one(sql, (ns, id), |row| row.get(0))?.ok_or_else(not_found)
         })?;
-        let claim = self.db.write(durability(ephemeral), |q| {
+        let claim = self.free(durability(ephemeral), |q| {
             if q.run("DELETE FROM containers WHERE ns = ? AND cid = ?", (ns, id))? == 0 {
                 return Err(not_found());
             }

@@ -7,6 +7,7 @@
 //! A connection must not cross a `fork` (<https://sqlite.org/howtocorrupt.html>, 2.6).
 
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
@@ -49,6 +50,7 @@ pub(crate) enum Access {
 /// A connection that threads may share; one uses it at a time.
 pub(crate) struct Db {
     inner: Mutex<Inner>,
+    full: AtomicBool,
     path: PathBuf,
 }
 
@@ -88,6 +90,7 @@ impl Db {
                 connection,
                 durability: Durability::Relaxed,
             }),
+            full: AtomicBool::new(false),
             path,
         })
     }
@@ -167,14 +170,21 @@ impl Db {
         behavior: TransactionBehavior,
         body: impl FnOnce(&Query<'_>) -> Result<T, E>,
     ) -> Result<T, E> {
-        let fault = |error| E::from(Fault::database(&self.path, error));
-        let transaction = Transaction::new_unchecked(connection, behavior).map_err(fault)?;
-        let value = body(&Query {
+        self.full.store(false, Ordering::Relaxed);
+        let query = Query {
             connection,
             path: &self.path,
-        })?;
-        transaction.commit().map_err(fault)?;
+            full: &self.full,
+        };
+        let transaction = query.done(Transaction::new_unchecked(connection, behavior))?;
+        let value = body(&query)?;
+        query.done(transaction.commit())?;
         Ok(value)
+    }
+
+    /// Whether the last transaction failed because the disk is full.
+    pub(crate) fn was_full(&self) -> bool {
+        self.full.load(Ordering::Relaxed)
     }
 
     /// Runs statements that cannot be part of a transaction.
@@ -191,6 +201,7 @@ impl Db {
 pub(crate) struct Query<'a> {
     connection: &'a Connection,
     path: &'a Path,
+    full: &'a AtomicBool,
 }
 
 impl Query<'_> {
@@ -260,7 +271,12 @@ impl Query<'_> {
     }
 
     fn done<T>(&self, result: rusqlite::Result<T>) -> Result<T, Fault> {
-        result.map_err(|error| Fault::database(self.path, error))
+        result.map_err(|error| {
+            let fault = Fault::database(self.path, error);
+            self.full
+                .fetch_or(matches!(fault, Fault::Full(_)), Ordering::Relaxed);
+            fault
+        })
     }
 }
 

@@ -234,7 +234,7 @@ impl Store {
     /// Takes a name away. Containers made from the image keep what they need. Blobs and layers that nobody needs
     /// any more go with the next [`Store::collect`].
     pub fn remove_image(&self, ns: &str, name: &str) -> Result<Removed, ImageError> {
-        self.db.write(Durability::Full, |q| {
+        self.free(Durability::Full, |q| {
             let sql = "DELETE FROM images WHERE ns = ? AND name = ? RETURNING manifest";
             let manifest: i64 = q
                 .one(sql, (ns, name), |row| row.get(0))?

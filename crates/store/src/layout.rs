@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
+use std::sync::atomic::AtomicBool;
 
 use rustix::fs::Mode;
 use sys::Dir;
@@ -31,6 +32,8 @@ const PRIVATE: Mode = Mode::RWXU;
 pub(crate) struct Layout {
     pub(crate) path: PathBuf,
     pub(crate) root: Dir,
+    /// The reserve was given to the disk, and is to be taken back.
+    pub(crate) spent: AtomicBool,
     snapshots: OnceLock<Dir>,
     blobs: OnceLock<Dir>,
     ingest: OnceLock<Dir>,
@@ -43,6 +46,7 @@ impl Layout {
         Layout {
             path,
             root,
+            spent: AtomicBool::new(false),
             snapshots,
             blobs,
             ingest,

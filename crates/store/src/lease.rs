@@ -57,7 +57,7 @@ impl Store {
 
     /// Ends a lease whose operation is done: what it held is held by an image or container now, or by nobody.
     pub fn release(&self, lease: Lease) -> Result<(), Fault> {
-        self.db.write(Durability::Relaxed, |q| {
+        self.free(Durability::Relaxed, |q| {
             q.run("DELETE FROM leases WHERE id = ?", (&lease.id,))
         })?;
         let leases = self.layout.leases()?;

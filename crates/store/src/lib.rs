@@ -31,6 +31,7 @@ mod layout;
 mod lease;
 mod open;
 mod own;
+mod reserve;
 mod root;
 mod schema;
 mod share;

@@ -12,6 +12,7 @@ use sys::Dir;
 use crate::db::{Access, Db, Durability};
 use crate::error::Fault;
 use crate::layout::{self, Layout};
+use crate::reserve::RESERVE;
 use crate::schema;
 
 /// An open store. Threads may share it; each process opens its own, and none carries it across a `fork`.
@@ -83,17 +84,25 @@ impl Store {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => make_root(&path)?,
             other => other.map_err(|e| Fault::io("opening", &path, e))?,
         };
-        let layout = Layout::new(path, dir);
+        let layout = Arc::new(Layout::new(path, dir));
+        match Store::open_layout(&layout) {
+            // SQLite gives the index of its log to the disk and takes it back: on a full one it may be gone.
+            Err(OpenError::Fault(Fault::Full(_))) if layout.spend_reserve() => Store::open_layout(&layout),
+            other => other,
+        }
+    }
+
+    fn open_layout(layout: &Arc<Layout>) -> Result<Store, OpenError> {
         let exists = layout
             .root
             .try_stat(layout::DATABASE)
             .map_err(|e| layout.fault("reading", layout::DATABASE, e))?;
         if exists.is_none_or(|stat| stat.st_size == 0) {
-            make(&layout)?;
+            make(layout)?;
         }
-        let db = open_database(&layout, Access::Write)?;
+        let db = open_database(layout, Access::Write)?;
         let store = Store {
-            layout: Arc::new(layout),
+            layout: layout.clone(),
             db,
         };
         store.check_version()
@@ -221,7 +230,14 @@ fn make(layout: &Layout) -> Result<(), OpenError> {
     for entry in entries {
         let name = entry.name.to_string_lossy();
         let ours = name.starts_with(layout::DATABASE)
-            || ["content", layout::LEASES, layout::SNAPSHOTS, "lost+found"].contains(&name.as_ref());
+            || [
+                "content",
+                RESERVE,
+                layout::LEASES,
+                layout::SNAPSHOTS,
+                "lost+found",
+            ]
+            .contains(&name.as_ref());
         if !ours {
             return Err(OpenError::NotAStore {
                 path: layout.path.clone(),
@@ -231,6 +247,7 @@ fn make(layout: &Layout) -> Result<(), OpenError> {
     }
     let flags = OFlags::WRONLY | OFlags::CREATE;
     let mode = Mode::RUSR | Mode::WUSR;
+    layout.fill_reserve();
     layout
         .root
         .open_file(layout::DATABASE, flags, mode)

@@ -149,7 +149,7 @@ impl Store {
     /// unmounted.
     pub fn remove(&self, ns: &str, key: &str) -> Result<(), SnapshotError> {
         let ephemeral = self.db.read(|q| snapshot::get(q, ns, key))?.ephemeral;
-        let claim = self.db.write(durability(ephemeral), |q| {
+        let claim = self.free(durability(ephemeral), |q| {
             let row = snapshot::get(q, ns, key)?;
             let holder = "SELECT name FROM containers WHERE ns = ? AND cid = ?";
             if let Some(name) = q.one(holder, (ns, key), |row| row.get::<_, String>(0))? {
@@ -193,7 +193,9 @@ impl Store {
     pub(crate) fn take_away(&self, claim: Option<Claim<'_>>) -> Result<(), SnapshotError> {
         let Some(claim) = claim else { return Ok(()) };
         let path = self.layout.at(SNAPSHOTS).join(claim.name());
-        Ok(claim.remove().map_err(|e| Fault::io("removing", path, e))?)
+        claim.remove().map_err(|e| Fault::io("removing", path, e))?;
+        self.layout.refill_reserve();
+        Ok(())
     }
 
     /// What is known of a snapshot.
