@@ -257,7 +257,7 @@ fn sysctls_of_its_own_namespaces_alone() {
 #[test]
 fn joined_namespaces() {
     let first = Box::script("echo ready; sleep 100");
-    let (stdout, out) = rustix::pipe::pipe().unwrap();
+    let (stdout, out) = pipe();
     let mut running = first.start([&null(), &out, &null()]).unwrap();
     rustix::io::read(&stdout, &mut [0; 8]).unwrap();
     let pid = running.pid();
@@ -351,7 +351,7 @@ fn scheduling_is_the_specs() {
 fn an_init_process_reaps_and_passes_on() {
     let container = Box::script("trap 'echo got; exit 3' USR1; echo $$; (sleep 0 & exec sleep 0); echo up; while :; do sleep 0.1; done")
         .with(|spec| spec["annotations"] = json!({"strata.init": "true"}));
-    let (stdout, out) = rustix::pipe::pipe().unwrap();
+    let (stdout, out) = pipe();
     let mut running = container.start([&null(), &out, &null()]).unwrap();
     drop(out);
     let text = read_until(&stdout, "up\n");

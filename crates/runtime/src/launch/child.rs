@@ -74,7 +74,7 @@ impl Child<'_> {
             become_root_of_namespace()?;
         }
         self.furnish_namespaces(&proc)?;
-        let (root, pty) = tree.build(own_users, self.order.size)?;
+        let (root, pty) = tree.build(own_users, self.window(process))?;
         self.adjust(process, &proc)?;
         let pty = pty.map(|pty| self.hand_over(pty)).transpose()?;
         if self.order.hooks_before_pivot() {
@@ -102,6 +102,15 @@ impl Child<'_> {
         } else {
             self.execute(process)
         }
+    }
+
+    /// Rows and columns of the terminal: what the one who asks sits at, or else what the spec says.
+    fn window(&self, process: &Process) -> Option<(u16, u16)> {
+        let side = |length| u16::try_from(length).unwrap_or(u16::MAX);
+        let size = process.console_size();
+        self.order
+            .size
+            .or_else(|| size.map(|size| (side(size.height()), side(size.width()))))
     }
 
     fn enter_namespaces(&self) -> Result<()> {

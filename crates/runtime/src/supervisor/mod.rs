@@ -68,6 +68,8 @@ pub fn main(args: &[OsString]) -> ExitCode {
 /// Makes this process independent of the one that started it. Returns the connection to it, and the signals.
 fn settle() -> Result<(Connection, SignalFd)> {
     let doing = || "becoming a supervisor".to_owned();
+    // What the one who started us had open, locks and pipes among it, is not ours to keep.
+    sys::fd::close_inherited().during(doing)?;
     let signals = Set::full();
     sys::signal::set_mask(signals).during(doing)?;
     let signals = SignalFd::new(signals).during(doing)?;

@@ -211,8 +211,8 @@ impl Box {
     }
 
     pub fn try_run(&self) -> Result<Outcome, StartError> {
-        let (stdout, out) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).unwrap();
-        let (stderr, err) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).unwrap();
+        let (stdout, out) = pipe();
+        let (stderr, err) = pipe();
         let started = self.start([&null(), &out, &err]);
         drop((out, err));
         let mut running = started?;
@@ -254,4 +254,9 @@ pub fn null() -> OwnedFd {
         .open("/dev/null")
         .unwrap()
         .into()
+}
+
+/// A pipe that no other test's container inherits: its reading end and its writing end.
+pub fn pipe() -> (OwnedFd, OwnedFd) {
+    rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).unwrap()
 }

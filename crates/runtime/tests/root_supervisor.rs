@@ -1,0 +1,535 @@
+//! The supervisor: what it records, whom it answers, and whose death it survives.
+
+mod common;
+
+use std::fs::File;
+use std::io::Read;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use common::*;
+use runtime::bundle::Bundle;
+use runtime::control::{Connection, Reply, Request};
+use runtime::state::{self, KillError, Status};
+use serde_json::json;
+
+fn signal(name: &str) -> i32 {
+    match name {
+        "KILL" => libc::SIGKILL,
+        "TERM" => libc::SIGTERM,
+        "USR1" => libc::SIGUSR1,
+        _ => unreachable!(),
+    }
+}
+
+fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
+    let begin = Instant::now();
+    while !holds() {
+        assert!(begin.elapsed() < Duration::from_secs(10), "{what}");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+fn lives(pid: i32) -> bool {
+    std::fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|stat| !stat.contains(") Z "))
+}
+
+fn kill(pid: i32, name: &str) {
+    assert!(
+        Command::new("/bin/kill")
+            .arg(format!("-{name}"))
+            .arg(pid.to_string())
+            .status()
+            .unwrap()
+            .success()
+    );
+}
+
+/// A started shell that says it is ready and then waits.
+fn ready(container: &Box) -> (runtime::Running, File) {
+    let (stdout, out) = pipe();
+    let running = container.start([&null(), &out, &null()]).unwrap();
+    let mut stdout = File::from(stdout);
+    let mut text = [0; 6];
+    stdout.read_exact(&mut text).unwrap();
+    assert_eq!(&text, b"ready\n");
+    (running, stdout)
+}
+
+const WAITING: &str =
+    "trap 'echo term; exit 3' TERM; trap 'echo usr' USR1; echo ready; while :; do sleep 0.05; done";
+
+#[test]
+fn from_running_to_exited() {
+    let container = Box::script(WAITING);
+    assert_eq!(state::read(&container.bundle).unwrap(), Status::Created);
+    let (mut running, mut stdout) = ready(&container);
+    let Status::Running { pid, started } = state::read(&container.bundle).unwrap() else {
+        panic!()
+    };
+    assert_eq!(pid, running.pid());
+    let now = || {
+        std::time::SystemTime::now()
+            .duration_since(std::time::UNIX_EPOCH)
+            .unwrap()
+            .as_nanos() as u64
+    };
+    assert!(now() - started < 10_000_000_000);
+    let state = state::load(&container.bundle).unwrap().unwrap();
+    let name = std::fs::read_to_string(format!("/proc/{}/comm", state.supervisor.pid)).unwrap();
+    assert_eq!(name, "strata-super\n");
+
+    state::kill(&container.bundle, signal("USR1")).unwrap();
+    let mut text = [0; 4];
+    stdout.read_exact(&mut text).unwrap();
+    assert_eq!(&text, b"usr\n");
+    running.kill(signal("TERM")).unwrap();
+    let exit = running.wait().unwrap();
+    assert_eq!((exit.code, exit.signal, exit.oom), (3, None, false));
+    assert!(now() - exit.at < 10_000_000_000 && exit.at > started);
+    assert_eq!(
+        state::read(&container.bundle).unwrap(),
+        Status::Exited(exit.clone())
+    );
+    assert_eq!(running.wait().unwrap(), exit, "told again");
+    running.finish().unwrap();
+    assert!(!lives(state.supervisor.pid));
+    assert!(!container.bundle.path().join("control.sock").exists());
+    assert!(matches!(
+        state::kill(&container.bundle, 0),
+        Err(KillError::NotRunning(_))
+    ));
+}
+
+#[test]
+fn signals_to_the_supervisor_reach_the_container() {
+    let container = Box::script(WAITING);
+    let (mut running, _stdout) = ready(&container);
+    let supervisor = state::load(&container.bundle).unwrap().unwrap().supervisor.pid;
+    kill(supervisor, "TERM");
+    assert_eq!(running.wait().unwrap().code, 3);
+    running.finish().unwrap();
+}
+
+#[test]
+fn many_are_answered_at_once() {
+    let container = Box::script(WAITING);
+    let (running, _stdout) = ready(&container);
+    let bundle = Bundle::open(container.bundle.path()).unwrap();
+    let waiting: Vec<_> = (0..10)
+        .map(|_| {
+            let connection = Connection::open(&bundle).unwrap();
+            connection.send(&Request::Wait, &[]).unwrap();
+            connection
+        })
+        .collect();
+    let other = Connection::open(&bundle).unwrap();
+    let ask = |request: &Request| {
+        other.send(request, &[]).unwrap();
+        other.receive::<Reply>().unwrap().unwrap().0
+    };
+    assert!(matches!(ask(&Request::Kill { signal: 0 }), Reply::Done));
+    assert!(matches!(
+        ask(&Request::Kill { signal: 1000 }),
+        Reply::Error { .. }
+    ));
+    assert!(matches!(
+        ask(&Request::Resize { rows: 1, columns: 1 }),
+        Reply::Error { .. }
+    ));
+    other.send(&json!({"dance": {}}), &[]).unwrap();
+    assert!(matches!(
+        other.receive::<Reply>().unwrap().unwrap().0,
+        Reply::Error { .. }
+    ));
+    let start = Request::Start {
+        size: None,
+        runtime: None,
+        cleanup: Vec::new(),
+    };
+    assert!(matches!(ask(&start), Reply::Error { .. }));
+    assert!(matches!(
+        ask(&Request::Kill {
+            signal: signal("KILL")
+        }),
+        Reply::Done
+    ));
+    for connection in waiting {
+        let Some((Reply::Exited(exit), _)) = connection.receive::<Reply>().unwrap() else {
+            panic!()
+        };
+        assert_eq!((exit.code, exit.signal), (137, Some(9)));
+    }
+    running.finish().unwrap();
+}
+
+#[test]
+fn a_client_that_does_not_read_holds_nobody_up() {
+    let container = Box::script(WAITING);
+    let (mut running, _stdout) = ready(&container);
+    let bundle = Bundle::open(container.bundle.path()).unwrap();
+    let deaf = Connection::open(&bundle).unwrap();
+    rustix::io::ioctl_fionbio(&deaf, true).unwrap();
+    for _ in 0..5000 {
+        if deaf.send(&Request::Kill { signal: 0 }, &[]).is_err() {
+            break;
+        }
+    }
+    running.kill(signal("KILL")).unwrap();
+    assert_eq!(running.wait().unwrap().signal, Some(9));
+    running.finish().unwrap();
+}
+
+/// This test binary again, as a process that starts a container and then waits to be killed.
+#[test]
+fn caller_to_be_killed() {
+    let Ok(bundle) = std::env::var("STRATA_TEST_BUNDLE") else {
+        return;
+    };
+    let marker = std::env::var_os("STRATA_TEST_MARKER").unwrap();
+    let streams: [OwnedFd; 3] = [
+        null(),
+        File::create(Path::new(&bundle).join("stdout")).unwrap().into(),
+        null(),
+    ];
+    let mut running = runtime::start(&runtime::StartRequest {
+        helper: &helper(),
+        bundle: Path::new(&bundle),
+        stdio: [streams[0].as_fd(), streams[1].as_fd(), streams[2].as_fd()],
+        size: None,
+        runtime: None,
+        cleanup: vec!["/bin/touch".into(), marker],
+    })
+    .unwrap();
+    File::create(Path::new(&bundle).join("started")).unwrap();
+    running.wait().unwrap();
+}
+
+fn start_by_another_process(container: &Box, marker: &Path) -> std::process::Child {
+    container
+        .bundle
+        .write_spec(&serde_json::from_value(container.spec.clone()).unwrap())
+        .unwrap();
+    let caller = Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "caller_to_be_killed"])
+        .env("STRATA_TEST_BUNDLE", container.bundle.path())
+        .env("STRATA_TEST_MARKER", marker)
+        .stdout(Stdio::null())
+        .spawn()
+        .unwrap();
+    let started = container.bundle.path().join("started");
+    eventually("the other process starts it", || started.exists());
+    caller
+}
+
+#[test]
+fn the_death_of_the_caller() {
+    let container = Box::script(WAITING);
+    let marker = container.temp.path().join("cleaned-up");
+    let mut caller = start_by_another_process(&container, &marker);
+    caller.kill().unwrap();
+    caller.wait().unwrap();
+    std::thread::sleep(Duration::from_millis(50));
+    let Status::Running { pid, .. } = state::read(&container.bundle).unwrap() else {
+        panic!("it died with it")
+    };
+    assert!(lives(pid));
+    let connection = Connection::open(&container.bundle).unwrap();
+    connection.send(&Request::Wait, &[]).unwrap();
+    assert!(!marker.exists());
+    state::kill(&container.bundle, signal("TERM")).unwrap();
+    let Some((Reply::Exited(exit), _)) = connection.receive::<Reply>().unwrap() else {
+        panic!()
+    };
+    assert_eq!(exit.code, 3);
+    // The promise to clean up is kept by the supervisor.
+    eventually("the clean-up command runs", || marker.exists());
+}
+
+#[test]
+fn a_caller_that_stays_cleans_up_itself() {
+    let container = Box::new();
+    let marker = container.temp.path().join("cleaned-up");
+    let null = null();
+    let cleanup = vec!["/bin/touch".into(), marker.clone().into()];
+    let mut running = container.start_with([&null, &null, &null], cleanup).unwrap();
+    running.wait().unwrap();
+    running.finish().unwrap();
+    assert!(!marker.exists());
+}
+
+#[test]
+fn the_death_of_the_supervisor() {
+    let container = Box::script(WAITING);
+    let (mut running, _stdout) = ready(&container);
+    let supervisor = state::load(&container.bundle).unwrap().unwrap().supervisor.pid;
+    let pid = running.pid();
+    kill(supervisor, "KILL");
+    assert!(running.wait().is_err());
+    // The container lives on and is found.
+    assert!(matches!(
+        state::read(&container.bundle).unwrap(),
+        Status::Running { .. }
+    ));
+    assert!(lives(pid));
+    let error = Connection::open(&container.bundle).unwrap_err();
+    assert_eq!(error.kind(), std::io::ErrorKind::ConnectionRefused);
+    state::kill(&container.bundle, signal("KILL")).unwrap();
+    eventually("it ends", || !lives(pid));
+    assert_eq!(state::read(&container.bundle).unwrap(), Status::Lost);
+    running.finish().unwrap();
+}
+
+#[test]
+fn a_caller_that_dies_during_the_start() {
+    let container = Box::script("exec sleep 100").with(|spec| {
+        spec["hooks"] = json!({"createRuntime": [{"path": "/bin/sleep", "args": ["sleep", "1"]}]});
+    });
+    let marker = container.temp.path().join("cleaned-up");
+    container
+        .bundle
+        .write_spec(&serde_json::from_value(container.spec.clone()).unwrap())
+        .unwrap();
+    let mut caller = Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "caller_to_be_killed"])
+        .env("STRATA_TEST_BUNDLE", container.bundle.path())
+        .env("STRATA_TEST_MARKER", &marker)
+        .stdout(Stdio::null())
+        .spawn()
+        .unwrap();
+    eventually("the supervisor makes the process", || {
+        state::load(&container.bundle).unwrap().is_some()
+    });
+    let state = state::load(&container.bundle).unwrap().unwrap();
+    caller.kill().unwrap();
+    caller.wait().unwrap();
+    eventually("nothing of it is left", || {
+        !lives(state.process.pid) && !lives(state.supervisor.pid)
+    });
+    eventually("the clean-up command runs", || marker.exists());
+    assert_eq!(state::read(&container.bundle).unwrap(), Status::Lost);
+}
+
+#[test]
+fn the_program_on_disk_cannot_be_reached() {
+    // CVE-2019-5736: the container's first process before its exec, and a privileged one that looks for it.
+    let container = Box::script("exec sleep 100");
+    let null = null();
+    let mut running = container.start([&null, &null, &null]).unwrap();
+    let supervisor = state::load(&container.bundle).unwrap().unwrap().supervisor.pid;
+    let exe = format!("/proc/{supervisor}/exe");
+    let error = File::options().write(true).open(&exe).unwrap_err();
+    assert!(
+        matches!(error.raw_os_error(), Some(libc::EROFS | libc::ETXTBSY)),
+        "{error}"
+    );
+    let status = rustix::fs::statvfs(&exe).unwrap();
+    assert!(status.f_flag.contains(rustix::fs::StatVfsMountFlags::RDONLY));
+    running.kill(signal("KILL")).unwrap();
+    running.wait().unwrap();
+    running.finish().unwrap();
+}
+
+#[test]
+fn hooks_run_where_and_when_they_should() {
+    let container = Box::script("cat /tmp/inside");
+    let log = container.temp.path().join("log");
+    let note = |word: &str| {
+        let script = format!(
+            "read -r line; echo {word} >>{}; echo \"$line\" >{}.{word}",
+            log.display(),
+            log.display()
+        );
+        json!([{"path": "/bin/sh", "args": ["sh", "-c", script]}])
+    };
+    let rootfs = container.bundle.rootfs();
+    let container = container.with(|spec| {
+        spec["annotations"] = json!({"colour": "blue"});
+        let mounts = "grep -c mqueue /proc/self/mountinfo";
+        let inside = format!(
+            "{mounts} >{}/tmp/inside; ls /proc | grep -cx self >>{0}/tmp/inside",
+            rootfs.display()
+        );
+        spec["hooks"] = json!({
+            "prestart": note("prestart"), "createRuntime": note("createRuntime"),
+            "createContainer": [{"path": "/bin/sh", "args": ["sh", "-c", inside]}],
+            "startContainer": [{"path": "/bin/sh", "args": ["sh", "-c", "/bin/echo started >>/tmp/inside"]}],
+            "poststart": note("poststart"), "poststop": note("poststop"),
+        });
+    });
+    // In the container's mount namespace before the root is changed, then in the container.
+    assert_eq!(container.output(), "1\n1\nstarted\n");
+    let text = std::fs::read_to_string(&log).unwrap();
+    assert_eq!(text, "prestart\ncreateRuntime\npoststart\npoststop\n");
+    let state = |word: &str| -> serde_json::Value {
+        let path = PathBuf::from(format!("{}.{word}", log.display()));
+        serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap()
+    };
+    let created = state("createRuntime");
+    assert_eq!(
+        (&created["status"], &created["id"]),
+        (&json!("creating"), &json!(container.bundle.id()))
+    );
+    assert_eq!(created["annotations"]["colour"], "blue");
+    assert!(created["pid"].as_i64().unwrap() > 1);
+    assert_eq!(state("poststart")["status"], "running");
+    assert_eq!(state("poststop")["status"], "stopped");
+}
+
+#[test]
+fn a_hook_that_fails_stops_the_start() {
+    for kind in ["prestart", "createRuntime", "createContainer", "startContainer"] {
+        let error = Box::new()
+            .with(|spec| {
+                spec["hooks"] =
+                    json!({kind: [{"path": "/bin/sh", "args": ["sh", "-c", "echo no luck >&2; exit 4"]}]});
+            })
+            .try_run()
+            .unwrap_err();
+        assert_eq!(error.exit_code(), 125);
+        let text = error.to_string();
+        assert!(
+            text.contains(kind) && text.contains("exit code 4") && text.contains("no luck"),
+            "{text}"
+        );
+    }
+    let outcome = Box::new()
+        .with(|spec| spec["hooks"] = json!({"poststop": [{"path": "/no/such/hook"}]}))
+        .run();
+    assert_eq!(outcome.exit.code, 0);
+}
+
+#[test]
+fn a_broken_bundle_is_told() {
+    let container = Box::new();
+    let null = null();
+    let start = || {
+        runtime::start(&runtime::StartRequest {
+            helper: &helper(),
+            bundle: container.bundle.path(),
+            stdio: [null.as_fd(); 3],
+            size: None,
+            runtime: None,
+            cleanup: Vec::new(),
+        })
+    };
+    let error = start().unwrap_err().to_string();
+    assert!(error.contains("config.json"), "{error}");
+    container
+        .bundle
+        .write("config.json", b"{\"ociVersion\": 7", 0o600)
+        .unwrap();
+    let error = start().unwrap_err().to_string();
+    assert!(
+        error.contains("config.json") && error.contains("line 1"),
+        "{error}"
+    );
+    container
+        .bundle
+        .write("strata.json", br#"{"version":1,"incompat":["flying"]}"#, 0o600)
+        .unwrap();
+    let error = start().unwrap_err().to_string();
+    assert!(error.contains("flying"), "{error}");
+}
+
+#[test]
+fn a_bad_helper_is_told() {
+    let container = Box::new();
+    container
+        .bundle
+        .write_spec(&serde_json::from_value(container.spec.clone()).unwrap())
+        .unwrap();
+    let null = null();
+    for (program, says) in [
+        ("/no/such/program", "/no/such/program"),
+        ("/bin/true", "did not answer"),
+    ] {
+        let error = runtime::start(&runtime::StartRequest {
+            helper: &runtime::Helper {
+                program: program.into(),
+                args: Vec::new(),
+            },
+            bundle: container.bundle.path(),
+            stdio: [null.as_fd(); 3],
+            size: None,
+            runtime: None,
+            cleanup: Vec::new(),
+        })
+        .unwrap_err();
+        assert_eq!(error.exit_code(), 125);
+        assert!(error.to_string().contains(says), "{error}");
+    }
+}
+
+#[test]
+fn a_hundred_at_once() {
+    let containers: Vec<_> = (0..100)
+        .map(|number| Box::script(&format!("exit {}", number % 50)))
+        .collect();
+    let null = null();
+    let running: Vec<_> = std::thread::scope(|scope| {
+        let threads: Vec<_> = containers
+            .chunks(10)
+            .map(|chunk| {
+                let null = &null;
+                scope.spawn(move || {
+                    chunk
+                        .iter()
+                        .map(|one| one.start([null, null, null]).unwrap())
+                        .collect::<Vec<_>>()
+                })
+            })
+            .collect();
+        threads
+            .into_iter()
+            .flat_map(|thread| thread.join().unwrap())
+            .collect()
+    });
+    for (number, mut running) in running.into_iter().enumerate() {
+        assert_eq!(usize::from(running.wait().unwrap().code), number % 50);
+        running.finish().unwrap();
+    }
+}
+
+#[test]
+fn pipes_end_with_the_container() {
+    // The supervisor keeps no end of them: a reader sees the end as soon as the program has gone.
+    let container = Box::script("exec >&- 2>&-; sleep 100");
+    let (stdout, out) = pipe();
+    let mut running = container.start([&null(), &out, &null()]).unwrap();
+    drop(out);
+    let mut text = String::new();
+    File::from(stdout).read_to_string(&mut text).unwrap();
+    assert_eq!(text, "");
+    running.kill(signal("KILL")).unwrap();
+    running.wait().unwrap();
+    running.finish().unwrap();
+}
+
+#[test]
+fn what_the_caller_has_open_is_not_kept() {
+    let container = Box::script("sleep 100");
+    // Without close-on-exec, as a shell's `9<file` is.
+    let (reader, writer) = rustix::pipe::pipe().unwrap();
+    let mut running = container.start_quiet().unwrap();
+    let supervisor = state::load(&container.bundle).unwrap().unwrap().supervisor.pid;
+    let pipe = std::fs::read_link(format!(
+        "/proc/self/fd/{}",
+        std::os::fd::AsRawFd::as_raw_fd(&reader)
+    ))
+    .unwrap();
+    for pid in [supervisor, running.pid()] {
+        for entry in std::fs::read_dir(format!("/proc/{pid}/fd")).unwrap() {
+            assert_ne!(
+                std::fs::read_link(entry.unwrap().path()).unwrap_or_default(),
+                pipe
+            );
+        }
+    }
+    drop(writer);
+    running.kill(signal("KILL")).unwrap();
+    running.wait().unwrap();
+    running.finish().unwrap();
+}
