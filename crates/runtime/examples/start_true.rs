@@ -3,6 +3,8 @@
 //!
 //! With RUNTIME, the path of runc or crun, the same bundle is run by that through the same supervisor.
 
+#![allow(clippy::print_stdout, clippy::print_stderr)]
+
 use std::fs::File;
 use std::os::fd::AsFd;
 use std::os::unix::fs::{PermissionsExt, symlink};

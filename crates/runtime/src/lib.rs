@@ -13,6 +13,7 @@
 //! | [`start()`] | from a bundle to a running program |
 //! | [`supervisor`] | the process that stays beside it |
 //! | `launch` | from a spec to a process, step by step |
+//! | [`end()`] | the end of a container, whatever state it is in |
 //! | [`state`] | what a container does, asked by anyone |
 //! | [`control`] | the language that supervisors speak |
 //! | [`terminal`] | the foreground: signals, keys, windows |
@@ -28,6 +29,7 @@ pub mod bundle;
 pub mod cgroup;
 pub mod control;
 pub mod devices;
+mod end;
 mod external;
 mod launch;
 pub mod options;
@@ -37,5 +39,6 @@ pub mod state;
 pub mod supervisor;
 pub mod terminal;
 
+pub use end::{EndError, end};
 pub use launch::INIT_ANNOTATION;
 pub use start::{Helper, Running, StartError, StartRequest, start};

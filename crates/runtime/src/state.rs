@@ -9,6 +9,7 @@ use rustix::process::{Pid, PidfdFlags};
 use serde::{Deserialize, Serialize};
 
 use crate::bundle::{self, Bundle, BundleError};
+use crate::cgroup::CgroupPaths;
 
 /// A process as it can be found again: the number may be reused, number and start time within one boot may not.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -92,9 +93,9 @@ pub struct State {
     /// Whether its process waits to be started, or runs.
     #[serde(default)]
     pub running: bool,
-    /// Directories of its own in the cgroup hierarchies, to be killed and removed when no supervisor is left.
+    /// Its own cgroups, to be killed and removed by whoever finds no supervisor left ([`crate::cgroup::Cgroup::open`]).
     #[serde(default)]
-    pub cgroups: Vec<String>,
+    pub cgroups: CgroupPaths,
 }
 
 /// How a container ended: contents of `exit.json`.
@@ -268,7 +269,7 @@ mod tests {
             supervisor: ProcessId::of(pid).unwrap(),
             created: 5,
             running: true,
-            cgroups: Vec::new(),
+            cgroups: CgroupPaths::default(),
         };
         bundle.write_json(bundle::STATE, &state).unwrap();
         assert_eq!(read(&bundle).unwrap(), Status::Running { pid, started: 5 });

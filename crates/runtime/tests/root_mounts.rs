@@ -65,6 +65,29 @@ fn the_usual_mounts() {
 }
 
 #[test]
+fn the_cgroup_is_its_own_and_read_only() {
+    let container = Box::script(
+        "cat /proc/self/cgroup; ls /sys/fs/cgroup; cat /sys/fs/cgroup/cgroup.procs; mkdir /sys/fs/cgroup/x 2>&1",
+    );
+    let outcome = container.run();
+    let text = outcome.stdout;
+    assert!(text.contains("0::/\n") && text.contains("cgroup.procs"), "{text}");
+    assert!(
+        text.contains("\n1\n") && text.contains("Read-only file system"),
+        "{text}"
+    );
+    let shared = Box::script("cat /proc/self/cgroup; ls /sys/fs/cgroup").with(|spec| {
+        let namespaces = spec["linux"]["namespaces"].as_array_mut().unwrap();
+        namespaces.retain(|namespace| namespace["type"] != "cgroup");
+    });
+    let text = shared.output();
+    assert!(
+        text.contains(&format!("0::/strata/{}\n", shared.bundle.id())) && text.contains("cgroup.procs"),
+        "{text}"
+    );
+}
+
+#[test]
 fn devices_and_links() {
     let output = sh(
         "cd /dev; for d in null zero full random urandom tty; do stat -c '%n %t:%T %a %u:%g' $d; done; \

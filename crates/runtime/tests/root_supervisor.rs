@@ -276,10 +276,44 @@ fn the_death_of_the_supervisor() {
     assert!(lives(pid));
     let error = Connection::open(&container.bundle).unwrap_err();
     assert_eq!(error.kind(), std::io::ErrorKind::ConnectionRefused);
-    state::kill(&container.bundle, signal("KILL")).unwrap();
-    eventually("it ends", || !lives(pid));
+    let cgroup = state::load(&container.bundle)
+        .unwrap()
+        .unwrap()
+        .cgroups
+        .unified
+        .unwrap();
+    assert!(cgroup.is_dir());
+    runtime::end(&container.bundle).unwrap();
+    assert!(!lives(pid) && !cgroup.exists());
     assert_eq!(state::read(&container.bundle).unwrap(), Status::Lost);
+    runtime::end(&container.bundle).unwrap();
     running.finish().unwrap();
+}
+
+#[test]
+fn ending_it_by_force() {
+    let container = Box::script("trap '' TERM INT; sleep 100");
+    runtime::end(&container.bundle).unwrap();
+    let mut running = container.start_quiet().unwrap();
+    let state = state::load(&container.bundle).unwrap().unwrap();
+    runtime::end(&container.bundle).unwrap();
+    let Status::Exited(exit) = state::read(&container.bundle).unwrap() else {
+        panic!()
+    };
+    assert_eq!(exit.signal, Some(9));
+    assert!(!lives(state.process.pid) && !state.cgroups.unified.unwrap().exists());
+    assert_eq!(running.wait().unwrap(), exit);
+    running.finish().unwrap();
+}
+
+#[test]
+fn what_it_leaves_running_ends_with_it() {
+    let container = Box::script("sleep 100 & echo $!").with(|spec| {
+        let namespaces = spec["linux"]["namespaces"].as_array_mut().unwrap();
+        namespaces.retain(|namespace| namespace["type"] != "pid");
+    });
+    let pid = container.output().trim().parse().unwrap();
+    assert!(!lives(pid));
 }
 
 #[test]

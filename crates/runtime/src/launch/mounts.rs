@@ -44,7 +44,6 @@ pub(super) struct Planned<'s> {
 
 /// How the cgroup file system is shown in the container.
 #[derive(Debug, Clone)]
-#[expect(dead_code, reason = "the cgroups that choose among them come next")]
 pub(crate) enum CgroupView {
     /// A cgroup namespace is the container's own: a mount of the hierarchy shows its part alone.
     Namespaced,

@@ -1,43 +1,99 @@
-//! The container's cgroups, as far as the supervisor deals with them.
+//! The container's cgroups, as far as the supervisor deals with them: ours, or none where another runtime makes its
+//! own.
 
 use std::os::fd::BorrowedFd;
 
-use oci_spec::runtime::Spec;
+use oci_spec::runtime::{LinuxNamespaceType, Spec};
 
-use crate::launch::{CgroupView, Result};
+use crate::cgroup::{Cgroup, CgroupPaths, Hierarchies};
+use crate::launch::{CgroupView, Fault, Result};
 
-/// None, or those that were made for one container.
-pub(super) struct Cgroups {}
+/// The cgroup of one container and what a mount of type `cgroup` shows in it.
+pub(super) struct Cgroups {
+    own: Option<Cgroup>,
+    view: CgroupView,
+}
 
 impl Cgroups {
+    /// Of a container that somebody else looks after.
     pub(super) fn none() -> Cgroups {
-        Cgroups {}
+        Cgroups {
+            own: None,
+            view: CgroupView::None,
+        }
     }
-    pub(super) fn create(_spec: &Spec, _id: &str) -> Result<Cgroups> {
-        Ok(Cgroups {})
+
+    /// Makes what the spec asks for.
+    pub(super) fn create(spec: &Spec, id: &str) -> Result<Cgroups> {
+        let fault = |error: &dyn std::fmt::Display| Fault::new(error.to_string());
+        let hierarchies = Hierarchies::find().map_err(|error| fault(&error))?;
+        let own = Cgroup::create_in(&hierarchies, spec, id).map_err(|error| fault(&error))?;
+        let listed = spec
+            .linux()
+            .as_ref()
+            .and_then(|linux| linux.namespaces().as_ref());
+        let namespaced = listed
+            .into_iter()
+            .flatten()
+            .any(|one| one.typ() == LinuxNamespaceType::Cgroup);
+        let view = match hierarchies.unified() {
+            None => CgroupView::None,
+            // Only its own cgroup is a root that hides the host's.
+            Some(_) if namespaced && own.fd().is_some() => CgroupView::Namespaced,
+            Some(_) if namespaced => CgroupView::None,
+            Some(mount) => CgroupView::Host(mount.to_path_buf()),
+        };
+        Ok(Cgroups { own: Some(own), view })
     }
+
+    /// The cgroup2 that the process is born in.
     pub(super) fn birth_place(&self) -> Option<BorrowedFd<'_>> {
-        None
+        self.own.as_ref().and_then(Cgroup::fd)
     }
+
+    /// Whether there are others that it has to be put into.
     pub(super) fn must_be_joined(&self) -> bool {
-        false
+        self.own.as_ref().is_some_and(Cgroup::has_v1)
     }
-    pub(super) fn join(&self, _pid: i32) -> Result<()> {
-        Ok(())
+
+    /// Puts the process into those.
+    pub(super) fn join(&self, pid: i32) -> Result<()> {
+        let joined = self.own.as_ref().map(|own| own.join_v1(pid));
+        joined
+            .unwrap_or(Ok(()))
+            .map_err(|error| Fault::new(error.to_string()))
     }
-    pub(super) fn view(&self, _spec: &Spec) -> CgroupView {
-        CgroupView::None
+
+    /// What a mount of type `cgroup` shows.
+    pub(super) fn view(&self) -> CgroupView {
+        self.view.clone()
     }
-    pub(super) fn paths(&self) -> Vec<String> {
-        Vec::new()
+
+    /// Where they are, for those who come when no supervisor is left.
+    pub(super) fn paths(&self) -> CgroupPaths {
+        self.own.as_ref().map(Cgroup::paths).unwrap_or_default()
     }
+
+    /// Whether the kernel killed one of the container's processes for want of memory.
     pub(super) fn oom_killed(&self) -> bool {
-        false
+        self.own
+            .as_ref()
+            .and_then(Cgroup::oom_kills)
+            .is_some_and(|kills| kills > 0)
     }
+
+    /// Kills what is left in them; what went wrong, if something did.
     pub(super) fn kill(&self) -> Option<String> {
-        None
+        self.own
+            .as_ref()
+            .and_then(|own| own.kill().err())
+            .map(|error| error.to_string())
     }
+
+    /// Removes them; what went wrong, if something did.
     pub(super) fn end(self) -> Option<String> {
-        None
+        self.own
+            .and_then(|own| own.remove().err())
+            .map(|error| error.to_string())
     }
 }

@@ -22,6 +22,7 @@ use rustix::process::DumpableBehavior;
 use sys::signal::{Set, SignalFd};
 
 use crate::bundle::{self, Bundle};
+use crate::cgroup::CgroupPaths;
 use crate::control::{Connection, Reply, Request};
 use crate::external::External;
 use crate::launch::{During, FAILED, Fault, Launch, Order, Result, hooks};
@@ -192,7 +193,7 @@ fn launch(
         size: wanted.size,
         cgroup: cgroups.birth_place(),
         join: cgroups.must_be_joined().then_some(&join),
-        cgroup_view: cgroups.view(spec),
+        cgroup_view: cgroups.view(),
     };
     let launched = Launch::fork(&order).and_then(|launch| {
         // From here on the process exists: whoever comes after us must be able to find it.
@@ -232,7 +233,7 @@ fn launch(
 /// By another OCI runtime.
 fn drive(bundle: Bundle, spec: &Spec, runtime: &Path, wanted: Wanted) -> Result<Started> {
     let (external, container) = External::start(runtime, &bundle, spec, wanted.stdio, wanted.size)?;
-    let listener = write_state(&bundle, container.pid, Vec::new()).and_then(|()| listen(&bundle));
+    let listener = write_state(&bundle, container.pid, CgroupPaths::default()).and_then(|()| listen(&bundle));
     match listener {
         Ok(listener) => Ok(Started {
             running: Running {
@@ -267,7 +268,7 @@ fn listen(bundle: &Bundle) -> Result<OwnedFd> {
     }
 }
 
-fn write_state(bundle: &Bundle, pid: i32, cgroups: Vec<String>) -> Result<()> {
+fn write_state(bundle: &Bundle, pid: i32, cgroups: CgroupPaths) -> Result<()> {
     let identity = |pid| ProcessId::of(pid).during(|| format!("looking at process {pid}"));
     let own = rustix::process::getpid().as_raw_nonzero().get();
     let state = State {

@@ -1,5 +1,6 @@
 //! What `strata` is to its supervisors: a program that can take their role. For the tests of this crate, which also
 //! want what `strata run` is to a user: `foreground BUNDLE` starts a container and stays with it.
+#![allow(clippy::print_stderr)]
 
 use std::os::fd::AsFd;
 use std::path::Path;
