@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use rusqlite::config::DbConfig;
-use rusqlite::{Connection, OpenFlags, Params, Row, Transaction, TransactionBehavior};
+use rusqlite::{CachedStatement, Connection, OpenFlags, Params, Row, Transaction, TransactionBehavior};
 
 use crate::error::Fault;
 
@@ -207,20 +207,12 @@ pub(crate) struct Query<'a> {
 impl Query<'_> {
     /// Runs a statement; the number of rows it changed.
     pub(crate) fn run(&self, sql: &str, params: impl Params) -> Result<usize, Fault> {
-        self.done(
-            self.connection
-                .prepare_cached(sql)
-                .and_then(|mut s| s.execute(params)),
-        )
+        self.done(self.prepare(sql).and_then(|mut s| s.execute(params)))
     }
 
     /// Runs an `INSERT` and tells the row's id.
     pub(crate) fn insert(&self, sql: &str, params: impl Params) -> Result<i64, Fault> {
-        self.done(
-            self.connection
-                .prepare_cached(sql)
-                .and_then(|mut s| s.insert(params)),
-        )
+        self.done(self.prepare(sql).and_then(|mut s| s.insert(params)))
     }
 
     /// The first row, if there is one.
@@ -230,7 +222,7 @@ impl Query<'_> {
         params: impl Params,
         map: impl FnOnce(&Row<'_>) -> rusqlite::Result<T>,
     ) -> Result<Option<T>, Fault> {
-        self.done(self.connection.prepare_cached(sql).and_then(|mut s| {
+        self.done(self.prepare(sql).and_then(|mut s| {
             let mut rows = s.query(params)?;
             rows.next()?.map(map).transpose()
         }))
@@ -244,8 +236,7 @@ impl Query<'_> {
         map: impl FnMut(&Row<'_>) -> rusqlite::Result<T>,
     ) -> Result<Vec<T>, Fault> {
         self.done(
-            self.connection
-                .prepare_cached(sql)
+            self.prepare(sql)
                 .and_then(|mut s| s.query_map(params, map)?.collect()),
         )
     }
@@ -268,6 +259,12 @@ impl Query<'_> {
             path: self.path.to_path_buf(),
             detail: detail.into(),
         }
+    }
+
+    fn prepare(&self, sql: &str) -> rusqlite::Result<CachedStatement<'_>> {
+        #[cfg(test)]
+        tests::SEEN.with_borrow_mut(|seen| seen.insert(sql.to_owned()));
+        self.connection.prepare_cached(sql)
     }
 
     fn done<T>(&self, result: rusqlite::Result<T>) -> Result<T, Fault> {
@@ -331,4 +328,94 @@ pub(crate) fn timestamp(nanoseconds: i64) -> Timestamp {
 pub(crate) fn nanoseconds(time: Timestamp) -> i64 {
     let value = time.as_nanosecond();
     i64::try_from(value).unwrap_or(if value < 0 { i64::MIN } else { i64::MAX })
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use std::cell::RefCell;
+    use std::collections::BTreeSet;
+
+    use super::*;
+    use crate::{Container, Digest, PrepareOptions, Store};
+
+    thread_local! {
+        /// Statements that this thread has prepared.
+        pub(crate) static SEEN: RefCell<BTreeSet<String>> = const { RefCell::new(BTreeSet::new()) };
+    }
+
+    /// What a `run`, a `pull` of what is there and a containerd ask must cost the same however much is in the store:
+    /// no statement reads a whole table or index.
+    #[test]
+    fn no_statement_of_the_frequent_operations_scans_a_table() {
+        let temp = tempfile::tempdir().unwrap();
+        let store = Store::open(temp.path()).unwrap();
+        let (lease, digest) = (store.lease("test").unwrap(), Digest::of("x"));
+        let ephemeral = PrepareOptions {
+            ephemeral: true,
+            ..PrepareOptions::default()
+        };
+        let container = Container {
+            ns: "ns".into(),
+            id: digest.hex(),
+            name: "name".into(),
+            image: None,
+            manifest: None,
+            labels: Default::default(),
+            created: Timestamp::default(),
+            ephemeral: true,
+            details: serde_json::Value::Null,
+        };
+        SEEN.take();
+        store.find_image("ns", "name").unwrap();
+        store.images_by_id_prefix("ns", "abc").unwrap();
+        store.hold_blob(&lease, &digest).unwrap();
+        store.hold_layer(&lease, &digest, &digest).unwrap();
+        store.manifest_layers(&digest).unwrap();
+        store.prepare("ns", "work", None, &ephemeral).unwrap();
+        store.commit("ns", "parent", "work", &Default::default()).unwrap();
+        store
+            .create_container(&container, Some((Some("parent"), &ephemeral)))
+            .unwrap();
+        store.create_container(&container, None).unwrap_err();
+        for wanted in ["name", "abc"] {
+            let _ = store.find_container("ns", wanted);
+        }
+        store.containers_of("ns", &digest).unwrap();
+        store.mounts("ns", &container.id).unwrap();
+        store.stack("ns", &container.id).unwrap();
+        store.stat("ns", &container.id).unwrap();
+        store
+            .update("ns", &container.id, &Default::default(), &[])
+            .unwrap();
+        store.usage("ns", "parent").unwrap();
+        store.list("ns", None, 10).unwrap();
+        store.sharers(1).unwrap();
+        store.remove_container("ns", &container.id).unwrap();
+        store.remove("ns", "parent").unwrap();
+        store.release(lease).unwrap();
+
+        let statements = SEEN.take();
+        assert!(statements.len() > 25, "{}", statements.len());
+        let inner = store.db.inner.lock().unwrap();
+        for sql in statements {
+            let mut plan = inner
+                .connection
+                .prepare(&format!("EXPLAIN QUERY PLAN {sql}"))
+                .unwrap();
+            let steps = plan
+                .raw_query()
+                .mapped(|row| row.get::<_, String>(3))
+                .map(Result::unwrap);
+            let scans: Vec<String> = steps
+                .filter(|step| step.starts_with("SCAN"))
+                // One row; the rows of a chain; what a list is made of.
+                .filter(|step| {
+                    !["CONSTANT", "meta", "chain", "above"]
+                        .iter()
+                        .any(|known| step.contains(known))
+                })
+                .collect();
+            assert!(scans.is_empty(), "{scans:?} in {sql}");
+        }
+    }
 }

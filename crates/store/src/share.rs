@@ -112,8 +112,8 @@ impl Store {
             let containers = "WITH RECURSIVE above (id) AS (
                   SELECT id FROM snapshots WHERE n = ?
                   UNION SELECT s.id FROM snapshots s JOIN above ON s.parent = above.id)
-                SELECT c.ns, c.name FROM above JOIN snapshots s ON s.id = above.id
-                JOIN containers c ON c.ns = s.ns AND c.cid = s.key ORDER BY 1, 2";
+                SELECT c.ns, c.name FROM above CROSS JOIN snapshots s ON s.id = above.id
+                CROSS JOIN containers c ON c.ns = s.ns AND c.cid = s.key ORDER BY 1, 2";
             Ok(Sharers {
                 images: q.all(images, (int(n),), holder)?,
                 containers: q.all(containers, (int(n),), holder)?,
