@@ -44,6 +44,22 @@ const TWICE: &[Twice] = &[
         name: "runtime::root_cgroup",
         without: &[],
     },
+    Twice {
+        name: "store::root_contract",
+        without: &[],
+    },
+    Twice {
+        name: "sys",
+        without: &[],
+    },
+    Twice {
+        name: "runtime::root_isolation",
+        without: &[],
+    },
+    Twice {
+        name: "runtime::root_mounts",
+        without: &[],
+    },
 ];
 
 /// Emulation is slow, and a case that hangs must not cost the whole run.
