@@ -7,15 +7,17 @@
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
-use rustix::mount::MountAttrFlags;
+use rustix::mount::{MountAttrFlags, MountPropagationFlags};
 use sys::mount::{FsContext, SetAttr};
 
 use super::fault::{During, Fault, Result};
 use super::root::{self, Root};
 
-/// Covers for what is masked, made when first needed.
+/// Covers for what is masked, made when first needed. The first of each kind is used as it is and then cloned: it is
+/// attached by then, as older kernels want it.
 #[derive(Default)]
 struct Covers {
+    /// The null device, in a mount that hears nothing of the host's.
     null: Option<OwnedFd>,
     /// An empty read-only directory: one file system for all of them.
     empty: Option<OwnedFd>,
@@ -23,18 +25,22 @@ struct Covers {
 
 impl Covers {
     fn file(&mut self) -> Result<OwnedFd> {
-        let null = match self.null.take() {
-            Some(null) => null,
-            None => super::dev::null()?,
+        let doing = || "a cover for masked files".to_owned();
+        if let Some(null) = &self.null {
+            return sys::mount::clone_tree(null.as_fd(), "", false).during(doing);
+        }
+        let null = super::dev::null()?;
+        let cover = sys::mount::clone_tree(null.as_fd(), "", false).during(doing)?;
+        let change = SetAttr {
+            propagation: MountPropagationFlags::PRIVATE.bits().into(),
+            ..SetAttr::default()
         };
-        let cover = sys::mount::clone_tree(null.as_fd(), "", false);
-        self.null = Some(null);
-        cover.during(|| "a cover for masked files".into())
+        sys::mount::set_attr(cover.as_fd(), false, change).during(doing)?;
+        Ok(cover)
     }
 
     fn directory(&mut self) -> Result<OwnedFd> {
         let doing = || "a cover for masked directories".to_owned();
-        // The first cover is used as it is and then cloned: it is attached by then, as older kernels want it.
         if let Some(empty) = &self.empty {
             return sys::mount::clone_tree(empty.as_fd(), "", false).during(doing);
         }
@@ -66,6 +72,7 @@ pub(super) fn mask(root: &Root, masked: &[String], mounted: &Mounted) -> Result<
         } else {
             let cover = covers.file()?;
             sys::mount::attach(cover.as_fd(), target.as_fd()).during(doing)?;
+            covers.null.get_or_insert(cover);
         }
     }
     Ok(())
