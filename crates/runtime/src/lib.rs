@@ -21,6 +21,8 @@
 //! | [`seccomp`] | system call filters |
 //! | [`cgroup`] | what a container may use, and its end |
 //! | [`devices`] | which devices it may open |
+//! | [`spec`] | a spec from what was asked, the image and the defaults |
+//! | [`user`] | who its process is |
 //!
 //! Start reading at [`start()`], then `launch`.
 #![cfg_attr(not(test), warn(clippy::disallowed_methods))]
@@ -34,10 +36,12 @@ mod external;
 mod launch;
 pub mod options;
 pub mod seccomp;
+pub mod spec;
 mod start;
 pub mod state;
 pub mod supervisor;
 pub mod terminal;
+pub mod user;
 
 pub use end::{EndError, end};
 pub use launch::INIT_ANNOTATION;

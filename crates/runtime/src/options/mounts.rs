@@ -214,7 +214,7 @@ pub fn mount(value: &str, cwd: &Path) -> Result<MountOption> {
 }
 
 /// Parses `--tmpfs`: `CONTAINER-PATH[:OPTIONS]` with `size=`, `mode=`, `uid=`, `gid=`, `nr_inodes=`, `nr_blocks=`,
-/// `ro`, `rw`, and `exec`, `suid`, `dev` with their opposites. Without options: `nosuid,nodev,noexec`, and the
+/// `ro`, `rw`, `tmpcopyup`, and `exec`, `suid`, `dev` with their opposites. Without options: `nosuid,nodev,noexec`, and the
 /// kernel's size (half the memory).
 ///
 /// # Errors
@@ -243,9 +243,8 @@ pub fn tmpfs(value: &str) -> Result<MountOption> {
                 }
                 word.to_owned()
             }
-            None if word == "tmpcopyup" => {
-                return Err(flag.wrong("copying the image's files into the tmpfs is not supported"));
-            }
+            // Podman's: what the image has there is copied in; docker's way, and the way here without it, is not to.
+            None if word == "tmpcopyup" => word.to_owned(),
             None if word == "notmpcopyup" => continue,
             None if PAIRS.as_flattened().contains(&word) => word.to_owned(),
             _ => return Err(flag.wrong(format!("{word:?} is not an option of a tmpfs"))),
@@ -521,7 +520,6 @@ mod tests {
             ("/x:uid=1k", "uid"),
             ("/x:huge=always", "\"huge=always\""),
             ("/x:exec,noexec", "exclude"),
-            ("/x:tmpcopyup", "not supported"),
         ] {
             let error = tmpfs(value).unwrap_err().to_string();
             assert!(error.contains(says), "{value}: {error}");

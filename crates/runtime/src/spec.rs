@@ -1,0 +1,329 @@
+//! From what a user asks and an image says to an OCI runtime spec (1.2).
+//!
+//! [`build`] merges [`ContainerOptions`] with the image's configuration over the defaults that docker and podman
+//! have. What the spec says is all that the launcher, or another OCI runtime, will do.
+//!
+//! Where the peers differ, strata takes the stricter:
+//! - podman's eleven capabilities (no `NET_RAW`, `MKNOD`, `AUDIT_WRITE`);
+//! - both lists of masked paths; the thermal throttling of every CPU;
+//! - a read-only bind is read-only all the way down.
+//!
+//! No limits of resources are set that nobody asked for: rlimits are those of whoever starts the container.
+//!
+//! Start reading at [`build`]; the lists are in `defaults.rs`.
+
+mod defaults;
+mod host;
+mod mounts;
+mod resources;
+mod rights;
+
+use std::collections::{HashMap, HashSet};
+use std::path::{Path, PathBuf};
+
+use oci_spec::image::Config;
+use oci_spec::runtime::{
+    Capability, Linux, LinuxNamespace, LinuxNamespaceType, PosixRlimit, Process, Root, Spec, User,
+};
+
+use crate::devices::DeviceError;
+use crate::options::ContainerOptions;
+use crate::options::namespaces::NamespaceOption;
+use crate::seccomp::ProfileError;
+use crate::user::ExecUser;
+
+pub use host::Host;
+
+/// The annotation under which an image's stop signal stands in a spec (OCI image spec, "Conversion to OCI Runtime
+/// Configuration").
+pub const STOP_SIGNAL_ANNOTATION: &str = "org.opencontainers.image.stopSignal";
+
+/// What a spec is made for, beside what the user asks.
+#[derive(Debug, Clone, Copy)]
+pub struct Context<'a> {
+    /// The container's id.
+    pub id: &'a str,
+    /// What the image says; `None` for a bare root file system.
+    pub image: Option<&'a Config>,
+    /// The user, found in the container's root by [`crate::user::resolve`] from [`wanted_user`].
+    pub user: &'a ExecUser,
+    /// The machine.
+    pub host: &'a Host,
+    /// Host name where the user chose none and the container has a UTS namespace of its own.
+    pub hostname: Option<&'a str>,
+    /// Files that are bound over the root's own: where they lie, and the path in the container (`/etc/hosts`).
+    pub files: &'a [(PathBuf, PathBuf)],
+}
+
+/// Why no spec can be made of what was asked.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum SpecError {
+    /// Neither the user nor the image says what to run.
+    #[error("no command: the image has none; give one after its name")]
+    NoCommand,
+    /// Two options that exclude each other.
+    #[error("{one} and {other} exclude each other: {why}")]
+    Conflict {
+        /// A flag.
+        one: String,
+        /// Another.
+        other: String,
+        /// The reason.
+        why: &'static str,
+    },
+    /// A capability that cannot be passed on.
+    #[error("--cap-add {0}: strata does not have this capability itself, so it cannot give it")]
+    CapabilityMissing(Capability),
+    /// A kernel parameter that is not the container's own.
+    #[error("--sysctl {key}: {problem}")]
+    Sysctl {
+        /// The parameter.
+        key: String,
+        /// Why not.
+        problem: &'static str,
+    },
+    /// Two mounts at one place.
+    #[error("two mounts at {0:?}: give one")]
+    MountTwice(PathBuf),
+    /// SELinux relabelling where it would matter.
+    #[error("mount at {0:?}: relabelling (z, Z) is not supported on a machine with SELinux")]
+    Relabel(PathBuf),
+    /// A device that cannot be given.
+    #[error(transparent)]
+    Device(#[from] DeviceError),
+    /// The host's devices cannot be listed.
+    #[error("listing the devices of the host: {0}")]
+    Devices(std::io::Error),
+    /// A profile that cannot be used.
+    #[error("--security-opt seccomp={path}: {source}")]
+    Seccomp {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        source: ProfileError,
+    },
+    /// An amount that does not go with another.
+    #[error("{flag}: {problem}")]
+    Limit {
+        /// The flag.
+        flag: &'static str,
+        /// What is wrong.
+        problem: &'static str,
+    },
+}
+
+/// The user as asked for or as the image says: what to give [`crate::user::resolve`].
+pub fn wanted_user<'a>(options: &'a ContainerOptions, image: Option<&'a Config>) -> &'a str {
+    options
+        .user
+        .as_deref()
+        .or_else(|| image.and_then(|image| image.user().as_deref()))
+        .unwrap_or("")
+}
+
+/// Makes the spec of a container.
+///
+/// Looks at the host's devices where the user names some; otherwise a pure function.
+///
+/// # Errors
+/// [`SpecError`]: what was asked contradicts itself, or this machine cannot give it.
+pub fn build(options: &ContainerOptions, context: &Context<'_>) -> Result<Spec, SpecError> {
+    let capabilities = rights::capabilities(options, context.host)?;
+    let bounding = capabilities.granted.clone();
+    let (nodes, rules) = resources::devices(options)?;
+
+    let mut linux = Linux::default();
+    linux
+        .set_namespaces(Some(namespaces(options)))
+        .set_cgroups_path(Some(cgroup(options, context.id)))
+        .set_resources(Some(resources::resources(options, context.host, rules)?))
+        .set_devices(Some(nodes).filter(|nodes| !nodes.is_empty()))
+        .set_sysctl(Some(rights::sysctls(options)?).filter(|all| !all.is_empty()))
+        .set_seccomp(rights::seccomp(options, context.host, &bounding)?)
+        .set_rootfs_propagation(mounts::propagation(options));
+    let (masked, readonly) = rights::hidden_paths(options, context.host);
+    linux
+        .set_masked_paths(Some(masked))
+        .set_readonly_paths(Some(readonly));
+
+    let hostname = match (&options.uts, &options.hostname) {
+        (NamespaceOption::Private, asked) => asked.as_deref().or(context.hostname),
+        (_, None) => None,
+        (_, Some(_)) => {
+            let why = "the host name belongs to the UTS namespace, which is not the container's own";
+            return Err(SpecError::Conflict {
+                one: "--hostname".into(),
+                other: "--uts".into(),
+                why,
+            });
+        }
+    };
+
+    let mut process = Process::default();
+    process
+        .set_terminal(Some(options.tty))
+        .set_user(user(context.user))
+        .set_args(Some(command(options, context.image)?))
+        .set_env(Some(environment(options, context, hostname)))
+        .set_cwd(workdir(options, context.image))
+        .set_capabilities(Some(capabilities.sets(context.user.uid == 0)))
+        .set_rlimits(Some(rlimits(options)).filter(|limits| !limits.is_empty()))
+        .set_no_new_privileges(Some(options.no_new_privileges))
+        .set_apparmor_profile(options.apparmor.clone().filter(|_| !options.privileged));
+
+    let mut root = Root::default();
+    root.set_path("rootfs".into())
+        .set_readonly(Some(options.read_only));
+    let mut spec = Spec::default();
+    spec.set_version("1.2.0".to_owned())
+        .set_root(Some(root))
+        .set_process(Some(process))
+        .set_hostname(hostname.map(str::to_owned))
+        .set_mounts(Some(mounts::mounts(options, context)?))
+        .set_annotations(Some(annotations(options, context.image)))
+        .set_linux(Some(linux));
+    Ok(spec)
+}
+
+/// The user's command after the entrypoint. A new entrypoint drops the image's command with the image's entrypoint.
+fn command(options: &ContainerOptions, image: Option<&Config>) -> Result<Vec<String>, SpecError> {
+    let of_image = |pick: fn(&Config) -> &Option<Vec<String>>| image.and_then(|image| pick(image).clone());
+    let (mut args, fallback) = match &options.entrypoint {
+        Some(entrypoint) => (entrypoint.clone(), None),
+        None => (
+            of_image(Config::entrypoint).unwrap_or_default(),
+            of_image(Config::cmd),
+        ),
+    };
+    args.extend(if options.command.is_empty() {
+        fallback.unwrap_or_default()
+    } else {
+        options.command.clone()
+    });
+    if args.is_empty() {
+        Err(SpecError::NoCommand)
+    } else {
+        Ok(args)
+    }
+}
+
+fn workdir(options: &ContainerOptions, image: Option<&Config>) -> PathBuf {
+    let asked = options.workdir.as_deref();
+    let wanted = asked
+        .or_else(|| image.and_then(|image| image.working_dir().as_deref()))
+        .unwrap_or("");
+    // An image may say a relative one; it is meant from the root.
+    Path::new("/").join(wanted)
+}
+
+/// Docker's order: what every container has, the image's, the user's; a later one replaces an earlier.
+fn environment(options: &ContainerOptions, context: &Context<'_>, hostname: Option<&str>) -> Vec<String> {
+    let mut variables: Vec<(String, String)> = Vec::new();
+    let mut set = |name: &str, value: Option<&str>| {
+        let known = variables.iter().position(|(known, _)| known == name);
+        match (known, value) {
+            (Some(at), Some(value)) => variables[at].1 = value.to_owned(),
+            (None, Some(value)) => variables.push((name.to_owned(), value.to_owned())),
+            (Some(at), None) => drop(variables.remove(at)),
+            (None, None) => {}
+        }
+    };
+    set("PATH", Some(defaults::PATH));
+    set("container", Some("strata"));
+    if options.tty {
+        set("TERM", Some("xterm"));
+    }
+    if let Some(hostname) = hostname {
+        set("HOSTNAME", Some(hostname));
+    }
+    set("HOME", Some(&context.user.home));
+    for variable in context
+        .image
+        .iter()
+        .flat_map(|image| image.env().iter().flatten())
+    {
+        let (name, value) = variable.split_once('=').unwrap_or((variable, ""));
+        set(name, Some(value));
+    }
+    for (name, value) in &options.env {
+        set(name, value.as_deref());
+    }
+    variables
+        .into_iter()
+        .map(|(name, value)| format!("{name}={value}"))
+        .collect()
+}
+
+fn user(found: &ExecUser) -> User {
+    let mut user = User::default();
+    user.set_uid(found.uid).set_gid(found.gid).set_umask(Some(0o022));
+    user.set_additional_gids(Some(found.groups.clone()).filter(|groups| !groups.is_empty()));
+    user
+}
+
+fn rlimits(options: &ContainerOptions) -> Vec<PosixRlimit> {
+    let mut limits: Vec<PosixRlimit> = Vec::new();
+    for limit in &options.ulimits {
+        limits.retain(|known| known.typ() != limit.typ());
+        limits.push(*limit);
+    }
+    limits
+}
+
+fn namespaces(options: &ContainerOptions) -> Vec<LinuxNamespace> {
+    let own = NamespaceOption::Private;
+    let wanted = [
+        (LinuxNamespaceType::Mount, &own),
+        (LinuxNamespaceType::Cgroup, &own),
+        (LinuxNamespaceType::Pid, &options.pid),
+        (LinuxNamespaceType::Ipc, &options.ipc),
+        (LinuxNamespaceType::Uts, &options.uts),
+        (LinuxNamespaceType::Network, &options.network),
+    ];
+    let namespace = |typ, path: Option<PathBuf>| {
+        let mut namespace = LinuxNamespace::default();
+        namespace.set_typ(typ).set_path(path);
+        namespace
+    };
+    wanted
+        .into_iter()
+        .filter_map(|(typ, how)| match how {
+            NamespaceOption::Host => None,
+            NamespaceOption::Joined(joined) => Some(namespace(typ, Some(joined.path.clone()))),
+            // The engine has put a path in the place of every name; one that is left is a new namespace.
+            NamespaceOption::Private | NamespaceOption::Container(_) => Some(namespace(typ, None)),
+        })
+        .collect()
+}
+
+fn cgroup(options: &ContainerOptions, id: &str) -> PathBuf {
+    let parent = options
+        .cgroup_parent
+        .as_deref()
+        .unwrap_or(crate::cgroup::DEFAULT_PARENT);
+    Path::new("/").join(parent).join(id)
+}
+
+fn annotations(options: &ContainerOptions, image: Option<&Config>) -> HashMap<String, String> {
+    let mut annotations: HashMap<String, String> = HashMap::new();
+    let image_signal = image.and_then(|image| image.stop_signal().clone());
+    if let Some(signal) = options
+        .stop_signal
+        .map(|signal| signal.to_string())
+        .or(image_signal)
+    {
+        annotations.insert(STOP_SIGNAL_ANNOTATION.to_owned(), signal);
+    }
+    if options.init {
+        annotations.insert(crate::INIT_ANNOTATION.to_owned(), "true".to_owned());
+    }
+    annotations.extend(options.annotations.iter().cloned());
+    annotations
+}
+
+/// A set of capabilities as the spec's type has it.
+type Capabilities = HashSet<Capability>;
+
+#[cfg(test)]
+mod tests;

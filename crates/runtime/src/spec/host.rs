@@ -1,0 +1,87 @@
+//! [`Host`]: what a spec needs to know of the machine.
+
+use std::collections::HashSet;
+use std::io;
+
+use oci_spec::runtime::Capability;
+
+use crate::cgroup::Hierarchies;
+use crate::seccomp::Abi;
+
+/// Facts of the machine and of who runs strata.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Host {
+    /// Capabilities that can be passed on.
+    pub capabilities: HashSet<Capability>,
+    /// Major and minor version of the kernel.
+    pub kernel: (u32, u32),
+    /// The machine's own system call ABI, where strata knows its calls.
+    pub abi: Option<Abi>,
+    /// Memory and swap can be limited together.
+    pub counts_swap: bool,
+    /// SELinux is in force or watches.
+    pub selinux: bool,
+    /// Existing paths below `/sys/devices/system/cpu` that tell of the machine's heat.
+    pub thermal: Vec<String>,
+}
+
+impl Host {
+    /// Looks at the machine: a dozen system calls.
+    ///
+    /// # Errors
+    /// The kernel does not tell the caller's capabilities.
+    pub fn probe() -> io::Result<Host> {
+        let own = sys::caps::current()?;
+        let given = own.bounding.intersection(own.permitted);
+        let name = rustix::system::uname();
+        let thermal = |cpu: usize| format!("/sys/devices/system/cpu/cpu{cpu}/thermal_throttle");
+        let exists = |path: &str| rustix::fs::access(path, rustix::fs::Access::EXISTS).is_ok();
+        Ok(Host {
+            // A capability that has no name in the spec cannot be written into one.
+            capabilities: given
+                .names()
+                .filter_map(|name| name.strip_prefix("CAP_")?.parse().ok())
+                .collect(),
+            kernel: version(&name.release().to_string_lossy()),
+            abi: Abi::native(),
+            counts_swap: Hierarchies::find().is_ok_and(|hierarchies| hierarchies.counts_swap()),
+            selinux: exists("/sys/fs/selinux/enforce"),
+            // All of them or none.
+            thermal: match exists(&thermal(0)) {
+                true => (0..).map(thermal).take_while(|path| exists(path)).collect(),
+                false => Vec::new(),
+            },
+        })
+    }
+}
+
+/// `6.1.0-18-cloud-amd64` → (6, 1).
+fn version(release: &str) -> (u32, u32) {
+    let mut numbers = release
+        .split(|c: char| !c.is_ascii_digit())
+        .map_while(|part| part.parse().ok());
+    (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn versions() {
+        for (release, expected) in [
+            ("6.1.0-18-cloud-amd64", (6, 1)),
+            ("5.10", (5, 10)),
+            ("6.18.44-fc", (6, 18)),
+            ("x", (0, 0)),
+        ] {
+            assert_eq!(version(release), expected, "{release}");
+        }
+    }
+
+    #[test]
+    fn this_machine_can_be_looked_at() {
+        let host = Host::probe().unwrap();
+        assert!(host.kernel > (4, 0));
+    }
+}

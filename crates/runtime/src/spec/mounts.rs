@@ -1,0 +1,115 @@
+//! The mounts of a container: the default ones, the user's, and files bound over the root's own.
+
+use std::path::{Path, PathBuf};
+
+use oci_spec::runtime::Mount;
+
+use super::{Context, SpecError, defaults};
+use crate::options::ContainerOptions;
+use crate::options::mounts::MountKind;
+use crate::options::namespaces::NamespaceOption;
+
+/// All mounts, in the order in which they are made.
+pub(super) fn mounts(options: &ContainerOptions, context: &Context<'_>) -> Result<Vec<Mount>, SpecError> {
+    let asked = |path: &Path| options.mounts.iter().any(|mount| mount.destination == path);
+    let mut mounts = Vec::new();
+    for (destination, kind, source, words) in defaults::MOUNTS {
+        let destination = Path::new(destination);
+        // The user's own at the same place is instead of it, and over /dev hides what would lie below.
+        if asked(destination) || (destination.starts_with("/dev") && asked(Path::new("/dev"))) {
+            continue;
+        }
+        let mut words: Vec<String> = words.split(',').map(str::to_owned).collect();
+        let shared = match destination.to_str() {
+            Some("/dev/shm" | "/dev/mqueue") => ipc_source(&options.ipc, destination),
+            _ => None,
+        };
+        if let Some(source) = shared {
+            words.retain(|word| !word.contains('='));
+            words.insert(0, "rbind".to_owned());
+            mounts.push(mount(destination, "bind", &source, words));
+            continue;
+        }
+        if destination == Path::new("/dev/shm") {
+            words.push(format!("size={}", options.shm_size.unwrap_or(defaults::SHM_SIZE)));
+        }
+        if options.privileged {
+            words.retain(|word| word != "ro");
+        }
+        mounts.push(mount(destination, kind, Path::new(source), words));
+    }
+    if options.shm_size.is_some() && !matches!(options.ipc, NamespaceOption::Private) {
+        let why = "/dev/shm is then another's";
+        return Err(SpecError::Conflict {
+            one: "--shm-size".into(),
+            other: "--ipc".into(),
+            why,
+        });
+    }
+
+    for (source, destination) in context
+        .files
+        .iter()
+        .filter(|(_, destination)| !asked(destination))
+    {
+        let access = if options.read_only { "ro" } else { "rw" };
+        let words = ["rbind", access, "rprivate"].map(str::to_owned).to_vec();
+        mounts.push(mount(destination, "bind", source, words));
+    }
+
+    // A mount lies on the ones above it, so those come first; the user's order holds among equals.
+    let mut wanted: Vec<_> = options.mounts.iter().collect();
+    wanted.sort_by_key(|mount| mount.destination.components().count());
+    for (at, one) in wanted.iter().enumerate() {
+        if wanted[..at]
+            .iter()
+            .any(|other| other.destination == one.destination)
+        {
+            return Err(SpecError::MountTwice(one.destination.clone()));
+        }
+        if one.relabel && context.host.selinux {
+            return Err(SpecError::Relabel(one.destination.clone()));
+        }
+        mounts.push(match &one.kind {
+            MountKind::Bind { source } => mount(&one.destination, "bind", source, one.options.clone()),
+            MountKind::Tmpfs => mount(&one.destination, "tmpfs", Path::new("tmpfs"), one.options.clone()),
+        });
+    }
+    Ok(mounts)
+}
+
+/// Where a place that belongs to the IPC namespace is bound from, when that is not the container's own.
+fn ipc_source(ipc: &NamespaceOption, destination: &Path) -> Option<PathBuf> {
+    match ipc {
+        NamespaceOption::Host => Some(destination.to_owned()),
+        NamespaceOption::Joined(joined) => {
+            let root = joined.root.as_ref()?;
+            Some(root.join(destination.strip_prefix("/").unwrap_or(destination)))
+        }
+        NamespaceOption::Private | NamespaceOption::Container(_) => None,
+    }
+}
+
+/// A mount that passes mounts on, or takes them from the host, needs a root that lets them through.
+pub(super) fn propagation(options: &ContainerOptions) -> Option<String> {
+    let any = |words: [&str; 2]| {
+        let mut all = options.mounts.iter().flat_map(|mount| &mount.options);
+        all.any(|option| words.contains(&option.as_str()))
+    };
+    match (any(["shared", "rshared"]), any(["slave", "rslave"])) {
+        (true, _) => Some("rshared".to_owned()),
+        (false, true) => Some("rslave".to_owned()),
+        (false, false) => None,
+    }
+}
+
+fn mount(destination: &Path, kind: &str, source: &Path, options: Vec<String>) -> Mount {
+    let mut mount = Mount::default();
+    mount
+        .set_destination(destination.to_owned())
+        .set_typ(Some(kind.to_owned()));
+    mount
+        .set_source(Some(source.to_owned()))
+        .set_options(Some(options));
+    mount
+}

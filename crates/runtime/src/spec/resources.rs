@@ -1,0 +1,123 @@
+//! Limits of the cgroup, and devices.
+
+use oci_spec::runtime::{
+    LinuxBlockIo, LinuxCpu, LinuxDevice, LinuxDeviceCgroup, LinuxDeviceType, LinuxMemory, LinuxPids,
+    LinuxResources,
+};
+
+use super::{Host, SpecError, defaults};
+use crate::devices;
+use crate::options::ContainerOptions;
+use crate::options::limits::CPU_PERIOD;
+
+/// The limits, each only where it was asked for.
+pub(super) fn resources(
+    options: &ContainerOptions,
+    host: &Host,
+    rules: Vec<LinuxDeviceCgroup>,
+) -> Result<LinuxResources, SpecError> {
+    let asked = &options.resources;
+    let wrong = |flag, problem| SpecError::Limit { flag, problem };
+    let mut resources = LinuxResources::default();
+    resources.set_devices(Some(rules));
+
+    let limit = asked.memory.filter(|limit| *limit > 0);
+    let swap = match (asked.memory_swap, limit) {
+        (Some(swap), Some(limit)) if swap > 0 && swap < limit => {
+            return Err(wrong(
+                "--memory-swap",
+                "it counts memory and swap together, so it is at least --memory",
+            ));
+        }
+        (Some(swap), None) if swap > 0 => {
+            return Err(wrong("--memory-swap", "it needs --memory besides"));
+        }
+        (Some(swap), _) => Some(swap).filter(|swap| *swap != 0),
+        (None, Some(limit)) if host.counts_swap => Some(limit.saturating_mul(2)),
+        (None, _) => None,
+    };
+    if let (Some(reservation), Some(limit)) = (asked.memory_reservation, limit)
+        && reservation > limit
+    {
+        return Err(wrong("--memory-reservation", "it is below --memory"));
+    }
+    if limit.is_some() || swap.is_some() || asked.memory_reservation.is_some() {
+        let mut memory = LinuxMemory::default();
+        memory
+            .set_limit(limit)
+            .set_swap(swap)
+            .set_reservation(asked.memory_reservation);
+        resources.set_memory(Some(memory));
+    }
+
+    let sets = (&asked.cpuset_cpus, &asked.cpuset_mems);
+    if asked.cpu_quota.is_some() || asked.cpu_shares.is_some() || sets != (&None, &None) {
+        let mut cpu = LinuxCpu::default();
+        cpu.set_quota(asked.cpu_quota)
+            .set_period(asked.cpu_quota.map(|_| CPU_PERIOD));
+        cpu.set_shares(asked.cpu_shares)
+            .set_cpus(sets.0.clone())
+            .set_mems(sets.1.clone());
+        resources.set_cpu(Some(cpu));
+    }
+    if let Some(limit) = asked.pids_limit {
+        let mut pids = LinuxPids::default();
+        pids.set_limit(limit);
+        resources.set_pids(Some(pids));
+    }
+    if let Some(weight) = asked.blkio_weight {
+        let mut io = LinuxBlockIo::default();
+        io.set_weight(Some(weight));
+        resources.set_block_io(Some(io));
+    }
+    Ok(resources)
+}
+
+/// Nodes to make beside the default ones, and the rules for all.
+pub(super) fn devices(
+    options: &ContainerOptions,
+) -> Result<(Vec<LinuxDevice>, Vec<LinuxDeviceCgroup>), SpecError> {
+    let mut found = Vec::new();
+    if options.privileged {
+        found.extend(devices::all().map_err(SpecError::Devices)?);
+    }
+    for option in &options.devices {
+        found.extend(devices::from_option(option)?);
+    }
+    let mut nodes: Vec<LinuxDevice> = Vec::new();
+    for device in &found {
+        // The last one at a place is the one that was asked for.
+        nodes.retain(|node| node.path() != device.node.path());
+        nodes.push(device.node.clone());
+    }
+    if options.privileged {
+        return Ok((nodes, vec![rule(true, None, None, None, "rwm")]));
+    }
+    let mut rules = vec![rule(false, None, None, None, "rwm")];
+    for (typ, major, minor, access) in defaults::DEVICES {
+        let typ = if typ == 'b' {
+            LinuxDeviceType::B
+        } else {
+            LinuxDeviceType::C
+        };
+        rules.push(rule(true, Some(typ), major, minor, access));
+    }
+    rules.extend(found.into_iter().map(|device| device.rule));
+    Ok((nodes, rules))
+}
+
+fn rule(
+    allow: bool,
+    typ: Option<LinuxDeviceType>,
+    major: Option<i64>,
+    minor: Option<i64>,
+    access: &str,
+) -> LinuxDeviceCgroup {
+    let mut rule = LinuxDeviceCgroup::default();
+    rule.set_allow(allow)
+        .set_typ(typ)
+        .set_major(major)
+        .set_minor(minor)
+        .set_access(Some(access.to_owned()));
+    rule
+}

@@ -1,0 +1,610 @@
+//! What becomes of options, image and defaults.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use oci_spec::runtime::{LinuxDeviceCgroup, Mount};
+
+use super::*;
+use crate::options::container::{SeccompChoice, Unmask};
+use crate::options::namespaces::Joined;
+use crate::options::security::CapabilityOption;
+use crate::options::{devices, limits, mounts, security};
+use crate::seccomp::Abi;
+
+fn host() -> Host {
+    Host {
+        capabilities: [
+            "CHOWN",
+            "DAC_OVERRIDE",
+            "FOWNER",
+            "FSETID",
+            "KILL",
+            "NET_BIND_SERVICE",
+            "SETFCAP",
+            "SETGID",
+        ]
+        .iter()
+        .chain(&[
+            "SETPCAP",
+            "SETUID",
+            "SYS_CHROOT",
+            "SYS_ADMIN",
+            "NET_RAW",
+            "AUDIT_WRITE",
+        ])
+        .map(|name| name.parse().unwrap())
+        .collect(),
+        kernel: (6, 1),
+        abi: Some(Abi::X86_64),
+        counts_swap: true,
+        selinux: false,
+        thermal: vec!["/sys/devices/system/cpu/cpu0/thermal_throttle".to_owned()],
+    }
+}
+
+fn root() -> ExecUser {
+    ExecUser {
+        uid: 0,
+        gid: 0,
+        groups: vec![],
+        home: "/root".to_owned(),
+    }
+}
+
+fn image(json: &str) -> Config {
+    serde_json::from_str(json).unwrap()
+}
+
+fn build_with(
+    options: &ContainerOptions,
+    image: Option<&Config>,
+    user: &ExecUser,
+) -> Result<Spec, SpecError> {
+    let host = host();
+    let files = [("/run/x/hosts".into(), "/etc/hosts".into())];
+    let context = Context {
+        id: "abc",
+        image,
+        user,
+        host: &host,
+        hostname: Some("abc123"),
+        files: &files,
+    };
+    build(options, &context)
+}
+
+/// With a command, so that there is something to run.
+fn options() -> ContainerOptions {
+    ContainerOptions {
+        command: vec!["sh".to_owned()],
+        ..ContainerOptions::default()
+    }
+}
+
+fn spec(options: &ContainerOptions) -> Spec {
+    build_with(options, None, &root()).unwrap()
+}
+
+fn refusal(options: &ContainerOptions) -> String {
+    build_with(options, None, &root()).unwrap_err().to_string()
+}
+
+fn linux(spec: &Spec) -> &Linux {
+    spec.linux().as_ref().unwrap()
+}
+
+fn process(spec: &Spec) -> &Process {
+    spec.process().as_ref().unwrap()
+}
+
+fn mount_at<'a>(spec: &'a Spec, path: &str) -> Option<&'a Mount> {
+    spec.mounts()
+        .iter()
+        .flatten()
+        .find(|mount| mount.destination() == Path::new(path))
+}
+
+fn words(mount: Option<&Mount>) -> String {
+    mount
+        .and_then(|mount| mount.options().clone())
+        .unwrap_or_default()
+        .join(",")
+}
+
+fn caps(set: &Option<Capabilities>) -> BTreeSet<String> {
+    set.iter().flatten().map(ToString::to_string).collect()
+}
+
+#[test]
+fn a_container_that_asks_for_nothing() {
+    let spec = spec(&options());
+    assert_eq!(spec.version(), "1.2.0");
+    assert_eq!(spec.root().as_ref().unwrap().path(), Path::new("rootfs"));
+    assert_eq!(spec.root().as_ref().unwrap().readonly(), Some(false));
+    assert_eq!(spec.hostname().as_deref(), Some("abc123"));
+    let process = process(&spec);
+    assert_eq!(process.args().as_deref(), Some(["sh".to_owned()].as_slice()));
+    assert_eq!(process.cwd(), Path::new("/"));
+    assert_eq!(
+        process.env().as_ref().unwrap().join(" "),
+        format!(
+            "PATH={} container=strata HOSTNAME=abc123 HOME=/root",
+            defaults::PATH
+        )
+    );
+    assert_eq!(process.no_new_privileges(), Some(false));
+    assert!(process.rlimits().is_none());
+    let sets = process.capabilities().as_ref().unwrap();
+    assert_eq!(caps(sets.bounding()).len(), 11);
+    assert_eq!(caps(sets.effective()), caps(sets.bounding()));
+    assert!(caps(sets.inheritable()).is_empty() && caps(sets.ambient()).is_empty());
+
+    let linux = linux(&spec);
+    let kinds: BTreeMap<String, bool> = linux
+        .namespaces()
+        .iter()
+        .flatten()
+        .map(|ns| (ns.typ().to_string(), ns.path().is_some()))
+        .collect();
+    let expected = ["cgroup", "ipc", "mnt", "net", "pid", "uts"].map(|kind| (kind.to_owned(), false));
+    assert_eq!(kinds, BTreeMap::from(expected));
+    assert_eq!(linux.cgroups_path().as_deref(), Some(Path::new("/strata/abc")));
+    assert!(linux.seccomp().is_some());
+    assert!(linux.uid_mappings().is_none() && linux.devices().is_none());
+    let resources = linux.resources().as_ref().unwrap();
+    assert!(resources.memory().is_none() && resources.cpu().is_none() && resources.pids().is_none());
+    let rules = resources.devices().as_ref().unwrap();
+    assert_eq!(rules[0].to_string(), "a *:* rwm");
+    assert!(!rules[0].allow() && rules[1..].iter().all(LinuxDeviceCgroup::allow));
+    let masked = linux.masked_paths().as_ref().unwrap();
+    for path in [
+        "/proc/kcore",
+        "/proc/interrupts",
+        "/sys/devices/virtual/powercap",
+        "/sys/firmware",
+    ] {
+        assert!(masked.iter().any(|masked| masked == path), "{path}");
+    }
+    assert!(masked.iter().any(|path| path.ends_with("thermal_throttle")));
+    assert!(
+        linux
+            .readonly_paths()
+            .as_ref()
+            .unwrap()
+            .contains(&"/proc/sys".to_owned())
+    );
+    let sysctl = linux.sysctl().as_ref().unwrap();
+    assert_eq!(sysctl["net.ipv4.ip_unprivileged_port_start"], "0");
+
+    let places: Vec<_> = spec
+        .mounts()
+        .iter()
+        .flatten()
+        .map(|m| m.destination().to_string_lossy())
+        .collect();
+    let expected = [
+        "/proc",
+        "/dev",
+        "/dev/pts",
+        "/dev/shm",
+        "/dev/mqueue",
+        "/sys",
+        "/sys/fs/cgroup",
+        "/etc/hosts",
+    ];
+    assert_eq!(places, expected);
+    assert!(words(mount_at(&spec, "/dev/shm")).ends_with("size=67108864"));
+    assert_eq!(words(mount_at(&spec, "/sys")), "nosuid,noexec,nodev,ro");
+    assert_eq!(words(mount_at(&spec, "/etc/hosts")), "rbind,rw,rprivate");
+    // What is written is what is read again.
+    let text = serde_json::to_string(&spec).unwrap();
+    assert_eq!(serde_json::from_str::<Spec>(&text).unwrap(), spec);
+}
+
+#[test]
+fn commands() {
+    let image = image(r#"{"Entrypoint": ["/entry", "-x"], "Cmd": ["arg"]}"#);
+    let args = |entrypoint: Option<&[&str]>, command: &[&str], image: Option<&Config>| {
+        let strings = |list: &[&str]| list.iter().map(|s| (*s).to_owned()).collect::<Vec<_>>();
+        let options = ContainerOptions {
+            entrypoint: entrypoint.map(strings),
+            command: strings(command),
+            ..ContainerOptions::default()
+        };
+        let spec = build_with(&options, image, &root())?;
+        Ok::<_, SpecError>(process(&spec).args().clone().unwrap().join(" "))
+    };
+    assert_eq!(args(None, &[], Some(&image)).unwrap(), "/entry -x arg");
+    assert_eq!(args(None, &["other"], Some(&image)).unwrap(), "/entry -x other");
+    assert_eq!(args(Some(&["/mine"]), &[], Some(&image)).unwrap(), "/mine");
+    assert_eq!(
+        args(Some(&["/mine"]), &["a", "b"], Some(&image)).unwrap(),
+        "/mine a b"
+    );
+    assert_eq!(args(Some(&[]), &["a"], Some(&image)).unwrap(), "a");
+    assert!(matches!(
+        args(Some(&[]), &[], Some(&image)),
+        Err(SpecError::NoCommand)
+    ));
+    assert!(matches!(args(None, &[], None), Err(SpecError::NoCommand)));
+}
+
+#[test]
+fn environment_user_and_place() {
+    let image = image(
+        r#"{"Env": ["PATH=/opt/bin", "A=image", "B=image", "ODD"], "WorkingDir": "srv", "User": "web:web", "StopSignal": "SIGQUIT"}"#,
+    );
+    let mut asked = options();
+    asked.env = vec![
+        ("A".into(), Some("user".into())),
+        ("B".into(), None),
+        ("NONE".into(), None),
+    ];
+    asked.tty = true;
+    let web = ExecUser {
+        uid: 33,
+        gid: 34,
+        groups: vec![4],
+        home: "/var/www".to_owned(),
+    };
+    let spec = build_with(&asked, Some(&image), &web).unwrap();
+    let env = process(&spec).env().as_ref().unwrap().join(" ");
+    assert_eq!(
+        env,
+        "PATH=/opt/bin container=strata TERM=xterm HOSTNAME=abc123 HOME=/var/www A=user ODD="
+    );
+    assert_eq!(process(&spec).cwd(), Path::new("/srv"));
+    assert_eq!(process(&spec).user().uid(), 33);
+    assert_eq!(
+        process(&spec).user().additional_gids().as_deref(),
+        Some([4].as_slice())
+    );
+    assert_eq!(
+        spec.annotations().as_ref().unwrap()[STOP_SIGNAL_ANNOTATION],
+        "SIGQUIT"
+    );
+    assert_eq!(wanted_user(&asked, Some(&image)), "web:web");
+    asked.user = Some("5".to_owned());
+    asked.workdir = Some("/w".to_owned());
+    asked.stop_signal = Some(2);
+    asked.init = true;
+    assert_eq!(wanted_user(&asked, Some(&image)), "5");
+    let spec = build_with(&asked, Some(&image), &web).unwrap();
+    assert_eq!(process(&spec).cwd(), Path::new("/w"));
+    let annotations = spec.annotations().as_ref().unwrap();
+    assert_eq!(
+        (
+            annotations[STOP_SIGNAL_ANNOTATION].as_str(),
+            annotations[crate::INIT_ANNOTATION].as_str()
+        ),
+        ("2", "true")
+    );
+}
+
+#[test]
+fn capabilities_come_and_go() {
+    let with = |add: &[&str], drop: &[&str]| {
+        let parse = |flag, list: &[&str]| {
+            list.iter()
+                .map(|name| security::capability(flag, name).unwrap())
+                .collect()
+        };
+        let mut options = options();
+        options.cap_add = parse("--cap-add", add);
+        options.cap_drop = parse("--cap-drop", drop);
+        options
+    };
+    let bounding = |options: &ContainerOptions| {
+        caps(
+            process(&spec(options))
+                .capabilities()
+                .as_ref()
+                .unwrap()
+                .bounding(),
+        )
+    };
+    assert_eq!(bounding(&with(&[], &["all"])).len(), 0);
+    assert_eq!(
+        bounding(&with(&["net_raw"], &["all"])),
+        ["NET_RAW".to_owned()].into()
+    );
+    assert_eq!(bounding(&with(&["NET_RAW"], &["CHOWN"])).len(), 11);
+    assert_eq!(bounding(&with(&["ALL"], &[])).len(), host().capabilities.len());
+    assert_eq!(
+        bounding(&with(&["ALL"], &["SYS_ADMIN"])).len(),
+        host().capabilities.len() - 1
+    );
+    assert!(refusal(&with(&["SYS_TIME"], &[])).contains("SYS_TIME"));
+    assert!(refusal(&with(&["CHOWN"], &["CHOWN"])).contains("exclude"));
+
+    // Without root only those named are held, and survive a start.
+    let web = ExecUser {
+        uid: 33,
+        gid: 33,
+        groups: vec![],
+        home: "/".to_owned(),
+    };
+    let spec = build_with(&with(&["NET_RAW"], &[]), None, &web).unwrap();
+    let sets = process(&spec).capabilities().as_ref().unwrap();
+    assert_eq!(caps(sets.bounding()).len(), 12);
+    for set in [
+        sets.effective(),
+        sets.permitted(),
+        sets.inheritable(),
+        sets.ambient(),
+    ] {
+        assert_eq!(caps(set), ["NET_RAW".to_owned()].into());
+    }
+}
+
+#[test]
+fn privileged_is_everything() {
+    let mut asked = options();
+    asked.privileged = true;
+    let spec = spec(&asked);
+    let linux = linux(&spec);
+    assert!(linux.seccomp().is_none());
+    assert_eq!(linux.masked_paths().as_deref(), Some([].as_slice()));
+    assert_eq!(linux.readonly_paths().as_deref(), Some([].as_slice()));
+    let rules = linux.resources().as_ref().unwrap().devices().as_ref().unwrap();
+    assert!(rules.len() == 1 && rules[0].allow());
+    assert!(
+        linux
+            .devices()
+            .iter()
+            .flatten()
+            .any(|device| device.path() == Path::new("/dev/null"))
+    );
+    assert!(!words(mount_at(&spec, "/sys")).contains("ro"));
+    let sets = process(&spec).capabilities().as_ref().unwrap();
+    assert_eq!(caps(sets.effective()).len(), host().capabilities.len());
+
+    asked.seccomp = SeccompChoice::Always;
+    asked.cap_drop = vec![CapabilityOption::One(Capability::SysAdmin)];
+    let spec = self::spec(&asked);
+    let seccomp = linux_seccomp(&spec);
+    let withheld = seccomp
+        .syscalls()
+        .as_ref()
+        .unwrap()
+        .iter()
+        .find(|rule| rule.errno_ret() == Some(1))
+        .unwrap();
+    assert!(
+        withheld.names().contains(&"mount".to_owned()),
+        "the filter follows the capabilities"
+    );
+}
+
+fn linux_seccomp(spec: &Spec) -> &oci_spec::runtime::LinuxSeccomp {
+    linux(spec).seccomp().as_ref().unwrap()
+}
+
+#[test]
+fn security_options() {
+    let mut asked = options();
+    asked.no_new_privileges = true;
+    asked.seccomp = SeccompChoice::Unconfined;
+    asked.mask = vec!["/secret".to_owned()];
+    asked.unmask = Unmask::Paths(vec![
+        "/proc/sys".to_owned(),
+        "/sys".to_owned(),
+        "/proc/ac".to_owned(),
+    ]);
+    asked.apparmor = Some("mine".to_owned());
+    let spec = spec(&asked);
+    assert_eq!(process(&spec).no_new_privileges(), Some(true));
+    assert_eq!(process(&spec).apparmor_profile().as_deref(), Some("mine"));
+    let linux = linux(&spec);
+    assert!(linux.seccomp().is_none());
+    let masked = linux.masked_paths().as_ref().unwrap();
+    assert!(masked.contains(&"/secret".to_owned()) && masked.contains(&"/proc/acpi".to_owned()));
+    assert!(!masked.iter().any(|path| path.starts_with("/sys/")));
+    assert!(
+        !linux
+            .readonly_paths()
+            .as_ref()
+            .unwrap()
+            .contains(&"/proc/sys".to_owned())
+    );
+
+    asked.seccomp = SeccompChoice::Profile {
+        path: "/p.json".into(),
+        text: r#"{"defaultAction": "SCMP_ACT_LOG"}"#.into(),
+    };
+    let spec = self::spec(&asked);
+    assert_eq!(
+        linux_seccomp(&spec).default_action(),
+        oci_spec::runtime::LinuxSeccompAction::ScmpActLog
+    );
+    asked.seccomp = SeccompChoice::Profile {
+        path: "/p.json".into(),
+        text: "no".into(),
+    };
+    assert!(refusal(&asked).starts_with("--security-opt seccomp=/p.json: not a seccomp profile"));
+}
+
+#[test]
+fn namespaces_of_others() {
+    let mut asked = options();
+    asked.pid = NamespaceOption::Host;
+    asked.network = NamespaceOption::Host;
+    asked.uts = NamespaceOption::Host;
+    asked.ipc = NamespaceOption::Joined(Joined {
+        path: "/proc/7/ns/ipc".into(),
+        root: Some("/proc/7/root".into()),
+    });
+    let spec = spec(&asked);
+    let kinds: Vec<_> = linux(&spec)
+        .namespaces()
+        .iter()
+        .flatten()
+        .map(|ns| ns.typ().to_string())
+        .collect();
+    assert_eq!(kinds, ["mnt", "cgroup", "ipc"]);
+    assert_eq!(
+        linux(&spec).namespaces().as_ref().unwrap()[2].path().as_deref(),
+        Some(Path::new("/proc/7/ns/ipc"))
+    );
+    assert_eq!(spec.hostname().as_deref(), None);
+    assert!(
+        linux(&spec).sysctl().is_none(),
+        "the host's network is not ours to set"
+    );
+    let shm = mount_at(&spec, "/dev/shm");
+    assert_eq!(
+        shm.unwrap().source().as_deref(),
+        Some(Path::new("/proc/7/root/dev/shm"))
+    );
+    assert_eq!(words(shm), "rbind,nosuid,noexec,nodev");
+    asked.ipc = NamespaceOption::Host;
+    let spec = self::spec(&asked);
+    assert_eq!(
+        mount_at(&spec, "/dev/mqueue").unwrap().source().as_deref(),
+        Some(Path::new("/dev/mqueue"))
+    );
+    asked.shm_size = Some(5);
+    assert!(refusal(&asked).contains("--shm-size and --ipc"));
+    asked.shm_size = None;
+    asked.hostname = Some("x".to_owned());
+    assert!(refusal(&asked).contains("--hostname and --uts"));
+}
+
+#[test]
+fn mounts_of_the_user() {
+    let cwd = Path::new("/cwd");
+    let mut asked = options();
+    asked.mounts = vec![
+        mounts::volume("/a:/data/deep/er:ro", cwd).unwrap(),
+        mounts::volume("/b:/data:rslave", cwd).unwrap(),
+        mounts::tmpfs("/dev/shm:size=1m").unwrap(),
+        mounts::volume("/c:/etc/hosts", cwd).unwrap(),
+    ];
+    let spec = spec(&asked);
+    let places: Vec<_> = spec
+        .mounts()
+        .iter()
+        .flatten()
+        .map(|m| m.destination().to_string_lossy())
+        .collect();
+    assert_eq!(
+        places,
+        [
+            "/proc",
+            "/dev",
+            "/dev/pts",
+            "/dev/mqueue",
+            "/sys",
+            "/sys/fs/cgroup",
+            "/data",
+            "/dev/shm",
+            "/etc/hosts",
+            "/data/deep/er"
+        ]
+    );
+    assert_eq!(words(mount_at(&spec, "/data/deep/er")), "rbind,ro,rro,rprivate");
+    assert_eq!(linux(&spec).rootfs_propagation().as_deref(), Some("rslave"));
+
+    asked.mounts = vec![mounts::volume("/dev:/dev", cwd).unwrap()];
+    let spec = self::spec(&asked);
+    let below_dev = spec
+        .mounts()
+        .iter()
+        .flatten()
+        .filter(|m| m.destination().starts_with("/dev"))
+        .count();
+    assert_eq!(below_dev, 1, "the host's /dev is not covered again");
+
+    asked.mounts = vec![
+        mounts::tmpfs("/x").unwrap(),
+        mounts::volume("/a:/x", cwd).unwrap(),
+    ];
+    assert!(refusal(&asked).contains("two mounts at \"/x\""));
+    asked.mounts.clear();
+    asked.read_only = true;
+    let spec = self::spec(&asked);
+    assert_eq!(spec.root().as_ref().unwrap().readonly(), Some(true));
+    assert_eq!(words(mount_at(&spec, "/etc/hosts")), "rbind,ro,rprivate");
+}
+
+#[test]
+fn limits_and_devices() {
+    let mut asked = options();
+    asked.resources.memory = Some(limits::memory("--memory", "64m").unwrap());
+    asked.resources.cpu_quota = limits::cpus("1.5").unwrap();
+    asked.resources.pids_limit = limits::pids_limit("10").unwrap();
+    asked.cgroup_parent = Some("/batch".to_owned());
+    asked.ulimits = ["nofile=1:2", "core=0", "nofile=3:4"]
+        .map(|text| limits::ulimit(text).unwrap())
+        .to_vec();
+    asked.devices = vec![devices::device("/dev/null:/dev/x:r").unwrap()];
+    asked.shm_size = Some(4096);
+    let spec = spec(&asked);
+    let linux = linux(&spec);
+    let resources = linux.resources().as_ref().unwrap();
+    let memory = resources.memory().as_ref().unwrap();
+    assert_eq!((memory.limit(), memory.swap()), (Some(64 << 20), Some(128 << 20)));
+    let cpu = resources.cpu().as_ref().unwrap();
+    assert_eq!((cpu.quota(), cpu.period()), (Some(150_000), Some(100_000)));
+    assert_eq!(resources.pids().unwrap().limit(), 10);
+    assert_eq!(linux.cgroups_path().as_deref(), Some(Path::new("/batch/abc")));
+    assert_eq!(
+        resources.devices().as_ref().unwrap().last().unwrap().to_string(),
+        "c 1:3 r"
+    );
+    assert_eq!(linux.devices().as_ref().unwrap()[0].path(), Path::new("/dev/x"));
+    let limits: Vec<_> = process(&spec)
+        .rlimits()
+        .iter()
+        .flatten()
+        .map(|l| (l.typ().to_string(), l.soft(), l.hard()))
+        .collect();
+    assert_eq!(
+        limits,
+        [
+            ("RLIMIT_CORE".to_owned(), 0, 0),
+            ("RLIMIT_NOFILE".to_owned(), 3, 4)
+        ]
+    );
+    assert!(words(mount_at(&spec, "/dev/shm")).ends_with("size=4096"));
+
+    for (memory, swap, reservation, says) in [
+        (Some(100), Some(50), None, "--memory-swap: it counts"),
+        (None, Some(50), None, "--memory-swap: it needs --memory"),
+        (Some(100), None, Some(200), "--memory-reservation"),
+    ] {
+        asked.resources.memory = memory;
+        asked.resources.memory_swap = swap;
+        asked.resources.memory_reservation = reservation;
+        assert!(refusal(&asked).contains(says), "{says}");
+    }
+    asked = options();
+    asked.devices = vec![devices::device("/no/device").unwrap()];
+    assert!(refusal(&asked).contains("/no/device"));
+}
+
+#[test]
+fn kernel_parameters() {
+    let with = |key: &str, ipc: NamespaceOption, network: NamespaceOption| {
+        let mut options = options();
+        options.sysctls = vec![(key.to_owned(), "1".to_owned())];
+        (options.ipc, options.network) = (ipc, network);
+        options
+    };
+    use NamespaceOption::{Host, Private};
+    let set = spec(&with("net.ipv4.ip_unprivileged_port_start", Private, Private));
+    assert_eq!(
+        linux(&set).sysctl().as_ref().unwrap()["net.ipv4.ip_unprivileged_port_start"],
+        "1"
+    );
+    spec(&with("kernel.sem", Private, Private));
+    spec(&with("fs.mqueue.msg_max", Private, Private));
+    for (options, says) in [
+        (with("net.core.somaxconn", Private, Host), "network namespace"),
+        (with("kernel.sem", Host, Private), "IPC namespace"),
+        (with("kernel.hostname", Private, Private), "--hostname"),
+        (with("vm.swappiness", Private, Private), "whole machine"),
+    ] {
+        assert!(refusal(&options).contains(says), "{says}");
+    }
+}
