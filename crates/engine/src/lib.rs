@@ -1,2 +1,105 @@
-//! engine
+//! The use cases, one file per verb: what the command line calls, and what a program of somebody else's may call.
+//!
+//! An [`Engine`] is a store, a directory for running containers, and a namespace. Each verb (`run`, `pull`, `ps`, …)
+//! is a method, in the file of its name with its own values and its own error. Values go in and come out; what goes
+//! on meanwhile is told to a [`progress::Progress`].
+//!
+//! It never prints, never exits, and never reads the environment: paths, the helper program and variables are
+//! parameters. It holds no rule of its own about layers (that is `store` and `image`) nor about processes
+//! (`runtime`): it joins them.
+//!
+//! Start reading at [`run`], which uses everything.
 #![cfg_attr(not(test), warn(clippy::disallowed_methods))]
+
+// pub mod diff;
+mod find;
+pub mod images;
+pub mod import;
+pub mod info;
+pub mod inspect;
+pub mod layers;
+pub mod load;
+pub mod login;
+mod names;
+pub mod ps;
+pub mod pull;
+pub mod rm;
+pub mod rmi;
+pub mod run;
+pub mod state;
+pub mod tag;
+
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+
+use store::Store;
+
+pub use runtime::Helper;
+pub use store::OpenError;
+
+/// What lies behind the errors of the verbs, for those who tell them apart.
+pub mod errors {
+    pub use image::install::InstallError;
+    pub use store::{BlobError, ContainerError, Fault, ImageError, IngestError, SnapshotError};
+}
+
+/// What goes on in a pull, a load or an import: see [`image::progress`].
+pub mod progress {
+    pub use image::progress::{Event, Progress, Silent};
+    pub use store::Digest;
+}
+
+/// Where an engine works, and as whom.
+#[derive(Debug, Clone)]
+pub struct Setup {
+    /// The store; made when it is missing.
+    pub root: PathBuf,
+    /// Where bundles lie; made when it is missing.
+    pub state: PathBuf,
+    /// Namespace of containers and images: one path component.
+    pub namespace: String,
+    /// The program that becomes a container's supervisor.
+    pub helper: Helper,
+    /// Program and first arguments that remove a container once it has ended and whoever ran it is gone; its id
+    /// follows. Empty for none.
+    pub remover: Vec<OsString>,
+}
+
+/// Everything that can be done with images and containers of one namespace.
+pub struct Engine {
+    store: Store,
+    setup: Setup,
+}
+
+impl Engine {
+    /// Opens the store, or makes it.
+    ///
+    /// # Errors
+    /// A store that cannot be made or opened; see [`OpenError`].
+    pub fn open(setup: Setup) -> Result<Engine, OpenError> {
+        Ok(Engine {
+            store: Store::open(&setup.root)?,
+            setup,
+        })
+    }
+
+    /// The namespace.
+    fn ns(&self) -> &str {
+        &self.setup.namespace
+    }
+
+    /// Directory of the namespace's bundles.
+    fn bundles(&self) -> PathBuf {
+        self.setup.state.join(&self.setup.namespace)
+    }
+
+    /// The bundle of the container with this id, which may not exist.
+    fn bundle_path(&self, id: &str) -> PathBuf {
+        self.bundles().join(id)
+    }
+
+    /// The state directory.
+    fn state_dir(&self) -> &Path {
+        &self.setup.state
+    }
+}

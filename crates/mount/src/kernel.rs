@@ -214,7 +214,7 @@ pub fn attach_overlay_by_mount2(mount: &Mount, target: &Path) -> Result<(), Moun
 /// Whether this kernel's overlayfs takes `lowerdir+` (6.8). Asked only when a mount was refused: before 6.5
 /// the new API collects any option and finds fault when the file system is created, with an errno that says
 /// nothing about the reason.
-fn takes_layers_singly() -> bool {
+pub fn takes_layers_singly() -> bool {
     FsContext::open("overlay").is_ok_and(|context| {
         let checks_at_once = context.flag("no-such-option").is_err();
         checks_at_once && context.set("lowerdir+", "/").is_ok()

@@ -1,0 +1,224 @@
+//! `inspect`: everything about a container or an image, in docker's shape where docker has one.
+
+use image::config::{ConfigError, ImageConfig};
+use mount::overlay::Overlay;
+use oci_spec::runtime::{Process, Spec};
+use runtime::bundle::Bundle;
+use serde_json::{Value, json};
+use store::{BlobError, ContainerError, Fault, SnapshotError};
+
+use crate::Engine;
+use crate::find::{FindImageError, familiar};
+use crate::run::Details;
+use crate::state::State;
+
+/// What a name is to be taken for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// A container.
+    Container,
+    /// An image.
+    Image,
+}
+
+/// Why something could not be inspected.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum InspectError {
+    /// Neither a container nor an image.
+    #[error("there is no container and no image {0:?}")]
+    NotFound(String),
+    /// No such container, or several.
+    #[error(transparent)]
+    Container(ContainerError),
+    /// No such image, or several.
+    #[error(transparent)]
+    Image(FindImageError),
+    /// A blob of the image.
+    #[error(transparent)]
+    Blob(#[from] BlobError),
+    /// Its configuration.
+    #[error("image {name}: {source}")]
+    Config {
+        /// The image.
+        name: String,
+        /// What is wrong with it.
+        source: ConfigError,
+    },
+    /// Its layers.
+    #[error(transparent)]
+    Snapshot(#[from] SnapshotError),
+    /// The store.
+    #[error(transparent)]
+    Store(#[from] Fault),
+}
+
+impl Engine {
+    /// Everything about the container, or else the image, of that name or id.
+    ///
+    /// # Errors
+    /// See [`InspectError`].
+    pub fn inspect(&self, name: &str, kind: Option<Kind>) -> Result<Value, InspectError> {
+        if kind != Some(Kind::Image) {
+            match self.store.find_container(self.ns(), name) {
+                Ok(row) => return self.inspect_container(row),
+                Err(ContainerError::NotFound(_)) if kind.is_none() => {}
+                Err(error) => return Err(InspectError::Container(error)),
+            }
+        }
+        match self.find_image(name) {
+            Ok(image) => self.inspect_image(&image),
+            Err(FindImageError::NotFound(name)) if kind.is_none() => Err(InspectError::NotFound(name)),
+            Err(error) => Err(InspectError::Image(error)),
+        }
+    }
+
+    fn inspect_container(&self, row: store::Container) -> Result<Value, InspectError> {
+        let details = Details::of(&row);
+        let bundle = self.bundle_path(&row.id);
+        // After a reboot there is none, and what only it knew is unknown.
+        let spec = Bundle::open(&bundle).and_then(|bundle| bundle.spec()).ok();
+        let process = spec.as_ref().and_then(|spec| spec.process().as_ref());
+        let mounts = self.store.mounts(self.ns(), &row.id)?;
+        let overlay = mounts
+            .first()
+            .map(|mount| Overlay::parse(&mount.options))
+            .unwrap_or_default();
+        let lower: Vec<_> = overlay
+            .lower
+            .iter()
+            .map(|path| path.display().to_string())
+            .collect();
+        let (upper, work) = overlay.writable.unzip();
+        let image = match (&row.image, &row.manifest) {
+            (Some(name), Some(_)) => self
+                .store
+                .find_image(self.ns(), name)?
+                .map(|image| image.id.to_string()),
+            _ => None,
+        };
+        Ok(json!({
+            "Id": row.id,
+            "Created": row.created,
+            "Name": row.name,
+            "Path": details.command.first(),
+            "Args": details.command.get(1..).unwrap_or_default(),
+            "State": state(&self.state(&row.id)),
+            "Image": image,
+            "ImageName": row.image.as_deref().map_or(details.source, familiar),
+            "ImageDigest": row.manifest.map(|digest| digest.to_string()),
+            "Driver": "overlay",
+            "Platform": "linux",
+            "BundlePath": bundle,
+            "OCIConfigPath": bundle.join("config.json"),
+            "HostnamePath": bundle.join("hostname"),
+            "HostsPath": bundle.join("hosts"),
+            "ResolvConfPath": bundle.join("resolv.conf"),
+            "Mounts": spec.as_ref().map(binds),
+            "Config": {
+                "Hostname": spec.as_ref().and_then(|spec| spec.hostname().clone()),
+                "User": process.map(user),
+                "Env": process.and_then(|p| p.env().clone()),
+                "Cmd": process.and_then(|p| p.args().clone()).unwrap_or(details.command),
+                "WorkingDir": process.map(Process::cwd),
+                "Tty": details.tty,
+                "OpenStdin": details.interactive,
+                "StopSignal": details.stop_signal,
+                "Labels": row.labels,
+                "Annotations": spec.as_ref().and_then(|spec| spec.annotations().clone()),
+            },
+            "HostConfig": {
+                "AutoRemove": row.ephemeral,
+                "ReadonlyRootfs": spec.as_ref().and_then(|s| s.root().as_ref()).map(|root| root.readonly()),
+                "Runtime": details.runtime,
+            },
+            "GraphDriver": {
+                "Name": "overlay",
+                "Data": {
+                    "LowerDir": lower.join(":"),
+                    "UpperDir": upper,
+                    "WorkDir": work,
+                    "MergedDir": bundle.join("rootfs"),
+                },
+            },
+        }))
+    }
+
+    fn inspect_image(&self, image: &store::Image) -> Result<Value, InspectError> {
+        let text = self.store.read_blob(&image.config.digest, image.config.size)?;
+        let config = ImageConfig::parse(&text, usize::try_from(image.layers).unwrap_or(usize::MAX)).map_err(
+            |source| InspectError::Config {
+                name: familiar(&image.name),
+                source,
+            },
+        )?;
+        let names = self.store.images_by_id_prefix(self.ns(), &image.id.hex())?;
+        let tags: Vec<String> = names.iter().map(|image| familiar(&image.name)).collect();
+        let layers = self.store.manifest_layers(&image.manifest.digest)?;
+        let directories: Vec<_> = layers
+            .iter()
+            .rev()
+            .map(|layer| self.store.layer_path(layer.layer_n))
+            .collect();
+        let diff_ids: Vec<String> = layers.iter().map(|layer| layer.diff_id.to_string()).collect();
+        Ok(json!({
+            "Id": image.id.to_string(),
+            "RepoTags": tags,
+            "Digest": image.target.digest.to_string(),
+            "ManifestDigest": image.manifest.digest.to_string(),
+            "Created": config.created,
+            "Author": config.author,
+            "Os": image.os,
+            "Architecture": image.architecture,
+            "Variant": image.variant,
+            "Size": image.usage.bytes,
+            "Config": config.config,
+            "RootFS": { "Type": "layers", "Layers": diff_ids },
+            "History": config.history,
+            "Labels": config.config.labels,
+            "GraphDriver": { "Name": "overlay", "Data": { "LowerDirs": directories } },
+        }))
+    }
+}
+
+fn state(state: &State) -> Value {
+    let (code, at, oom) = match state {
+        State::Exited { code, at, oom } => (*code, *at, *oom),
+        _ => (0, None, false),
+    };
+    let (pid, started) = match state {
+        State::Running { pid, started } => (*pid, Some(*started)),
+        _ => (0, None),
+    };
+    json!({
+        "Status": state.word(),
+        "Running": state.is_running(),
+        "Pid": pid,
+        "ExitCode": code,
+        "OOMKilled": oom,
+        "StartedAt": started,
+        "FinishedAt": at,
+    })
+}
+
+fn user(process: &Process) -> String {
+    format!("{}:{}", process.user().uid(), process.user().gid())
+}
+
+/// What of the host was bound into the container.
+fn binds(spec: &Spec) -> Vec<Value> {
+    let mounts = spec.mounts().as_deref().unwrap_or_default().iter();
+    let bound = mounts.filter(|m| m.typ().as_deref() == Some("bind"));
+    bound
+        .map(|m| {
+            let options = m.options().clone().unwrap_or_default();
+            json!({
+                "Type": "bind",
+                "Source": m.source(),
+                "Destination": m.destination(),
+                "Mode": options.join(","),
+                "RW": !options.iter().any(|option| option == "ro"),
+            })
+        })
+        .collect()
+}

@@ -1,0 +1,83 @@
+//! `ps`: the containers of the namespace.
+
+use std::collections::BTreeMap;
+
+use jiff::Timestamp;
+use serde::Serialize;
+use store::Fault;
+
+use crate::Engine;
+use crate::find::familiar;
+use crate::state::State;
+
+/// A container, as lists show it.
+#[derive(Debug, Clone, Serialize)]
+#[serde(rename_all = "PascalCase")]
+pub struct Container {
+    /// 64 hexadecimal digits.
+    pub id: String,
+    /// Its name.
+    pub name: String,
+    /// The image's name, `host`, or a directory.
+    pub image: String,
+    /// What was run: the entry point and its arguments.
+    pub command: Vec<String>,
+    /// When it was made.
+    pub created: Timestamp,
+    /// Its labels.
+    pub labels: BTreeMap<String, String>,
+    /// Whether it goes when its process ends.
+    #[serde(rename = "AutoRemove")]
+    pub ephemeral: bool,
+    /// How it is.
+    #[serde(flatten)]
+    pub state: State,
+}
+
+/// Why the containers could not be listed.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum PsError {
+    /// The store.
+    #[error(transparent)]
+    Store(#[from] Fault),
+}
+
+impl Engine {
+    /// The containers, newest first; those that do not run only when `all` is asked for.
+    ///
+    /// # Errors
+    /// See [`PsError`].
+    pub fn ps(&self, all: bool) -> Result<Vec<Container>, PsError> {
+        let list = || -> Result<Vec<Container>, PsError> {
+            Ok(self
+                .store
+                .containers(self.ns())?
+                .into_iter()
+                .map(|row| self.listed(row))
+                .collect())
+        };
+        let mut listed = list()?;
+        // One that was to go with its process, and did not: its end was seen by nobody.
+        if listed.iter().any(|c| c.ephemeral && !c.state.is_running()) {
+            self.sweep()?;
+            listed = list()?;
+        }
+        listed.retain(|c| all || c.state.is_running());
+        Ok(listed)
+    }
+
+    fn listed(&self, row: store::Container) -> Container {
+        let details = crate::run::Details::of(&row);
+        Container {
+            state: self.state(&row.id),
+            image: row.image.as_deref().map_or(details.source, familiar),
+            command: details.command,
+            id: row.id,
+            name: row.name,
+            created: row.created,
+            labels: row.labels,
+            ephemeral: row.ephemeral,
+        }
+    }
+}

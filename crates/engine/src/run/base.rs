@@ -1,0 +1,168 @@
+//! What a container stands on: the image found or pulled, the host, or a directory.
+
+use std::path::{Path, PathBuf};
+
+use image::config::{ConfigError, Execution, ImageConfig};
+use image::manifest::MAX_CONFIG;
+use image::platform::{Platform, PlatformError};
+use image::progress::Progress;
+use image::reference::{Reference, ReferenceError};
+use store::{BlobError, Fault, Image};
+
+use super::{PullPolicy, Request, Source};
+use crate::Engine;
+use crate::find::{FindImageError, familiar};
+use crate::pull::{PullError, wanted};
+
+/// The read-only part of a root, and what the image says about running it.
+#[derive(Debug, Default)]
+pub struct Base {
+    /// The image, if it is one.
+    pub(super) image: Option<Image>,
+    /// A directory outside the store that lies at the bottom.
+    pub(super) lower: Option<PathBuf>,
+    /// How the image wants to be run.
+    pub(super) execution: Execution,
+}
+
+/// Why there is nothing to stand on.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum BaseError {
+    /// The image is not in the store, and was not to be pulled.
+    #[error("there is no image {0:?} in the store")]
+    Missing(String),
+    /// What was given is neither a name nor an id.
+    #[error(transparent)]
+    Find(FindImageError),
+    /// It could not be pulled.
+    #[error(transparent)]
+    Pull(#[from] PullError),
+    /// The platform is none.
+    #[error(transparent)]
+    Platform(#[from] PlatformError),
+    /// What the store has is for another platform.
+    #[error("image {name} is for {built}")]
+    OtherPlatform {
+        /// The image.
+        name: String,
+        /// What it was built for.
+        built: String,
+    },
+    /// The image's configuration cannot be read.
+    #[error("image {name}: {source}")]
+    Blob {
+        /// The image.
+        name: String,
+        /// Why.
+        source: BlobError,
+    },
+    /// The image's configuration is none.
+    #[error("image {name}: {source}")]
+    Config {
+        /// The image.
+        name: String,
+        /// What is wrong with it.
+        source: ConfigError,
+    },
+    /// `--rootfs` names no directory.
+    #[error("root file system {}: {source}", path.display())]
+    Directory {
+        /// What was named.
+        path: PathBuf,
+        /// Why not.
+        source: std::io::Error,
+    },
+    /// The store.
+    #[error(transparent)]
+    Store(#[from] Fault),
+}
+
+impl Engine {
+    /// Finds what the request's source names, and pulls it if it is to be.
+    ///
+    /// # Errors
+    /// See [`BaseError`].
+    pub fn base(&self, request: &Request, progress: &dyn Progress) -> Result<Base, BaseError> {
+        let text = match &request.source {
+            Source::Image(text) => text,
+            Source::Host => {
+                return Ok(Base {
+                    lower: Some(PathBuf::from("/")),
+                    ..Base::default()
+                });
+            }
+            Source::Directory(path) => {
+                return Ok(Base {
+                    lower: Some(directory(path)?),
+                    ..Base::default()
+                });
+            }
+        };
+        let image = self.image(text, request, progress)?;
+        let execution = self.execution(&image)?;
+        Ok(Base {
+            image: Some(image),
+            lower: None,
+            execution,
+        })
+    }
+
+    fn image(&self, text: &str, request: &Request, progress: &dyn Progress) -> Result<Image, BaseError> {
+        let platform = wanted(request.platform.as_deref())?;
+        let found = match self.find_image(text) {
+            Ok(image) => Some(image),
+            Err(FindImageError::NotFound(_)) => None,
+            Err(error) => return Err(BaseError::Find(error)),
+        };
+        let fits = |image: &Image| {
+            let variant = image.variant.as_deref().unwrap_or_default();
+            platform.allows(&Platform::new(&image.os, &image.architecture, variant))
+        };
+        match (found, request.pull) {
+            (Some(image), PullPolicy::Missing | PullPolicy::Never) if fits(&image) => return Ok(image),
+            (Some(image), PullPolicy::Never) => {
+                let built = crate::images::platform(&image.os, &image.architecture, image.variant.as_deref());
+                return Err(BaseError::OtherPlatform {
+                    name: familiar(&image.name),
+                    built,
+                });
+            }
+            (None, PullPolicy::Never) => return Err(BaseError::Missing(text.to_owned())),
+            _ => {}
+        }
+        let reference = Reference::parse(text).map_err(|error| match error {
+            // An id that the store does not have cannot be pulled.
+            ReferenceError::Identifier { name } => BaseError::Missing(name),
+            other => BaseError::Pull(other.into()),
+        })?;
+        self.pull_reference(&reference, platform, request.registries.clone(), progress)?;
+        self.store
+            .find_image(self.ns(), &reference.canonical())?
+            .ok_or_else(|| BaseError::Missing(text.to_owned()))
+    }
+
+    fn execution(&self, image: &Image) -> Result<Execution, BaseError> {
+        let name = || familiar(&image.name);
+        let text = self
+            .store
+            .read_blob(&image.config.digest, MAX_CONFIG)
+            .map_err(|source| BaseError::Blob { name: name(), source })?;
+        let layers = usize::try_from(image.layers).unwrap_or(usize::MAX);
+        let config =
+            ImageConfig::parse(&text, layers).map_err(|source| BaseError::Config { name: name(), source })?;
+        Ok(config.config)
+    }
+}
+
+/// The directory in its canonical form, which is what the overlay is given.
+fn directory(path: &Path) -> Result<PathBuf, BaseError> {
+    let found = std::fs::canonicalize(path).and_then(|path| match path.is_dir() {
+        true => Ok(path),
+        false => Err(std::io::ErrorKind::NotADirectory.into()),
+    });
+    found.map_err(|source| BaseError::Directory {
+        path: path.to_owned(),
+        source,
+    })
+}

@@ -1,0 +1,132 @@
+//! `run`: a container from an image, from the host, or from a directory; its process; and what is left to do when
+//! that has ended.
+//!
+//! The way: the image is found or pulled ([`base`]); rows for container and snapshot are put into the store in one
+//! transaction; a bundle is made; the root is mounted at its `rootfs`; the files that say where the container is
+//! ([`etc`]) and the specification ([`spec`]) are written; the supervisor starts the process. A failure on the way
+//! takes everything back.
+
+mod base;
+mod etc;
+mod host;
+mod spec;
+mod start;
+mod stopgap;
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::path::PathBuf;
+
+use runtime::options::ContainerOptions;
+use serde::{Deserialize, Serialize};
+
+pub use self::base::{Base, BaseError};
+pub use self::host::LeftOut;
+pub use self::start::{RunError, Started, Streams};
+pub use crate::pull::Registries;
+
+/// Where the read-only part of a container's root comes from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Source {
+    /// An image, by name or the beginning of its id.
+    Image(String),
+    /// The machine's own root file system.
+    Host,
+    /// A directory, absolute.
+    Directory(PathBuf),
+}
+
+impl std::fmt::Display for Source {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Source::Image(name) => f.write_str(name),
+            Source::Host => f.write_str("host"),
+            Source::Directory(path) => path.display().fmt(f),
+        }
+    }
+}
+
+/// When an image is fetched from its registry.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum PullPolicy {
+    /// Before every run, so that the newest is used.
+    Always,
+    /// When the store lacks it.
+    #[default]
+    Missing,
+    /// Never: an image that the store lacks is an error.
+    Never,
+}
+
+/// What `run` is asked.
+#[derive(Debug, Clone)]
+pub struct Request {
+    /// What the root is made of.
+    pub source: Source,
+    /// When to fetch the image.
+    pub pull: PullPolicy,
+    /// The platform wanted, as `os/architecture[/variant]`; the machine's.
+    pub platform: Option<String>,
+    /// How registries are spoken to.
+    pub registries: Registries,
+    /// The container's name; one is made up.
+    pub name: Option<String>,
+    /// Everything of the container goes when its process ends.
+    pub remove: bool,
+    /// The process gets the caller's standard input; otherwise an empty one.
+    pub interactive: bool,
+    /// The process and its surroundings.
+    pub container: ContainerOptions,
+    /// More lines of `/etc/hosts`.
+    pub hosts: Vec<(String, IpAddr)>,
+    /// Name servers; the host's.
+    pub dns: Vec<IpAddr>,
+    /// Labels.
+    pub labels: BTreeMap<String, String>,
+    /// Another OCI runtime to run the bundle.
+    pub runtime: Option<PathBuf>,
+}
+
+impl Request {
+    /// A request that asks for nothing but the image's own command.
+    pub fn new(source: Source) -> Request {
+        Request {
+            source,
+            pull: PullPolicy::default(),
+            platform: None,
+            registries: Registries::default(),
+            name: None,
+            remove: false,
+            interactive: false,
+            container: ContainerOptions::default(),
+            hosts: Vec::new(),
+            dns: Vec::new(),
+            labels: BTreeMap::new(),
+            runtime: None,
+        }
+    }
+}
+
+/// What the store keeps of a container for the engine, beyond what its own columns hold: what must still be known when
+/// the bundle is gone with a reboot.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub(crate) struct Details {
+    /// `host`, a directory, or the image as it was asked for.
+    pub(crate) source: String,
+    /// The program and its arguments.
+    pub(crate) command: Vec<String>,
+    pub(crate) tty: bool,
+    pub(crate) interactive: bool,
+    pub(crate) stop_signal: Option<String>,
+    pub(crate) runtime: Option<PathBuf>,
+    /// Paths in the container that strata hid before it was started.
+    pub(crate) hidden: Vec<PathBuf>,
+}
+
+impl Details {
+    /// Of a row; an older or newer strata's may lack some, or have more.
+    pub(crate) fn of(row: &store::Container) -> Details {
+        Details::deserialize(&row.details).unwrap_or_default()
+    }
+}

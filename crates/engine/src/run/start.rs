@@ -1,0 +1,318 @@
+//! From a request to a running process, and back to nothing.
+
+use std::fs::DirBuilder;
+use std::io;
+use std::os::fd::BorrowedFd;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+
+use jiff::Timestamp;
+use mount::MountError;
+use runtime::bundle::{Bundle, BundleError};
+use runtime::state::Exit;
+use runtime::terminal::{Attention, Screen, attend};
+use runtime::{Running, StartError, StartRequest};
+use rustix::fs::{FlockOperation, flock};
+use rustix::rand::{GetRandomFlags, getrandom};
+use store::{ContainerError, NewContainer, PrepareOptions};
+use sys::Dir;
+
+use super::base::Base;
+use super::host::{self, HostView, LeftOut};
+use super::spec::{Draft, SpecError};
+use super::{Details, Request, Source};
+use crate::rm::{self, RmError};
+use crate::{Engine, names};
+
+/// Why a container was not run. Nothing of it is left.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum RunError {
+    /// Its rows.
+    #[error(transparent)]
+    Container(#[from] ContainerError),
+    /// Its bundle.
+    #[error(transparent)]
+    Bundle(#[from] BundleError),
+    /// The state directory.
+    #[error("{what} {}: {source}", path.display())]
+    State {
+        /// What was attempted.
+        what: &'static str,
+        /// On which path.
+        path: PathBuf,
+        /// The errno.
+        source: io::Error,
+    },
+    /// Its root could not be mounted.
+    #[error(transparent)]
+    Mount(#[from] MountError),
+    /// The host's root file system could not be prepared as a layer.
+    #[error("preparing the view of the host: {0}")]
+    Host(#[source] io::Error),
+    /// What was asked of the container cannot be put into a specification.
+    #[error(transparent)]
+    Spec(#[from] SpecError),
+    /// It could not be started.
+    #[error(transparent)]
+    Start(#[from] StartError),
+    /// It was started, and its end is not known.
+    #[error("container {name}: {source}")]
+    Attend {
+        /// Its name.
+        name: String,
+        /// Why.
+        source: io::Error,
+    },
+    /// It has ended, and something of it could not be removed.
+    #[error("container {name} has ended, but was not removed: {source}")]
+    Remove {
+        /// Its name.
+        name: String,
+        /// Why.
+        source: Box<RmError>,
+    },
+}
+
+/// What a container's process is given of the caller's.
+#[derive(Debug, Clone, Copy)]
+pub struct Streams<'a> {
+    /// Standard input, output and error. The process inherits them, unless it has a terminal of its own.
+    pub stdio: [BorrowedFd<'a>; 3],
+    /// Rows and columns of the terminal it is to have.
+    pub size: Option<(u16, u16)>,
+}
+
+/// A container whose process runs.
+pub struct Started<'a> {
+    engine: &'a Engine,
+    running: Running,
+    /// Its id.
+    pub id: String,
+    /// Its name.
+    pub name: String,
+    /// What of the machine does not appear in it, when it is a view of the host.
+    pub left_out: Vec<LeftOut>,
+    remove: bool,
+}
+
+impl Started<'_> {
+    /// Stays with the container until it has ended, and takes away what then is nobody's. Signals that `attention`
+    /// holds are forwarded; without it they do to the caller what they do. `screen` is the caller's side of the
+    /// container's terminal, and needs attention too.
+    ///
+    /// # Errors
+    /// [`RunError::Attend`], [`RunError::Remove`].
+    pub fn attend(
+        mut self,
+        attention: Option<&Attention>,
+        screen: Option<Screen<'_>>,
+    ) -> Result<Exit, RunError> {
+        let exit = match attention {
+            Some(attention) => attend(&mut self.running, attention, screen),
+            None => self.running.wait(),
+        };
+        let exit = exit.map_err(|source| RunError::Attend {
+            name: self.name.clone(),
+            source,
+        })?;
+        self.end(exit)
+    }
+
+    fn end(self, exit: Exit) -> Result<Exit, RunError> {
+        let Started {
+            engine,
+            running,
+            id,
+            name,
+            remove,
+            ..
+        } = self;
+        // The supervisor takes its cgroups away meanwhile, and writes into the bundle until it leaves.
+        let removed = match remove {
+            true => engine.remove_rows(&id),
+            false => rm::detach(&engine.bundle_path(&id)).map_err(RmError::from),
+        };
+        let left = running.finish();
+        let removed = removed.and_then(|()| if remove { engine.remove_bundle(&id) } else { Ok(()) });
+        removed.map_err(|e| RunError::Remove {
+            name: name.clone(),
+            source: Box::new(e),
+        })?;
+        left.map_err(|source| RunError::Attend { name, source })?;
+        Ok(exit)
+    }
+}
+
+/// A name that was made up may be taken; so many others are tried.
+const ATTEMPTS: u32 = 16;
+
+impl Engine {
+    /// Runs a container on what [`Engine::base`] found: returns when its process was executed.
+    ///
+    /// # Errors
+    /// [`RunError`]; then nothing of the container is left.
+    pub fn run(&self, request: &Request, base: Base, streams: &Streams<'_>) -> Result<Started<'_>, RunError> {
+        // Held until the process runs, so that nobody takes the container for one that died: see `sweep`.
+        let _starting = self.starting()?;
+        let view = match request.source {
+            Source::Host => Some(self.host_view()?),
+            _ => None,
+        };
+        let mut random = [0; 34];
+        getrandom(&mut random, GetRandomFlags::empty())
+            .map_err(|e| state_error("reading random bytes for", &self.bundles(), e.into()))?;
+        let (id, rest) = random.split_at(32);
+        let id: String = id.iter().map(|byte| format!("{byte:02x}")).collect();
+        let mut draft = Draft::new(self, request, &base, &id)?;
+        let (name, mounts) = self.create(request, &base, &draft, view.as_ref(), &id, rest)?;
+        let result = self.start_created(request, &mut draft, &mounts, view.as_ref(), &id, streams);
+        match result {
+            Ok(running) => Ok(Started {
+                engine: self,
+                running,
+                id,
+                name,
+                left_out: view.map(|view| view.left_out).unwrap_or_default(),
+                remove: request.remove,
+            }),
+            Err(error) => {
+                // What cannot be taken back now is found by the next sweep; the first error is the one to tell.
+                let _ = self.remove(&id);
+                Err(error)
+            }
+        }
+    }
+
+    /// The directory of bundles, made if it is missing, with a lock that says that a container is being started.
+    fn starting(&self) -> Result<Dir, RunError> {
+        let path = self.bundles();
+        let open = || -> io::Result<Dir> {
+            let dir = match Dir::open_ambient(&path) {
+                Err(e) if e.kind() == io::ErrorKind::NotFound => {
+                    DirBuilder::new().recursive(true).mode(0o700).create(&path)?;
+                    Dir::open_ambient(&path)?
+                }
+                other => other?,
+            };
+            flock(&dir, FlockOperation::LockShared)?;
+            Ok(dir)
+        };
+        open().map_err(|e| state_error("opening", &path, e))
+    }
+
+    fn host_view(&self) -> Result<HostView, RunError> {
+        let mounts = mount::table::read().map_err(RunError::Host)?;
+        let canonical =
+            |path: &Path| std::fs::canonicalize(path).map_err(|e| state_error("finding", path, e));
+        let (store, state) = (canonical(self.store.root())?, canonical(self.state_dir())?);
+        Ok(host::view(&mounts, &[&store, &state]))
+    }
+
+    /// The rows, under the name that was asked for or one that is free.
+    fn create(
+        &self,
+        request: &Request,
+        base: &Base,
+        draft: &Draft,
+        view: Option<&HostView>,
+        id: &str,
+        random: &[u8],
+    ) -> Result<(String, Vec<mount::Mount>), RunError> {
+        let details = Details {
+            source: request.source.to_string(),
+            command: draft.command(),
+            tty: request.container.tty,
+            interactive: request.interactive,
+            stop_signal: draft.stop_signal(),
+            runtime: request.runtime.clone(),
+            hidden: view.map(|view| view.hidden().collect()).unwrap_or_default(),
+        };
+        let snapshot = PrepareOptions {
+            lower: base.lower.clone(),
+            volatile: request.remove,
+            ..PrepareOptions::default()
+        };
+        let parent = base
+            .image
+            .as_ref()
+            .and_then(|image| image.top_chain)
+            .map(|chain| chain.to_string());
+        let mut new = NewContainer {
+            ns: self.ns().to_owned(),
+            id: id.to_owned(),
+            name: String::new(),
+            image: base.image.as_ref().map(|image| image.name.clone()),
+            manifest: base.image.as_ref().map(|image| image.manifest.digest),
+            labels: request.labels.clone(),
+            created: Timestamp::now(),
+            ephemeral: request.remove,
+            details: serde_json::to_value(details).unwrap_or_default(),
+        };
+        let dice = random.iter().fold(0, |all, byte| all << 8 | u16::from(*byte));
+        let mut attempt = 0;
+        loop {
+            new.name = request.name.clone().unwrap_or_else(|| names::name(dice, attempt));
+            match self
+                .store
+                .create_container(&new, Some((parent.as_deref(), &snapshot)))
+            {
+                Ok(mounts) => return Ok((new.name, mounts)),
+                Err(ContainerError::NameInUse { .. }) if request.name.is_none() && attempt < ATTEMPTS => {
+                    attempt += 1
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+
+    /// From rows to a process.
+    fn start_created(
+        &self,
+        request: &Request,
+        draft: &mut Draft,
+        mounts: &[mount::Mount],
+        view: Option<&HostView>,
+        id: &str,
+        streams: &Streams<'_>,
+    ) -> Result<Running, RunError> {
+        if let Some(view) = view {
+            let upper = self
+                .store
+                .upper_path(self.ns(), id)
+                .map_err(ContainerError::from)?;
+            let prepare = || view.prepare(&Dir::open_ambient("/")?, &Dir::open_ambient(&upper)?);
+            prepare().map_err(RunError::Host)?;
+        }
+        let bundle = Bundle::create(&self.bundles(), id)?;
+        let rootfs = bundle.rootfs();
+        for mount in mounts {
+            mount::attach(mount, &rootfs)?;
+        }
+        draft.write(self, request, &bundle)?;
+        Ok(runtime::start(&StartRequest {
+            helper: &self.setup.helper,
+            bundle: bundle.path(),
+            stdio: streams.stdio,
+            size: streams.size,
+            runtime: request.runtime.as_deref(),
+            cleanup: self.remover(id),
+        })?)
+    }
+
+    /// The command that looks after the container's end when nobody else does.
+    fn remover(&self, id: &str) -> Vec<std::ffi::OsString> {
+        match self.setup.remover.as_slice() {
+            [] => Vec::new(),
+            words => words.iter().cloned().chain([id.into()]).collect(),
+        }
+    }
+}
+
+fn state_error(what: &'static str, path: &Path, source: io::Error) -> RunError {
+    RunError::State {
+        what,
+        path: path.to_owned(),
+        source,
+    }
+}
