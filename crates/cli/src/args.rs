@@ -1,0 +1,250 @@
+//! The command line: global flags, the commands and their noun forms.
+//!
+//! Each command's own flags stand in its file under [`crate::commands`].
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::commands;
+
+/// The program's flags and commands.
+#[derive(Debug, Parser)]
+#[command(
+    name = "strata",
+    version,
+    about = "Run containers from images on overlay root file systems, without a daemon",
+    subcommand_required = true,
+    arg_required_else_help = true,
+    disable_help_subcommand = true,
+    max_term_width = 110,
+    help_template = HELP
+)]
+pub(crate) struct Cli {
+    /// Flags of every command.
+    #[command(flatten)]
+    pub(crate) global: Global,
+    /// Tell more on standard error, such as what a view of the host leaves out
+    #[arg(short, long, help_heading = GLOBAL)]
+    pub(crate) verbose: bool,
+    /// What to do.
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+/// Heading of the flags that every command has.
+const GLOBAL: &str = "Global options";
+
+/// The front page: commands in the order in which they are met. A test holds it against the commands.
+const HELP: &str = "\
+{about}
+
+{usage-heading} {usage}
+
+Containers:
+  run          Run a command in a new container
+  ps           List containers
+  rm           Remove containers
+  layers       Show the stack of layers beneath a container or an image
+  inspect      Show everything about containers or images, as JSON
+
+Images:
+  pull         Fetch an image from a registry
+  load         Load images from an archive or an OCI layout directory
+  import       Make an image of a tar of a root file system
+  images       List images
+  tag          Give an image another name
+  rmi          Remove images
+  login        Log in to a registry
+  logout       Log out of a registry
+
+Strata:
+  info         Show the store, the state and what this machine offers
+  version      Show the version
+  completion   Print a completion script for a shell
+
+{options}
+
+Commands are also found under their nouns: strata container ls, strata image rm, and so on.
+`strata COMMAND --help` tells more about each.
+
+Try:  strata run --rm -it host sh      a throw-away view of this very machine
+";
+
+/// Flags that every command takes.
+#[derive(Debug, Clone, Default, Args)]
+#[command(next_help_heading = GLOBAL)]
+pub(crate) struct Global {
+    /// Directory of images, layers and writable layers [default: /var/lib/strata]
+    #[arg(
+        long,
+        global = true,
+        value_name = "DIR",
+        env = "STRATA_ROOT",
+        hide_env_values = true
+    )]
+    pub(crate) root: Option<PathBuf>,
+    /// Directory of what lives as long as the machine is up [default: /run/strata]
+    #[arg(
+        long,
+        global = true,
+        value_name = "DIR",
+        env = "STRATA_STATE",
+        hide_env_values = true
+    )]
+    pub(crate) state: Option<PathBuf>,
+    /// Namespace of containers and images [default: default]
+    #[arg(
+        long,
+        global = true,
+        value_name = "NAME",
+        env = "STRATA_NAMESPACE",
+        hide_env_values = true
+    )]
+    pub(crate) namespace: Option<String>,
+    /// Configuration file [default: /etc/strata/config.toml]
+    #[arg(
+        long,
+        global = true,
+        value_name = "FILE",
+        env = "STRATA_CONFIG",
+        hide_env_values = true
+    )]
+    pub(crate) config: Option<PathBuf>,
+}
+
+/// The commands.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    Run(Box<commands::run::RunArgs>),
+    Ps(commands::ps::PsArgs),
+    Rm(commands::rm::RmArgs),
+    Layers(commands::layers::LayersArgs),
+    Inspect(commands::inspect::InspectArgs),
+    Pull(commands::pull::PullArgs),
+    Load(commands::load::LoadArgs),
+    Import(commands::import::ImportArgs),
+    Images(commands::images::ImagesArgs),
+    Tag(commands::tag::TagArgs),
+    Rmi(commands::rmi::RmiArgs),
+    Login(commands::login::LoginArgs),
+    Logout(commands::logout::LogoutArgs),
+    Info(commands::info::InfoArgs),
+    Version(commands::version::VersionArgs),
+    Completion(commands::completion::CompletionArgs),
+    #[command(hide = true, name = crate::REAPER)]
+    Reap(commands::reap::ReapArgs),
+    /// Commands of containers, under their noun
+    #[command(hide = true, subcommand)]
+    Container(ContainerCommand),
+    /// Commands of images, under their noun
+    #[command(hide = true, subcommand)]
+    Image(ImageCommand),
+}
+
+/// `strata container …`.
+#[derive(Debug, Subcommand)]
+pub(crate) enum ContainerCommand {
+    Run(Box<commands::run::RunArgs>),
+    #[command(visible_aliases = ["ps", "list"])]
+    Ls(commands::ps::PsArgs),
+    Rm(commands::rm::RmArgs),
+    Layers(commands::layers::LayersArgs),
+    Inspect(commands::inspect::NounArgs),
+}
+
+/// `strata image …`.
+#[derive(Debug, Subcommand)]
+pub(crate) enum ImageCommand {
+    Pull(commands::pull::PullArgs),
+    Load(commands::load::LoadArgs),
+    Import(commands::import::ImportArgs),
+    #[command(visible_alias = "list")]
+    Ls(commands::images::ImagesArgs),
+    Tag(commands::tag::TagArgs),
+    Rm(commands::rmi::RmiArgs),
+    Layers(commands::layers::LayersArgs),
+    Inspect(commands::inspect::NounArgs),
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::{CommandFactory, Parser};
+
+    use super::*;
+
+    #[test]
+    fn the_definition_is_sound() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn the_front_page_names_every_command_in_its_own_words() {
+        for command in Cli::command().get_subcommands().filter(|c| !c.is_hide_set()) {
+            let about = command.get_about().map(|a| a.to_string()).unwrap_or_default();
+            let line = format!("  {:<12} {about}\n", command.get_name());
+            assert!(HELP.contains(&line), "the front page lacks: {line}");
+        }
+    }
+
+    #[test]
+    fn every_flag_has_help() {
+        fn walk(command: &clap::Command) {
+            for arg in command.get_arguments() {
+                assert!(
+                    arg.get_help().is_some(),
+                    "{} {}",
+                    command.get_name(),
+                    arg.get_id()
+                );
+            }
+            command.get_subcommands().for_each(walk);
+        }
+        walk(&Cli::command());
+    }
+
+    fn run(words: &[&str]) -> commands::run::RunArgs {
+        match Cli::try_parse_from([&["strata", "run"], words].concat()) {
+            Ok(Cli {
+                command: Command::Run(run),
+                ..
+            }) => *run,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn what_follows_the_image_belongs_to_the_command() {
+        let args = run(&["--rm", "busybox", "ls", "--rm", "-v", "--help"]);
+        assert!(args.rm);
+        assert_eq!(args.words, ["busybox", "ls", "--rm", "-v", "--help"]);
+        let args = run(&["busybox", "--help"]);
+        assert_eq!(args.words, ["busybox", "--help"]);
+        let args = run(&["-it", "--", "busybox", "-x"]);
+        assert!(args.interactive && args.tty);
+        assert_eq!(args.words, ["busybox", "-x"]);
+    }
+
+    #[test]
+    fn unknown_flags_before_the_image_are_refused() {
+        assert!(Cli::try_parse_from(["strata", "run", "--nosuch", "busybox"]).is_err());
+    }
+
+    #[test]
+    fn global_flags_stand_before_and_after_the_command() {
+        for words in [["strata", "--root", "/x", "ps"], ["strata", "ps", "--root", "/x"]] {
+            let cli = Cli::try_parse_from(words).unwrap();
+            assert_eq!(cli.global.root.as_deref(), Some(std::path::Path::new("/x")));
+        }
+    }
+
+    #[test]
+    fn short_flags_of_docker() {
+        let args = run(&[
+            "-e", "A=1", "-eB=2", "-w/tmp", "-u", "1:2", "-m", "64m", "-l", "a=b", "-h", "box", "x",
+        ]);
+        assert_eq!(args.env.len(), 2);
+        assert_eq!(args.memory.as_deref(), Some("64m"));
+        assert_eq!(args.hostname.as_deref(), Some("box"));
+    }
+}

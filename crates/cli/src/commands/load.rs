@@ -1,0 +1,55 @@
+//! `strata load`: images from an archive or a layout directory.
+
+use std::io::IsTerminal;
+use std::path::PathBuf;
+
+use clap::Args;
+use engine::load::Source;
+
+use super::{Context, Outcome, print};
+use crate::failure::Failure;
+use crate::progress;
+
+/// Load images from an archive or an OCI layout directory
+///
+/// Reads what docker save, podman save, skopeo and buildah write: an OCI archive, a docker archive (compressed or
+/// not), or an OCI layout directory. The names in it are kept.
+#[derive(Debug, Args)]
+pub(crate) struct LoadArgs {
+    /// Archive or directory [default: standard input]
+    #[arg(short, long, value_name = "PATH")]
+    input: Option<PathBuf>,
+    /// Platform, such as linux/arm64 [default: this machine's]
+    #[arg(long, value_name = "OS/ARCH")]
+    platform: Option<String>,
+    /// No progress
+    #[arg(short, long)]
+    quiet: bool,
+}
+
+pub(crate) fn run(context: &Context, args: LoadArgs) -> Outcome {
+    let mut stdin = std::io::stdin();
+    let source = match &args.input {
+        Some(path) if path.as_os_str() != "-" => Source::Path(path),
+        _ if stdin.is_terminal() => {
+            return Err(Failure::user("there is no archive on standard input").hint("name one with -i FILE"));
+        }
+        _ => Source::Stream(&mut stdin),
+    };
+    let progress = progress::choose(args.quiet);
+    let loaded = context
+        .engine()?
+        .load(source, args.platform.as_deref(), progress.as_ref())?;
+    print(|out| {
+        for image in &loaded {
+            match image.names.is_empty() {
+                true => writeln!(out, "Loaded image: {}", image.id)?,
+                false => image
+                    .names
+                    .iter()
+                    .try_for_each(|name| writeln!(out, "Loaded image: {name}"))?,
+            }
+        }
+        Ok(())
+    })
+}

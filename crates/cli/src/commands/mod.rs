@@ -1,0 +1,145 @@
+//! One file per command, and what they have in common: settings in, the engine opened, an exit code out.
+
+pub(crate) mod completion;
+pub(crate) mod images;
+pub(crate) mod import;
+pub(crate) mod info;
+pub(crate) mod inspect;
+pub(crate) mod layers;
+pub(crate) mod load;
+pub(crate) mod login;
+pub(crate) mod logout;
+pub(crate) mod ps;
+pub(crate) mod pull;
+pub(crate) mod reap;
+pub(crate) mod rm;
+pub(crate) mod rmi;
+pub(crate) mod run;
+pub(crate) mod tag;
+pub(crate) mod version;
+
+use std::ffi::OsString;
+use std::io::{self, BufWriter, ErrorKind, Write};
+use std::path::PathBuf;
+
+use engine::{Engine, Helper};
+
+use crate::args::{Cli, Command, ContainerCommand, ImageCommand};
+use crate::config::Settings;
+use crate::failure::Failure;
+use crate::render::style::Style;
+
+/// What a command ends with.
+pub(crate) type Outcome = Result<u8, Failure>;
+
+/// What every command is given.
+pub(crate) struct Context {
+    /// Where the store lies and the like.
+    pub(crate) settings: Settings,
+    /// `--verbose`.
+    pub(crate) verbose: bool,
+    /// Colour of standard output.
+    pub(crate) style: Style,
+}
+
+impl Context {
+    /// The engine on the settings' store.
+    pub(crate) fn engine(&self) -> Result<Engine, Failure> {
+        let settings = &self.settings;
+        // The file that this program was started from; the kernel's own link to it where it has been replaced since.
+        let program = std::env::current_exe().ok().filter(|path| path.exists());
+        let program = program.unwrap_or_else(|| PathBuf::from("/proc/self/exe"));
+        let remover = [
+            program.as_os_str(),
+            "--root".as_ref(),
+            settings.root.as_os_str(),
+            "--state".as_ref(),
+        ]
+        .into_iter()
+        .chain([
+            settings.state.as_os_str(),
+            "--namespace".as_ref(),
+            settings.namespace.as_ref(),
+        ])
+        .chain([crate::REAPER.as_ref()])
+        .map(OsString::from)
+        .collect();
+        Ok(Engine::open(engine::Setup {
+            root: settings.root.clone(),
+            state: settings.state.clone(),
+            namespace: settings.namespace.clone(),
+            helper: Helper {
+                program,
+                args: vec![crate::SUPERVISOR.into()],
+            },
+            remover,
+        })?)
+    }
+}
+
+/// Runs the command and gives the exit code, after an error is told on standard error.
+pub(crate) fn run(cli: Cli) -> u8 {
+    let outcome = Settings::resolve(&cli.global).and_then(|settings| {
+        let context = Context {
+            settings,
+            verbose: cli.verbose,
+            style: Style::of(&io::stdout()),
+        };
+        dispatch(&context, cli.command)
+    });
+    outcome.unwrap_or_else(|failure| failure.report())
+}
+
+fn dispatch(context: &Context, command: Command) -> Outcome {
+    match command {
+        Command::Run(args) | Command::Container(ContainerCommand::Run(args)) => run::run(context, *args),
+        Command::Ps(args) | Command::Container(ContainerCommand::Ls(args)) => ps::run(context, args),
+        Command::Rm(args) | Command::Container(ContainerCommand::Rm(args)) => rm::run(context, args),
+        Command::Layers(args)
+        | Command::Container(ContainerCommand::Layers(args))
+        | Command::Image(ImageCommand::Layers(args)) => layers::run(context, args),
+        Command::Inspect(args) => inspect::run(context, args.names, args.kind),
+        Command::Container(ContainerCommand::Inspect(args)) => {
+            inspect::run(context, args.names, Some(inspect::Kind::Container))
+        }
+        Command::Image(ImageCommand::Inspect(args)) => {
+            inspect::run(context, args.names, Some(inspect::Kind::Image))
+        }
+        Command::Pull(args) | Command::Image(ImageCommand::Pull(args)) => pull::run(context, args),
+        Command::Load(args) | Command::Image(ImageCommand::Load(args)) => load::run(context, args),
+        Command::Import(args) | Command::Image(ImageCommand::Import(args)) => import::run(context, args),
+        Command::Images(args) | Command::Image(ImageCommand::Ls(args)) => images::run(context, args),
+        Command::Tag(args) | Command::Image(ImageCommand::Tag(args)) => tag::run(context, args),
+        Command::Rmi(args) | Command::Image(ImageCommand::Rm(args)) => rmi::run(context, args),
+        Command::Login(args) => login::run(context, args),
+        Command::Logout(args) => logout::run(context, args),
+        Command::Info(args) => info::run(context, args),
+        Command::Version(args) => version::run(context, args),
+        Command::Completion(args) => completion::run(args),
+        Command::Reap(args) => reap::run(context, &args),
+    }
+}
+
+/// Writes a command's answer to standard output, in one go. A reader that has gone away (`strata ps | head -1`) is
+/// no failure.
+pub(crate) fn print(write: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> Outcome {
+    let mut out = BufWriter::new(io::stdout().lock());
+    match write(&mut out).and_then(|()| out.flush()) {
+        Err(e) if e.kind() != ErrorKind::BrokenPipe => {
+            Err(Failure::user(format!("cannot write the output: {e}")))
+        }
+        _ => Ok(0),
+    }
+}
+
+/// Does one thing for each name, tells each failure, goes on with the rest; the exit code is that of a failure when
+/// there was one.
+pub(crate) fn for_each(names: &[String], mut what: impl FnMut(&str) -> Result<(), Failure>) -> u8 {
+    let mut code = 0;
+    for name in names {
+        if let Err(failure) = what(name) {
+            code = failure.report();
+        }
+    }
+    code
+}

@@ -1,0 +1,35 @@
+//! `strata rm`: removes containers.
+
+use clap::Args;
+
+use super::{Context, Outcome, for_each, print};
+use crate::failure::Failure;
+
+/// Remove containers
+///
+/// What a container wrote is removed with it. Images stay.
+#[derive(Debug, Args)]
+pub(crate) struct RmArgs {
+    /// Containers, by name, id or the beginning of an id
+    #[arg(value_name = "CONTAINER", required_unless_present = "all")]
+    containers: Vec<String>,
+    /// Kill those that run; a container that does not exist is no error
+    #[arg(short, long)]
+    force: bool,
+    /// All containers of the namespace
+    #[arg(short, long, conflicts_with = "containers")]
+    all: bool,
+}
+
+pub(crate) fn run(context: &Context, args: RmArgs) -> Outcome {
+    let engine = context.engine()?;
+    let names = match args.all {
+        true => engine.ps(true)?.into_iter().map(|c| c.id).collect(),
+        false => args.containers,
+    };
+    Ok(for_each(&names, |name| match engine.rm(name, args.force) {
+        Ok(_) => print(|out| writeln!(out, "{name}")).map(drop),
+        Err(engine::rm::RmError::NotFound(_)) if args.force => Ok(()),
+        Err(error) => Err(Failure::from(error)),
+    }))
+}

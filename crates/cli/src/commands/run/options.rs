@@ -1,0 +1,165 @@
+//! From the flags of `run` to what the engine is asked. Each flag's own form is known to `runtime::options`.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use engine::run::{Request, Source};
+use runtime::options::container::{ResourceOptions, SeccompChoice, Unmask};
+use runtime::options::env::EnvOption;
+use runtime::options::security::SecurityOption;
+use runtime::options::{
+    ContainerOptions, OptionError, devices, env, limits, mounts, namespaces, network, process, security,
+};
+
+use super::{Pull, RunArgs};
+use crate::commands::Context;
+use crate::failure::Failure;
+use crate::registries;
+
+impl From<OptionError> for Failure {
+    fn from(error: OptionError) -> Failure {
+        Failure::user(format!("{} {:?}: {}", error.flag, error.value, error.problem)).hint(error.hint)
+    }
+}
+
+/// What the flags ask for.
+pub(super) fn request(context: &Context, args: &RunArgs) -> Result<Request, Failure> {
+    let (source, command) = match (&args.rootfs, args.words.split_first()) {
+        (Some(dir), _) => (Source::Directory(absolute(dir)?), args.words.as_slice()),
+        (None, Some((image, command))) if image == "host" => (Source::Host, command),
+        (None, Some((image, command))) => (Source::Image(image.clone()), command),
+        (None, None) => return Err(Failure::user("no image is named")),
+    };
+    let mut request = Request::new(source);
+    request.container = container(args, command)?;
+    request.name = maybe(&args.name, process::name)?;
+    request.remove = args.rm;
+    request.interactive = args.interactive;
+    request.pull = match args.pull {
+        Pull::Always => engine::run::PullPolicy::Always,
+        Pull::Missing => engine::run::PullPolicy::Missing,
+        Pull::Never => engine::run::PullPolicy::Never,
+    };
+    request.platform = args.platform.clone();
+    request.registries = registries::options(&context.settings, None);
+    for label in &args.label {
+        let (key, value) = env::key_value("--label", label)?;
+        request.labels.insert(key, value);
+    }
+    request.hosts = each(&args.add_host, network::add_host)?;
+    request.dns = each(&args.dns, network::dns)?;
+    request.runtime = args.runtime.clone().or_else(|| context.settings.runtime.clone());
+    Ok(request)
+}
+
+/// Everything about the container itself.
+fn container(args: &RunArgs, command: &[String]) -> Result<ContainerOptions, Failure> {
+    let cwd = std::env::current_dir().map_err(|e| Failure::user(format!("the working directory: {e}")))?;
+    let mut options = ContainerOptions {
+        command: command.to_vec(),
+        entrypoint: maybe(&args.entrypoint, process::entrypoint)?,
+        env: environment(args)?,
+        workdir: maybe(&args.workdir, process::workdir)?,
+        user: args.user.clone(),
+        group_add: args.group_add.clone(),
+        hostname: maybe(&args.hostname, network::hostname)?,
+        tty: args.tty,
+        init: args.init,
+        devices: each(&args.device, devices::device)?,
+        read_only: args.read_only,
+        cap_add: each(&args.cap_add, |v| security::capability("--cap-add", v))?,
+        cap_drop: each(&args.cap_drop, |v| security::capability("--cap-drop", v))?,
+        privileged: args.privileged,
+        sysctls: each(&args.sysctl, security::sysctl)?,
+        ulimits: each(&args.ulimit, limits::ulimit)?,
+        shm_size: maybe(&args.shm_size, limits::shm_size)?,
+        resources: ResourceOptions {
+            memory: maybe(&args.memory, |v| limits::memory("--memory", v))?,
+            memory_swap: maybe(&args.memory_swap, |v| limits::memory("--memory-swap", v))?,
+            cpu_quota: maybe(&args.cpus, limits::cpus)?.flatten(),
+            pids_limit: maybe(&args.pids_limit, limits::pids_limit)?.flatten(),
+            ..ResourceOptions::default()
+        },
+        cgroup_parent: maybe(&args.cgroup_parent, process::cgroup_parent)?,
+        network: namespaces::network(&args.network)?,
+        pid: maybe(&args.pid, |v| namespaces::namespace("--pid", v))?.unwrap_or_default(),
+        ipc: maybe(&args.ipc, |v| namespaces::namespace("--ipc", v))?.unwrap_or_default(),
+        uts: maybe(&args.uts, |v| namespaces::namespace("--uts", v))?.unwrap_or_default(),
+        annotations: each(&args.annotation, |v| env::key_value("--annotation", v))?,
+        stop_signal: maybe(&args.stop_signal, process::stop_signal)?,
+        ..ContainerOptions::default()
+    };
+    options
+        .mounts
+        .extend(each(&args.volume, |v| mounts::volume(v, &cwd))?);
+    options
+        .mounts
+        .extend(each(&args.mount, |v| mounts::mount(v, &cwd))?);
+    options.mounts.extend(each(&args.tmpfs, mounts::tmpfs)?);
+    for value in &args.security_opt {
+        security_option(&mut options, security::security_opt(value)?, &cwd)?;
+    }
+    Ok(options)
+}
+
+fn each<T>(values: &[String], parse: impl Fn(&str) -> Result<T, OptionError>) -> Result<Vec<T>, OptionError> {
+    values.iter().map(|value| parse(value)).collect()
+}
+
+fn maybe<T>(
+    value: &Option<String>,
+    parse: impl FnOnce(&str) -> Result<T, OptionError>,
+) -> Result<Option<T>, OptionError> {
+    value.as_deref().map(parse).transpose()
+}
+
+fn security_option(options: &mut ContainerOptions, asked: SecurityOption, cwd: &Path) -> Result<(), Failure> {
+    match asked {
+        SecurityOption::NoNewPrivileges(on) => options.no_new_privileges = on,
+        SecurityOption::SeccompUnconfined => options.seccomp = SeccompChoice::Unconfined,
+        SecurityOption::SeccompDefault => options.seccomp = SeccompChoice::Always,
+        SecurityOption::SeccompFile(file) => {
+            let path = cwd.join(file);
+            let text = read(&path, "seccomp profile")?;
+            options.seccomp = SeccompChoice::Profile { path, text };
+        }
+        SecurityOption::Apparmor(profile) => options.apparmor = profile,
+        SecurityOption::LabelDisable => {}
+        SecurityOption::Mask(paths) => options.mask.extend(paths),
+        SecurityOption::Unmask(paths) if paths.is_empty() => options.unmask = Unmask::Everything,
+        SecurityOption::Unmask(paths) => match &mut options.unmask {
+            Unmask::Everything => {}
+            Unmask::Paths(all) => all.extend(paths),
+            Unmask::Nothing => options.unmask = Unmask::Paths(paths),
+        },
+    }
+    Ok(())
+}
+
+/// Variables of files first, then those of flags, which win.
+fn environment(args: &RunArgs) -> Result<Vec<(String, Option<String>)>, Failure> {
+    let mut asked: Vec<EnvOption> = Vec::new();
+    for file in &args.env_file {
+        asked.extend(env::env_file(&read(file, "environment file")?)?);
+    }
+    for value in &args.env {
+        asked.push(env::env(value)?);
+    }
+    let inherits = asked.iter().any(|v| !matches!(v, EnvOption::Set(..)));
+    let own: Vec<(String, String)> = match inherits {
+        // What is not UTF-8 cannot be said in the container's configuration, which is JSON.
+        true => std::env::vars_os()
+            .filter_map(|(k, v)| Some((k.into_string().ok()?, v.into_string().ok()?)))
+            .collect(),
+        false => Vec::new(),
+    };
+    Ok(asked.iter().flat_map(|v| v.resolve(&own)).collect())
+}
+
+fn read(path: &Path, what: &str) -> Result<String, Failure> {
+    fs::read_to_string(path).map_err(|e| Failure::user(format!("{what} {}: {e}", path.display())))
+}
+
+fn absolute(path: &Path) -> Result<PathBuf, Failure> {
+    std::path::absolute(path).map_err(|e| Failure::user(format!("directory {}: {e}", path.display())))
+}

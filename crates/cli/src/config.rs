@@ -1,0 +1,189 @@
+//! Settings: a flag goes before the environment, that before the configuration file, that before the default.
+//!
+//! The keys are described in `docs/configuration.md`.
+
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
+
+use serde::Deserialize;
+
+use crate::args::Global;
+use crate::failure::Failure;
+
+/// Where the configuration file lies unless a flag or the environment names another.
+pub(crate) const FILE: &str = "/etc/strata/config.toml";
+
+/// The configuration file.
+#[derive(Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct File {
+    root: Option<PathBuf>,
+    state: Option<PathBuf>,
+    namespace: Option<String>,
+    runtime: Option<PathBuf>,
+    #[serde(default)]
+    registries: Registries,
+}
+
+/// `[registries]`: how registries are spoken to.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Registries {
+    /// Registries (`host` or `host:port`) that may be spoken to without TLS.
+    #[serde(default)]
+    pub(crate) plain_http: Vec<String>,
+}
+
+/// Every setting, resolved.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Settings {
+    /// The store.
+    pub(crate) root: PathBuf,
+    /// Bundles and sockets.
+    pub(crate) state: PathBuf,
+    /// Namespace of containers and images.
+    pub(crate) namespace: String,
+    /// An OCI runtime used instead of strata's own.
+    pub(crate) runtime: Option<PathBuf>,
+    /// How registries are spoken to.
+    pub(crate) registries: Registries,
+    /// The file that was read, if there was one.
+    pub(crate) file: Option<PathBuf>,
+}
+
+impl Settings {
+    /// Resolves the settings; `global` holds flags and environment already (clap orders these).
+    ///
+    /// # Errors
+    /// A file that was named and is missing, or that cannot be read or understood; a namespace that is no name.
+    pub(crate) fn resolve(global: &Global) -> Result<Settings, Failure> {
+        let path = global.config.as_deref().unwrap_or(Path::new(FILE));
+        let (file, read) = match std::fs::read_to_string(path) {
+            Ok(text) => (parse(&text, path)?, Some(path.to_owned())),
+            Err(e) if e.kind() == ErrorKind::NotFound && global.config.is_none() => (File::default(), None),
+            Err(e) => {
+                return Err(
+                    Failure::user(format!("configuration file {}: {e}", path.display()))
+                        .hint("name a file that exists with --config or STRATA_CONFIG, or leave both out"),
+                );
+            }
+        };
+        let namespace = global
+            .namespace
+            .clone()
+            .or(file.namespace)
+            .unwrap_or_else(|| "default".to_owned());
+        check_namespace(&namespace)?;
+        Ok(Settings {
+            root: absolute(global.root.clone().or(file.root), "/var/lib/strata")?,
+            state: absolute(global.state.clone().or(file.state), "/run/strata")?,
+            namespace,
+            runtime: file.runtime,
+            registries: file.registries,
+            file: read,
+        })
+    }
+}
+
+fn parse(text: &str, path: &Path) -> Result<File, Failure> {
+    let file: File = toml::from_str(text).map_err(|e| {
+        let line = e
+            .span()
+            .map_or(1, |span| text[..span.start].matches('\n').count() + 1);
+        Failure::user(format!(
+            "configuration file {}, line {line}: {}",
+            path.display(),
+            e.message().replace('\n', "; ")
+        ))
+        .hint("the keys are root, state, namespace, runtime and [registries] plain_http")
+    })?;
+    for (key, value) in [("root", &file.root), ("state", &file.state)] {
+        if value.as_ref().is_some_and(|v| v.is_relative()) {
+            return Err(Failure::user(format!(
+                "configuration file {}: {key} must be an absolute path",
+                path.display()
+            )));
+        }
+    }
+    Ok(file)
+}
+
+fn absolute(given: Option<PathBuf>, default: &str) -> Result<PathBuf, Failure> {
+    let path = given.unwrap_or_else(|| PathBuf::from(default));
+    std::path::absolute(&path).map_err(|e| Failure::user(format!("directory {}: {e}", path.display())))
+}
+
+/// A namespace is a directory's name: containerd's rule, `[A-Za-z0-9]` with single `.`, `_` or `-` between.
+fn check_namespace(name: &str) -> Result<(), Failure> {
+    let good = !name.is_empty()
+        && name.len() <= 76
+        && name
+            .split(['.', '_', '-'])
+            .all(|part| !part.is_empty() && part.chars().all(|c| c.is_ascii_alphanumeric()));
+    if good {
+        Ok(())
+    } else {
+        Err(Failure::user(format!("{name:?} is no name of a namespace"))
+            .hint("letters and digits, with single dots, dashes or underscores between, at most 76"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_file_gives_way_to_flags() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("c.toml");
+        std::fs::write(
+            &path,
+            "root = \"/a\"\nstate = \"/b\"\n[registries]\nplain_http = [\"r:5000\"]\n",
+        )
+        .unwrap();
+        let global = Global {
+            root: Some("/flag".into()),
+            config: Some(path.clone()),
+            ..Global::default()
+        };
+        let settings = Settings::resolve(&global).unwrap();
+        assert_eq!(settings.root, Path::new("/flag"));
+        assert_eq!(settings.state, Path::new("/b"));
+        assert_eq!(settings.namespace, "default");
+        assert_eq!(settings.registries.plain_http, ["r:5000"]);
+        assert_eq!(settings.file, Some(path));
+    }
+
+    #[test]
+    fn mistakes_name_their_line() {
+        let error = parse("root = \"/a\"\n\nrot = \"/b\"\n", Path::new("/c")).unwrap_err();
+        assert!(error.to_string().contains("/c, line 3"), "{error}");
+        assert!(error.to_string().contains("rot"), "{error}");
+        assert!(parse("root = \"a\"", Path::new("/c")).is_err());
+        assert!(parse("root = 1", Path::new("/c")).is_err());
+    }
+
+    #[test]
+    fn a_named_file_must_exist() {
+        let global = Global {
+            config: Some("/nonexistent/c.toml".into()),
+            ..Global::default()
+        };
+        assert!(
+            Settings::resolve(&global)
+                .unwrap_err()
+                .to_string()
+                .contains("/nonexistent/c.toml")
+        );
+    }
+
+    #[test]
+    fn namespaces_are_directory_names() {
+        for good in ["default", "k8s.io", "a-b_c"] {
+            assert!(check_namespace(good).is_ok(), "{good}");
+        }
+        for wrong in ["", ".", "..", "a/b", "-a", "a..b", "ä"] {
+            assert!(check_namespace(wrong).is_err(), "{wrong}");
+        }
+    }
+}

@@ -1,0 +1,442 @@
+//! From the engine's errors to a sentence, a hint and an exit code.
+//!
+//! An error's own words name what it concerns; here is decided whose fault it is and what may help. Errors of
+//! registries and archives bring their advice along in their words.
+
+use std::fmt::Display;
+
+use engine::OpenError;
+use engine::errors::{
+    BlobError, ContainerError, Fault, ImageError, IngestError, InstallError, SnapshotError,
+};
+use engine::images::ImagesError;
+use engine::import::{self, ImportError};
+use engine::info::InfoError;
+use engine::inspect::InspectError;
+use engine::layers::LayersError;
+use engine::load::{LoadError, LoadProblem};
+use engine::login::{AuthError, RegistryError};
+use engine::ps::PsError;
+use engine::pull::{self, PullError, ReferenceError};
+use engine::rm::RmError;
+use engine::rmi::RmiError;
+use engine::run::{BaseError, RunError};
+use engine::tag::{FindImageError, TagError};
+
+use crate::failure::Failure;
+
+/// What can be said about an error beyond its words.
+pub(crate) trait Explain: Display {
+    /// Trouble of the disk or the database behind it.
+    fn fault(&self) -> Option<&Fault> {
+        None
+    }
+
+    /// What may help.
+    fn hint(&self) -> Option<String> {
+        None
+    }
+
+    /// The exit code, where it is not strata's own.
+    fn code(&self) -> Option<u8> {
+        None
+    }
+}
+
+impl<E: Explain> From<E> for Failure {
+    fn from(error: E) -> Failure {
+        let damaged = matches!(
+            error.fault(),
+            Some(Fault::Corrupt { .. } | Fault::Database { .. })
+        );
+        let mut failure = if damaged {
+            Failure::internal(&error)
+        } else {
+            Failure::user(&error)
+        };
+        if let Some(hint) = error.hint().or_else(|| error.fault().and_then(fault_hint)) {
+            failure = failure.hint(hint);
+        }
+        match error.code() {
+            Some(code) => failure.code(code),
+            None => failure,
+        }
+    }
+}
+
+fn fault_hint(fault: &Fault) -> Option<String> {
+    let hint = match fault {
+        Fault::Full(_) => "free some space, or use another --root",
+        Fault::ReadOnly(_) => "name a directory that can be written with --root",
+        Fault::Busy(_) => "another strata has been writing for long; try again",
+        Fault::Corrupt { .. } | Fault::Database { .. } => {
+            "keep a copy of the store, and report what happened to it"
+        }
+        Fault::Io { source, .. } if source.kind() == std::io::ErrorKind::PermissionDenied => {
+            "strata runs as root"
+        }
+        _ => return None,
+    };
+    Some(hint.to_owned())
+}
+
+impl Explain for Fault {
+    fn fault(&self) -> Option<&Fault> {
+        Some(self)
+    }
+}
+
+impl Explain for OpenError {
+    fn fault(&self) -> Option<&Fault> {
+        match self {
+            OpenError::Fault(fault) => Some(fault),
+            _ => None,
+        }
+    }
+
+    fn hint(&self) -> Option<String> {
+        let hint = match self {
+            OpenError::Newer { .. } | OpenError::UnknownFeatures { .. } => {
+                "use the strata that wrote it, or a newer one"
+            }
+            OpenError::NotAStore { .. } => {
+                "name an empty directory, or one that is not there yet, with --root"
+            }
+            OpenError::NotUtf8(_) => "name another directory with --root",
+            _ => return None,
+        };
+        Some(hint.to_owned())
+    }
+}
+
+impl Explain for ContainerError {
+    fn fault(&self) -> Option<&Fault> {
+        match self {
+            ContainerError::Fault(fault) | ContainerError::Snapshot(SnapshotError::Fault(fault)) => {
+                Some(fault)
+            }
+            _ => None,
+        }
+    }
+
+    fn hint(&self) -> Option<String> {
+        Some(match self {
+            ContainerError::NameInUse { name, .. } => {
+                format!("choose another name, or remove that container: strata rm {name}")
+            }
+            ContainerError::NotFound(_) => "strata ps -a lists all containers".to_owned(),
+            ContainerError::Ambiguous { .. } => "give more digits of the id".to_owned(),
+            ContainerError::ManifestGone(_) => "it was removed meanwhile; run again".to_owned(),
+            _ => return None,
+        })
+    }
+}
+
+impl Explain for SnapshotError {
+    fn fault(&self) -> Option<&Fault> {
+        match self {
+            SnapshotError::Fault(fault) => Some(fault),
+            _ => None,
+        }
+    }
+}
+
+impl Explain for BlobError {
+    fn fault(&self) -> Option<&Fault> {
+        match self {
+            BlobError::Fault(fault) => Some(fault),
+            _ => None,
+        }
+    }
+
+    fn hint(&self) -> Option<String> {
+        matches!(self, BlobError::Damaged { .. } | BlobError::NotFound(_))
+            .then(|| "pull or load the image again".to_owned())
+    }
+}
+
+impl Explain for ImageError {
+    fn fault(&self) -> Option<&Fault> {
+        match self {
+            ImageError::Fault(fault) => Some(fault),
+            _ => None,
+        }
+    }
+}
+
+impl Explain for InstallError {
+    fn fault(&self) -> Option<&Fault> {
+        match self {
+            InstallError::Fault(fault) | InstallError::Ingest(IngestError::Fault(fault)) => Some(fault),
+            InstallError::Blob(error) => error.fault(),
+            InstallError::Image(error) => error.fault(),
+            _ => None,
+        }
+    }
+}
+
+impl Explain for FindImageError {
+    fn fault(&self) -> Option<&Fault> {
+        match self {
+            FindImageError::Store(fault) => Some(fault),
+            _ => None,
+        }
+    }
+
+    fn hint(&self) -> Option<String> {
+        let hint = match self {
+            FindImageError::NotFound(_) => "strata images lists those there are",
+            FindImageError::Ambiguous { .. } => "give more digits of the id",
+            _ => return None,
+        };
+        Some(hint.to_owned())
+    }
+}
+
+impl Explain for ReferenceError {}
+impl Explain for RegistryError {}
+impl Explain for AuthError {}
+
+impl Explain for PullError {
+    fn fault(&self) -> Option<&Fault> {
+        match self {
+            PullError::Pull(pull::Refusal::Install { source, .. }) => source.fault(),
+            _ => None,
+        }
+    }
+}
+
+impl Explain for LoadError {
+    fn fault(&self) -> Option<&Fault> {
+        match self {
+            LoadError::Load(refusal) => match &*refusal.problem {
+                LoadProblem::Install { source, .. } => source.fault(),
+                _ => None,
+            },
+            _ => None,
+        }
+    }
+}
+
+impl Explain for ImportError {
+    fn fault(&self) -> Option<&Fault> {
+        match self {
+            ImportError::Import(import::Refusal::Install { source, .. }) => source.fault(),
+            _ => None,
+        }
+    }
+}
+
+impl Explain for BaseError {
+    fn fault(&self) -> Option<&Fault> {
+        match self {
+            BaseError::Store(fault) => Some(fault),
+            BaseError::Pull(error) => error.fault(),
+            BaseError::Find(error) => error.fault(),
+            BaseError::Blob { source, .. } => source.fault(),
+            _ => None,
+        }
+    }
+
+    fn hint(&self) -> Option<String> {
+        Some(match self {
+            BaseError::Missing(name) => {
+                format!("pull it with strata pull {name}, or load it with strata load")
+            }
+            BaseError::OtherPlatform { built, .. } => {
+                format!("take it anyway with --platform {built}, or let it be pulled with --pull=missing")
+            }
+            BaseError::Find(error) => return error.hint(),
+            BaseError::Blob { source, .. } => return source.hint(),
+            _ => return None,
+        })
+    }
+}
+
+impl Explain for RunError {
+    fn fault(&self) -> Option<&Fault> {
+        match self {
+            RunError::Container(error) => error.fault(),
+            _ => None,
+        }
+    }
+
+    fn hint(&self) -> Option<String> {
+        let hint = match self {
+            RunError::Container(error) => return error.hint(),
+            RunError::State { source, .. } if source.kind() == std::io::ErrorKind::PermissionDenied => {
+                "strata runs as root"
+            }
+            RunError::Remove { .. } => "remove it with strata rm -f",
+            _ => return None,
+        };
+        Some(hint.to_owned())
+    }
+
+    fn code(&self) -> Option<u8> {
+        match self {
+            RunError::Start(error) => Some(error.exit_code()),
+            _ => None,
+        }
+    }
+}
+
+impl Explain for RmError {
+    fn fault(&self) -> Option<&Fault> {
+        match self {
+            RmError::Container(error) => error.fault(),
+            _ => None,
+        }
+    }
+
+    fn hint(&self) -> Option<String> {
+        Some(match self {
+            RmError::NotFound(_) => "strata ps -a lists all containers".to_owned(),
+            RmError::Running { name, .. } => format!("kill and remove it with strata rm -f {name}"),
+            RmError::Container(error) => return error.hint(),
+            _ => return None,
+        })
+    }
+}
+
+impl Explain for RmiError {
+    fn fault(&self) -> Option<&Fault> {
+        match self {
+            RmiError::Store(error) => error.fault(),
+            RmiError::Find(error) => error.fault(),
+            _ => None,
+        }
+    }
+
+    fn hint(&self) -> Option<String> {
+        let hint = match self {
+            RmiError::NotFound(_) => "strata images lists those there are",
+            RmiError::SeveralNames { .. } => "remove it by one of its names, or all of them with -f",
+            RmiError::InUse { .. } => {
+                "remove them first, or take only the name away with -f: they go on as they are"
+            }
+            RmiError::Find(error) => return error.hint(),
+            _ => return None,
+        };
+        Some(hint.to_owned())
+    }
+}
+
+impl Explain for TagError {
+    fn fault(&self) -> Option<&Fault> {
+        match self {
+            TagError::Find(error) => error.fault(),
+            TagError::Store(error) => error.fault(),
+            _ => None,
+        }
+    }
+
+    fn hint(&self) -> Option<String> {
+        match self {
+            TagError::Find(error) => error.hint(),
+            _ => None,
+        }
+    }
+}
+
+impl Explain for ImagesError {
+    fn fault(&self) -> Option<&Fault> {
+        match self {
+            ImagesError::Store(fault) => Some(fault),
+            _ => None,
+        }
+    }
+}
+
+impl Explain for PsError {
+    fn fault(&self) -> Option<&Fault> {
+        match self {
+            PsError::Store(fault) => Some(fault),
+            _ => None,
+        }
+    }
+}
+
+impl Explain for InfoError {
+    fn fault(&self) -> Option<&Fault> {
+        match self {
+            InfoError::Store(fault) => Some(fault),
+            InfoError::Ps(error) => error.fault(),
+            _ => None,
+        }
+    }
+}
+
+impl Explain for LayersError {
+    fn fault(&self) -> Option<&Fault> {
+        match self {
+            LayersError::Store(fault) => Some(fault),
+            LayersError::Container(error) => error.fault(),
+            LayersError::Image(error) => error.fault(),
+            LayersError::Snapshot(error) => error.fault(),
+            _ => None,
+        }
+    }
+
+    fn hint(&self) -> Option<String> {
+        match self {
+            LayersError::NotFound(_) => Some(WHAT_THERE_IS.to_owned()),
+            LayersError::Container(error) => error.hint(),
+            LayersError::Image(error) => error.hint(),
+            _ => None,
+        }
+    }
+}
+
+impl Explain for InspectError {
+    fn fault(&self) -> Option<&Fault> {
+        match self {
+            InspectError::Store(fault) => Some(fault),
+            InspectError::Container(error) => error.fault(),
+            InspectError::Image(error) => error.fault(),
+            InspectError::Snapshot(error) => error.fault(),
+            InspectError::Blob(error) => error.fault(),
+            _ => None,
+        }
+    }
+
+    fn hint(&self) -> Option<String> {
+        match self {
+            InspectError::NotFound(_) => Some(WHAT_THERE_IS.to_owned()),
+            InspectError::Container(error) => error.hint(),
+            InspectError::Image(error) => error.hint(),
+            InspectError::Blob(error) => error.hint(),
+            _ => None,
+        }
+    }
+}
+
+const WHAT_THERE_IS: &str = "strata ps -a lists the containers, strata images the images";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn trouble_of_the_disk_is_found_however_deep_it_lies() {
+        let error = RunError::Container(ContainerError::Fault(Fault::Full("/s".into())));
+        let failure = Failure::from(error);
+        assert_eq!(failure.to_string(), "no space left on the disk for /s");
+        assert_eq!(failure.advice(), Some("free some space, or use another --root"));
+    }
+
+    #[test]
+    fn a_name_in_use_says_what_to_do() {
+        let error = ContainerError::NameInUse {
+            name: "web".into(),
+            id: "ab".repeat(32),
+        };
+        let failure = Failure::from(RunError::from(error));
+        assert!(failure.to_string().contains("\"web\""), "{failure}");
+        assert!(
+            failure
+                .advice()
+                .is_some_and(|hint| hint.contains("strata rm web"))
+        );
+    }
+}

@@ -1,0 +1,152 @@
+//! How a command fails: one sentence on standard error, a hint where one helps, and exit code 125.
+//!
+//! A user's mistake and strata's own trouble are told apart: the latter says what to report.
+
+use std::fmt;
+use std::io::{IsTerminal, Write};
+
+use crate::render::style::Style;
+
+/// Exit code of strata's own failures, as docker and podman have it.
+pub(crate) const EXIT: u8 = 125;
+
+/// Whose fault a failure is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Fault {
+    /// What was asked cannot be done: a wrong name, a bad archive, a full disk.
+    User,
+    /// Strata or what it stands on is not as it should be.
+    Internal,
+}
+
+/// A failed command.
+#[derive(Debug)]
+pub(crate) struct Failure {
+    message: String,
+    hint: Option<String>,
+    fault: Fault,
+    code: u8,
+}
+
+impl Failure {
+    /// What was asked cannot be done.
+    pub(crate) fn user(message: impl fmt::Display) -> Failure {
+        Failure {
+            message: one_line(&message.to_string()),
+            hint: None,
+            fault: Fault::User,
+            code: EXIT,
+        }
+    }
+
+    /// Something that should hold does not.
+    pub(crate) fn internal(message: impl fmt::Display) -> Failure {
+        Failure {
+            fault: Fault::Internal,
+            ..Failure::user(message)
+        }
+    }
+
+    /// Adds what the user may do about it.
+    pub(crate) fn hint(mut self, hint: impl Into<String>) -> Failure {
+        self.hint = Some(hint.into());
+        self
+    }
+
+    /// What the user may do about it.
+    #[cfg(test)]
+    pub(crate) fn advice(&self) -> Option<&str> {
+        self.hint.as_deref()
+    }
+
+    /// Ends with another exit code than [`EXIT`].
+    pub(crate) fn code(mut self, code: u8) -> Failure {
+        self.code = code;
+        self
+    }
+
+    /// Prints the failure on standard error and gives the exit code.
+    pub(crate) fn report(&self) -> u8 {
+        let err = std::io::stderr();
+        // Nothing is left to tell anyone if standard error is gone.
+        let _ = self.write(&mut err.lock(), Style::of(&err));
+        self.code
+    }
+
+    fn write(&self, out: &mut impl Write, style: Style) -> std::io::Result<()> {
+        match self.fault {
+            Fault::User => writeln!(out, "{} {}", style.red("error:"), self.message)?,
+            Fault::Internal => writeln!(out, "{} {}", style.red("internal error:"), self.message)?,
+        }
+        match (&self.hint, self.fault) {
+            (Some(hint), _) => writeln!(out, "{} {hint}", style.cyan("hint:")),
+            (None, Fault::Internal) => {
+                writeln!(
+                    out,
+                    "{} this should not happen; please report it with the command",
+                    style.cyan("hint:")
+                )
+            }
+            (None, Fault::User) => Ok(()),
+        }
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
+/// Errors are one line: what comes from elsewhere (the kernel's log, a registry's answer) may hold more.
+fn one_line(text: &str) -> String {
+    text.split(['\n', '\r'])
+        .map(str::trim)
+        .filter(|l| !l.is_empty())
+        .collect::<Vec<_>>()
+        .join("; ")
+}
+
+/// What clap found wrong, in our form; help and version are no failures and go to standard output.
+pub(crate) fn usage(error: &clap::Error) -> u8 {
+    use clap::error::ErrorKind;
+    if matches!(
+        error.kind(),
+        ErrorKind::DisplayHelp
+            | ErrorKind::DisplayVersion
+            | ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand
+    ) {
+        let asked = error.kind() != ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand;
+        let _ = error.print();
+        return if asked { 0 } else { EXIT };
+    }
+    // Clap's own rendering is good and knows suggestions; only the exit code (2) is not ours.
+    if std::io::stderr().is_terminal() {
+        let _ = error.print();
+    } else {
+        let _ = writeln!(std::io::stderr(), "{}", error.render().to_string().trim_end());
+    }
+    EXIT
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn text(failure: &Failure) -> String {
+        let mut out = Vec::new();
+        failure.write(&mut out, Style::PLAIN).unwrap();
+        String::from_utf8(out).unwrap()
+    }
+
+    #[test]
+    fn one_sentence_and_a_hint() {
+        assert_eq!(text(&Failure::user("no image \"x\"")), "error: no image \"x\"\n");
+        assert_eq!(
+            text(&Failure::user("no image \"x\"").hint("pull it")),
+            "error: no image \"x\"\nhint: pull it\n"
+        );
+        assert!(text(&Failure::internal("row gone")).starts_with("internal error: row gone\nhint: "));
+        assert_eq!(text(&Failure::user("a\n\n b\r\n")), "error: a; b\n");
+    }
+}
