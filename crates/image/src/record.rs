@@ -527,6 +527,7 @@ pub fn rebuild(fs: &Dir, record: &File, out: impl Write) -> Result<Digest, Recor
                 let first = displaced.partition_point(|it| (&it.path, it.before) <= (&file.path, files));
                 files += 1;
                 match displaced.get(first).filter(|it| it.path == file.path) {
+                    _ if file.size == 0 => {}
                     None => copy_file(fs, &file, &mut out)?,
                     Some(it) => copy_displaced(items_at(record, it.offset)?, &file, &mut out)?,
                 }

@@ -78,7 +78,7 @@ impl Found {
     }
 }
 
-/// A merged directory with every part open.
+/// A merged directory, opened for looking into it.
 #[derive(Debug)]
 pub struct OpenMerged<'s, 'a> {
     stack: &'s Stack<'a>,
@@ -87,10 +87,14 @@ pub struct OpenMerged<'s, 'a> {
 
 #[derive(Debug)]
 struct OpenPart {
-    dir: Dir,
+    /// `None` where too many are open already; then it is opened when it is asked.
+    dir: Option<Dir>,
     place: Place,
-    mark: Opaque,
 }
+
+/// Of a merged directory so many parts are kept open. An image may have hundreds of layers, and a process may open
+/// few files.
+const KEPT_OPEN: usize = 64;
 
 /// What one directory of one layer has under a name.
 enum Single {
@@ -154,19 +158,27 @@ impl<'a> Stack<'a> {
         Ok(Some(found))
     }
 
-    /// Opens every part of a merged directory.
+    /// Opens a merged directory for looking into it.
     pub fn open(&self, merged: &Merged) -> io::Result<OpenMerged<'_, 'a>> {
-        let open = |place: &Place| {
-            let dir = self.layers[place.layer].open_dir(&place.path)?;
-            let mark = Opaque::read(dir.as_fd(), self.prefix)?;
+        let open = |(index, place): (usize, &Place)| {
+            let kept = index < KEPT_OPEN;
             Ok(OpenPart {
-                dir,
+                dir: kept.then(|| self.open_place(place)).transpose()?,
                 place: place.clone(),
-                mark,
             })
         };
-        let parts = merged.parts.iter().map(open).collect::<io::Result<_>>()?;
+        let parts = merged
+            .parts
+            .iter()
+            .enumerate()
+            .map(open)
+            .collect::<io::Result<_>>()?;
         Ok(OpenMerged { stack: self, parts })
+    }
+
+    /// Opens the directory at `place` in its layer.
+    pub fn open_place(&self, place: &Place) -> io::Result<Dir> {
+        self.layers[place.layer].open_dir(&place.path)
     }
 
     /// Where the data of a regular file lies: in itself, or for a metadata-only file in a layer below. An error of
@@ -321,9 +333,12 @@ fn raise(mut found: Found, by: usize) -> Found {
 }
 
 impl OpenMerged<'_, '_> {
-    /// The open directory of the topmost part.
-    pub fn top(&self) -> &Dir {
-        &self.parts[0].dir
+    /// Has `look` look into a part.
+    fn with<R>(&self, part: &OpenPart, look: impl FnOnce(&Dir) -> io::Result<R>) -> io::Result<R> {
+        match &part.dir {
+            Some(dir) => look(dir),
+            None => look(&self.stack.open_place(&part.place)?),
+        }
     }
 
     /// What the merged view has under `name`, a single component.
@@ -335,7 +350,7 @@ impl OpenMerged<'_, '_> {
                 layer: part.place.layer,
                 path: part.place.path.join(&name),
             };
-            let (stat, mark, redirect) = match self.stack.single(&part.dir, &name)? {
+            let (stat, mark, redirect) = match self.with(part, |dir| self.stack.single(dir, &name))? {
                 Single::Missing => continue,
                 Single::Whiteout => break,
                 Single::File(stat) if merged.is_none() => {
@@ -382,26 +397,30 @@ impl OpenMerged<'_, '_> {
         let mut shown = BTreeSet::new();
         let mut hidden = BTreeSet::new();
         for part in &self.parts {
-            for entry in part.dir.entries()? {
-                if shown.contains(&entry.name) || hidden.contains(&entry.name) {
-                    continue;
+            self.with(part, |dir| {
+                let mark = Opaque::read(dir.as_fd(), self.stack.prefix)?;
+                for entry in dir.entries()? {
+                    if shown.contains(&entry.name) || hidden.contains(&entry.name) {
+                        continue;
+                    }
+                    // Only what can be a whiteout is worth a look.
+                    let candidate = match entry.file_type.0 {
+                        FileType::CharacterDevice | FileType::Unknown => true,
+                        FileType::RegularFile => mark == Opaque::Whiteouts,
+                        _ => false,
+                    };
+                    let gone = candidate && {
+                        let stat = dir.stat(&entry.name)?;
+                        whiteout::is_whiteout(dir, &entry.name, &stat, self.stack.prefix)?
+                    };
+                    if gone {
+                        hidden.insert(entry.name);
+                    } else {
+                        shown.insert(entry.name);
+                    }
                 }
-                // Only what can be a whiteout is worth a look.
-                let candidate = match entry.file_type.0 {
-                    FileType::CharacterDevice | FileType::Unknown => true,
-                    FileType::RegularFile => part.mark == Opaque::Whiteouts,
-                    _ => false,
-                };
-                let gone = candidate && {
-                    let stat = part.dir.stat(&entry.name)?;
-                    whiteout::is_whiteout(&part.dir, &entry.name, &stat, self.stack.prefix)?
-                };
-                if gone {
-                    hidden.insert(entry.name);
-                } else {
-                    shown.insert(entry.name);
-                }
-            }
+                Ok(())
+            })?;
         }
         Ok(shown.into_iter().collect())
     }

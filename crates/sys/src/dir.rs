@@ -102,9 +102,36 @@ impl Dir {
         })
     }
 
-    /// Opens the directory `rel` beneath this one. `rel` may have several components, none a link.
+    /// Opens the directory `rel` beneath this one. `rel` may have several components, none a link, and may be
+    /// longer than the kernel takes at once.
     pub fn open_dir(&self, rel: impl AsRef<Path>) -> io::Result<Dir> {
-        let fd = self.openat2(rel.as_ref(), DIR_FLAGS, Mode::empty(), BENEATH)?;
+        /// `PATH_MAX` counts the NUL at the end.
+        const MAX: usize = 4095;
+        let mut rel = rel.as_ref().as_os_str().as_bytes();
+        let mut on_the_way: Option<Dir> = None;
+        while rel.len() > MAX {
+            let slash = rel[..MAX].iter().rposition(|byte| *byte == b'/');
+            let slash = slash.filter(|at| *at > 0).ok_or(rustix::io::Errno::NAMETOOLONG)?;
+            let at = on_the_way.as_ref().unwrap_or(self);
+            let fd = at.openat2(
+                Path::new(OsStr::from_bytes(&rel[..slash])),
+                DIR_FLAGS,
+                Mode::empty(),
+                BENEATH,
+            )?;
+            on_the_way = Some(Dir { fd });
+            rel = &rel[slash..];
+            while let [b'/', rest @ ..] = rel {
+                rel = rest;
+            }
+        }
+        let at = on_the_way.as_ref().unwrap_or(self);
+        let fd = at.openat2(
+            Path::new(OsStr::from_bytes(rel)),
+            DIR_FLAGS,
+            Mode::empty(),
+            BENEATH,
+        )?;
         Ok(Dir { fd })
     }
 
@@ -563,6 +590,9 @@ mod tests {
             at = at.open_dir("d").unwrap();
         }
         drop(at);
+        let deep = format!("tree/{}", "d//////////".repeat(400));
+        assert!(dir.open_dir(&deep).is_ok());
+        assert!(dir.open_dir("tree/d/".repeat(2000)).is_err());
         dir.remove_tree("tree").unwrap();
         dir.remove_tree("tree").unwrap();
         assert!(dir.try_stat("tree").unwrap().is_none());

@@ -2,10 +2,12 @@
 //! a tree in which every difference shows.
 #![allow(dead_code, unreachable_pub)] // Each test program uses a part of it.
 
+pub mod random;
+
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 use image::record;
@@ -210,13 +212,30 @@ pub fn seen(root: &Path) -> BTreeMap<PathBuf, String> {
     let mut all = BTreeMap::new();
     let mut names = BTreeMap::new();
     look(root, Path::new(""), &mut all, &mut names);
+    // Only names that are seen count: a lower layer's file may have others that are hidden.
+    for paths in names.values().filter(|paths| paths.len() > 1) {
+        for path in paths {
+            all.entry(path.clone())
+                .and_modify(|text| *text += &format!(" linked {:?}", paths[0]));
+        }
+    }
     all
 }
 
-fn look(root: &Path, rel: &Path, all: &mut BTreeMap<PathBuf, String>, names: &mut BTreeMap<u64, PathBuf>) {
+fn look(
+    root: &Path,
+    rel: &Path,
+    all: &mut BTreeMap<PathBuf, String>,
+    names: &mut BTreeMap<u64, Vec<PathBuf>>,
+) {
     let path = root.join(rel);
     let meta = fs::symlink_metadata(&path).unwrap();
     let kind = meta.file_type();
+    if kind.is_char_device() && meta.rdev() == 0 {
+        // When it was made is nobody's business.
+        all.insert(rel.to_owned(), "whiteout".into());
+        return;
+    }
     let mut text = format!(
         "{:o} {}:{} {}.{:09}",
         meta.mode(),
@@ -234,6 +253,8 @@ fn look(root: &Path, rel: &Path, all: &mut BTreeMap<PathBuf, String>, names: &mu
             .unwrap()
             .map(|entry| entry.unwrap().file_name())
             .collect();
+        // The kernel lists a whiteout in a directory of one layer alone, and finds nothing there.
+        children.retain(|child| path.join(child).symlink_metadata().is_ok());
         children.sort();
         for child in children {
             look(root, &rel.join(child), all, names);
@@ -252,8 +273,7 @@ fn look(root: &Path, rel: &Path, all: &mut BTreeMap<PathBuf, String>, names: &mu
         text += &format!(" device {:x}", meta.rdev());
     }
     if meta.nlink() > 1 {
-        let first = names.entry(meta.ino()).or_insert_with(|| rel.to_owned());
-        text += &format!(" linked {first:?}");
+        names.entry(meta.ino()).or_default().push(rel.to_owned());
     }
     all.insert(rel.to_owned(), text);
 }
