@@ -17,6 +17,7 @@
 
 mod hierarchy;
 mod life;
+mod node;
 mod settings;
 
 use std::io;
@@ -24,12 +25,12 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::path::{Component, Path, PathBuf};
 
 use oci_spec::runtime::{LinuxResources, Spec};
-use rustix::fs::{Mode, OFlags};
 use serde::{Deserialize, Serialize};
 use sys::Dir;
 
 use crate::devices::{RuleError, Rules};
 pub use hierarchy::Hierarchies;
+use node::{Node, controllers, make};
 
 /// Where containers' cgroups lie when nothing else is asked.
 pub const DEFAULT_PARENT: &str = "/strata";
@@ -135,13 +136,6 @@ pub struct Cgroup {
     unified: Option<Node>,
     v1: Vec<Node>,
     devices: DeviceControl,
-}
-
-/// One directory of it.
-#[derive(Debug)]
-struct Node {
-    dir: Dir,
-    path: PathBuf,
 }
 
 impl Cgroup {
@@ -368,188 +362,6 @@ impl Cgroup {
     }
 }
 
-impl Node {
-    fn join(&self, pid: i32) -> Result<(), CgroupError> {
-        self.write("cgroup.procs", &pid.to_string())
-            .map_err(|source| failed("join", &self.path, source))
-    }
-
-    fn write(&self, file: &str, value: &str) -> io::Result<()> {
-        let file = self.dir.open_file(file, OFlags::WRONLY, Mode::empty())?;
-        // One write: to the kernel each is a command.
-        rustix::io::write(&file, value.as_bytes())?;
-        Ok(())
-    }
-
-    fn read(&self, file: &str) -> io::Result<String> {
-        let mut text = String::new();
-        let mut file = self.dir.open_file(file, OFlags::RDONLY, Mode::empty())?;
-        io::Read::read_to_string(&mut file, &mut text)?;
-        Ok(text)
-    }
-
-    fn set(&self, setting: &settings::Setting) -> Result<(), CgroupError> {
-        let (mut file, mut value) = (&setting.file, &setting.value);
-        let mut written = self.write(file, value);
-        if let (Err(error), Some((other, its_value))) = (&written, &setting.instead)
-            && error.kind() == io::ErrorKind::NotFound
-        {
-            (file, value) = (other, its_value);
-            written = self.write(file, value);
-        }
-        written.map_err(|source| CgroupError::Limit {
-            limit: setting.limit,
-            path: self.path.join(file),
-            value: value.clone(),
-            source,
-        })
-    }
-
-    /// A v1 cpuset begins empty and takes no process so: every one on the way takes its parent's CPUs and nodes.
-    fn inherit_cpuset(&self, mount: &Path, place: &Path) -> Result<(), CgroupError> {
-        for file in ["cpuset.cpus", "cpuset.mems"] {
-            let mut above = match std::fs::read_to_string(mount.join(file)) {
-                Ok(text) => text,
-                // Not the cpuset hierarchy.
-                Err(_) => return Ok(()),
-            };
-            let mut dir = open(mount)?;
-            for name in place {
-                let fail = |source| failed("prepare", &self.path, source);
-                dir = Node {
-                    dir: dir.dir.open_dir(name).map_err(fail)?,
-                    path: dir.path.join(name),
-                };
-                let own = dir.read(file).map_err(fail)?;
-                if own.trim().is_empty() {
-                    dir.write(file, above.trim()).map_err(fail)?;
-                } else {
-                    above = own;
-                }
-            }
-        }
-        Ok(())
-    }
-}
-
-/// Marks a directory that strata made for others to lie in: it is removed when it is empty.
-const MADE: &str = "trusted.strata.parent";
-
-/// Makes the directory `place` below `mount`, new and empty, with `controllers` enabled for it.
-fn make(
-    mount: &Path,
-    place: &Path,
-    controllers: &[&str],
-    limit: Option<&'static str>,
-) -> Result<Node, CgroupError> {
-    let path = mount.join(place);
-    let mut tries = 0;
-    loop {
-        match try_make(mount, place, controllers, limit) {
-            // Another container, the last in a parent, took the parent away while we were about to go into it.
-            Err(CgroupError::Io { source, .. } | CgroupError::Limit { source, .. })
-                if tries < 50 && life::gone(&source) =>
-            {
-                tries += 1;
-            }
-            Err(CgroupError::Io { source, .. }) if source.kind() == io::ErrorKind::AlreadyExists => {
-                // Left by a machine or a supervisor that died; it has limits of its own, so it is not used again.
-                let mut stale = Cgroup {
-                    unified: None,
-                    v1: Vec::new(),
-                    devices: DeviceControl::NotNeeded,
-                };
-                stale.v1.push(open(&path)?);
-                if tries > 50 || stale.pids().is_ok_and(|pids| !pids.is_empty()) || stale.remove().is_err() {
-                    return Err(CgroupError::InUse { path });
-                }
-                tries += 1;
-            }
-            other => return other,
-        }
-    }
-}
-
-fn try_make(
-    mount: &Path,
-    place: &Path,
-    controllers: &[&str],
-    limit: Option<&'static str>,
-) -> Result<Node, CgroupError> {
-    let mut here = open(mount)?;
-    let mut names = place.iter().peekable();
-    while let Some(name) = names.next() {
-        if !controllers.is_empty() {
-            here.enable(controllers, limit.unwrap_or("a limit"))?;
-        }
-        let path = here.path.join(name);
-        let made = here.dir.mkdir(name, Mode::from_raw_mode(0o755));
-        let last = names.peek().is_none();
-        match &made {
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists && !last => {}
-            Err(_) => {
-                return Err(failed(
-                    "make",
-                    &path,
-                    made.err().unwrap_or_else(|| io::ErrorKind::Other.into()),
-                ));
-            }
-            Ok(()) => {}
-        }
-        let dir = here
-            .dir
-            .open_dir(name)
-            .map_err(|source| failed("open", &path, source))?;
-        if made.is_ok() && !last {
-            // Without the mark it stays, which is no more than untidy.
-            let _ = sys::xattr::set(dir.as_fd(), MADE, b"1");
-        }
-        here = Node { dir, path };
-    }
-    Ok(here)
-}
-
-impl Node {
-    /// Lets the cgroups below this one have `controllers`.
-    fn enable(&self, controllers: &[&str], limit: &'static str) -> Result<(), CgroupError> {
-        let file = "cgroup.subtree_control";
-        let enabled = self
-            .read(file)
-            .map_err(|source| failed("read", &self.path, source))?;
-        let missing: Vec<String> = controllers
-            .iter()
-            .filter(|wanted| !enabled.split_whitespace().any(|has| has == **wanted))
-            .map(|wanted| format!("+{wanted}"))
-            .collect();
-        if missing.is_empty() {
-            return Ok(());
-        }
-        self.write(file, &missing.join(" "))
-            .map_err(|source| match source.raw_os_error() {
-                Some(16) => CgroupError::Controller {
-                    limit,
-                    controller: missing.join(" ").replace('+', ""),
-                    because: format!(
-                        "{} holds processes itself, so it can give it to none below",
-                        self.path.display()
-                    ),
-                },
-                _ => CgroupError::Limit {
-                    limit,
-                    path: self.path.join(file),
-                    value: missing.join(" "),
-                    source,
-                },
-            })
-    }
-}
-
-/// The controllers that a cgroup2 can give to those below it.
-fn controllers(mount: &Path) -> Vec<String> {
-    let text = std::fs::read_to_string(mount.join("cgroup.controllers")).unwrap_or_default();
-    text.split_whitespace().map(str::to_owned).collect()
-}
-
 /// `linux.cgroupsPath` as names below a hierarchy's root.
 fn place(path: &Path) -> Result<PathBuf, CgroupError> {
     let wrong = |problem| CgroupError::Path {
@@ -573,14 +385,6 @@ fn place(path: &Path) -> Result<PathBuf, CgroupError> {
         return Err(wrong("it is the root of the hierarchy"));
     }
     Ok(names)
-}
-
-fn open(path: &Path) -> Result<Node, CgroupError> {
-    let dir = Dir::open_ambient(path).map_err(|source| failed("open", path, source))?;
-    Ok(Node {
-        dir,
-        path: path.to_owned(),
-    })
 }
 
 fn failed(what: &'static str, path: &Path, source: io::Error) -> CgroupError {

@@ -9,7 +9,8 @@ use rustix::fs::{Mode, OFlags, Timespec};
 use rustix::process::{Pid, Signal};
 use sys::Dir;
 
-use super::{Cgroup, CgroupError, MADE, Node, failed};
+use super::node::{MADE, Node};
+use super::{Cgroup, CgroupError, failed};
 
 /// How long processes that were killed may take to end. A process in the middle of writing to a slow disk takes long;
 /// one longer than this is stuck in the kernel.

@@ -68,7 +68,7 @@ impl Child<'_> {
         rustix::process::umask(Mode::empty());
         self.enter_namespaces()?;
         let proc = Proc::open()?;
-        let tree = Tree::open(self.spec, self.order.bundle, &self.order.cgroup_view)?;
+        let tree = Tree::open(self.spec, self.order)?;
         let own_users = self.prepared.namespaces.makes(kind::USER);
         if own_users {
             become_root_of_namespace()?;

@@ -10,10 +10,10 @@ use sys::mount::SetAttr;
 use sys::pty::Pty;
 
 use super::fault::{During, Fault, Result};
-use super::mounts::{self, CgroupView, Planned};
+use super::mounts::{self, Planned};
 use super::paths::{self, Mounted};
 use super::root::{Kind, Root};
-use super::{console, dev, options};
+use super::{Order, console, dev, options};
 
 /// A container's tree before anything is mounted in it: the root attached in a mount namespace that tells the host
 /// nothing, and the sources of bind mounts open.
@@ -26,11 +26,11 @@ pub(super) struct Tree<'s> {
 impl<'s> Tree<'s> {
     /// Cuts the mount namespace off from the host's, opens everything that is named by a path of the host, and
     /// attaches the root. Needs the rights of the host's user.
-    pub(super) fn open(spec: &'s Spec, bundle: &Path, cgroup: &CgroupView) -> Result<Tree<'s>> {
+    pub(super) fn open(spec: &'s Spec, order: &Order<'_>) -> Result<Tree<'s>> {
         let Some(root) = spec.root() else {
             return Err(Fault::new("the configuration has no root"));
         };
-        let path = bundle.join(root.path());
+        let path = order.bundle.join(root.path());
         let doing = || format!("root file system {}", path.display());
         let wanted = spec
             .linux()
@@ -48,11 +48,22 @@ impl<'s> Tree<'s> {
             // The root may be changed only where what it lies on is shared with nobody.
             make_carrier_private(&path).during(doing)?;
         }
-        let mounts = mounts::plan(spec.mounts().as_deref().unwrap_or_default(), bundle, cgroup)?;
+        let mounts = mounts::plan(
+            spec.mounts().as_deref().unwrap_or_default(),
+            order.bundle,
+            &order.cgroup_view,
+        )?;
         let tree = sys::mount::clone_tree_at(&path, true).during(doing)?;
         if let Some(propagation) = own {
             let change = SetAttr {
                 propagation,
+                ..SetAttr::default()
+            };
+            sys::mount::set_attr(tree.as_fd(), true, change).during(doing)?;
+        }
+        if order.root_nodev {
+            let change = SetAttr {
+                set: MountAttrFlags::MOUNT_ATTR_NODEV.bits().into(),
                 ..SetAttr::default()
             };
             sys::mount::set_attr(tree.as_fd(), true, change).during(doing)?;

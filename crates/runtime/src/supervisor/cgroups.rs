@@ -5,7 +5,7 @@ use std::os::fd::BorrowedFd;
 
 use oci_spec::runtime::{LinuxNamespaceType, Spec};
 
-use crate::cgroup::{Cgroup, CgroupPaths, Hierarchies};
+use crate::cgroup::{Cgroup, CgroupPaths, DeviceControl, Hierarchies};
 use crate::launch::{CgroupView, Fault, Result};
 
 /// The cgroup of one container and what a mount of type `cgroup` shows in it.
@@ -62,6 +62,13 @@ impl Cgroups {
         joined
             .unwrap_or(Ok(()))
             .map_err(|error| Fault::new(error.to_string()))
+    }
+
+    /// Whether they refuse the devices that the spec refuses.
+    pub(super) fn refuse_devices(&self) -> bool {
+        self.own
+            .as_ref()
+            .is_none_or(|own| own.devices() != DeviceControl::Missing)
     }
 
     /// What a mount of type `cgroup` shows.

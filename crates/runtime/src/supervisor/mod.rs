@@ -194,6 +194,7 @@ fn launch(
         cgroup: cgroups.birth_place(),
         join: cgroups.must_be_joined().then_some(&join),
         cgroup_view: cgroups.view(),
+        root_nodev: !cgroups.refuse_devices(),
     };
     let launched = Launch::fork(&order).and_then(|launch| {
         // From here on the process exists: whoever comes after us must be able to find it.
