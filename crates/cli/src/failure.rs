@@ -3,7 +3,7 @@
 //! A user's mistake and strata's own trouble are told apart: the latter says what to report.
 
 use std::fmt;
-use std::io::{IsTerminal, Write};
+use std::io::Write;
 
 use crate::render::style::Style;
 
@@ -110,23 +110,39 @@ fn one_line(text: &str) -> String {
 /// What clap found wrong, in our form; help and version are no failures and go to standard output.
 pub(crate) fn usage(error: &clap::Error) -> u8 {
     use clap::error::ErrorKind;
-    if matches!(
-        error.kind(),
-        ErrorKind::DisplayHelp
-            | ErrorKind::DisplayVersion
-            | ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand
-    ) {
-        let asked = error.kind() != ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand;
-        let _ = error.print();
-        return if asked { 0 } else { EXIT };
+    match error.kind() {
+        ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => {
+            // A reader that has gone away has seen enough.
+            let _ = error.print();
+            0
+        }
+        ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => {
+            let _ = error.print();
+            EXIT
+        }
+        _ => from_clap(&error.render().to_string()).report(),
     }
-    // Clap's own rendering is good and knows suggestions; only the exit code (2) is not ours.
-    if std::io::stderr().is_terminal() {
-        let _ = error.print();
-    } else {
-        let _ = writeln!(std::io::stderr(), "{}", error.render().to_string().trim_end());
+}
+
+/// Clap's words are its error in one paragraph or two, then `tip:` lines, then the usage.
+fn from_clap(rendered: &str) -> Failure {
+    let (words, usage) = rendered.split_once("Usage:").unwrap_or((rendered, ""));
+    let (tips, message): (Vec<&str>, Vec<&str>) = words
+        .lines()
+        .map(str::trim)
+        .filter(|line| !line.is_empty() && !line.starts_with("For more information"))
+        .partition(|line| line.starts_with("tip:"));
+    let message = message.join(" ");
+    let failure = Failure::user(message.trim_start_matches("error:").trim());
+    let command: Vec<&str> = usage
+        .split_whitespace()
+        .take_while(|word| !word.starts_with(['-', '<', '[']))
+        .collect();
+    match (tips.first(), command.is_empty()) {
+        (Some(tip), _) => failure.hint(tip.trim_start_matches("tip:").trim()),
+        (None, false) => failure.hint(format!("{} --help tells more", command.join(" "))),
+        (None, true) => failure.hint("--help tells more"),
     }
-    EXIT
 }
 
 #[cfg(test)]
@@ -148,5 +164,28 @@ mod tests {
         );
         assert!(text(&Failure::internal("row gone")).starts_with("internal error: row gone\nhint: "));
         assert_eq!(text(&Failure::user("a\n\n b\r\n")), "error: a; b\n");
+    }
+
+    #[test]
+    fn clap_s_errors_have_our_form() {
+        let of = |words: &[&str]| match crate::command().try_get_matches_from(words) {
+            Err(error) => text(&from_clap(&error.render().to_string())),
+            Ok(_) => panic!("{words:?} was accepted"),
+        };
+        assert_eq!(
+            of(&["strata", "rmi"]),
+            "error: the following required arguments were not provided: <IMAGE>...\n\
+             hint: strata rmi --help tells more\n"
+        );
+        assert_eq!(
+            of(&["strata", "run", "--nam", "x", "y"]),
+            "error: unexpected argument '--nam' found\nhint: a similar argument exists: '--name'\n"
+        );
+        assert_eq!(
+            of(&["strata", "run", "--pull", "often", "y"]),
+            "error: invalid value 'often' for '--pull <WHEN>' [possible values: always, missing, never]\n\
+             hint: --help tells more\n"
+        );
+        assert!(of(&["strata", "puul"]).contains("'pull'"));
     }
 }

@@ -126,11 +126,7 @@ fn size_of(bytes: u64, inodes: u64, blob: Option<u64>) -> String {
         format!("{inodes} files")
     };
     match blob {
-        Some(blob) => format!(
-            "{} in {files} ({} compressed)",
-            size::human(bytes),
-            size::human(blob)
-        ),
+        Some(blob) => format!("{} in {files} ({} packed)", size::human(bytes), size::human(blob)),
         None => format!("{} in {files}", size::human(bytes)),
     }
 }
@@ -202,11 +198,11 @@ container quiet_basalt of debian:12  abababababab
 │           4.1kB in 1 file
 │
 ├ layer 2   /s/snapshots/2/fs
-│           222222222222  2.5MB in 12 files (1MB compressed)
+│           222222222222  2.5MB in 12 files (1MB packed)
 │           /bin/sh -c apt-get install x
 │
 └ layer 1   /s/snapshots/1/fs
-            111111111111  2.5MB in 12 files (1MB compressed)
+            111111111111  2.5MB in 12 files (1MB packed)
             /bin/sh -c apt-get install x
             shared with debian:12, other
 

@@ -7,7 +7,7 @@ use jiff::Timestamp;
 
 use super::{Context, Outcome, print};
 use crate::render::table::Table;
-use crate::render::time::{ago, span};
+use crate::render::time::{ago, since};
 use crate::render::{self, Format};
 
 /// List containers
@@ -64,7 +64,7 @@ fn table(containers: &[Container], full: bool, now: Timestamp) -> Table {
 pub(crate) fn status(state: &State, now: Timestamp) -> String {
     match state {
         State::Created => "Created".to_owned(),
-        State::Running { started, .. } => format!("Up {}", span(now.as_second() - started.as_second())),
+        State::Running { started, .. } => format!("Up {}", since(*started, now)),
         State::Exited { code, at, .. } => format!("Exited ({code}) {}", ago(*at, now)),
         State::Lost => "Lost".to_owned(),
     }

@@ -3,7 +3,7 @@
 use jiff::Timestamp;
 
 /// A span of `seconds` in docker's words: `About a minute`, `3 hours`, `2 weeks`.
-pub(crate) fn span(seconds: i64) -> String {
+fn span(seconds: i64) -> String {
     const MINUTE: i64 = 60;
     const HOUR: i64 = 60 * MINUTE;
     const DAY: i64 = 24 * HOUR;
@@ -22,10 +22,15 @@ pub(crate) fn span(seconds: i64) -> String {
     }
 }
 
+/// The time from `then` to `now`, in docker's words.
+pub(crate) fn since(then: Timestamp, now: Timestamp) -> String {
+    span(now.duration_since(then).as_secs())
+}
+
 /// How long before `now` the moment `then` was; `N/A` for none.
 pub(crate) fn ago(then: Option<Timestamp>, now: Timestamp) -> String {
     match then {
-        Some(then) => format!("{} ago", span(now.as_second() - then.as_second())),
+        Some(then) => format!("{} ago", since(then, now)),
         None => "N/A".to_owned(),
     }
 }

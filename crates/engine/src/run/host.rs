@@ -32,7 +32,7 @@ pub struct LeftOut {
 pub(super) struct HostView {
     /// Directories of strata's own that the root file system holds, relative to its root; none lies in another.
     hidden: Vec<PathBuf>,
-    /// Everything that is left out, in the order of the mount table.
+    /// Everything that is left out, outermost, sorted.
     pub(super) left_out: Vec<LeftOut>,
 }
 
@@ -53,9 +53,9 @@ pub(super) fn view(mounts: &[Entry], private: &[&Path]) -> HostView {
         })
         .chain(ours)
         .collect();
-    // Several mounts at one place count once.
+    // What lies in something that is left out goes with it; several mounts at one place count once.
     left_out.sort_by(|a, b| a.path.cmp(&b.path));
-    left_out.dedup_by(|later, kept| later.path == kept.path);
+    left_out.dedup_by(|inner, kept| inner.path.starts_with(&kept.path));
     HostView { hidden, left_out }
 }
 
@@ -166,6 +166,7 @@ mod tests {
         let mounts = [
             mount("8:1", "/", "/", "ext4"),
             mount("0:5", "/", "/proc", "proc"),
+            mount("0:6", "/", "/proc/sys/fs/binfmt_misc", "binfmt_misc"),
             mount("0:9", "/", "/run", "tmpfs"),
         ];
         let view = view(&mounts, &["/var/lib/strata".as_ref(), "/run/strata".as_ref()]);
