@@ -20,8 +20,10 @@ use engine::ps::PsError;
 use engine::pull::{self, PullError, ReferenceError};
 use engine::rm::RmError;
 use engine::rmi::RmiError;
-use engine::run::{BaseError, RunError};
+use engine::run::{BaseError, RunError, SpecError};
 use engine::tag::{FindImageError, TagError};
+
+use runtime::StartError;
 
 use crate::failure::Failure;
 
@@ -268,6 +270,12 @@ impl Explain for RunError {
                 "strata runs as root"
             }
             RunError::Remove { .. } => "remove it with strata rm -f",
+            RunError::Spec(error) if matches!(**error, SpecError::User(_)) => {
+                "names are looked up in the image's own /etc/passwd and /etc/group; numbers need no entry there"
+            }
+            RunError::Start(StartError::NotFound(_)) => {
+                "it is looked for in the image, by the PATH of its environment"
+            }
             _ => return None,
         };
         Some(hint.to_owned())

@@ -186,8 +186,12 @@ pub fn build(options: &ContainerOptions, context: &Context<'_>) -> Result<Spec, 
     Ok(spec)
 }
 
-/// The user's command after the entrypoint. A new entrypoint drops the image's command with the image's entrypoint.
-fn command(options: &ContainerOptions, image: Option<&Config>) -> Result<Vec<String>, SpecError> {
+/// The program and its arguments: the user's command after the entrypoint. A new entrypoint drops the image's command
+/// with the image's entrypoint.
+///
+/// # Errors
+/// [`SpecError::NoCommand`]: nobody says what to run.
+pub fn command(options: &ContainerOptions, image: Option<&Config>) -> Result<Vec<String>, SpecError> {
     let of_image = |pick: fn(&Config) -> &Option<Vec<String>>| image.and_then(|image| pick(image).clone());
     let (mut args, fallback) = match &options.entrypoint {
         Some(entrypoint) => (entrypoint.clone(), None),

@@ -11,7 +11,6 @@ mod etc;
 mod host;
 mod spec;
 mod start;
-mod stopgap;
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -22,6 +21,7 @@ use serde::{Deserialize, Serialize};
 
 pub use self::base::{Base, BaseError};
 pub use self::host::LeftOut;
+pub use self::spec::SpecError;
 pub use self::start::{RunError, Started, Streams};
 pub use crate::pull::Registries;
 

@@ -1,12 +1,14 @@
 //! What the container's specification is made of: the request, the image's configuration, and where the container is.
 
-use std::path::Path;
+use std::path::PathBuf;
 
-use super::stopgap::{self as spec, Image};
+use image::config::Execution;
+use oci_spec::image::Config;
 use runtime::bundle::Bundle;
 use runtime::options::ContainerOptions;
-use runtime::options::mounts::{MountKind, MountOption};
 use runtime::options::namespaces::{Joined, NamespaceOption};
+use runtime::spec::{self, Context, Host};
+use runtime::user;
 use store::ContainerError;
 
 use super::base::Base;
@@ -17,6 +19,9 @@ use crate::state::State;
 
 /// Digits of the id that are the host name of a container that was given none.
 const SHORT: usize = 12;
+
+/// The version of the runtime specification that every OCI runtime knows.
+const OLD_VERSION: &str = "1.0.2";
 
 /// Why no specification can be made.
 #[derive(Debug, thiserror::Error)]
@@ -40,17 +45,29 @@ pub enum SpecError {
         /// The other container.
         name: String,
     },
-    /// What was asked cannot be put into a specification: an unknown user, a device that does not exist.
+    /// The image or the caller names a user that the root does not know.
     #[error(transparent)]
-    Build(#[from] spec::BuildError),
+    User(#[from] user::UserError),
+    /// The machine does not tell what it has.
+    #[error("asking the kernel what it has: {0}")]
+    Host(#[source] std::io::Error),
+    /// What was asked contradicts itself, or the machine cannot give it.
+    #[error(transparent)]
+    Build(#[from] spec::SpecError),
 }
 
 /// Everything that is known before there is a root file system.
 pub(super) struct Draft {
     options: ContainerOptions,
-    image: Image,
+    image: Option<Config>,
+    /// The program and its arguments.
+    pub(super) command: Vec<String>,
+    /// The name that the container calls itself by.
+    hostname: String,
     /// The container whose network is joined, by id.
     network_of: Option<String>,
+    /// Another OCI runtime will read the specification.
+    foreign_runtime: bool,
 }
 
 impl Draft {
@@ -72,78 +89,69 @@ impl Draft {
                 *option = NamespaceOption::Joined(joined);
             }
         }
-        if options.hostname.is_none() && options.uts == NamespaceOption::Private {
-            options.hostname = Some(id[..SHORT].to_owned());
-        }
-        let execution = base.execution.clone();
-        let image = Image {
-            entrypoint: execution.entrypoint,
-            cmd: execution.cmd,
-            env: execution.env,
-            working_dir: execution.working_dir,
-            user: execution.user,
-            stop_signal: execution.stop_signal,
+        let hostname = match (&options.hostname, &options.uts) {
+            (Some(asked), _) => asked.clone(),
+            (None, NamespaceOption::Host) => {
+                rustix::system::uname().nodename().to_string_lossy().into_owned()
+            }
+            (None, _) => id[..SHORT].to_owned(),
         };
+        let image = base.image.as_ref().map(|_| config(&base.execution));
+        let command = spec::command(&options, image.as_ref())?;
         Ok(Draft {
             options,
             image,
+            command,
+            hostname,
             network_of,
+            foreign_runtime: request.runtime.is_some(),
         })
-    }
-
-    /// The program and its arguments.
-    pub(super) fn command(&self) -> Vec<String> {
-        spec::command(&self.options, &self.image)
     }
 
     /// The signal that asks the process to end, by name or number; none for SIGTERM.
     pub(super) fn stop_signal(&self) -> Option<String> {
         let asked = self.options.stop_signal.map(|signal| signal.to_string());
-        asked.or_else(|| Some(self.image.stop_signal.clone()).filter(|signal| !signal.is_empty()))
+        asked.or_else(|| self.image.as_ref()?.stop_signal().clone())
     }
 
     /// Writes what the bundle of a mounted root still lacks: the files that are bound into it, and `config.json`.
-    pub(super) fn write(
-        &mut self,
-        engine: &Engine,
-        request: &Request,
-        bundle: &Bundle,
-    ) -> Result<(), RunError> {
-        let root = bundle
-            .dir()
-            .open_dir("rootfs")
-            .map_err(|source| RunError::State {
-                what: "opening",
-                path: bundle.rootfs(),
-                source,
-            })?;
+    pub(super) fn write(&self, engine: &Engine, request: &Request, bundle: &Bundle) -> Result<(), RunError> {
+        let mut files = Vec::new();
         for (name, target, text) in self.files(engine, request) {
-            // A mount of the user's own over the same file goes before ours.
-            if self
-                .options
-                .mounts
-                .iter()
-                .any(|mount| mount.destination == Path::new(target))
-            {
-                continue;
-            }
             bundle.write(name, text.as_bytes(), 0o644)?;
-            self.options.mounts.push(MountOption {
-                destination: target.into(),
-                kind: MountKind::Bind {
-                    source: bundle.path().join(name),
-                },
-                options: ["bind", "rprivate"].map(str::to_owned).to_vec(),
-                relabel: false,
-            });
+            files.push((bundle.path().join(name), PathBuf::from(target)));
         }
-        let spec = spec::build(&self.options, &self.image, &root).map_err(SpecError::from)?;
+        let spec = self.spec(bundle, &files).map_err(Box::new)?;
         Ok(bundle.write_spec(&spec)?)
+    }
+
+    fn spec(
+        &self,
+        bundle: &Bundle,
+        files: &[(PathBuf, PathBuf)],
+    ) -> Result<oci_spec::runtime::Spec, SpecError> {
+        let root = sys::Dir::open_ambient(bundle.rootfs()).map_err(SpecError::Host)?;
+        let wanted = spec::wanted_user(&self.options, self.image.as_ref());
+        let user = user::resolve(&root, wanted, &self.options.group_add)?;
+        let context = Context {
+            id: bundle.id(),
+            image: self.image.as_ref(),
+            user: &user,
+            host: &Host::probe().map_err(SpecError::Host)?,
+            hostname: Some(&self.hostname),
+            files,
+        };
+        let mut spec = spec::build(&self.options, &context)?;
+        if self.foreign_runtime {
+            // An older runtime refuses a newer version's name, although it knows everything that is said here.
+            spec.set_version(OLD_VERSION.to_owned());
+        }
+        Ok(spec)
     }
 
     /// Name in the bundle, path in the container, and text of the files that say where the container is. In another
     /// container's network they are the other's.
-    fn files(&self, engine: &Engine, request: &Request) -> Vec<(&'static str, &'static str, String)> {
+    fn files(&self, engine: &Engine, request: &Request) -> [(&'static str, &'static str, String); 3] {
         let host = |path: &str| {
             std::fs::read(path)
                 .map(|text| String::from_utf8_lossy(&text).into_owned())
@@ -154,13 +162,8 @@ impl Draft {
             Some(String::from_utf8_lossy(&bundle.read(name).ok()??).into_owned())
         };
         let own_network = self.options.network != NamespaceOption::Host;
-        let hostname = match (&self.options.hostname, other("hostname")) {
-            (_, Some(hostname)) => hostname.trim_end().to_owned(),
-            (Some(hostname), None) => hostname.clone(),
-            (None, None) => rustix::system::uname().nodename().to_string_lossy().into_owned(),
-        };
         let base = other("hosts").or_else(|| if own_network { None } else { host("/etc/hosts") });
-        let hosts = etc::hosts(base.as_deref(), &hostname, &request.hosts);
+        let hosts = etc::hosts(base.as_deref(), &self.hostname, &request.hosts);
         let resolv = other("resolv.conf").unwrap_or_else(|| {
             etc::resolv_conf(
                 &host("/etc/resolv.conf").unwrap_or_default(),
@@ -168,12 +171,27 @@ impl Draft {
                 own_network,
             )
         });
-        vec![
+        [
             ("hosts", "/etc/hosts", hosts),
-            ("hostname", "/etc/hostname", hostname + "\n"),
+            ("hostname", "/etc/hostname", self.hostname.clone() + "\n"),
             ("resolv.conf", "/etc/resolv.conf", resolv),
         ]
     }
+}
+
+/// The image's wishes in the form that the OCI specification's library has. What is empty there was not said.
+fn config(execution: &Execution) -> Config {
+    let words = |words: &[String]| (!words.is_empty()).then(|| words.to_vec());
+    let text = |text: &str| (!text.is_empty()).then(|| text.to_owned());
+    let mut config = Config::default();
+    config
+        .set_entrypoint(words(&execution.entrypoint))
+        .set_cmd(words(&execution.cmd))
+        .set_env(words(&execution.env))
+        .set_working_dir(text(&execution.working_dir))
+        .set_user(text(&execution.user))
+        .set_stop_signal(text(&execution.stop_signal));
+    config
 }
 
 impl Engine {

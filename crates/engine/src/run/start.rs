@@ -52,7 +52,7 @@ pub enum RunError {
     Host(#[source] io::Error),
     /// What was asked of the container cannot be put into a specification.
     #[error(transparent)]
-    Spec(#[from] SpecError),
+    Spec(#[from] Box<SpecError>),
     /// It could not be started.
     #[error(transparent)]
     Start(#[from] StartError),
@@ -164,9 +164,9 @@ impl Engine {
             .map_err(|e| state_error("reading random bytes for", &self.bundles(), e.into()))?;
         let (id, rest) = random.split_at(32);
         let id: String = id.iter().map(|byte| format!("{byte:02x}")).collect();
-        let mut draft = Draft::new(self, request, &base, &id)?;
+        let draft = Draft::new(self, request, &base, &id).map_err(Box::new)?;
         let (name, mounts) = self.create(request, &base, &draft, view.as_ref(), &id, rest)?;
-        let result = self.start_created(request, &mut draft, &mounts, view.as_ref(), &id, streams);
+        let result = self.start_created(request, &draft, &mounts, view.as_ref(), &id, streams);
         match result {
             Ok(running) => Ok(Started {
                 engine: self,
@@ -221,7 +221,7 @@ impl Engine {
     ) -> Result<(String, Vec<mount::Mount>), RunError> {
         let details = Details {
             source: request.source.to_string(),
-            command: draft.command(),
+            command: draft.command.clone(),
             tty: request.container.tty,
             interactive: request.interactive,
             stop_signal: draft.stop_signal(),
@@ -270,7 +270,7 @@ impl Engine {
     fn start_created(
         &self,
         request: &Request,
-        draft: &mut Draft,
+        draft: &Draft,
         mounts: &[mount::Mount],
         view: Option<&HostView>,
         id: &str,
