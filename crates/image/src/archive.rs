@@ -273,7 +273,10 @@ fn index(file: &mut File) -> Result<HashMap<String, Member>, LoadProblem> {
     let mut members = HashMap::new();
     let mut at = 0;
     loop {
-        let failed = |source| malformed(TarError::Read { at, source });
+        let failed = |source| {
+            let name = "a header".into();
+            malformed(TarError::Read { name, at, source })
+        };
         let len = file.metadata().map_err(failed)?.len();
         file.seek(SeekFrom::Start(at)).map_err(failed)?;
         let mut reader = Reader::new(BufReader::with_capacity(4 * BLOCK, &mut *file), HEADERS);

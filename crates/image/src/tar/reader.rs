@@ -12,8 +12,10 @@ use super::{BLOCK, Entry, Kind, Segment, Time};
 #[non_exhaustive]
 pub enum TarError {
     /// The stream beneath failed.
-    #[error("reading failed after {at} bytes")]
+    #[error("reading failed after {at} bytes, inside of {name:?}")]
     Read {
+        /// The entry that is not complete, or "a header".
+        name: String,
         /// Bytes read before.
         at: u64,
         /// What the stream said.
@@ -163,11 +165,10 @@ impl<R: BufRead> Reader<R> {
         if self.fill()? == 0 {
             return Err(self.truncated());
         }
-        let at = self.at;
-        let piece = self
-            .input
-            .fill_buf()
-            .map_err(|source| TarError::Read { at, source })?;
+        let piece = match self.input.fill_buf() {
+            Ok(piece) => piece,
+            Err(source) => return Err(read_error(&self.current, self.at, source)),
+        };
         let len = usize::try_from(self.remaining)
             .unwrap_or(usize::MAX)
             .min(piece.len());
@@ -189,23 +190,21 @@ impl<R: BufRead> Reader<R> {
     }
 
     fn fill(&mut self) -> Result<usize, TarError> {
-        let at = self.at;
         loop {
             match self.input.fill_buf() {
                 Ok(piece) => return Ok(piece.len()),
                 Err(source) if source.kind() == io::ErrorKind::Interrupted => {}
-                Err(source) => return Err(TarError::Read { at, source }),
+                Err(source) => return Err(read_error(&self.current, self.at, source)),
             }
         }
     }
 
     /// Moves `len` bytes, which must be buffered, to the raw bytes.
     fn take_raw(&mut self, len: usize) -> Result<(), TarError> {
-        let at = self.at;
-        let piece = self
-            .input
-            .fill_buf()
-            .map_err(|source| TarError::Read { at, source })?;
+        let piece = match self.input.fill_buf() {
+            Ok(piece) => piece,
+            Err(source) => return Err(read_error(&self.current, self.at, source)),
+        };
         self.raw.extend_from_slice(&piece[..len]);
         self.input.consume(len);
         self.at += len as u64;
@@ -440,6 +439,11 @@ impl<R: BufRead> Reader<R> {
         entry.segments = Some(map);
         Ok(())
     }
+}
+
+fn read_error(name: &str, at: u64, source: io::Error) -> TarError {
+    let name = name.to_owned();
+    TarError::Read { name, at, source }
 }
 
 /// Bytes from the end of `len` bytes of data to the next block.

@@ -99,23 +99,25 @@ pub(super) fn run<T: Send>(
         let mut total = 0;
         while let Ok(mut data) = free.recv() {
             data.resize(SIZE, 0);
-            let filled = fill(&mut input, &mut data);
-            let len = *filled.as_ref().unwrap_or(&0);
+            let (len, failed) = fill(&mut input, &mut data);
             data.truncate(len);
             let chunk = Arc::new(Chunk {
                 data,
                 pool: pool.clone(),
             });
-            if let Err(error) = filled {
+            // What came before an error is still passed on: it tells where the error struck.
+            if len > 0 {
+                if to_files.send(Ok(chunk.clone())).is_err() {
+                    break;
+                }
+                let _ = to_hash.send(chunk);
+                total += len as u64;
+                progress(total);
+            }
+            if let Some(error) = failed {
                 let _ = to_files.send(Err(error));
                 break;
             }
-            if len == 0 || to_files.send(Ok(chunk.clone())).is_err() {
-                break;
-            }
-            let _ = to_hash.send(chunk);
-            total += len as u64;
-            progress(total);
             if len < SIZE {
                 break;
             }
@@ -131,18 +133,18 @@ pub(super) fn run<T: Send>(
     })
 }
 
-/// Fills the buffer; fewer bytes only at the end of the stream.
-fn fill(input: &mut impl Read, buffer: &mut [u8]) -> io::Result<usize> {
+/// Fills the buffer; fewer bytes only at the end of the stream, or before the error that is returned with them.
+fn fill(input: &mut impl Read, buffer: &mut [u8]) -> (usize, Option<io::Error>) {
     let mut filled = 0;
     while filled < buffer.len() {
         match input.read(&mut buffer[filled..]) {
             Ok(0) => break,
             Ok(len) => filled += len,
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(error),
+            Err(error) => return (filled, Some(error)),
         }
     }
-    Ok(filled)
+    (filled, None)
 }
 
 #[cfg(test)]
