@@ -65,7 +65,14 @@ impl Store {
         // A view of something is made of that alone.
         let slot = match kind == Kind::View && !lowers.is_empty() {
             true => None,
-            false => Some(self.directory(first, &lowers, options.ephemeral)?),
+            false => match (self.directory(first, &lowers, options.ephemeral), &parent) {
+                // The parent may have been removed since it was looked up, and its directory with it.
+                (Err(fault), Some(parent)) => {
+                    self.db.read(|q| parent.check(q))?;
+                    return Err(fault.into());
+                }
+                (slot, _) => Some(slot?),
+            },
         };
         Ok(Draft {
             ns,
@@ -103,6 +110,15 @@ struct Parent {
     key: String,
 }
 
+impl Parent {
+    /// Whether it is still there.
+    fn check(&self, q: &Query<'_>) -> Result<(), SnapshotError> {
+        let sql = "SELECT 1 FROM snapshots WHERE id = ? AND created = ?";
+        q.one(sql, (self.id, self.created), |_| Ok(()))?
+            .ok_or_else(|| SnapshotError::NotFound(self.key.clone()))
+    }
+}
+
 /// A view or active snapshot that lacks only its row.
 pub(crate) struct Draft<'a> {
     ns: &'a str,
@@ -119,9 +135,7 @@ impl Draft<'_> {
     /// Writes the row, if the key is free and the parent still there.
     pub(crate) fn insert(&self, q: &Query<'_>) -> Result<(), SnapshotError> {
         if let Some(parent) = &self.parent {
-            let sql = "SELECT 1 FROM snapshots WHERE id = ? AND created = ?";
-            q.one(sql, (parent.id, parent.created), |_| Ok(()))?
-                .ok_or_else(|| SnapshotError::NotFound(parent.key.clone()))?;
+            parent.check(q)?;
         }
         let how = How::from(self.options);
         let inserted = q.run(
@@ -220,5 +234,33 @@ mod tests {
         assert_eq!(id(), before);
         let refused = store.db.write(Durability::Full, |q| draft.insert(q));
         assert!(matches!(refused, Err(SnapshotError::NotFound(_))), "{refused:?}");
+    }
+
+    #[test]
+    fn a_parent_that_goes_meanwhile_is_not_found_and_one_that_is_broken_is_a_fault() {
+        let temp = tempfile::tempdir().unwrap();
+        let store = Store::open(temp.path()).unwrap();
+        committed(&store, "parent");
+        let fs = store.layout.of_number(1, crate::layout::FS);
+        std::fs::remove_dir(fs).unwrap();
+        let error = store
+            .prepare("ns", "child", Some("parent"), &PrepareOptions::default())
+            .unwrap_err();
+        assert!(
+            matches!(&error, SnapshotError::Fault(Fault::Io { .. })),
+            "{error:?}"
+        );
+        assert!(error.to_string().contains("snapshots/1/fs"), "{error}");
+
+        let row = store.db.read(|q| snapshot::get(q, "ns", "parent")).unwrap();
+        let parent = Parent {
+            id: row.id,
+            created: row.created,
+            key: "parent".into(),
+        };
+        store.db.read(|q| parent.check(q)).unwrap();
+        store.remove("ns", "parent").unwrap();
+        let gone = store.db.read(|q| parent.check(q)).unwrap_err();
+        assert!(matches!(gone, SnapshotError::NotFound(key) if key == "parent"));
     }
 }

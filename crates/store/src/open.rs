@@ -245,6 +245,18 @@ fn make(layout: &Layout) -> Result<(), OpenError> {
             });
         }
     }
+    // To begin anew would make garbage of everything that is there.
+    for rel in [layout::SNAPSHOTS, layout::BLOBS] {
+        let filled = layout.root.open_dir(rel).and_then(|dir| dir.entries());
+        if filled.is_ok_and(|entries| !entries.is_empty()) {
+            let detail = format!("it is missing or empty, and {rel} is not");
+            return Err(Fault::Corrupt {
+                path: layout.at(layout::DATABASE),
+                detail,
+            }
+            .into());
+        }
+    }
     let flags = OFlags::WRONLY | OFlags::CREATE;
     let mode = Mode::RUSR | Mode::WUSR;
     layout.fill_reserve();
@@ -398,6 +410,23 @@ mod tests {
             "{error:?}"
         );
         assert!(error.to_string().contains("metadata.db"), "{error}");
+    }
+
+    #[test]
+    fn a_lost_database_does_not_make_garbage_of_the_rest() {
+        let temp = tempfile::tempdir().unwrap();
+        let store = Store::open(temp.path()).unwrap();
+        store.prepare("ns", "key", None, &Default::default()).unwrap();
+        drop(store);
+        for suffix in ["", "-wal", "-shm"] {
+            std::fs::remove_file(temp.path().join(format!("metadata.db{suffix}"))).unwrap();
+        }
+        let error = Store::open(temp.path()).err().unwrap();
+        assert!(
+            matches!(&error, OpenError::Fault(Fault::Corrupt { .. })),
+            "{error:?}"
+        );
+        assert!(temp.path().join("snapshots/1/fs").is_dir());
     }
 
     #[test]
