@@ -190,7 +190,10 @@ impl Bundle {
     pub fn read(&self, name: &str) -> Result<Option<Vec<u8>>, BundleError> {
         let read = || -> io::Result<Vec<u8>> {
             let file = self.dir.open_file(name, OFlags::RDONLY, Mode::empty())?;
-            let mut contents = Vec::new();
+            let size = rustix::fs::fstat(&file)?.st_size;
+            // One byte more, so that the read that fills it is told from the one that meets the end.
+            let mut contents =
+                Vec::with_capacity(usize::try_from(size).unwrap_or(0).min(MAX_FILE as usize) + 1);
             file.take(MAX_FILE).read_to_end(&mut contents)?;
             Ok(contents)
         };

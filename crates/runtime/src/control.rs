@@ -21,7 +21,7 @@ use crate::state::Exit;
 pub const VERSION: u32 = 1;
 
 /// No message is longer.
-const MAX_MESSAGE: usize = 64 << 10;
+const MAX_MESSAGE: usize = 16 << 10;
 
 /// What a supervisor is asked.
 #[derive(Debug, Serialize, Deserialize)]

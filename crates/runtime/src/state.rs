@@ -1,7 +1,8 @@
 //! What a container is doing, read from its bundle by anyone: no daemon is asked, and no process number is
 //! trusted without the proof that it is still the same process.
 
-use std::io;
+use std::fs::File;
+use std::io::{self, Read};
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -25,12 +26,21 @@ pub struct ProcessId {
 impl ProcessId {
     /// Identity of the living process `pid`.
     pub fn of(pid: i32) -> io::Result<ProcessId> {
-        let (_, started) = stat(pid)?;
-        Ok(ProcessId {
+        ProcessId::of_all([pid]).map(|[one]| one)
+    }
+
+    /// Identities of several living processes.
+    pub(crate) fn of_all<const N: usize>(pids: [i32; N]) -> io::Result<[ProcessId; N]> {
+        let boot = boot_id()?;
+        let mut all = pids.map(|pid| ProcessId {
             pid,
-            started,
-            boot: boot_id()?,
-        })
+            started: 0,
+            boot: boot.clone(),
+        });
+        for one in &mut all {
+            one.started = stat(one.pid)?.1;
+        }
+        Ok(all)
     }
 
     /// A descriptor of the process, or `None` when it has ended (a zombie has).
@@ -59,13 +69,21 @@ fn is_gone(error: &io::Error) -> bool {
 }
 
 fn boot_id() -> io::Result<String> {
-    let text = std::fs::read_to_string("/proc/sys/kernel/random/boot_id")?;
-    Ok(text.trim_end().to_owned())
+    let text = read_proc("/proc/sys/kernel/random/boot_id")?;
+    Ok(String::from_utf8_lossy(text.trim_ascii_end()).into_owned())
+}
+
+/// Reads a short file of /proc, which gives its whole text to the first read that is long enough.
+fn read_proc(path: &str) -> io::Result<Vec<u8>> {
+    let mut text = vec![0; 4096];
+    let length = File::open(path)?.read(&mut text)?;
+    text.truncate(length);
+    Ok(text)
 }
 
 /// State letter and start time of a process.
 fn stat(pid: i32) -> io::Result<(u8, u64)> {
-    let text = std::fs::read(format!("/proc/{pid}/stat"))?;
+    let text = read_proc(&format!("/proc/{pid}/stat"))?;
     parse_stat(&text).ok_or_else(|| io::ErrorKind::InvalidData.into())
 }
 

@@ -1,6 +1,7 @@
 //! The devices and links that a container finds in /dev (OCI runtime spec, "Default Devices").
 
-use std::os::fd::AsFd;
+use std::ffi::OsStr;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
 use oci_spec::runtime::{LinuxDevice, LinuxDeviceType, Spec};
@@ -19,21 +20,22 @@ struct Node {
     minor: u32,
 }
 
-/// Character devices that every container has, 0666 root:root.
+/// Character devices in /dev that every container has, 0666 root:root.
 const DEFAULT: [(&str, u32, u32); 6] = [
-    ("/dev/null", 1, 3),
-    ("/dev/zero", 1, 5),
-    ("/dev/full", 1, 7),
-    ("/dev/random", 1, 8),
-    ("/dev/urandom", 1, 9),
-    ("/dev/tty", 5, 0),
+    ("null", 1, 3),
+    ("zero", 1, 5),
+    ("full", 1, 7),
+    ("random", 1, 8),
+    ("urandom", 1, 9),
+    ("tty", 5, 0),
 ];
 
+/// Links in /dev.
 const LINKS: [(&str, &str); 4] = [
-    ("/dev/fd", "/proc/self/fd"),
-    ("/dev/stdin", "/proc/self/fd/0"),
-    ("/dev/stdout", "/proc/self/fd/1"),
-    ("/dev/stderr", "/proc/self/fd/2"),
+    ("fd", "/proc/self/fd"),
+    ("stdin", "/proc/self/fd/0"),
+    ("stdout", "/proc/self/fd/1"),
+    ("stderr", "/proc/self/fd/2"),
 ];
 
 /// Whether /dev is the container's own to fill: not where the spec binds a directory of the host there.
@@ -50,9 +52,14 @@ pub(super) fn populate(root: &Root, spec: &Spec, has_devpts: bool, bind: bool) -
     let listed = linux
         .and_then(|linux| linux.devices().as_deref())
         .unwrap_or_default();
-    for (path, major, minor) in DEFAULT {
+    let doing = || "/dev".to_owned();
+    let dev = root
+        .find_or_make(Path::new("/dev"), Kind::Directory)
+        .during(doing)?;
+    for (name, major, minor) in DEFAULT {
+        let path = Path::new("/dev").join(name);
         // One that the spec lists takes the spec's mode and owner.
-        if listed.iter().any(|device| device.path() == Path::new(path)) {
+        if listed.iter().any(|device| *device.path() == path) {
             continue;
         }
         let node = Node {
@@ -60,23 +67,25 @@ pub(super) fn populate(root: &Root, spec: &Spec, has_devpts: bool, bind: bool) -
             major,
             minor,
         };
-        make(
-            root,
-            Path::new(path),
-            node,
-            Mode::from_raw_mode(0o666),
-            None,
-            bind,
-        )?;
+        if bind {
+            bind_from_host(root, &path)?;
+        } else {
+            make(dev.as_fd(), name.as_ref(), node, 0o666).during(|| format!("device {}", path.display()))?;
+        }
     }
     for device in listed {
         make_listed(root, device, bind)?;
     }
     for (name, target) in LINKS {
-        link(root, name, target, false)?;
+        link(dev.as_fd(), name, target)?;
     }
     if has_devpts {
-        link(root, "/dev/ptmx", "pts/ptmx", true)?;
+        // An image's own would lead to the host's terminals.
+        match rustix::fs::unlinkat(&dev, "ptmx", AtFlags::empty()) {
+            Ok(()) | Err(Errno::NOENT) => {}
+            Err(error) => return Err(error).during(|| "replacing /dev/ptmx".into()),
+        }
+        link(dev.as_fd(), "ptmx", "pts/ptmx")?;
     }
     Ok(())
 }
@@ -111,45 +120,42 @@ fn make_listed(root: &Root, device: &LinuxDevice, bind: bool) -> Result<()> {
             minor: number(device.minor())?,
         },
     };
-    let mode = Mode::from_raw_mode(device.file_mode().unwrap_or(0o666) & 0o7777);
-    let owner = (device.uid().unwrap_or(0), device.gid().unwrap_or(0));
-    make(root, path, node, mode, (owner != (0, 0)).then_some(owner), bind)
-}
-
-fn make(
-    root: &Root,
-    path: &Path,
-    node: Node,
-    mode: Mode,
-    owner: Option<(u32, u32)>,
-    bind: bool,
-) -> Result<()> {
-    let doing = || format!("device {}", path.display());
     if bind {
         return bind_from_host(root, path);
     }
+    let doing = || format!("device {}", path.display());
     let place = root.place(path).during(doing)?;
-    let number = rustix::fs::makedev(node.major, node.minor);
-    let name = place.name.as_os_str();
-    let mut made = rustix::fs::mknodat(&place.dir, name, node.kind, mode, number);
-    if made == Err(Errno::EXIST) {
-        let found = place.stat().during(doing)?;
-        if found.is_some_and(|found| {
-            FileType::from_raw_mode(found.st_mode) == node.kind && found.st_rdev == number
-        }) {
-            return Ok(());
-        }
-        // An image may bring anything under the name of a device.
-        place.unlink().during(doing)?;
-        made = rustix::fs::mknodat(&place.dir, name, node.kind, mode, number);
-    }
-    made.during(doing)?;
-    if let Some((uid, gid)) = owner {
+    let mode = device.file_mode().unwrap_or(0o666) & 0o7777;
+    make(place.dir.as_fd(), &place.name, node, mode).during(doing)?;
+    let (uid, gid) = (device.uid().unwrap_or(0), device.gid().unwrap_or(0));
+    if (uid, gid) != (0, 0) {
         let (uid, gid) = (Uid::from_raw(uid), Gid::from_raw(gid));
-        rustix::fs::chownat(&place.dir, name, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW)
-            .during(doing)?;
+        rustix::fs::chownat(
+            &place.dir,
+            place.name.as_os_str(),
+            Some(uid),
+            Some(gid),
+            AtFlags::SYMLINK_NOFOLLOW,
+        )
+        .during(doing)?;
     }
     Ok(())
+}
+
+/// Makes the node `name` in `dir`, in the place of what an image may have brought under the name.
+fn make(dir: BorrowedFd<'_>, name: &OsStr, node: Node, mode: u32) -> rustix::io::Result<()> {
+    let number = rustix::fs::makedev(node.major, node.minor);
+    let make = || rustix::fs::mknodat(dir, name, node.kind, Mode::from_raw_mode(mode), number);
+    match make() {
+        Err(Errno::EXIST) => {}
+        other => return other,
+    }
+    let found = rustix::fs::statat(dir, name, AtFlags::SYMLINK_NOFOLLOW)?;
+    if FileType::from_raw_mode(found.st_mode) == node.kind && found.st_rdev == number {
+        return Ok(());
+    }
+    rustix::fs::unlinkat(dir, name, AtFlags::empty())?;
+    make()
 }
 
 fn bind_from_host(root: &Root, path: &Path) -> Result<()> {
@@ -159,20 +165,15 @@ fn bind_from_host(root: &Root, path: &Path) -> Result<()> {
     sys::mount::attach(tree.as_fd(), target.as_fd()).during(doing)
 }
 
-fn link(root: &Root, name: &str, target: &str, replace: bool) -> Result<()> {
-    let doing = || format!("link {name}");
-    let place = root.place(Path::new(name)).during(doing)?;
-    if replace {
-        place.unlink().during(doing)?;
-    }
-    match rustix::fs::symlinkat(target, &place.dir, place.name.as_os_str()) {
+fn link(dev: BorrowedFd<'_>, name: &str, target: &str) -> Result<()> {
+    match rustix::fs::symlinkat(target, dev, name) {
         Ok(()) | Err(Errno::EXIST) => Ok(()),
-        Err(error) => Err(error).during(doing),
+        Err(error) => Err(error).during(|| format!("link /dev/{name}")),
     }
 }
 
-/// A copy of the host's /dev/null, detached, known to be the null device and nothing else.
-pub(super) fn null() -> Result<std::os::fd::OwnedFd> {
+/// The host's /dev/null, known to be the null device and nothing else.
+pub(super) fn null() -> Result<OwnedFd> {
     let doing = || "the host's /dev/null".to_owned();
     let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let fd = rustix::fs::openat(CWD, "/dev/null", flags, Mode::empty()).during(doing)?;

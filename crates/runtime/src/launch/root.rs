@@ -11,7 +11,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStringExt;
 use std::path::{Component, Path, PathBuf};
 
-use rustix::fs::{AtFlags, FileType, Mode, OFlags, ResolveFlags};
+use rustix::fs::{FileType, Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
 
 /// Links followed while making missing directories, as the kernel counts them.
@@ -221,25 +221,6 @@ pub(super) const PROC: u64 = 0x9fa0;
 pub(super) const SYSFS: u64 = 0x6265_6572;
 /// `DEVPTS_SUPER_MAGIC`.
 pub(super) const DEVPTS: u64 = 0x1cd1;
-
-impl Place {
-    /// Status of the entry itself, `None` where nothing is.
-    pub(super) fn stat(&self) -> io::Result<Option<rustix::fs::Stat>> {
-        match rustix::fs::statat(&self.dir, self.name.as_os_str(), AtFlags::SYMLINK_NOFOLLOW) {
-            Ok(stat) => Ok(Some(stat)),
-            Err(Errno::NOENT) => Ok(None),
-            Err(error) => Err(error.into()),
-        }
-    }
-
-    /// Removes the entry, which is no directory; nothing there is no error.
-    pub(super) fn unlink(&self) -> io::Result<()> {
-        match rustix::fs::unlinkat(&self.dir, self.name.as_os_str(), AtFlags::empty()) {
-            Ok(()) | Err(Errno::NOENT) => Ok(()),
-            Err(error) => Err(error.into()),
-        }
-    }
-}
 
 #[cfg(test)]
 mod tests {

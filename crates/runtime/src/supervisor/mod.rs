@@ -270,12 +270,13 @@ fn listen(bundle: &Bundle) -> Result<OwnedFd> {
 }
 
 fn write_state(bundle: &Bundle, pid: i32, cgroups: CgroupPaths) -> Result<()> {
-    let identity = |pid| ProcessId::of(pid).during(|| format!("looking at process {pid}"));
     let own = rustix::process::getpid().as_raw_nonzero().get();
+    let [process, supervisor] =
+        ProcessId::of_all([pid, own]).during(|| format!("looking at processes {pid} and {own}"))?;
     let state = State {
         version: bundle::VERSION,
-        process: identity(pid)?,
-        supervisor: identity(own)?,
+        process,
+        supervisor,
         created: state::now(),
         running: true,
         cgroups,
