@@ -103,6 +103,11 @@ pub enum SpecError {
         /// What is wrong with it.
         source: ProfileError,
     },
+    /// A filter for a machine whose system calls strata does not know.
+    #[error(
+        "strata knows system call filters for x86_64 and aarch64 only; use --security-opt seccomp=unconfined"
+    )]
+    UnknownMachine,
     /// An amount that does not go with another.
     #[error("{flag}: {problem}")]
     Limit {

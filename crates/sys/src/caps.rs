@@ -195,8 +195,11 @@ pub fn current() -> io::Result<Sets> {
             Err(error) if error.raw_os_error() == Some(libc::EINVAL) => break,
             Err(error) => return Err(error),
         }
-        let ambient = prctl(libc::PR_CAP_AMBIENT, libc::PR_CAP_AMBIENT_IS_SET as u64, number)?;
-        sets.ambient.0 |= (ambient as u64) << number;
+        // Only what is inheritable can be ambient.
+        if sets.inheritable.0 & (1 << number) != 0 {
+            let ambient = prctl(libc::PR_CAP_AMBIENT, libc::PR_CAP_AMBIENT_IS_SET as u64, number)?;
+            sets.ambient.0 |= (ambient as u64) << number;
+        }
     }
     Ok(sets)
 }
@@ -207,17 +210,16 @@ pub fn current() -> io::Result<Sets> {
 /// # Errors
 /// `EPERM` without the right.
 pub fn drop_bounding(keep: Set) -> io::Result<()> {
-    for number in 0..64 {
-        if keep.0 & (1 << number) != 0 {
-            continue;
-        }
-        match prctl(libc::PR_CAPBSET_READ, number, 0) {
-            Ok(0) => {}
-            Ok(_) => {
-                prctl(libc::PR_CAPBSET_DROP, number, 0)?;
-            }
+    for number in (0..64).filter(|number| keep.0 & (1 << number) == 0) {
+        match prctl(libc::PR_CAPBSET_DROP, number, 0) {
+            Ok(_) => {}
             Err(error) if error.raw_os_error() == Some(libc::EINVAL) => break,
-            Err(error) => return Err(error),
+            Err(error) => match prctl(libc::PR_CAPBSET_READ, number, 0) {
+                // Without the right, what is not there need not go.
+                Ok(0) => {}
+                Err(error) if error.raw_os_error() == Some(libc::EINVAL) => break,
+                _ => return Err(error),
+            },
         }
     }
     Ok(())

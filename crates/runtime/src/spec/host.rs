@@ -17,8 +17,8 @@ pub struct Host {
     pub kernel: (u32, u32),
     /// The machine's own system call ABI, where strata knows its calls.
     pub abi: Option<Abi>,
-    /// Memory and swap can be limited together.
-    pub counts_swap: bool,
+    /// Whether memory and swap can be limited together; `None` to look when a limit makes it matter.
+    pub counts_swap: Option<bool>,
     /// SELinux is in force or watches.
     pub selinux: bool,
     /// Existing paths below `/sys/devices/system/cpu` that tell of the machine's heat.
@@ -26,7 +26,7 @@ pub struct Host {
 }
 
 impl Host {
-    /// Looks at the machine: a dozen system calls.
+    /// Looks at the machine: system calls alone, and few that look at a file.
     ///
     /// # Errors
     /// The kernel does not tell the caller's capabilities.
@@ -44,7 +44,7 @@ impl Host {
                 .collect(),
             kernel: version(&name.release().to_string_lossy()),
             abi: Abi::native(),
-            counts_swap: Hierarchies::find().is_ok_and(|hierarchies| hierarchies.counts_swap()),
+            counts_swap: None,
             selinux: exists("/sys/fs/selinux/enforce"),
             // All of them or none.
             thermal: match exists(&thermal(0)) {
@@ -52,6 +52,13 @@ impl Host {
                 false => Vec::new(),
             },
         })
+    }
+}
+
+impl Host {
+    pub(super) fn counts_swap(&self) -> bool {
+        let look = || Hierarchies::find().is_ok_and(|hierarchies| hierarchies.counts_swap());
+        self.counts_swap.unwrap_or_else(look)
     }
 }
 

@@ -33,7 +33,7 @@ pub(super) fn resources(
             return Err(wrong("--memory-swap", "it needs --memory besides"));
         }
         (Some(swap), _) => Some(swap).filter(|swap| *swap != 0),
-        (None, Some(limit)) if host.counts_swap => Some(limit.saturating_mul(2)),
+        (None, Some(limit)) if host.counts_swap() => Some(limit.saturating_mul(2)),
         (None, _) => None,
     };
     if let (Some(reservation), Some(limit)) = (asked.memory_reservation, limit)

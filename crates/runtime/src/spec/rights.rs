@@ -86,27 +86,26 @@ pub(super) fn seccomp(
     host: &Host,
     bounding: &Capabilities,
 ) -> Result<Option<LinuxSeccomp>, SpecError> {
-    // On a machine whose calls strata does not know there is no default filter to be had.
-    let Some(native) = host.abi else { return Ok(None) };
-    match &options.seccomp {
-        SeccompChoice::Unconfined => Ok(None),
-        SeccompChoice::Default if options.privileged => Ok(None),
-        SeccompChoice::Default | SeccompChoice::Always => Ok(Some(default_profile(bounding))),
-        SeccompChoice::Profile { path, text } => {
-            let circumstances = Circumstances {
-                capabilities: bounding,
-                kernel: host.kernel,
-                native,
-            };
-            Profile::parse(text)
-                .and_then(|profile| profile.resolve(&circumstances))
-                .map(Some)
-                .map_err(|source| SpecError::Seccomp {
-                    path: path.clone(),
-                    source,
-                })
-        }
-    }
+    let profile = match &options.seccomp {
+        SeccompChoice::Unconfined => return Ok(None),
+        SeccompChoice::Default if options.privileged => return Ok(None),
+        SeccompChoice::Default | SeccompChoice::Always => None,
+        SeccompChoice::Profile { path, text } => Some((path, text)),
+    };
+    let native = host.abi.ok_or(SpecError::UnknownMachine)?;
+    let Some((path, text)) = profile else {
+        return Ok(Some(default_profile(bounding)));
+    };
+    let circumstances = Circumstances {
+        capabilities: bounding,
+        kernel: host.kernel,
+        native,
+    };
+    let resolved = Profile::parse(text).and_then(|profile| profile.resolve(&circumstances));
+    resolved.map(Some).map_err(|source| SpecError::Seccomp {
+        path: path.clone(),
+        source,
+    })
 }
 
 /// The paths that are masked, and those that are read-only.

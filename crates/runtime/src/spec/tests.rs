@@ -36,7 +36,7 @@ fn host() -> Host {
         .collect(),
         kernel: (6, 1),
         abi: Some(Abi::X86_64),
-        counts_swap: true,
+        counts_swap: Some(true),
         selinux: false,
         thermal: vec!["/sys/devices/system/cpu/cpu0/thermal_throttle".to_owned()],
     }
@@ -422,6 +422,29 @@ fn security_options() {
         text: "no".into(),
     };
     assert!(refusal(&asked).starts_with("--security-opt seccomp=/p.json: not a seccomp profile"));
+}
+
+#[test]
+fn an_unknown_machine_has_no_filter_in_silence() {
+    let host = Host { abi: None, ..host() };
+    let user = root();
+    let context = Context {
+        id: "abc",
+        image: None,
+        user: &user,
+        host: &host,
+        hostname: None,
+        files: &[],
+    };
+    let mut asked = options();
+    assert!(
+        build(&asked, &context)
+            .unwrap_err()
+            .to_string()
+            .contains("seccomp=unconfined")
+    );
+    asked.seccomp = SeccompChoice::Unconfined;
+    build(&asked, &context).unwrap();
 }
 
 #[test]

@@ -60,6 +60,11 @@ const TWICE: &[Twice] = &[
         name: "runtime::root_mounts",
         without: &[],
     },
+    Twice {
+        name: "runtime::root_defaults",
+        // Debian's unshare and umount are not in the machine.
+        without: &["without_cgroups_the_root_has_no_devices"],
+    },
 ];
 
 /// Emulation is slow, and a case that hangs must not cost the whole run.
