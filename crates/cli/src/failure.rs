@@ -98,13 +98,21 @@ impl fmt::Display for Failure {
     }
 }
 
-/// Errors are one line: what comes from elsewhere (the kernel's log, a registry's answer) may hold more.
+/// Errors are one line: what comes from elsewhere (the kernel's log, a registry's answer) may hold more. The number that
+/// the standard library puts behind a system error's words tells nobody anything.
 fn one_line(text: &str) -> String {
-    text.split(['\n', '\r'])
+    let lines = text
+        .split(['\n', '\r'])
         .map(str::trim)
-        .filter(|l| !l.is_empty())
-        .collect::<Vec<_>>()
-        .join("; ")
+        .filter(|line| !line.is_empty());
+    let mut line = lines.collect::<Vec<_>>().join("; ");
+    while let Some(start) = line.find(" (os error ") {
+        let Some(length) = line[start..].find(')') else {
+            break;
+        };
+        line.replace_range(start..=start + length, "");
+    }
+    line
 }
 
 /// What clap found wrong, in our form; help and version are no failures and go to standard output.
@@ -164,6 +172,11 @@ mod tests {
         );
         assert!(text(&Failure::internal("row gone")).starts_with("internal error: row gone\nhint: "));
         assert_eq!(text(&Failure::user("a\n\n b\r\n")), "error: a; b\n");
+        let missing = std::io::Error::from_raw_os_error(2);
+        assert_eq!(
+            text(&Failure::user(format!("/x: {missing}; y"))),
+            "error: /x: No such file or directory; y\n"
+        );
     }
 
     #[test]

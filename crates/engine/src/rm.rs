@@ -1,12 +1,16 @@
 //! `rm`: removes containers, and what they leave behind.
 
+use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 use mount::MountError;
 use runtime::bundle::{Bundle, BundleError};
+use runtime::cgroup::{Cgroup, CgroupError};
 use runtime::state::KillError;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{FlockOperation, flock};
+use rustix::io::Errno;
 use store::{ContainerError, Fault};
 
 use crate::Engine;
@@ -48,6 +52,9 @@ pub enum RmError {
     /// Its bundle could not be removed.
     #[error(transparent)]
     Bundle(#[from] BundleError),
+    /// What its supervisor left in its cgroup could not be ended.
+    #[error(transparent)]
+    Cgroup(#[from] CgroupError),
     /// The store.
     #[error(transparent)]
     Container(ContainerError),
@@ -93,23 +100,28 @@ impl Engine {
         }
     }
 
-    /// Kills what runs in a container, and waits for its end.
+    /// Kills what runs in a container, and waits for its end and that of its supervisor, which until then takes away
+    /// what is left of it.
     fn kill(&self, id: &str, name: &str) -> Result<(), RmError> {
         let bundle = Bundle::open(&self.bundle_path(id))?;
         match runtime::state::kill(&bundle, libc::SIGKILL) {
             Ok(()) | Err(KillError::NotRunning(_)) => {}
             Err(error) => return Err(error.into()),
         }
+        let Some(state) = runtime::state::load(&bundle)? else {
+            return Ok(());
+        };
         let deadline = Instant::now() + END;
-        let mut pause = Duration::from_micros(200);
-        while self.state(id).is_running() {
-            if Instant::now() > deadline {
-                return Err(RmError::WontEnd {
-                    name: name.to_owned(),
-                });
+        for process in [&state.process, &state.supervisor] {
+            match process.open() {
+                Ok(Some(pidfd)) if !ends(&pidfd, deadline) => {
+                    return Err(RmError::WontEnd {
+                        name: name.to_owned(),
+                    });
+                }
+                // One that cannot be asked about is as good as gone: what it left is taken away below.
+                _ => {}
             }
-            std::thread::sleep(pause);
-            pause = (pause * 2).min(Duration::from_millis(50));
         }
         Ok(())
     }
@@ -117,6 +129,9 @@ impl Engine {
     /// Takes away a container that does not run. Whatever is gone already is no error, so that two who try at once
     /// both succeed.
     pub(crate) fn remove(&self, id: &str) -> Result<(), RmError> {
+        if let Ok(bundle) = Bundle::open(&self.bundle_path(id)) {
+            end_orphans(&bundle)?;
+        }
         self.remove_rows(id)?;
         self.remove_bundle(id)
     }
@@ -165,6 +180,35 @@ impl Engine {
         }
         Ok(())
     }
+}
+
+/// Waits for the end of a process, until the deadline at most.
+fn ends(pidfd: &OwnedFd, deadline: Instant) -> bool {
+    loop {
+        let left = deadline.saturating_duration_since(Instant::now());
+        let left = Timespec {
+            tv_sec: left.as_secs() as _,
+            tv_nsec: left.subsec_nanos().into(),
+        };
+        match poll(&mut [PollFd::new(pidfd, PollFlags::IN)], Some(&left)) {
+            Ok(0) => return false,
+            Err(Errno::INTR) => {}
+            _ => return true,
+        }
+    }
+}
+
+/// Ends what a supervisor that died without recording an end left in the container's cgroup, and removes that.
+fn end_orphans(bundle: &Bundle) -> Result<(), RmError> {
+    if runtime::state::load_exit(bundle)?.is_some() {
+        return Ok(());
+    }
+    let Some(state) = runtime::state::load(bundle)? else {
+        return Ok(());
+    };
+    let cgroup = Cgroup::open(&state.cgroups)?;
+    cgroup.kill()?;
+    Ok(cgroup.remove()?)
 }
 
 /// Whether a name in the directory of bundles is a container's.

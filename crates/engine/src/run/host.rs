@@ -1,4 +1,5 @@
-//! The image `host`: the machine's own root file system as the read-only lower layer.
+//! The image `host`: the machine's own root file system as the read-only lower layer; and `--rootfs`, which is the same
+//! with another directory.
 //!
 //! The overlay is given `/` itself. The kernel makes a private, read-only, non-recursive clone of that one mount, so
 //! that whatever else is mounted on the machine does not appear: its mount points are the bare directories below.
@@ -27,53 +28,69 @@ pub struct LeftOut {
     pub kind: String,
 }
 
-/// What of the machine appears in the view and what does not.
+/// What of a directory of the machine appears in the view and what does not.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct HostView {
-    /// Directories of strata's own that the root file system holds, relative to its root; none lies in another.
+    /// `/`, or the directory that is viewed.
+    base: PathBuf,
+    /// Directories of strata's own that it holds, relative to it; none lies in another.
     hidden: Vec<PathBuf>,
     /// Everything that is left out, outermost, sorted.
     pub(super) left_out: Vec<LeftOut>,
 }
 
-/// Works out the view; `private` are the canonical paths of the directories to hide.
-pub(super) fn view(mounts: &[Entry], private: &[&Path]) -> HostView {
-    let mut hidden: Vec<PathBuf> = private.iter().filter_map(|path| on_root(mounts, path)).collect();
+/// Works out the view of `base`; `private` are the directories to hide. All paths are canonical.
+pub(super) fn view(mounts: &[Entry], base: &Path, private: &[&Path]) -> HostView {
+    let mut hidden: Vec<PathBuf> = private
+        .iter()
+        .filter_map(|path| within(mounts, base, path))
+        .collect();
     hidden.sort();
     hidden.dedup_by(|inner, outer| inner.starts_with(&*outer));
     let ours = hidden.iter().map(|path| LeftOut {
-        path: Path::new("/").join(path),
+        path: base.join(path),
         kind: "hidden".to_owned(),
     });
-    let others = mounts.iter().filter(|m| m.target != Path::new("/"));
-    let mut left_out: Vec<LeftOut> = others
-        .map(|m| LeftOut {
-            path: m.target.clone(),
-            kind: m.kind.clone(),
-        })
-        .chain(ours)
-        .collect();
+    let others = mounts
+        .iter()
+        .filter(|m| m.target != base && m.target.starts_with(base));
+    let others = others.map(|m| LeftOut {
+        path: m.target.clone(),
+        kind: m.kind.clone(),
+    });
+    let mut left_out: Vec<LeftOut> = others.chain(ours).collect();
     // What lies in something that is left out goes with it; several mounts at one place count once.
     left_out.sort_by(|a, b| a.path.cmp(&b.path));
     left_out.dedup_by(|inner, kept| inner.path.starts_with(&kept.path));
-    HostView { hidden, left_out }
+    HostView {
+        base: base.to_owned(),
+        hidden,
+        left_out,
+    }
 }
 
-/// Where the directory `path` is found in the root mount alone, relative to its root; `None` when it is not. A mount
-/// of another part of the same file system (a bind) is seen through.
-fn on_root(mounts: &[Entry], path: &Path) -> Option<PathBuf> {
-    let root = mounts.iter().rev().find(|m| m.target == Path::new("/"))?;
+/// Where the directory `path` is found below `base` when nothing that is mounted there is looked at; `None` when it
+/// is not. A mount of another part of the same file system (a bind) is seen through.
+fn within(mounts: &[Entry], base: &Path, path: &Path) -> Option<PathBuf> {
+    let (base, path) = (place(mounts, base)?, place(mounts, path)?);
+    if base.0 != path.0 {
+        return None;
+    }
+    let relative = path.1.strip_prefix(&base.1).ok()?;
+    (relative != Path::new("")).then(|| relative.to_owned())
+}
+
+/// The file system that holds `path`, and where in it.
+fn place<'a>(mounts: &'a [Entry], path: &Path) -> Option<(&'a str, PathBuf)> {
     // The longest mount point that the path lies beneath; of several at one place the last covers the others.
     let holder = mounts
         .iter()
         .filter(|m| path.starts_with(&m.target))
         .max_by_key(|m| m.target.components().count())?;
-    if holder.device != root.device {
-        return None;
-    }
-    let in_file_system = holder.root.join(path.strip_prefix(&holder.target).ok()?);
-    let relative = in_file_system.strip_prefix(&root.root).ok()?;
-    (relative != Path::new("")).then(|| relative.to_owned())
+    Some((
+        &holder.device,
+        holder.root.join(path.strip_prefix(&holder.target).ok()?),
+    ))
 }
 
 impl HostView {
@@ -82,15 +99,20 @@ impl HostView {
         self.hidden.iter().map(|path| Path::new("/").join(path))
     }
 
-    /// Prepares the empty upper directory: the root's own attributes, and a whiteout for each hidden directory.
+    /// Prepares the empty upper directory: a whiteout for each hidden directory.
     ///
     /// # Errors
     /// The errno of the first call that failed, among them that of a directory which vanished meanwhile.
-    pub(super) fn prepare(&self, host: &Dir, upper: &Dir) -> io::Result<()> {
-        for path in &self.hidden {
-            hide(host, upper, path)?;
+    pub(super) fn prepare(&self, upper: &Dir) -> io::Result<()> {
+        if self.hidden.is_empty() {
+            // The store gave the upper directory its attributes.
+            return Ok(());
         }
-        copy_attributes(host, upper)
+        let host = Dir::open_ambient(&self.base)?;
+        for path in &self.hidden {
+            hide(&host, upper, path)?;
+        }
+        copy_attributes(&host, upper)
     }
 }
 
@@ -169,7 +191,11 @@ mod tests {
             mount("0:6", "/", "/proc/sys/fs/binfmt_misc", "binfmt_misc"),
             mount("0:9", "/", "/run", "tmpfs"),
         ];
-        let view = view(&mounts, &["/var/lib/strata".as_ref(), "/run/strata".as_ref()]);
+        let view = view(
+            &mounts,
+            "/".as_ref(),
+            &["/var/lib/strata".as_ref(), "/run/strata".as_ref()],
+        );
         assert_eq!(view.hidden, [PathBuf::from("var/lib/strata")]);
         let kinds: Vec<_> = view
             .left_out
@@ -194,10 +220,10 @@ mod tests {
             mount("8:1", "/@home", "/home", "btrfs"),
         ];
         assert_eq!(
-            on_root(&mounts, "/var/lib/strata".as_ref()),
+            within(&mounts, "/".as_ref(), "/var/lib/strata".as_ref()),
             Some("data/strata".into())
         );
-        assert_eq!(on_root(&mounts, "/home/strata".as_ref()), None);
+        assert_eq!(within(&mounts, "/".as_ref(), "/home/strata".as_ref()), None);
     }
 
     #[test]
@@ -205,9 +231,23 @@ mod tests {
         let mounts = [mount("8:1", "/", "/", "ext4")];
         let view = view(
             &mounts,
+            "/".as_ref(),
             &["/srv/s/state".as_ref(), "/srv/s".as_ref(), "/srv/s-2".as_ref()],
         );
         assert_eq!(view.hidden, [PathBuf::from("srv/s"), PathBuf::from("srv/s-2")]);
+    }
+
+    #[test]
+    fn a_directory_is_seen_without_what_is_mounted_in_it() {
+        let mounts = [
+            mount("8:1", "/", "/", "ext4"),
+            mount("0:7", "/", "/srv/x", "tmpfs"),
+            mount("0:8", "/", "/y", "tmpfs"),
+        ];
+        let view = view(&mounts, "/srv".as_ref(), &["/srv/s".as_ref(), "/var".as_ref()]);
+        assert_eq!(view.hidden, [PathBuf::from("s")]);
+        let paths: Vec<_> = view.left_out.iter().map(|l| l.path.to_str().unwrap()).collect();
+        assert_eq!(paths, ["/srv/s", "/srv/x"]);
     }
 
     #[test]
@@ -217,6 +257,6 @@ mod tests {
             mount("8:1", "/x", "/var/lib/strata", "ext4"),
             mount("0:7", "/", "/var/lib/strata", "tmpfs"),
         ];
-        assert_eq!(on_root(&mounts, "/var/lib/strata".as_ref()), None);
+        assert_eq!(within(&mounts, "/".as_ref(), "/var/lib/strata".as_ref()), None);
     }
 }

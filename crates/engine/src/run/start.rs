@@ -20,7 +20,7 @@ use sys::Dir;
 use super::base::Base;
 use super::host::{self, HostView, LeftOut};
 use super::spec::{Draft, SpecError};
-use super::{Details, Request, Source};
+use super::{Details, Request};
 use crate::rm::{self, RmError};
 use crate::{Engine, names};
 
@@ -155,10 +155,11 @@ impl Engine {
     pub fn run(&self, request: &Request, base: Base, streams: &Streams<'_>) -> Result<Started<'_>, RunError> {
         // Held until the process runs, so that nobody takes the container for one that died: see `sweep`.
         let _starting = self.starting()?;
-        let view = match request.source {
-            Source::Host => Some(self.host_view()?),
-            _ => None,
-        };
+        let view = base
+            .lower
+            .as_deref()
+            .map(|lower| self.host_view(lower))
+            .transpose()?;
         let mut random = [0; 34];
         getrandom(&mut random, GetRandomFlags::empty())
             .map_err(|e| state_error("reading random bytes for", &self.bundles(), e.into()))?;
@@ -201,12 +202,12 @@ impl Engine {
         open().map_err(|e| state_error("opening", &path, e))
     }
 
-    fn host_view(&self) -> Result<HostView, RunError> {
+    fn host_view(&self, lower: &Path) -> Result<HostView, RunError> {
         let mounts = mount::table::read().map_err(RunError::Host)?;
         let canonical =
             |path: &Path| std::fs::canonicalize(path).map_err(|e| state_error("finding", path, e));
         let (store, state) = (canonical(self.store.root())?, canonical(self.state_dir())?);
-        Ok(host::view(&mounts, &[&store, &state]))
+        Ok(host::view(&mounts, lower, &[&store, &state]))
     }
 
     /// The rows, under the name that was asked for or one that is free.
@@ -281,7 +282,7 @@ impl Engine {
                 .store
                 .upper_path(self.ns(), id)
                 .map_err(ContainerError::from)?;
-            let prepare = || view.prepare(&Dir::open_ambient("/")?, &Dir::open_ambient(&upper)?);
+            let prepare = || view.prepare(&Dir::open_ambient(&upper)?);
             prepare().map_err(RunError::Host)?;
         }
         let bundle = Bundle::create(&self.bundles(), id)?;
