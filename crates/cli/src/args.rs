@@ -45,6 +45,7 @@ Containers:
   run          Run a command in a new container
   ps           List containers
   rm           Remove containers
+  diff         Show what a container changed in its root file system
   layers       Show the stack of layers beneath a container or an image
   inspect      Show everything about containers or images, as JSON
 
@@ -119,6 +120,7 @@ pub(crate) enum Command {
     Run(Box<commands::run::RunArgs>),
     Ps(commands::ps::PsArgs),
     Rm(commands::rm::RmArgs),
+    Diff(commands::diff::DiffArgs),
     Layers(commands::layers::LayersArgs),
     Inspect(commands::inspect::InspectArgs),
     Pull(commands::pull::PullArgs),
@@ -149,6 +151,7 @@ pub(crate) enum ContainerCommand {
     #[command(visible_aliases = ["ps", "list"])]
     Ls(commands::ps::PsArgs),
     Rm(commands::rm::RmArgs),
+    Diff(commands::diff::DiffArgs),
     Layers(commands::layers::LayersArgs),
     Inspect(commands::inspect::NounArgs),
 }

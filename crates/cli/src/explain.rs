@@ -6,6 +6,7 @@
 use std::fmt::Display;
 
 use engine::OpenError;
+use engine::diff::DiffError;
 use engine::errors::{
     BlobError, ContainerError, Fault, ImageError, IngestError, InstallError, SnapshotError,
 };
@@ -370,6 +371,24 @@ impl Explain for InfoError {
         match self {
             InfoError::Store(fault) => Some(fault),
             InfoError::Ps(error) => error.fault(),
+            _ => None,
+        }
+    }
+}
+
+impl Explain for DiffError {
+    fn fault(&self) -> Option<&Fault> {
+        match self {
+            DiffError::Store(fault) => Some(fault),
+            DiffError::Container(error) => error.fault(),
+            DiffError::Snapshot(error) => error.fault(),
+            _ => None,
+        }
+    }
+
+    fn hint(&self) -> Option<String> {
+        match self {
+            DiffError::Container(error) => error.hint(),
             _ => None,
         }
     }

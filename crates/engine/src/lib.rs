@@ -11,7 +11,7 @@
 //! Start reading at [`run`], which uses everything.
 #![cfg_attr(not(test), warn(clippy::disallowed_methods))]
 
-// pub mod diff;
+pub mod diff;
 mod find;
 pub mod images;
 pub mod import;

@@ -1,6 +1,7 @@
 //! One file per command, and what they have in common: settings in, the engine opened, an exit code out.
 
 pub(crate) mod completion;
+pub(crate) mod diff;
 pub(crate) mod images;
 pub(crate) mod import;
 pub(crate) mod info;
@@ -95,6 +96,7 @@ fn dispatch(context: &Context, command: Command) -> Outcome {
         Command::Run(args) | Command::Container(ContainerCommand::Run(args)) => run::run(context, *args),
         Command::Ps(args) | Command::Container(ContainerCommand::Ls(args)) => ps::run(context, args),
         Command::Rm(args) | Command::Container(ContainerCommand::Rm(args)) => rm::run(context, args),
+        Command::Diff(args) | Command::Container(ContainerCommand::Diff(args)) => diff::run(context, args),
         Command::Layers(args)
         | Command::Container(ContainerCommand::Layers(args))
         | Command::Image(ImageCommand::Layers(args)) => layers::run(context, args),

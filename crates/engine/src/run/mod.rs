@@ -122,6 +122,8 @@ pub(crate) struct Details {
     pub(crate) runtime: Option<PathBuf>,
     /// Paths in the container that strata hid before it was started.
     pub(crate) hidden: Vec<PathBuf>,
+    /// Where the user has something mounted in the container.
+    pub(crate) mounts: Vec<PathBuf>,
 }
 
 impl Details {

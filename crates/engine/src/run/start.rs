@@ -227,6 +227,12 @@ impl Engine {
             interactive: request.interactive,
             stop_signal: draft.stop_signal(),
             runtime: request.runtime.clone(),
+            mounts: request
+                .container
+                .mounts
+                .iter()
+                .map(|mount| mount.destination.clone())
+                .collect(),
             hidden: view.map(|view| view.hidden().collect()).unwrap_or_default(),
         };
         let snapshot = PrepareOptions {
