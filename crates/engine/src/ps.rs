@@ -1,6 +1,6 @@
 //! `ps`: the containers of the namespace.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 
 use jiff::Timestamp;
 use serde::Serialize;
@@ -58,13 +58,25 @@ impl Engine {
                 .collect())
         };
         let mut listed = list()?;
-        // One that was to go with its process, and did not: its end was seen by nobody.
-        if listed.iter().any(|c| c.ephemeral && !c.state.is_running()) {
+        // One that was to go with its process, and did not: its end was seen by nobody. A bundle too many: the one
+        // who was removing it was killed.
+        let dead = listed.iter().any(|c| c.ephemeral && !c.state.is_running());
+        if dead || self.has_orphans(&listed) {
             self.sweep()?;
             listed = list()?;
         }
         listed.retain(|c| all || c.state.is_running());
         Ok(listed)
+    }
+
+    fn has_orphans(&self, listed: &[Container]) -> bool {
+        let known: HashSet<&str> = listed.iter().map(|c| &*c.id).collect();
+        let entries = sys::Dir::open_ambient(self.bundles())
+            .and_then(|dir| dir.entries())
+            .unwrap_or_default();
+        entries
+            .iter()
+            .any(|entry| entry.name.to_str().is_some_and(|name| !known.contains(name)))
     }
 
     fn listed(&self, row: store::Container) -> Container {

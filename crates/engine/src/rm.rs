@@ -22,6 +22,15 @@ const END: Duration = Duration::from_secs(10);
 /// Where a bundle has its root mounted.
 const ROOTFS: &str = "rootfs";
 
+/// What was removed.
+#[derive(Debug, Clone)]
+pub struct Removed {
+    /// The container's id.
+    pub id: String,
+    /// The name of its image is gone, or leads elsewhere: with [`Engine::collect`] the image may go too.
+    pub last: bool,
+}
+
 /// Why a container could not be removed.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -70,11 +79,11 @@ impl From<ContainerError> for RmError {
 }
 
 impl Engine {
-    /// Removes a container, and gives its id; one that runs is killed first if `force` says so.
+    /// Removes a container; one that runs is killed first if `force` says so.
     ///
     /// # Errors
     /// See [`RmError`].
-    pub fn rm(&self, name: &str, force: bool) -> Result<String, RmError> {
+    pub fn rm(&self, name: &str, force: bool) -> Result<Removed, RmError> {
         let row = self.store.find_container(self.ns(), name)?;
         if let State::Running { pid, .. } = self.state(&row.id) {
             if !force {
@@ -83,7 +92,20 @@ impl Engine {
             self.kill(&row.id, &row.name)?;
         }
         self.remove(&row.id)?;
-        Ok(row.id)
+        let named = match (&row.image, row.manifest) {
+            (Some(name), Some(manifest)) => {
+                let image = self
+                    .store
+                    .find_image(self.ns(), name)
+                    .map_err(ContainerError::from)?;
+                image.is_some_and(|image| image.manifest.digest == manifest)
+            }
+            _ => true,
+        };
+        Ok(Removed {
+            id: row.id,
+            last: !named,
+        })
     }
 
     /// What is left to do for a container that has ended when whoever ran it is gone: one that was to be removed is,
@@ -218,5 +240,7 @@ fn is_id(name: &str) -> bool {
 
 /// Unmounts what strata mounted in a bundle.
 pub(crate) fn detach(bundle: &Path) -> Result<(), MountError> {
+    let memory = crate::run::shared_memory(bundle);
+    mount::detach(&memory)?;
     mount::detach(&bundle.join(ROOTFS)).map(drop)
 }

@@ -7,10 +7,10 @@
 use std::ffi::OsStr;
 use std::fmt;
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
-use rustix::fs::CWD;
+use rustix::fs::{CWD, Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
 use rustix::mount::{FsMountFlags, FsOpenFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags};
 
@@ -141,6 +141,28 @@ pub fn clone_tree(dir: BorrowedFd<'_>, path: impl AsRef<Path>, recursive: bool) 
 /// As [`clone_tree`] for a trusted path.
 pub fn clone_tree_at(path: impl AsRef<Path>, recursive: bool) -> io::Result<OwnedFd> {
     clone_tree(CWD, path, recursive)
+}
+
+/// A detached copy of the mount that the directory `path` lies on in another process's mount namespace (its
+/// `/proc/<pid>/ns/mnt`), rooted at `path`. No link is followed on the way: who lives in that namespace may have made
+/// any of it.
+///
+/// The kernel copies mounts of the caller's own namespace only, so a thread goes there for it, and ends.
+pub fn clone_tree_in(namespace: BorrowedFd<'_>, path: &Path) -> io::Result<OwnedFd> {
+    let there = || -> io::Result<OwnedFd> {
+        crate::process::unshare_directories()?;
+        crate::process::setns(namespace, crate::process::namespaces::MOUNT)?;
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let resolve = ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
+        let found = rustix::fs::openat2(CWD, path, flags, Mode::empty(), resolve)?;
+        clone_tree(found.as_fd(), "", false)
+    };
+    std::thread::scope(|scope| {
+        scope
+            .spawn(there)
+            .join()
+            .unwrap_or_else(|_| Err(io::ErrorKind::Other.into()))
+    })
 }
 
 /// Attaches the detached mount `mount` onto what `target` refers to (an `O_PATH` descriptor will do).

@@ -184,6 +184,12 @@ pub fn unshare(namespaces: u64) -> io::Result<()> {
     check(unsafe { libc::unshare(namespaces as libc::c_int) }.into())
 }
 
+/// Gives the calling thread a root and working directory of its own, no longer those of the other threads.
+pub fn unshare_directories() -> io::Result<()> {
+    // SAFETY: CLONE_FS only copies the thread's root, working directory and umask; no memory or descriptor is touched.
+    check(unsafe { libc::unshare(libc::CLONE_FS) }.into())
+}
+
 /// Joins the namespace that `namespace` refers to, which must be of the kind `kind` (one bit of [`namespaces`]).
 pub fn setns(namespace: BorrowedFd<'_>, kind: u64) -> io::Result<()> {
     // SAFETY: the call takes a descriptor, which is open while borrowed, and no memory.

@@ -27,9 +27,17 @@ pub(crate) fn run(context: &Context, args: RmArgs) -> Outcome {
         true => engine.ps(true)?.into_iter().map(|c| c.id).collect(),
         false => args.containers,
     };
-    Ok(for_each(&names, |name| match engine.rm(name, args.force) {
-        Ok(_) => print(|out| writeln!(out, "{name}")).map(drop),
+    let mut last = false;
+    let code = for_each(&names, |name| match engine.rm(name, args.force) {
+        Ok(removed) => {
+            last |= removed.last;
+            print(|out| writeln!(out, "{name}")).map(drop)
+        }
         Err(engine::rm::RmError::NotFound(_)) if args.force => Ok(()),
         Err(error) => Err(Failure::from(error)),
-    }))
+    });
+    if last {
+        engine.collect()?;
+    }
+    Ok(code)
 }

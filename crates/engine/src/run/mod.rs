@@ -22,6 +22,7 @@ use serde::{Deserialize, Serialize};
 pub use self::base::{Base, BaseError};
 pub use self::host::LeftOut;
 pub use self::spec::SpecError;
+pub(crate) use self::spec::shared_memory;
 pub use self::start::{RunError, Started, Streams};
 pub use crate::pull::Registries;
 

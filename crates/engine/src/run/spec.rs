@@ -1,14 +1,18 @@
 //! What the container's specification is made of: the request, the image's configuration, and where the container is.
 
-use std::path::PathBuf;
+use std::fs::File;
+use std::io;
+use std::os::fd::AsFd;
+use std::path::{Path, PathBuf};
 
 use image::config::Execution;
 use oci_spec::image::Config;
 use runtime::bundle::Bundle;
-use runtime::options::ContainerOptions;
 use runtime::options::namespaces::{Joined, NamespaceOption};
+use runtime::options::{ContainerOptions, process};
 use runtime::spec::{self, Context, Host};
 use runtime::user;
+use rustix::fs::Mode;
 use store::ContainerError;
 
 use super::base::Base;
@@ -22,6 +26,12 @@ const SHORT: usize = 12;
 
 /// The version of the runtime specification that every OCI runtime knows.
 const OLD_VERSION: &str = "1.0.2";
+
+/// The directory of a bundle that stands for the root of the container whose IPC namespace is joined.
+const SHARED: &str = "shared";
+
+/// What of it is shared, beneath [`SHARED`].
+const MEMORY: &str = "dev/shm";
 
 /// Why no specification can be made.
 #[derive(Debug, thiserror::Error)]
@@ -48,9 +58,12 @@ pub enum SpecError {
     /// The image or the caller names a user that the root does not know.
     #[error(transparent)]
     User(#[from] user::UserError),
+    /// Another container's `/dev/shm` could not be shared.
+    #[error("sharing /dev/shm with --ipc: {0}")]
+    Memory(#[source] io::Error),
     /// The machine does not tell what it has.
     #[error("asking the kernel what it has: {0}")]
-    Host(#[source] std::io::Error),
+    Host(#[source] io::Error),
     /// What was asked contradicts itself, or the machine cannot give it.
     #[error(transparent)]
     Build(#[from] spec::SpecError),
@@ -66,6 +79,8 @@ pub(super) struct Draft {
     hostname: String,
     /// The container whose network is joined, by id.
     network_of: Option<String>,
+    /// The process whose `/dev/shm` is shared.
+    memory_of: Option<i32>,
     /// Another OCI runtime will read the specification.
     foreign_runtime: bool,
 }
@@ -74,7 +89,7 @@ impl Draft {
     /// Looks up what the request names.
     pub(super) fn new(engine: &Engine, request: &Request, base: &Base, id: &str) -> Result<Draft, SpecError> {
         let mut options = request.container.clone();
-        let mut network_of = None;
+        let (mut network_of, mut memory_of, mut named_as) = (None, None, None);
         for (flag, kind, option) in [
             ("--network", "net", &mut options.network),
             ("--pid", "pid", &mut options.pid),
@@ -82,15 +97,28 @@ impl Draft {
             ("--uts", "uts", &mut options.uts),
         ] {
             if let NamespaceOption::Container(name) = option {
-                let (other, joined) = engine.namespace_of(flag, kind, name)?;
-                if kind == "net" {
-                    network_of = Some(other);
+                let (other, pid) = engine.process_of(flag, name)?;
+                match kind {
+                    "net" => {
+                        named_as = Some(other.clone());
+                        network_of = Some(other);
+                    }
+                    "uts" => named_as = Some(other),
+                    "ipc" => memory_of = Some(pid),
+                    _ => {}
                 }
-                *option = NamespaceOption::Joined(joined);
+                let root = (kind == "ipc").then(|| engine.bundle_path(id).join(SHARED));
+                let path = format!("/proc/{pid}/ns/{kind}").into();
+                *option = NamespaceOption::Joined(Joined { path, root });
             }
         }
         let hostname = match (&options.hostname, &options.uts) {
             (Some(asked), _) => asked.clone(),
+            // In another's network or under its name it is called as the other, whose hosts file knows that.
+            (None, _) if named_as.is_some() => {
+                let name = named_as.and_then(|other| engine.file_of(&other, "hostname"));
+                name.unwrap_or_default().trim_end().to_owned()
+            }
             (None, NamespaceOption::Host) => {
                 rustix::system::uname().nodename().to_string_lossy().into_owned()
             }
@@ -104,13 +132,14 @@ impl Draft {
             command,
             hostname,
             network_of,
+            memory_of,
             foreign_runtime: request.runtime.is_some(),
         })
     }
 
     /// The signal that asks the process to end, by name or number; none for SIGTERM.
     pub(super) fn stop_signal(&self) -> Option<String> {
-        let asked = self.options.stop_signal.map(|signal| signal.to_string());
+        let asked = self.options.stop_signal.map(process::signal_name);
         asked.or_else(|| self.image.as_ref()?.stop_signal().clone())
     }
 
@@ -120,6 +149,9 @@ impl Draft {
         for (name, target, text) in self.files(engine, request) {
             bundle.write(name, text.as_bytes(), 0o644)?;
             files.push((bundle.path().join(name), PathBuf::from(target)));
+        }
+        if let Some(pid) = self.memory_of {
+            share_memory(pid, bundle).map_err(|e| Box::new(SpecError::Memory(e)))?;
         }
         let spec = self.spec(bundle, &files).map_err(Box::new)?;
         Ok(bundle.write_spec(&spec)?)
@@ -157,10 +189,7 @@ impl Draft {
                 .map(|text| String::from_utf8_lossy(&text).into_owned())
                 .ok()
         };
-        let other = |name: &str| {
-            let bundle = Bundle::open(&engine.bundle_path(self.network_of.as_deref()?)).ok()?;
-            Some(String::from_utf8_lossy(&bundle.read(name).ok()??).into_owned())
-        };
+        let other = |name: &str| engine.file_of(self.network_of.as_deref()?, name);
         let own_network = self.options.network != NamespaceOption::Host;
         let base = other("hosts").or_else(|| if own_network { None } else { host("/etc/hosts") });
         let hosts = etc::hosts(base.as_deref(), &self.hostname, &request.hosts);
@@ -194,14 +223,30 @@ fn config(execution: &Execution) -> Config {
     config
 }
 
+/// Attaches the `/dev/shm` of another container in the bundle, to be bound from there.
+fn share_memory(pid: i32, bundle: &Bundle) -> io::Result<()> {
+    let namespace = File::open(format!("/proc/{pid}/ns/mnt"))?;
+    let memory = sys::mount::clone_tree_in(namespace.as_fd(), &Path::new("/").join(MEMORY))?;
+    let place = bundle
+        .dir()
+        .mkdir_all(Path::new(SHARED).join(MEMORY), Mode::RWXU)?;
+    sys::mount::attach(memory.as_fd(), place.as_fd())
+}
+
+/// Where [`share_memory`] attached something in a bundle, if it did.
+pub(crate) fn shared_memory(bundle: &Path) -> PathBuf {
+    bundle.join(SHARED).join(MEMORY)
+}
+
 impl Engine {
-    /// A namespace of a running container, and the container's id.
-    fn namespace_of(
-        &self,
-        flag: &'static str,
-        kind: &str,
-        name: &str,
-    ) -> Result<(String, Joined), SpecError> {
+    /// The text of a file in a container's bundle.
+    fn file_of(&self, id: &str, name: &str) -> Option<String> {
+        let text = Bundle::open(&self.bundle_path(id)).ok()?.read(name).ok()??;
+        Some(String::from_utf8_lossy(&text).into_owned())
+    }
+
+    /// The id of a running container, and its first process.
+    fn process_of(&self, flag: &'static str, name: &str) -> Result<(String, i32), SpecError> {
         let joined = |source| SpecError::Joined {
             flag,
             name: name.to_owned(),
@@ -209,16 +254,7 @@ impl Engine {
         };
         let row = self.store.find_container(self.ns(), name).map_err(joined)?;
         match self.state(&row.id) {
-            State::Running { pid, .. } => {
-                let path = format!("/proc/{pid}/ns/{kind}").into();
-                Ok((
-                    row.id,
-                    Joined {
-                        path,
-                        root: Some(format!("/proc/{pid}/root").into()),
-                    },
-                ))
-            }
+            State::Running { pid, .. } => Ok((row.id, pid)),
             _ => Err(SpecError::NotRunning {
                 flag,
                 name: name.to_owned(),

@@ -23,8 +23,8 @@ pub enum NamespaceOption {
 pub struct Joined {
     /// Its file, `/proc/<pid>/ns/<kind>` or a place where it was bound.
     pub path: PathBuf,
-    /// The root directory of a process in it (`/proc/<pid>/root`), for what belongs to the namespace but is reached
-    /// through a mount: with an IPC namespace, `/dev/shm` and `/dev/mqueue`.
+    /// A directory of the host beneath which stands what belongs to the namespace but is reached through a mount: with
+    /// an IPC namespace, `dev/shm`. (`/proc/<pid>/root` is none: the kernel binds from its own mount namespace alone.)
     pub root: Option<PathBuf>,
 }
 

@@ -81,6 +81,13 @@ pub fn signal(text: &str) -> Option<i32> {
         .map(|at| at as i32 + 1)
 }
 
+/// The name of a signal, as `SIGTERM`; the number where it has none.
+pub fn signal_name(number: i32) -> String {
+    let at = usize::try_from(number - 1).ok();
+    at.and_then(|at| SIGNALS.get(at))
+        .map_or_else(|| number.to_string(), |name| format!("SIG{name}"))
+}
+
 /// Signals 1 to 31 (asm-generic/signal.h, the same on x86 and arm).
 const SIGNALS: [&str; 31] = [
     "HUP", "INT", "QUIT", "ILL", "TRAP", "ABRT", "BUS", "FPE", "KILL", "USR1", "SEGV", "USR2", "PIPE",

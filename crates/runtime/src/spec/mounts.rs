@@ -21,7 +21,8 @@ pub(super) fn mounts(options: &ContainerOptions, context: &Context<'_>) -> Resul
         }
         let mut words: Vec<String> = words.split(',').map(str::to_owned).collect();
         let shared = match destination.to_str() {
-            Some("/dev/shm" | "/dev/mqueue") => ipc_source(&options.ipc, destination),
+            // The queues need none of this: a new mount shows those of the namespace that it is made in.
+            Some("/dev/shm") => ipc_source(&options.ipc, destination),
             _ => None,
         };
         if let Some(source) = shared {
@@ -78,7 +79,7 @@ pub(super) fn mounts(options: &ContainerOptions, context: &Context<'_>) -> Resul
     Ok(mounts)
 }
 
-/// Where a place that belongs to the IPC namespace is bound from, when that is not the container's own.
+/// Where the memory that is shared within an IPC namespace is bound from, when that is not the container's own.
 fn ipc_source(ipc: &NamespaceOption, destination: &Path) -> Option<PathBuf> {
     match ipc {
         NamespaceOption::Host => Some(destination.to_owned()),

@@ -483,8 +483,13 @@ fn namespaces_of_others() {
     asked.ipc = NamespaceOption::Host;
     let spec = self::spec(&asked);
     assert_eq!(
-        mount_at(&spec, "/dev/mqueue").unwrap().source().as_deref(),
-        Some(Path::new("/dev/mqueue"))
+        mount_at(&spec, "/dev/shm").unwrap().source().as_deref(),
+        Some(Path::new("/dev/shm"))
+    );
+    assert_eq!(
+        mount_at(&spec, "/dev/mqueue").unwrap().typ().as_deref(),
+        Some("mqueue"),
+        "a new one shows the namespace's own queues, and the host may have none mounted"
     );
     asked.shm_size = Some(5);
     assert!(refusal(&asked).contains("--shm-size and --ipc"));

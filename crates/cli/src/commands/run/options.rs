@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use engine::run::{Request, Source};
 use runtime::options::container::{ResourceOptions, SeccompChoice, Unmask};
 use runtime::options::env::EnvOption;
+use runtime::options::mounts::{MountKind, MountOption};
 use runtime::options::security::SecurityOption;
 use runtime::options::{
     ContainerOptions, OptionError, devices, env, limits, mounts, namespaces, network, process, security,
@@ -89,9 +90,9 @@ fn container(args: &RunArgs, command: &[String]) -> Result<ContainerOptions, Fai
         stop_signal: maybe(&args.stop_signal, process::stop_signal)?,
         ..ContainerOptions::default()
     };
-    options
-        .mounts
-        .extend(each(&args.volume, |v| mounts::volume(v, &cwd))?);
+    let volumes = each(&args.volume, |v| mounts::volume(v, &cwd))?;
+    volumes.iter().try_for_each(make_source)?;
+    options.mounts.extend(volumes);
     options
         .mounts
         .extend(each(&args.mount, |v| mounts::mount(v, &cwd))?);
@@ -111,6 +112,15 @@ fn maybe<T>(
     parse: impl FnOnce(&str) -> Result<T, OptionError>,
 ) -> Result<Option<T>, OptionError> {
     value.as_deref().map(parse).transpose()
+}
+
+/// Makes the directory that a volume is bound from when it is missing, as docker does (and does not for `--mount`).
+fn make_source(volume: &MountOption) -> Result<(), Failure> {
+    match &volume.kind {
+        MountKind::Bind { source } if !source.exists() => fs::create_dir_all(source)
+            .map_err(|e| Failure::user(format!("--volume {}: {e}", source.display()))),
+        _ => Ok(()),
+    }
 }
 
 fn security_option(options: &mut ContainerOptions, asked: SecurityOption, cwd: &Path) -> Result<(), Failure> {
