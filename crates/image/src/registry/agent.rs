@@ -164,6 +164,16 @@ fn system(error: &io::Error, url: &Url) -> Broken {
             not_tls,
         };
     }
+    let text = error.to_string();
+    // The standard library has no kind for what getaddrinfo(3) answers; only its "try again" is worth another try.
+    if let Some(why) = text.strip_prefix("failed to lookup address information: ") {
+        let transient = why.starts_with("Temporary failure");
+        return Broken {
+            reason: format!("the host's name cannot be looked up ({})", printable(why)),
+            transient,
+            not_tls: false,
+        };
+    }
     let hung_up = [
         E::InvalidData,
         E::UnexpectedEof,
@@ -172,8 +182,29 @@ fn system(error: &io::Error, url: &Url) -> Broken {
         E::BrokenPipe,
     ];
     Broken {
-        reason: printable(&error.to_string()),
+        reason: printable(&text),
         transient: true,
         not_tls: hung_up.contains(&error.kind()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_that_does_not_exist_is_asked_for_once() {
+        let url = Url::parse("https://example.test/").unwrap();
+        let lookup = |why| io::Error::other(format!("failed to lookup address information: {why}"));
+        assert!(!system(&lookup("Name or service not known"), &url).transient);
+        assert!(system(&lookup("Temporary failure in name resolution"), &url).transient);
+        // The library's own text, as long as it is what we read.
+        let error = std::net::ToSocketAddrs::to_socket_addrs("no-such-host.invalid:1").unwrap_err();
+        assert!(
+            error
+                .to_string()
+                .starts_with("failed to lookup address information: "),
+            "{error}"
+        );
     }
 }
