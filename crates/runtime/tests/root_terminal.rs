@@ -35,13 +35,8 @@ impl User {
         let pty = sys::pty::open(ptmx).unwrap();
         sys::pty::set_size(pty.master.as_fd(), 33, 99).unwrap();
         let stdio = || Stdio::from(pty.slave.try_clone().unwrap());
-        let program = Command::new("setsid")
-            .args([
-                "--ctty",
-                "--wait",
-                &helper().program.display().to_string(),
-                "foreground",
-            ])
+        let program = Command::new(helper().program)
+            .arg("foreground")
             .arg(container.bundle.path())
             .stdin(stdio())
             .stdout(stdio())

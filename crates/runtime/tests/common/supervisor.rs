@@ -24,6 +24,11 @@ fn main() -> ExitCode {
 }
 
 fn foreground(bundle: &Path) -> Result<ExitCode, Box<dyn std::error::Error>> {
+    // At a terminal it is what a shell would have put into its foreground.
+    if rustix::termios::isatty(std::io::stdin()) {
+        rustix::process::setsid()?;
+        rustix::process::ioctl_tiocsctty(std::io::stdin())?;
+    }
     let (stdin, stdout, stderr) = (std::io::stdin(), std::io::stdout(), std::io::stderr());
     let attention = Attention::begin()?;
     let mut running = runtime::start(&StartRequest {
