@@ -66,6 +66,7 @@ fn measure(count: usize, runtime: Option<PathBuf>) -> Result<(), Box<dyn std::er
             size: None,
             runtime: runtime.as_deref(),
             cleanup: Vec::new(),
+            attention: None,
         })?;
         started.push(begin.elapsed());
         let exit = running.wait()?;

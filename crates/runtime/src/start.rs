@@ -17,6 +17,7 @@ use sys::mount::SetAttr;
 use crate::control::{Connection, Reply, Request};
 use crate::launch::{CANNOT_RUN, FAILED, NOT_FOUND};
 use crate::state::Exit;
+use crate::terminal::Attention;
 
 /// The program that supervisors are made of, and the arguments that bring it into that role: it is to call
 /// [`crate::supervisor::main`] with the arguments that follow these.
@@ -45,6 +46,8 @@ pub struct StartRequest<'a> {
     /// Program and arguments that the supervisor runs at the end if the caller is gone by then: whoever promises to
     /// remove the container keeps the promise so. Empty for none.
     pub cleanup: Vec<OsString>,
+    /// Signals that the caller holds back: one that comes before the program runs and asks to end ends the start.
+    pub attention: Option<&'a Attention>,
 }
 
 /// Why a container was not started. Nothing of it runs then.
@@ -136,10 +139,12 @@ pub fn start(request: &StartRequest<'_>) -> Result<Running, StartError> {
         supervisor,
         exit: None,
     };
-    let answer = match running.connection.send(&order, &request.stdio) {
-        Ok(()) => running.connection.receive::<Reply>(),
-        Err(error) => Err(error),
-    };
+    let answer = running.connection.send(&order, &request.stdio).and_then(|()| {
+        if let Some(attention) = request.attention {
+            attention.pass_on_until_answered(&running)?;
+        }
+        running.connection.receive::<Reply>()
+    });
     let failure = match answer {
         Ok(Some((Reply::Started { pid }, mut fds))) => {
             running.pid = pid;
@@ -220,6 +225,13 @@ impl Running {
     /// Waits until the supervisor has left: nothing of the container is left then but its bundle.
     pub fn finish(mut self) -> io::Result<()> {
         self.supervisor.wait().map(drop)
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        // A program that lives long collects no dead supervisors, where they are dead by now.
+        let _ = self.supervisor.try_wait();
     }
 }
 

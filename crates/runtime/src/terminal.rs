@@ -58,6 +58,30 @@ impl Attention {
         let before = sys::signal::set_mask(wanted)?;
         Ok(Attention { signals, before })
     }
+
+    /// Passes signals on to a supervisor that is starting a container, until it has said something.
+    pub(crate) fn pass_on_until_answered(&self, running: &Running) -> io::Result<()> {
+        loop {
+            let answered = {
+                let mut fds = [
+                    PollFd::new(running, PollFlags::IN),
+                    PollFd::new(&self.signals, PollFlags::IN),
+                ];
+                retry(|| rustix::event::poll(&mut fds, None))?;
+                !fds[0].revents().is_empty()
+            };
+            if answered {
+                return Ok(());
+            }
+            pass_on(running, self, || {})?;
+        }
+    }
+}
+
+impl std::fmt::Debug for Attention {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Attention").finish_non_exhaustive()
+    }
 }
 
 impl Drop for Attention {

@@ -174,6 +174,7 @@ fn without_cgroups_the_root_has_no_devices() {
             size: None,
             runtime: None,
             cleanup: Vec::new(),
+            attention: None,
         });
         drop(err);
         let ended = started.map(|mut running| {

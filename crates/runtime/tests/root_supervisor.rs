@@ -201,6 +201,7 @@ fn caller_to_be_killed() {
         size: None,
         runtime: None,
         cleanup: vec!["/bin/touch".into(), marker],
+        attention: None,
     })
     .unwrap();
     File::create(Path::new(&bundle).join("started")).unwrap();
@@ -343,7 +344,7 @@ fn a_caller_that_dies_during_the_start() {
         !lives(state.process.pid) && !lives(state.supervisor.pid)
     });
     eventually("the clean-up command runs", || marker.exists());
-    assert_eq!(state::read(&container.bundle).unwrap(), Status::Lost);
+    assert_eq!(state::read(&container.bundle).unwrap(), Status::Created);
 }
 
 #[test]
@@ -447,6 +448,7 @@ fn a_broken_bundle_is_told() {
             size: None,
             runtime: None,
             cleanup: Vec::new(),
+            attention: None,
         })
     };
     let error = start().unwrap_err().to_string();
@@ -490,6 +492,7 @@ fn a_bad_helper_is_told() {
             size: None,
             runtime: None,
             cleanup: Vec::new(),
+            attention: None,
         })
         .unwrap_err();
         assert_eq!(error.exit_code(), 125);
@@ -566,4 +569,77 @@ fn what_the_caller_has_open_is_not_kept() {
     running.kill(signal("KILL")).unwrap();
     running.wait().unwrap();
     running.finish().unwrap();
+}
+
+#[test]
+fn again_and_only_one_at_a_time() {
+    let container = Box::script("echo ready; read -r code; exit $code");
+    for code in 1..4 {
+        let (stdout, out) = pipe();
+        let (input, stdin) = pipe();
+        let mut running = container.start([&input, &out, &null()]).unwrap();
+        File::from(stdout).read_exact(&mut [0; 6]).unwrap();
+        // While it runs, it cannot be started.
+        let error = container.start_quiet().unwrap_err();
+        assert!(error.to_string().contains("already"), "{error}");
+        assert!(matches!(
+            state::read(&container.bundle).unwrap(),
+            Status::Running { .. }
+        ));
+        rustix::io::write(&stdin, format!("{code}\n").as_bytes()).unwrap();
+        assert_eq!(running.wait().unwrap().code, code);
+        running.finish().unwrap();
+    }
+    // Nor while it runs without its supervisor.
+    let (input, stdin) = pipe();
+    let running = container.start([&input, &null(), &null()]).unwrap();
+    kill(
+        state::load(&container.bundle).unwrap().unwrap().supervisor.pid,
+        "KILL",
+    );
+    running.finish().unwrap();
+    let error = container.start_quiet().unwrap_err();
+    assert!(error.to_string().contains("running already"), "{error}");
+    drop(stdin);
+    runtime::end(&container.bundle).unwrap();
+}
+
+#[test]
+fn a_start_that_is_interrupted() {
+    let container = Box::script("exec sleep 100").with(|spec| {
+        spec["hooks"] = json!({"createRuntime": [{"path": "/bin/sleep", "args": ["sleep", "1"]}]});
+    });
+    container
+        .bundle
+        .write_spec(&serde_json::from_value(container.spec.clone()).unwrap())
+        .unwrap();
+    let mut program = Command::new(helper().program)
+        .arg("foreground")
+        .arg(container.bundle.path())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    eventually("the supervisor makes the process", || {
+        state::load(&container.bundle).unwrap().is_some()
+    });
+    kill(program.id().try_into().unwrap(), "TERM");
+    let mut said = String::new();
+    program.stderr.take().unwrap().read_to_string(&mut said).unwrap();
+    assert_eq!(program.wait().unwrap().code(), Some(125));
+    assert!(said.contains("interrupted"), "{said}");
+    assert_eq!(state::read(&container.bundle).unwrap(), Status::Created);
+}
+
+#[test]
+fn memory_that_is_not_there() {
+    let container = Box::script("dd if=/dev/zero of=/dev/shm/x bs=1M count=60 2>/dev/null").with(|spec| {
+        spec["linux"]["resources"] = json!({"memory": {"limit": 16 << 20, "swap": 16 << 20}});
+        spec["process"]["args"] = json!(["/bin/dd", "if=/dev/zero", "of=/dev/shm/x", "bs=1M", "count=60"]);
+    });
+    let outcome = container.run();
+    assert_eq!(
+        (outcome.exit.code, outcome.exit.signal, outcome.exit.oom),
+        (137, Some(9), true),
+        "{outcome:?}"
+    );
 }

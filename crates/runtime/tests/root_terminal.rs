@@ -266,6 +266,7 @@ fn a_size_in_the_spec() {
         size: None,
         runtime: None,
         cleanup: Vec::new(),
+        attention: None,
     })
     .unwrap();
     let console = running.console().unwrap().try_clone_to_owned().unwrap();

@@ -17,8 +17,10 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 
 use oci_spec::runtime::Spec;
-use rustix::fs::{CWD, Mode, OFlags};
-use rustix::process::DumpableBehavior;
+use rustix::event::{PollFd, PollFlags, Timespec};
+use rustix::fs::{CWD, FlockOperation, Mode, OFlags};
+use rustix::io::Errno;
+use rustix::process::{DumpableBehavior, Signal};
 use sys::signal::{Set, SignalFd};
 
 use crate::bundle::{self, Bundle};
@@ -26,7 +28,7 @@ use crate::cgroup::CgroupPaths;
 use crate::control::{Connection, Reply, Request};
 use crate::external::External;
 use crate::launch::{During, FAILED, Fault, Launch, Order, Result, hooks};
-use crate::state::{self, Exit, ProcessId, State};
+use crate::state::{self, Exit, ProcessId, State, Status};
 use cgroups::Cgroups;
 use serve::{End, Running, Serving};
 
@@ -156,6 +158,7 @@ fn receive_order(owner: &Connection) -> Result<Wanted> {
 
 fn start(path: &Path, wanted: Wanted, owner: &Connection, signals: &SignalFd) -> Result<Started> {
     let bundle = Bundle::open(path).map_err(|error| Fault::new(error.to_string()))?;
+    claim(&bundle)?;
     let spec = bundle.spec().map_err(|error| Fault::new(error.to_string()))?;
     let mut started = match wanted.runtime.clone() {
         None => launch(bundle, &spec, wanted, owner, signals)?,
@@ -173,6 +176,37 @@ fn start(path: &Path, wanted: Wanted, owner: &Connection, signals: &SignalFd) ->
         started.left.spec = Some(spec);
     }
     Ok(started)
+}
+
+/// Makes this the one supervisor of the bundle for as long as it lives, and clears away the last start's records.
+fn claim(bundle: &Bundle) -> Result<()> {
+    match rustix::fs::flock(bundle.dir(), FlockOperation::NonBlockingLockExclusive) {
+        Err(Errno::WOULDBLOCK) => {
+            return Err(Fault::new(format!(
+                "container {} is being run already",
+                bundle.id()
+            )));
+        }
+        other => other.during(|| format!("locking {}", bundle.path().display()))?,
+    }
+    // Its supervisor may have died and left it running.
+    let status = state::read(bundle).map_err(|error| Fault::new(error.to_string()))?;
+    if let Status::Running { pid, .. } = status {
+        return Err(Fault::new(format!(
+            "container {} is running already (process {pid})",
+            bundle.id()
+        )));
+    }
+    forget(bundle, &[bundle::EXIT, bundle::STATE, bundle::CONTROL]);
+    Ok(())
+}
+
+/// Removes files of the bundle that say what is no longer so.
+fn forget(bundle: &Bundle, names: &[&str]) {
+    for name in names {
+        // Gone is as good; one that stays is found by the next who reads it.
+        let _ = bundle.dir().unlink(name);
+    }
 }
 
 /// By our own launcher.
@@ -223,7 +257,7 @@ fn launch(
             })
         }
         Err(fault) => {
-            let _ = bundle.dir().unlink(bundle::CONTROL);
+            forget(&bundle, &[bundle::CONTROL, bundle::STATE]);
             drop(order);
             cgroups.end();
             Err(fault)
@@ -252,21 +286,15 @@ fn drive(bundle: Bundle, spec: &Spec, runtime: &Path, wanted: Wanted) -> Result<
         }),
         Err(fault) => {
             external.delete();
+            forget(&bundle, &[bundle::CONTROL, bundle::STATE]);
             Err(fault)
         }
     }
 }
 
 fn listen(bundle: &Bundle) -> Result<OwnedFd> {
-    let doing = || format!("control socket of {}", bundle.path().display());
-    match sys::socket::listen(bundle.dir(), bundle::CONTROL) {
-        // Of a supervisor that is no more.
-        Err(error) if error.kind() == std::io::ErrorKind::AddrInUse => {
-            bundle.dir().unlink(bundle::CONTROL).during(doing)?;
-            sys::socket::listen(bundle.dir(), bundle::CONTROL).during(doing)
-        }
-        other => other.during(doing),
-    }
+    sys::socket::listen(bundle.dir(), bundle::CONTROL)
+        .during(|| format!("control socket of {}", bundle.path().display()))
 }
 
 fn write_state(bundle: &Bundle, pid: i32, cgroups: CgroupPaths) -> Result<()> {
@@ -286,25 +314,35 @@ fn write_state(bundle: &Bundle, pid: i32, cgroups: CgroupPaths) -> Result<()> {
         .map_err(|error| Fault::new(error.to_string()))
 }
 
-/// Why a start should not be gone on with: a signal that asks to end, or the end of the one who asked.
+/// Why a start should not be gone on with: a signal that asks to end, to this process or passed on by the one who
+/// asked, or the end of that one.
 fn interrupted(signals: &SignalFd, owner: &Connection) -> Option<Fault> {
-    use rustix::process::Signal;
+    let ends = |signal: i32| {
+        let ending = [Signal::TERM, Signal::INT, Signal::QUIT, Signal::HUP, Signal::KILL];
+        ending.iter().any(|one| one.as_raw() == signal)
+    };
+    let stopped = || Some(Fault::new("interrupted while the container was being started"));
     while let Ok(Some(received)) = signals.read() {
-        let ends = [Signal::TERM, Signal::INT, Signal::QUIT, Signal::HUP];
-        if ends.iter().any(|signal| signal.as_raw() == received.signal) {
-            return Some(Fault::new("interrupted while the container was being started"));
+        if ends(received.signal) {
+            return stopped();
         }
     }
-    let mut poll = [rustix::event::PollFd::new(
-        owner,
-        rustix::event::PollFlags::empty(),
-    )];
-    let now = rustix::event::Timespec {
+    let mut poll = [PollFd::new(owner, PollFlags::IN)];
+    let now = Timespec {
         tv_sec: 0,
         tv_nsec: 0,
     };
-    let gone = rustix::event::poll(&mut poll, Some(&now)).is_ok_and(|count| count > 0);
-    gone.then(|| Fault::new("whoever asked for the container is gone"))
+    match rustix::event::poll(&mut poll, Some(&now)) {
+        Ok(0) => return None,
+        Ok(_) => {}
+        Err(_) => return None,
+    }
+    match owner.receive::<Request>() {
+        Ok(Some((Request::Kill { signal }, _))) if ends(signal) => stopped(),
+        Ok(None) => Some(Fault::new("whoever asked for the container is gone")),
+        // Nothing else can be done for it yet.
+        _ => None,
+    }
 }
 
 /// Records the end, tells it to those who wait, and takes away what the container leaves. Returns whether the one who

@@ -195,6 +195,7 @@ impl Box {
             size: Some((24, 80)),
             runtime: self.runtime.as_deref(),
             cleanup,
+            attention: None,
         })
     }
 

@@ -41,6 +41,7 @@ fn foreground(bundle: &Path) -> Result<ExitCode, Box<dyn std::error::Error>> {
         size: None,
         runtime: None,
         cleanup: Vec::new(),
+        attention: Some(&attention),
     })?;
     let screen = Screen {
         input: Some(stdin.as_fd()),
