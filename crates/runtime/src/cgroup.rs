@@ -155,10 +155,7 @@ impl Cgroup {
     /// As [`Cgroup::create`].
     pub fn create_in(hierarchies: &Hierarchies, spec: &Spec, id: &str) -> Result<Cgroup, CgroupError> {
         let linux = spec.linux().as_ref();
-        let place = match linux.and_then(|linux| linux.cgroups_path().as_deref()) {
-            Some(path) if !path.as_os_str().is_empty() => place(path)?,
-            _ => place(&Path::new(DEFAULT_PARENT).join(id))?,
-        };
+        let place = place_of(spec, id)?;
         let mut cgroup = Cgroup {
             unified: None,
             v1: Vec::new(),
@@ -201,6 +198,27 @@ impl Cgroup {
             unified,
             v1,
             devices: DeviceControl::NotNeeded,
+        })
+    }
+
+    /// Finds what is there of the cgroup that `spec` asks for, in every hierarchy, with no record of where it was made:
+    /// for one whose supervisor died before or without writing one. An empty `Cgroup` when there is nothing.
+    ///
+    /// # Errors
+    /// As [`Cgroup::open`].
+    pub fn find(spec: &Spec, id: &str) -> Result<Cgroup, CgroupError> {
+        let place = place_of(spec, id)?;
+        let fail = |source| failed("find", Path::new("/proc/self/mountinfo"), source);
+        let hierarchies = Hierarchies::find().map_err(fail)?;
+        let below = |mount: PathBuf| mount.join(&place);
+        Cgroup::open(&CgroupPaths {
+            unified: hierarchies.unified().map(Path::to_owned).map(below),
+            v1: hierarchies
+                .all_v1()
+                .map_err(fail)?
+                .into_iter()
+                .map(below)
+                .collect(),
         })
     }
 
@@ -359,6 +377,18 @@ impl Cgroup {
             }
         }
         Ok(())
+    }
+}
+
+/// Where the cgroup of `spec` lies below the root of a hierarchy.
+fn place_of(spec: &Spec, id: &str) -> Result<PathBuf, CgroupError> {
+    let asked = spec
+        .linux()
+        .as_ref()
+        .and_then(|linux| linux.cgroups_path().as_deref());
+    match asked {
+        Some(path) if !path.as_os_str().is_empty() => place(path),
+        _ => place(&Path::new(DEFAULT_PARENT).join(id)),
     }
 }
 

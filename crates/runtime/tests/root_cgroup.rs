@@ -268,6 +268,25 @@ fn what_cannot_be_had_is_named() {
 }
 
 #[test]
+fn found_again_without_a_record() {
+    let asked = spec("find", r#"{"pids": {"limit": 5}}"#);
+    let made = Cgroup::create(&asked, "id").unwrap();
+    let mut shell = Shell::start("sleep 1000");
+    made.join_unified(shell.pid()).unwrap();
+    made.join_v1(shell.pid()).unwrap();
+    shell.go();
+    let paths = made.paths();
+    drop(made);
+    let found = Cgroup::find(&asked, "id").unwrap();
+    assert_eq!(found.paths(), paths);
+    found.remove().unwrap();
+    assert_eq!(shell.finish().0, None, "killed");
+    let nothing = Cgroup::find(&asked, "id").unwrap();
+    assert!(nothing.fd().is_none() && nothing.pids().unwrap().is_empty());
+    nothing.remove().unwrap();
+}
+
+#[test]
 fn one_in_use_is_not_taken_and_a_stale_one_is_replaced() {
     let first = create("stale", "{}");
     let again = create("stale", "{}");
@@ -303,4 +322,53 @@ fn many_at_once_share_a_parent_that_goes_with_the_last() {
             .unwrap()
     });
     assert!(!parent.exists(), "{parent:?}");
+}
+
+/// A limit whose controller the cgroup2 has, on every machine that we test on: with all of them there, or with the
+/// one that v1 left over.
+fn unified_limit() -> (&'static str, String) {
+    let mount = Hierarchies::find().unwrap().unified().unwrap().to_owned();
+    let offered = std::fs::read_to_string(mount.join("cgroup.controllers")).unwrap();
+    if offered.split_whitespace().any(|controller| controller == "pids") {
+        return ("pids.max", r#"{"pids": {"limit": 7}}"#.to_owned());
+    }
+    assert!(
+        offered.contains("hugetlb"),
+        "a cgroup2 controller to test with, not only {offered:?}"
+    );
+    (
+        "hugetlb.2MB.max",
+        r#"{"hugepageLimits": [{"pageSize": "2MB", "limit": 4194304}]}"#.to_owned(),
+    )
+}
+
+#[test]
+fn controllers_are_enabled_on_the_way_and_only_then() {
+    let (file, resources) = unified_limit();
+    let plain = create("enable/plain", "{}");
+    let unlimited = plain.paths().unified.unwrap();
+    assert!(!unlimited.join(file).exists(), "no limit, no controller");
+    let limited = create("enable/limited", &resources);
+    let path = limited.paths().unified.unwrap();
+    let value = std::fs::read_to_string(path.join(file)).unwrap();
+    assert!(resources.contains(value.trim()), "{value}");
+    assert!(!limited.has_v1());
+    limited.remove().unwrap();
+    plain.remove().unwrap();
+}
+
+#[test]
+fn a_parent_with_processes_is_named() {
+    let parent = create("busy", "{}");
+    let mut shell = Shell::start("sleep 1000");
+    parent.join_unified(shell.pid()).unwrap();
+    shell.go();
+    let refused = Cgroup::create(&spec("busy/below", &unified_limit().1), "id").unwrap_err();
+    assert!(
+        refused.to_string().contains("holds processes itself"),
+        "{refused}"
+    );
+    // Without a limit it may lie there.
+    create("busy/below", "{}").remove().unwrap();
+    parent.remove().unwrap();
 }

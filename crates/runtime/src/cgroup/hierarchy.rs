@@ -69,13 +69,23 @@ impl Hierarchies {
     /// # Errors
     /// The mount table cannot be read.
     pub fn v1(&self, controller: &str) -> io::Result<Option<PathBuf>> {
+        let has = |one: &&Legacy| one.controllers.iter().any(|known| known == controller);
+        Ok(self.legacy()?.iter().find(has).map(|one| one.mount.clone()))
+    }
+
+    /// Where every v1 hierarchy with a controller is mounted.
+    ///
+    /// # Errors
+    /// The mount table cannot be read.
+    pub fn all_v1(&self) -> io::Result<Vec<PathBuf>> {
+        Ok(self.legacy()?.iter().map(|one| one.mount.clone()).collect())
+    }
+
+    fn legacy(&self) -> io::Result<&[Legacy]> {
         if self.v1.get().is_none() {
             let _ = self.v1.set(legacy(mount::table::read()?));
         }
-        let mut all = self.v1.get().into_iter().flatten();
-        Ok(all
-            .find(|one| one.controllers.iter().any(|c| c == controller))
-            .map(|one| one.mount.clone()))
+        Ok(self.v1.get().map_or(&[], Vec::as_slice))
     }
 
     /// Whether memory and swap are counted together, so that `--memory` can bound swap too.
