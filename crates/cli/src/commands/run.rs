@@ -231,15 +231,16 @@ pub(crate) fn run(context: &Context, args: RunArgs) -> Outcome {
         }
     };
     let size = tcgetwinsize(&stdout).or_else(|_| tcgetwinsize(&stdin)).ok();
-    let streams = Streams {
-        stdio: [input, stdout.as_fd(), stderr.as_fd()],
-        size: size.filter(|_| args.tty).map(|size| (size.ws_row, size.ws_col)),
-    };
     let base = engine.base(&request, progress::choose(args.quiet).as_ref())?;
     // From here on, so that a signal which comes while the container is being started reaches it.
     // A terminal is relayed under attention in any case: its keys become signals in the container.
     let attention = (args.sig_proxy || args.tty).then(Attention::begin).transpose();
     let attention = attention.map_err(|e| Failure::user(format!("holding signals back: {e}")))?;
+    let streams = Streams {
+        stdio: [input, stdout.as_fd(), stderr.as_fd()],
+        size: size.filter(|_| args.tty).map(|size| (size.ws_row, size.ws_col)),
+        attention: attention.as_ref(),
+    };
     let started = engine.run(&request, base, &streams)?;
     if context.verbose {
         tell_left_out(&started.left_out);

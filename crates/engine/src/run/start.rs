@@ -81,6 +81,8 @@ pub struct Streams<'a> {
     pub stdio: [BorrowedFd<'a>; 3],
     /// Rows and columns of the terminal it is to have.
     pub size: Option<(u16, u16)>,
+    /// Signals that the caller holds back: one that asks to end, before the process runs, ends the start.
+    pub attention: Option<&'a Attention>,
 }
 
 /// A container whose process runs.
@@ -304,6 +306,7 @@ impl Engine {
             size: streams.size,
             runtime: request.runtime.as_deref(),
             cleanup: self.remover(id),
+            attention: streams.attention,
         })?)
     }
 
