@@ -181,7 +181,8 @@ pub fn build(options: &ContainerOptions, context: &Context<'_>) -> Result<Spec, 
     root.set_path("rootfs".into())
         .set_readonly(Some(options.read_only));
     let mut spec = Spec::default();
-    spec.set_version("1.2.0".to_owned())
+    // The oldest version that has all that is used here, since Debian's crun (1.8) runs no newer one.
+    spec.set_version("1.0.2".to_owned())
         .set_root(Some(root))
         .set_process(Some(process))
         .set_hostname(hostname.map(str::to_owned))

@@ -120,7 +120,7 @@ fn caps(set: &Option<Capabilities>) -> BTreeSet<String> {
 #[test]
 fn a_container_that_asks_for_nothing() {
     let spec = spec(&options());
-    assert_eq!(spec.version(), "1.2.0");
+    assert_eq!(spec.version(), "1.0.2");
     assert_eq!(spec.root().as_ref().unwrap().path(), Path::new("rootfs"));
     assert_eq!(spec.root().as_ref().unwrap().readonly(), Some(false));
     assert_eq!(spec.hostname().as_deref(), Some("abc123"));

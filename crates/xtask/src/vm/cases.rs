@@ -61,14 +61,6 @@ const TWICE: &[Twice] = &[
         without: &[],
     },
     Twice {
-        name: "runtime::root_supervisor",
-        without: &[],
-    },
-    Twice {
-        name: "runtime::root_terminal",
-        without: &[],
-    },
-    Twice {
         name: "runtime::root_defaults",
         // Debian's unshare and umount are not in the machine.
         without: &["without_cgroups_the_root_has_no_devices"],
