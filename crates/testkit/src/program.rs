@@ -124,6 +124,14 @@ impl Strata {
 
 impl Drop for Strata {
     fn drop(&mut self) {
+        if std::thread::panicking() {
+            // A test that failed left its containers, which the program knows best how to end.
+            let _ = self
+                .command(["rm", "-f", "-a"])
+                .stdout(Stdio::null())
+                .stderr(Stdio::null())
+                .status();
+        }
         let (mounts, processes) = self.in_use();
         for (pid, _) in &processes {
             if let Some(pid) = rustix::process::Pid::from_raw(*pid) {

@@ -1,0 +1,45 @@
+//! What the end-to-end tests share. Each test has a store of its own, so that they run side by side.
+
+#![allow(dead_code, unreachable_pub, unused_imports)] // each test program uses some of it
+
+pub use testkit::{Compression, Ended, Image, Layer, Strata};
+
+/// A store with nothing in it.
+pub fn empty() -> Strata {
+    Strata::new(env!("CARGO_BIN_EXE_strata"))
+}
+
+/// A store with the image `busybox`.
+pub fn busybox() -> Strata {
+    Strata::with_busybox(env!("CARGO_BIN_EXE_strata"))
+}
+
+/// `strata run --rm FLAGS busybox sh -c SCRIPT`.
+pub fn sh(strata: &Strata, flags: &[&str], script: &str) -> Ended {
+    strata.end([&["run", "--rm"], flags, &["busybox", "sh", "-c", script]].concat())
+}
+
+/// The same, when it must succeed: what the script printed.
+#[track_caller]
+pub fn said(strata: &Strata, flags: &[&str], script: &str) -> String {
+    let ended = sh(strata, flags, script);
+    assert!(ended.code == 0, "{flags:?} {script:?} ended with {ended:#?}");
+    ended.out
+}
+
+/// A failure of strata's own, as every one must be: exit code 125, nothing on standard output, one line that says
+/// what is wrong and names all of `words`, and at most a hint after it.
+#[track_caller]
+pub fn refused(ended: &Ended, words: &[&str]) {
+    assert_eq!((ended.code, ended.out.as_str()), (125, ""), "{ended:#?}");
+    let lines: Vec<_> = ended.err.lines().collect();
+    let clear = match lines.as_slice() {
+        [error] => error.starts_with("error: "),
+        [error, hint] => error.starts_with("error: ") && hint.starts_with("hint: "),
+        _ => false,
+    };
+    assert!(clear, "one line and a hint: {ended:#?}");
+    for word in words {
+        assert!(lines[0].contains(word), "{word:?} is not in {:?}", lines[0]);
+    }
+}

@@ -1,0 +1,390 @@
+//! Each flag of `strata run` that changes what the container has around it, seen from inside. Needs root.
+
+mod common;
+
+use std::fs;
+use std::process::Stdio;
+
+use common::{Strata, busybox, refused, said, sh};
+
+/// A directory beside the store, as a string.
+fn dir(strata: &Strata, name: &str) -> String {
+    let path = strata.dir().join(name);
+    fs::create_dir_all(&path).unwrap();
+    path.to_str().unwrap().to_owned()
+}
+
+#[test]
+fn volumes() {
+    let strata = busybox();
+    let data = dir(&strata, "data");
+    fs::write(format!("{data}/there"), "before\n").unwrap();
+    let volume = format!("{data}:/data");
+    assert_eq!(
+        said(
+            &strata,
+            &["-v", &volume],
+            "cat /data/there; echo after >/data/here"
+        ),
+        "before\n"
+    );
+    assert_eq!(fs::read_to_string(format!("{data}/here")).unwrap(), "after\n");
+    let read_only = sh(
+        &strata,
+        &["-v", &format!("{volume}:ro")],
+        "cat /data/there && echo x >/data/no",
+    );
+    assert!(
+        read_only.code != 0 && read_only.err.contains("ead-only"),
+        "{read_only:?}"
+    );
+    assert!(!fs::exists(format!("{data}/no")).unwrap());
+    // One file; over a file of the image; a place that the image does not have.
+    let file = format!("{data}/there:/etc/group:ro");
+    let deep = format!("{data}:/not/yet/there");
+    assert_eq!(
+        said(
+            &strata,
+            &["-v", &file, "-v", &deep],
+            "cat /etc/group /not/yet/there/here"
+        ),
+        "before\nafter\n"
+    );
+    // As podman does, and docker does not: a source that is missing is a mistake, and nothing is made there.
+    let missing = strata.dir().join("missing");
+    refused(
+        &sh(&strata, &["-v", &format!("{}:/made", missing.display())], "true"),
+        &[missing.to_str().unwrap()],
+    );
+    assert!(!missing.exists());
+}
+
+#[test]
+fn mounts() {
+    let strata = busybox();
+    let data = dir(&strata, "data");
+    fs::write(format!("{data}/f"), "x\n").unwrap();
+    let bind = format!("type=bind,src={data},dst=/data,ro");
+    let ended = sh(&strata, &["--mount", &bind], "cat /data/f; echo y >/data/f");
+    assert!(ended.out == "x\n" && ended.code != 0, "{ended:?}");
+    let tmpfs = "type=tmpfs,dst=/scratch,tmpfs-size=1m,tmpfs-mode=1770";
+    let seen = said(
+        &strata,
+        &["--mount", tmpfs],
+        "stat -c %a /scratch; df -k /scratch | tail -1",
+    );
+    assert!(seen.starts_with("1770\n") && seen.contains(" 1024 "), "{seen}");
+    // Unlike -v, --mount wants its source to be there.
+    refused(
+        &sh(
+            &strata,
+            &["--mount", "type=bind,src=/no/such/dir,dst=/data"],
+            "true",
+        ),
+        &["/no/such/dir"],
+    );
+    refused(
+        &sh(&strata, &["--mount", "type=moon,dst=/data"], "true"),
+        &["moon"],
+    );
+}
+
+#[test]
+fn tmpfs_and_shm() {
+    let strata = busybox();
+    let seen = said(
+        &strata,
+        &["--tmpfs", "/run:size=2m,mode=711", "--shm-size", "3m"],
+        "stat -c %a /run; df -k /run | tail -1; df -k /dev/shm | tail -1; grep ' /run ' /proc/mounts",
+    );
+    let lines: Vec<_> = seen.lines().collect();
+    assert!(
+        lines[0] == "711" && lines[1].contains(" 2048 ") && lines[2].contains(" 3072 "),
+        "{seen}"
+    );
+    assert!(
+        lines[3].contains("nosuid") && lines[3].contains("nodev"),
+        "{seen}"
+    );
+    let default = said(&strata, &[], "df -k /dev/shm | tail -1");
+    assert!(default.contains(" 65536 "), "{default}");
+}
+
+#[test]
+fn read_only_root() {
+    let strata = busybox();
+    let script = "echo x >/x 2>/dev/null || echo refused; echo x >/tmp/x && cat /tmp/x; echo y >/dev/shm/y && cat /dev/shm/y";
+    assert_eq!(
+        said(&strata, &["--read-only", "--tmpfs", "/tmp"], script),
+        "refused\nx\ny\n"
+    );
+}
+
+#[test]
+fn devices() {
+    let strata = busybox();
+    let seen = said(&strata, &[], "ls /dev");
+    let expected = "console fd full mqueue null ptmx pts random shm stderr stdin stdout tty urandom zero";
+    let mut names: Vec<_> = seen.split_whitespace().collect();
+    names.retain(|name| *name != "console"); // there with a terminal, and with some runtimes always
+    assert_eq!(names.join(" "), expected.replace("console ", ""));
+    assert_eq!(
+        said(
+            &strata,
+            &[],
+            "echo x >/dev/null; head -c 4 /dev/zero | wc -c; echo y 2>/dev/null >/dev/full || echo full"
+        ),
+        "4\nfull\n"
+    );
+    // A device that is asked for can be used as far as was asked, under the name that was asked.
+    let seen = said(
+        &strata,
+        &["--device", "/dev/null:/dev/nothing:rw"],
+        "echo x >/dev/nothing; stat -c %t:%T /dev/nothing",
+    );
+    assert_eq!(seen, "1:3\n");
+    refused(
+        &sh(&strata, &["--device", "/dev/no-such-device"], "true"),
+        &["/dev/no-such-device"],
+    );
+    refused(
+        &sh(&strata, &["--device", "/etc/passwd"], "true"),
+        &["/etc/passwd"],
+    );
+}
+
+#[test]
+fn names_of_hosts() {
+    let strata = busybox();
+    let flags = [
+        "--hostname",
+        "moon",
+        "--add-host",
+        "sun:192.0.2.7",
+        "--add-host",
+        "six:2001:db8::7",
+        "--dns",
+        "192.0.2.53",
+    ];
+    let seen = said(
+        &strata,
+        &flags,
+        "hostname; cat /etc/hostname /etc/hosts /etc/resolv.conf",
+    );
+    let lines: Vec<_> = seen.lines().collect();
+    assert_eq!(lines[..2], ["moon", "moon"]);
+    for words in [
+        ["192.0.2.7", "sun"],
+        ["2001:db8::7", "six"],
+        ["127.0.0.1", "localhost"],
+        ["nameserver", "192.0.2.53"],
+    ] {
+        let found = lines.iter().any(|line| line.split_whitespace().take(2).eq(words));
+        assert!(found, "{words:?} in {seen}");
+    }
+    assert!(
+        lines
+            .iter()
+            .any(|line| line.split_whitespace().any(|word| word == "moon") && line.contains('.')),
+        "{seen}"
+    );
+    let id = said(&strata, &[], "hostname");
+    assert!(
+        id.trim().len() == 12 && id.trim().bytes().all(|digit| digit.is_ascii_hexdigit()),
+        "{id}"
+    );
+}
+
+#[test]
+fn network() {
+    let strata = busybox();
+    let own =
+        "readlink /proc/self/ns/net; ls /sys/class/net; cat /sys/class/net/lo/operstate; ip -o addr show lo";
+    let seen = said(&strata, &["--network", "none"], own);
+    let host = fs::read_link("/proc/self/ns/net").unwrap().display().to_string();
+    assert!(
+        !seen.contains(&host) && seen.contains("127.0.0.1/8") && !seen.contains("eth"),
+        "{seen}"
+    );
+    assert_eq!(
+        said(
+            &strata,
+            &["--network", "none"],
+            "ip link show lo | grep -o '<.*>'"
+        ),
+        "<LOOPBACK,UP,LOWER_UP>\n"
+    );
+    assert!(said(&strata, &["--network", "host"], own).contains(&host));
+    refused(
+        &sh(&strata, &["--network", "tokens-only"], "true"),
+        &["tokens-only"],
+    );
+}
+
+#[test]
+fn namespaces_of_the_host_and_of_containers() {
+    let strata = busybox();
+    let own = |kind: &str| {
+        fs::read_link(format!("/proc/self/ns/{kind}"))
+            .unwrap()
+            .display()
+            .to_string()
+    };
+    let script = "for kind in pid ipc uts mnt net cgroup; do readlink /proc/self/ns/$kind; done";
+    let private = said(&strata, &[], script);
+    for kind in ["pid", "ipc", "uts", "mnt", "net", "cgroup"] {
+        assert!(!private.contains(&own(kind)), "{kind} is private: {private}");
+    }
+    for kind in ["pid", "ipc", "uts"] {
+        let flag = format!("--{kind}=host");
+        assert!(said(&strata, &[&flag], script).contains(&own(kind)), "{flag}");
+    }
+
+    let mut first = strata
+        .command([
+            "run",
+            "--rm",
+            "--name",
+            "first",
+            "--hostname",
+            "first",
+            "--ipc",
+            "shareable",
+            "busybox",
+            "sh",
+            "-c",
+        ])
+        .arg(format!("echo left >/dev/shm/left; {script}; exec sleep 1000"))
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut out = std::io::BufReader::new(first.stdout.take().unwrap());
+    let mut read = || {
+        let mut line = String::new();
+        std::io::BufRead::read_line(&mut out, &mut line).unwrap();
+        line
+    };
+    let (pid, ipc, uts) = (read(), read(), read());
+    let joined = said(
+        &strata,
+        &[
+            "--pid",
+            "container:first",
+            "--ipc",
+            "container:first",
+            "--uts",
+            "container:first",
+        ],
+        &format!("{script}; hostname; cat /dev/shm/left; ps | grep -c 'sleep 1000'"),
+    );
+    assert!(
+        joined.starts_with(&format!("{pid}{ipc}{uts}")) && joined.contains("first\nleft\n"),
+        "{joined}"
+    );
+    refused(
+        &sh(&strata, &["--pid", "container:never-was"], "true"),
+        &["never-was"],
+    );
+    strata.ok(["rm", "-f", "first"]);
+    first.wait().unwrap();
+}
+
+#[test]
+fn limits_of_each_process() {
+    let strata = busybox();
+    let flags = [
+        "--ulimit",
+        "nofile=100:200",
+        "--ulimit",
+        "core=0",
+        "--ulimit",
+        "stack=1048576",
+    ];
+    let seen = said(&strata, &flags, "ulimit -n; ulimit -Hn; ulimit -c; ulimit -s");
+    assert_eq!(seen, "100\n200\n0\n1024\n");
+}
+
+#[test]
+fn kernel_parameters() {
+    let strata = busybox();
+    let flags = [
+        "--sysctl",
+        "net.ipv4.ip_forward=1",
+        "--sysctl",
+        "kernel.msgmax=4096",
+    ];
+    let seen = said(
+        &strata,
+        &flags,
+        "cat /proc/sys/net/ipv4/ip_forward /proc/sys/kernel/msgmax",
+    );
+    assert_eq!(seen, "1\n4096\n");
+    // What is not the container's own would change the machine.
+    refused(
+        &sh(&strata, &["--sysctl", "kernel.panic=7"], "true"),
+        &["kernel.panic"],
+    );
+    refused(
+        &sh(
+            &strata,
+            &["--network", "host", "--sysctl", "net.ipv4.ip_forward=1"],
+            "true",
+        ),
+        &["net.ipv4.ip_forward"],
+    );
+}
+
+#[test]
+fn a_small_init_reaps_and_forwards() {
+    let strata = busybox();
+    let seen = said(
+        &strata,
+        &["--init"],
+        "echo $$; (sleep 0.1 & ) ; sleep 0.4; ps -o stat,comm | grep -c Z; cat /proc/1/comm",
+    );
+    let lines: Vec<_> = seen.lines().collect();
+    assert!(lines[0] != "1" && lines[1] == "0" && lines[2] != "sh", "{seen}");
+    assert_eq!(sh(&strata, &["--init"], "exit 5").code, 5);
+    assert_eq!(sh(&strata, &["--init"], "kill -KILL $$").code, 137);
+}
+
+#[test]
+fn the_stop_signal_is_kept() {
+    let strata = busybox();
+    strata.ok([
+        "run",
+        "--name",
+        "quiet",
+        "--stop-signal",
+        "SIGQUIT",
+        "--annotation",
+        "moon=full",
+        "busybox",
+        "true",
+    ]);
+    let inspected = strata.ok(["inspect", "quiet"]);
+    let inspected: serde_json::Value = serde_json::from_str(&inspected).unwrap();
+    let config = &inspected[0]["Config"];
+    assert!(
+        config["Annotations"]["moon"] == "full"
+            && (config["StopSignal"] == "3" || config["StopSignal"] == "SIGQUIT"),
+        "{config:#}"
+    );
+    refused(&sh(&strata, &["--stop-signal", "SIGMOON"], "true"), &["SIGMOON"]);
+}
+
+#[test]
+fn other_oci_runtimes_run_the_same_bundle() {
+    let strata = busybox();
+    let seen = said(
+        &strata,
+        &["--runtime", "runc", "-e", "A=b"],
+        "echo $A; hostname | wc -c; exit 0",
+    );
+    assert_eq!(seen, "b\n13\n");
+    assert_eq!(sh(&strata, &["--runtime", "runc"], "exit 6").code, 6);
+    refused(
+        &sh(&strata, &["--runtime", "/no/such/runtime"], "true"),
+        &["/no/such/runtime"],
+    );
+}

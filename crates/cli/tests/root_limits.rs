@@ -1,0 +1,57 @@
+//! Limits and control groups on this machine, whatever hierarchy it has. Needs root. `vm_run.rs` has cgroup v2.
+
+mod common;
+
+use common::{busybox, said, sh};
+
+#[test]
+fn memory_has_a_limit() {
+    let strata = busybox();
+    let ended = sh(
+        &strata,
+        &["-m", "32m"],
+        "a=0123456789abcdef; while :; do a=$a$a; done",
+    );
+    assert_eq!(ended.code, 137, "{ended:?}");
+    assert_eq!(said(&strata, &["-m", "64m"], "echo fits"), "fits\n");
+}
+
+#[test]
+fn processes_have_a_limit() {
+    let strata = busybox();
+    let script = "for n in 1 2 3 4 5 6 7 8 9 10 11 12; do sleep 2 & done; wait";
+    let ended = sh(&strata, &["--pids-limit", "8"], script);
+    assert!(ended.code != 0 && ended.err.contains("fork"), "{ended:?}");
+    assert_eq!(sh(&strata, &["--pids-limit", "-1"], "true").code, 0);
+}
+
+#[test]
+fn processor_time_has_a_limit() {
+    let strata = busybox();
+    // The same work with a quarter of a processor takes longer, by the wall's clock, than its own processor time.
+    let busy = "i=0; while [ $i -lt 100000 ]; do i=$((i + 1)); done";
+    let timed = format!("time sh -c '{busy}'");
+    let seen = sh(&strata, &["--cpus", "0.25"], &timed).err;
+    let seconds = |what: &str| -> f64 {
+        let line = seen
+            .lines()
+            .find_map(|line| line.strip_prefix(what))
+            .unwrap_or_else(|| panic!("no {what} in {seen}"));
+        let (minutes, seconds) = line.trim().trim_end_matches('s').split_once("m ").unwrap();
+        minutes.trim().parse::<f64>().unwrap() * 60.0 + seconds.parse::<f64>().unwrap()
+    };
+    assert!(
+        seconds("real") > 2.0 * (seconds("user") + seconds("sys")),
+        "{seen}"
+    );
+}
+
+#[test]
+fn every_container_is_in_a_group_of_its_own() {
+    let strata = busybox();
+    let own = std::fs::read_to_string("/proc/self/cgroup").unwrap();
+    let seen = said(&strata, &["--pid", "host"], "sleep 0.1; cat /proc/self/cgroup");
+    assert!(!seen.is_empty() && own.lines().count() > 0);
+    // Seen from inside, the cgroup2 group is the root of its namespace.
+    assert!(seen.lines().any(|line| line == "0::/"), "{seen}");
+}
