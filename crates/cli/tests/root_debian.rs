@@ -88,7 +88,7 @@ fn debian_runs(strata: &Strata, tar: &Path) {
 fn layer_dir(strata: &Strata, image: &str) -> std::path::PathBuf {
     let stack: serde_json::Value =
         serde_json::from_str(&strata.ok(["layers", "--format", "json", image])).unwrap();
-    stack["layers"][0]["path"].as_str().unwrap().into()
+    stack["Layers"][0]["Path"].as_str().unwrap().into()
 }
 
 /// Every file beneath a directory, with all that a tar says of it.
@@ -165,6 +165,6 @@ fn many_layers_run(strata: &Strata, tar: &Path) {
     assert_eq!(seen, "12\nagain\n7\n1\n12\n2 644\n600\nnobody\n12\n");
     let layers: serde_json::Value =
         serde_json::from_str(&strata.ok(["layers", "--format", "json", "many:1"])).unwrap();
-    assert!(layers["layers"].as_array().unwrap().len() >= 15, "{layers:#}");
+    assert!(layers["Layers"].as_array().unwrap().len() >= 15, "{layers:#}");
     buildah(&["rmi", "--all", "--force"]);
 }

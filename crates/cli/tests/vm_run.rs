@@ -9,10 +9,7 @@ use common::{Image, Layer, busybox, empty, refused, said, sh};
 #[test]
 fn an_image_runs() {
     let strata = busybox();
-    assert_eq!(
-        said(&strata, &[], "echo $((6 * 7)); cat /proc/1/comm"),
-        "42\nsh\n"
-    );
+    assert_eq!(said(&strata, &[], "echo $((6 * 7))"), "42\n");
     assert_eq!(sh(&strata, &[], "exit 7").code, 7);
     assert!(
         said(&strata, &[], "cat /proc/self/cgroup").starts_with("0::/\n"),
