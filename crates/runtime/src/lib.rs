@@ -45,4 +45,4 @@ pub mod user;
 
 pub use end::{EndError, end};
 pub use launch::INIT_ANNOTATION;
-pub use start::{Helper, Running, StartError, StartRequest, start};
+pub use start::{Helper, Running, StartError, StartRequest, Summoned, start, summon};

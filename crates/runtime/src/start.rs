@@ -104,20 +104,33 @@ pub struct Running {
 
 /// Starts the container of a bundle; returns when its program was executed.
 pub fn start(request: &StartRequest<'_>) -> Result<Running, StartError> {
+    summon(request.helper, request.bundle)?.start(request)
+}
+
+/// A supervisor that waits to be told to start. Dropped before, it leaves.
+#[derive(Debug)]
+pub struct Summoned {
+    /// Present until it is told.
+    parts: Option<(Connection, Child)>,
+}
+
+/// Makes the supervisor of a bundle, which need not exist yet: what takes a program a while to begin with goes on
+/// beside what the caller still has to prepare.
+pub fn summon(helper: &Helper, bundle: &Path) -> Result<Summoned, StartError> {
     let helper_error = |source| StartError::Helper {
-        program: request.helper.program.clone(),
+        program: helper.program.clone(),
         source,
     };
     let lost = |source| StartError::Supervisor {
-        bundle: request.bundle.to_path_buf(),
+        bundle: bundle.to_path_buf(),
         source,
     };
-    let bundle = std::path::absolute(request.bundle).map_err(lost)?;
+    let bundle = std::path::absolute(bundle).map_err(lost)?;
     let (ours, theirs) = sys::socket::pair().map_err(lost)?;
-    let program = read_only_copy(&request.helper.program).map_err(helper_error)?;
+    let program = read_only_copy(&helper.program).map_err(helper_error)?;
     let supervisor = Command::new(format!("/proc/self/fd/{}", program.as_raw_fd()))
-        .arg0(&request.helper.program)
-        .args(&request.helper.args)
+        .arg0(&helper.program)
+        .args(&helper.args)
         .arg(&bundle)
         .env_clear()
         .stdin(Stdio::from(theirs))
@@ -125,8 +138,43 @@ pub fn start(request: &StartRequest<'_>) -> Result<Running, StartError> {
         .stderr(Stdio::null())
         .spawn()
         .map_err(helper_error)?;
-    drop(program);
-    let connection = Connection::from_socket(ours);
+    Ok(Summoned {
+        parts: Some((Connection::from_socket(ours), supervisor)),
+    })
+}
+
+impl Drop for Summoned {
+    fn drop(&mut self) {
+        if let Some((connection, mut supervisor)) = self.parts.take() {
+            drop(connection);
+            let _ = supervisor.wait();
+        }
+    }
+}
+
+impl Summoned {
+    /// Tells it to start the container; returns when the container's program was executed.
+    pub fn start(mut self, request: &StartRequest<'_>) -> Result<Running, StartError> {
+        match self.parts.take() {
+            Some((connection, supervisor)) => tell(connection, supervisor, request),
+            // They are taken here and when it is dropped, and both end it.
+            None => Err(StartError::Supervisor {
+                bundle: request.bundle.to_path_buf(),
+                source: io::ErrorKind::BrokenPipe.into(),
+            }),
+        }
+    }
+}
+
+fn tell(
+    connection: Connection,
+    supervisor: Child,
+    request: &StartRequest<'_>,
+) -> Result<Running, StartError> {
+    let lost = |source| StartError::Supervisor {
+        bundle: request.bundle.to_path_buf(),
+        source,
+    };
     let order = Request::Start {
         size: request.size,
         runtime: request.runtime.map(Path::to_path_buf),

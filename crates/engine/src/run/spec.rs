@@ -71,6 +71,8 @@ pub enum SpecError {
 
 /// Everything that is known before there is a root file system.
 pub(super) struct Draft {
+    /// The container's id.
+    pub(super) id: String,
     options: ContainerOptions,
     image: Option<Config>,
     /// The program and its arguments.
@@ -127,6 +129,7 @@ impl Draft {
         let image = base.image.as_ref().map(|_| config(&base.execution));
         let command = spec::command(&options, image.as_ref())?;
         Ok(Draft {
+            id: id.to_owned(),
             options,
             image,
             command,

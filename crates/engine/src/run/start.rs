@@ -167,9 +167,13 @@ impl Engine {
             .map_err(|e| state_error("reading random bytes for", &self.bundles(), e.into()))?;
         let (id, rest) = random.split_at(32);
         let id: String = id.iter().map(|byte| format!("{byte:02x}")).collect();
+        // It comes up beside everything that is still to be prepared.
+        let supervisor = runtime::summon(&self.setup.helper, &self.bundle_path(&id))?;
         let draft = Draft::new(self, request, &base, &id).map_err(Box::new)?;
-        let (name, mounts) = self.create(request, &base, &draft, view.as_ref(), &id, rest)?;
-        let result = self.start_created(request, &draft, &mounts, view.as_ref(), &id, streams);
+        let (name, mounts) = self.create(request, &base, &draft, view.as_ref(), rest)?;
+        let result = self
+            .prepare(request, &draft, &mounts, view.as_ref())
+            .and_then(|bundle| Ok(supervisor.start(&self.order(request, &bundle, streams))?));
         match result {
             Ok(running) => Ok(Started {
                 engine: self,
@@ -219,7 +223,6 @@ impl Engine {
         base: &Base,
         draft: &Draft,
         view: Option<&HostView>,
-        id: &str,
         random: &[u8],
     ) -> Result<(String, Vec<mount::Mount>), RunError> {
         let details = Details {
@@ -249,7 +252,7 @@ impl Engine {
             .map(|chain| chain.to_string());
         let mut new = NewContainer {
             ns: self.ns().to_owned(),
-            id: id.to_owned(),
+            id: draft.id.clone(),
             name: String::new(),
             image: base.image.as_ref().map(|image| image.name.clone()),
             manifest: base.image.as_ref().map(|image| image.manifest.digest),
@@ -275,39 +278,47 @@ impl Engine {
         }
     }
 
-    /// From rows to a process.
-    fn start_created(
+    /// From rows to a bundle in which everything is in its place.
+    fn prepare(
         &self,
         request: &Request,
         draft: &Draft,
         mounts: &[mount::Mount],
         view: Option<&HostView>,
-        id: &str,
-        streams: &Streams<'_>,
-    ) -> Result<Running, RunError> {
+    ) -> Result<Bundle, RunError> {
         if let Some(view) = view {
             let upper = self
                 .store
-                .upper_path(self.ns(), id)
+                .upper_path(self.ns(), &draft.id)
                 .map_err(ContainerError::from)?;
             let prepare = || view.prepare(&Dir::open_ambient(&upper)?);
             prepare().map_err(RunError::Host)?;
         }
-        let bundle = Bundle::create(&self.bundles(), id)?;
+        let bundle = Bundle::create(&self.bundles(), &draft.id)?;
         let rootfs = bundle.rootfs();
         for mount in mounts {
             mount::attach(mount, &rootfs)?;
         }
         draft.write(self, request, &bundle)?;
-        Ok(runtime::start(&StartRequest {
+        Ok(bundle)
+    }
+
+    /// What the supervisor is told.
+    fn order<'a>(
+        &'a self,
+        request: &'a Request,
+        bundle: &'a Bundle,
+        streams: &Streams<'a>,
+    ) -> StartRequest<'a> {
+        StartRequest {
             helper: &self.setup.helper,
             bundle: bundle.path(),
             stdio: streams.stdio,
             size: streams.size,
             runtime: request.runtime.as_deref(),
-            cleanup: self.remover(id),
+            cleanup: self.remover(bundle.id()),
             attention: streams.attention,
-        })?)
+        }
     }
 
     /// The command that looks after the container's end when nobody else does.
