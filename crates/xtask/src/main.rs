@@ -6,6 +6,7 @@
 
 mod bench;
 mod build;
+mod dist;
 mod leftovers;
 mod libtest;
 mod packages;
@@ -31,6 +32,8 @@ enum Command {
     /// Measure, against the peers, in one interleaved run
     #[command(subcommand)]
     Bench(bench::Bench),
+    /// Make the shell completions and the man pages
+    Dist(dist::Args),
     /// Do random things to the program, and kill it at random moments, for as long as one likes
     Soak(soak::Args),
 }
@@ -39,6 +42,7 @@ fn main() -> ExitCode {
     let ended = match Cli::parse().command {
         Command::Test(args) => test::main(&args),
         Command::Bench(bench) => bench::main(&bench),
+        Command::Dist(args) => dist::main(&args),
         Command::Soak(args) => soak::main(&args),
     };
     match ended {
