@@ -1,23 +1,15 @@
 //! `rm`: removes containers, and what they leave behind.
 
-use std::os::fd::OwnedFd;
 use std::path::Path;
-use std::time::{Duration, Instant};
 
 use mount::MountError;
+use runtime::EndError;
 use runtime::bundle::{Bundle, BundleError};
-use runtime::cgroup::{Cgroup, CgroupError};
-use runtime::state::KillError;
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{FlockOperation, flock};
-use rustix::io::Errno;
 use store::{ContainerError, Fault};
 
 use crate::Engine;
 use crate::state::State;
-
-/// How long a killed process may take to end: what waits in the kernel for a disk cannot be hurried.
-const END: Duration = Duration::from_secs(10);
 
 /// Where a bundle has its root mounted.
 const ROOTFS: &str = "rootfs";
@@ -46,24 +38,15 @@ pub enum RmError {
         /// Its first process.
         pid: i32,
     },
-    /// It was killed and does not end.
-    #[error("container {name} was killed and has not ended within {} s", END.as_secs())]
-    WontEnd {
-        /// Its name.
-        name: String,
-    },
-    /// It could not be killed.
+    /// What runs in it could not be ended.
     #[error(transparent)]
-    Kill(#[from] KillError),
+    End(#[from] EndError),
     /// Something mounted in its bundle could not be unmounted.
     #[error(transparent)]
     Mount(#[from] MountError),
     /// Its bundle could not be removed.
     #[error(transparent)]
     Bundle(#[from] BundleError),
-    /// What its supervisor left in its cgroup could not be ended.
-    #[error(transparent)]
-    Cgroup(#[from] CgroupError),
     /// The store.
     #[error(transparent)]
     Container(ContainerError),
@@ -85,11 +68,8 @@ impl Engine {
     /// See [`RmError`].
     pub fn rm(&self, name: &str, force: bool) -> Result<Removed, RmError> {
         let row = self.store.find_container(self.ns(), name)?;
-        if let State::Running { pid, .. } = self.state(&row.id) {
-            if !force {
-                return Err(RmError::Running { name: row.name, pid });
-            }
-            self.kill(&row.id, &row.name)?;
+        if let (State::Running { pid, .. }, false) = (self.state(&row.id), force) {
+            return Err(RmError::Running { name: row.name, pid });
         }
         self.remove(&row.id)?;
         let named = match (&row.image, row.manifest) {
@@ -122,37 +102,11 @@ impl Engine {
         }
     }
 
-    /// Kills what runs in a container, and waits for its end and that of its supervisor, which until then takes away
-    /// what is left of it.
-    fn kill(&self, id: &str, name: &str) -> Result<(), RmError> {
-        let bundle = Bundle::open(&self.bundle_path(id))?;
-        match runtime::state::kill(&bundle, libc::SIGKILL) {
-            Ok(()) | Err(KillError::NotRunning(_)) => {}
-            Err(error) => return Err(error.into()),
-        }
-        let Some(state) = runtime::state::load(&bundle)? else {
-            return Ok(());
-        };
-        let deadline = Instant::now() + END;
-        for process in [&state.process, &state.supervisor] {
-            match process.open() {
-                Ok(Some(pidfd)) if !ends(&pidfd, deadline) => {
-                    return Err(RmError::WontEnd {
-                        name: name.to_owned(),
-                    });
-                }
-                // One that cannot be asked about is as good as gone: what it left is taken away below.
-                _ => {}
-            }
-        }
-        Ok(())
-    }
-
-    /// Takes away a container that does not run. Whatever is gone already is no error, so that two who try at once
-    /// both succeed.
+    /// Ends a container whatever state it is in, and takes it away. Whatever is gone already is no error, so that two
+    /// who try at once both succeed.
     pub(crate) fn remove(&self, id: &str) -> Result<(), RmError> {
         if let Ok(bundle) = Bundle::open(&self.bundle_path(id)) {
-            end_orphans(&bundle)?;
+            runtime::end(&bundle)?;
         }
         self.remove_rows(id)?;
         self.remove_bundle(id)
@@ -202,35 +156,6 @@ impl Engine {
         }
         Ok(())
     }
-}
-
-/// Waits for the end of a process, until the deadline at most.
-fn ends(pidfd: &OwnedFd, deadline: Instant) -> bool {
-    loop {
-        let left = deadline.saturating_duration_since(Instant::now());
-        let left = Timespec {
-            tv_sec: left.as_secs() as _,
-            tv_nsec: left.subsec_nanos().into(),
-        };
-        match poll(&mut [PollFd::new(pidfd, PollFlags::IN)], Some(&left)) {
-            Ok(0) => return false,
-            Err(Errno::INTR) => {}
-            _ => return true,
-        }
-    }
-}
-
-/// Ends what a supervisor that died without recording an end left in the container's cgroup, and removes that.
-fn end_orphans(bundle: &Bundle) -> Result<(), RmError> {
-    if runtime::state::load_exit(bundle)?.is_some() {
-        return Ok(());
-    }
-    let Some(state) = runtime::state::load(bundle)? else {
-        return Ok(());
-    };
-    let cgroup = Cgroup::open(&state.cgroups)?;
-    cgroup.kill()?;
-    Ok(cgroup.remove()?)
 }
 
 /// Whether a name in the directory of bundles is a container's.

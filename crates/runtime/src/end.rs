@@ -49,7 +49,11 @@ pub enum EndError {
 /// mounted. A container in which nothing runs is no error.
 pub fn end(bundle: &Bundle) -> Result<(), EndError> {
     let Some(state) = state::load(bundle)? else {
-        return Ok(());
+        // A supervisor that died before it wrote anything down may have made the cgroup already.
+        return match bundle.spec() {
+            Ok(spec) => Ok(Cgroup::find(&spec, bundle.id())?.remove()?),
+            Err(_) => Ok(()),
+        };
     };
     let refused = |pid| {
         let id = bundle.id().to_owned();
