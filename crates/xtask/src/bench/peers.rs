@@ -12,6 +12,8 @@ use testkit::{Image, Strata};
 /// podman with a store of its own and the busybox image in it.
 pub(crate) struct Podman {
     store: Vec<String>,
+    /// What podman calls the image.
+    image: String,
     /// Flags of `run` without which it does not run on this machine.
     flags: Vec<&'static str>,
 }
@@ -36,8 +38,14 @@ impl Podman {
         if !loaded.status.success() {
             bail!("podman load: {}", String::from_utf8_lossy(&loaded.stderr));
         }
+        let words = String::from_utf8_lossy(&loaded.stdout).into_owned();
+        let image = words
+            .split_whitespace()
+            .last()
+            .context("podman load names no image")?;
         let mut podman = Podman {
             store,
+            image: image.to_owned(),
             flags: Vec::new(),
         };
         let mut last = String::new();
@@ -58,7 +66,7 @@ impl Podman {
             .args(&self.store)
             .args(["run", "--rm", "--network", "none"])
             .args(&self.flags);
-        command.args(["docker.io/library/busybox:latest", "echo", token]);
+        command.args([self.image.as_str(), "echo", token]);
         command
     }
 
