@@ -283,6 +283,16 @@ fn names_and_attributes_too_long() {
         &[],
         &["\"f\"", "nonsense"],
     );
+    let far = "t/".repeat(2000);
+    refused(
+        Tar::new()
+            .symlink("a", &far)
+            .file("a/f", "")
+            .symlink("a/b", &far)
+            .file("a/b/f", ""),
+        &[],
+        &["\"a/b/f\"", "path that is too long"],
+    );
     let bomb = |entry: &mut Entry| entry.xattrs.push((b"user.bomb".to_vec(), vec![0; 2 << 20]));
     refused(
         Tar::new().file_with("f", "", bomb),

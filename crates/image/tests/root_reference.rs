@@ -7,7 +7,10 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use image::pack::pack_as;
+use image::unpack::Limits;
 use mount::Mount;
+use overlay::{Format, Prefix};
 use support::random::{Shape, archive};
 use support::*;
 use testkit::random::Random;
@@ -17,6 +20,10 @@ struct Mounted(PathBuf);
 
 impl Mounted {
     fn new(layers_top_first: &[&Layer], at: &Path) -> Mounted {
+        Mounted::with(layers_top_first, at, &[])
+    }
+
+    fn with(layers_top_first: &[&Layer], at: &Path, options: &[&str]) -> Mounted {
         let paths: Vec<PathBuf> = layers_top_first.iter().map(|layer| layer.path()).collect();
         let lowers: Vec<&Path> = paths.iter().map(PathBuf::as_path).collect();
         fs::create_dir(at).unwrap();
@@ -24,7 +31,7 @@ impl Mounted {
         let empty = at.with_extension("empty");
         fs::create_dir(&empty).unwrap();
         let lowers = [lowers.as_slice(), &[&empty]].concat();
-        mount::attach(&Mount::overlay(&lowers, None, &[]), at).expect("mounting an overlay needs root");
+        mount::attach(&Mount::overlay(&lowers, None, options), at).expect("mounting an overlay needs root");
         Mounted(at.to_owned())
     }
 }
@@ -154,5 +161,47 @@ fn umoci_makes_the_same_of_several_layers() {
         ours.remove(Path::new(""));
         theirs.remove(Path::new(""));
         assert_eq!(ours, theirs, "seed {seed}");
+    }
+}
+
+#[test]
+fn the_format_for_unprivileged_mounts_shows_the_same() {
+    for seed in 100..120 {
+        let mut random = Random::new(seed);
+        let temp = tempfile::tempdir().unwrap();
+        let (mut trusted, mut user): (Vec<Layer>, Vec<Layer>) = (Vec::new(), Vec::new());
+        for _ in 0..3 {
+            let (tar, _) = archive(&mut random, Shape::ALL, &[]);
+            for (format, layers) in [(Format::TRUSTED, &mut trusted), (Format::USER, &mut user)] {
+                let below: Vec<&Layer> = layers.iter().rev().collect();
+                let layer = try_layer_as(format, &tar, &below, &Limits::default());
+                layers.push(layer.unwrap_or_else(|error| panic!("seed {seed}: {}", chain(&error))));
+            }
+        }
+        for layer in &user {
+            let devices = layer
+                .seen()
+                .into_values()
+                .filter(|text| text == "whiteout")
+                .count();
+            assert_eq!(devices, 0, "no device is needed");
+            let mut out = Vec::new();
+            pack_as(Prefix::User, &layer.dir(), &mut out).unwrap();
+            let again = try_layer_as(Format::USER, &out, &[], &Limits::default()).unwrap();
+            // A mark for whiteouts may outlive the whiteout, and a whiteout's own time is nobody's business.
+            let plain = |layer: &Layer| -> Vec<_> {
+                let seen = layer
+                    .seen()
+                    .into_iter()
+                    .filter(|(_, text)| !text.contains("overlay.whiteout"));
+                seen.map(|(path, text)| (path, text.replace(" user.overlay.opaque=x", "")))
+                    .collect()
+            };
+            assert_eq!(plain(layer), plain(&again), "seed {seed}");
+        }
+        let (one, two) = (temp.path().join("one"), temp.path().join("two"));
+        let one = Mounted::new(&trusted.iter().rev().collect::<Vec<_>>(), &one);
+        let two = Mounted::with(&user.iter().rev().collect::<Vec<_>>(), &two, &["userxattr"]);
+        assert_eq!(seen(&one.0), seen(&two.0), "seed {seed}");
     }
 }

@@ -1,4 +1,4 @@
-//! Writing a record, while its layer is unpacked.
+//! Writing a record while its layer is unpacked.
 
 use std::fs::File;
 use std::io::{self, Write};
@@ -6,7 +6,10 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
-use super::{DISPLACED, END, FILE, FileData, HEAD, LEVEL, MAGIC, PIECE, RAW, SKIPPABLE, TAIL, VERSION};
+use super::{DISPLACED, END, FILE, FileData, HEAD, MAGIC, PIECE, RAW, SKIPPABLE, TAIL, VERSION, next_run};
+
+/// Almost all of a record is headers, which differ little from each other; more effort gains nothing.
+const LEVEL: i32 = 1;
 
 /// Counts what is written.
 struct Counted<W> {
@@ -183,16 +186,4 @@ impl<W: Write> Writer<W> {
         output.flush()?;
         Ok(output.output)
     }
-}
-
-/// The next run of data at or after `at`, as begin and end; `None` when there is none.
-pub(crate) fn next_run(file: &File, at: u64) -> io::Result<Option<(u64, u64)>> {
-    use rustix::fs::SeekFrom;
-    let begin = match rustix::fs::seek(file, SeekFrom::Data(at)) {
-        Ok(begin) => begin,
-        Err(rustix::io::Errno::NXIO) => return Ok(None),
-        Err(error) => return Err(error.into()),
-    };
-    let end = rustix::fs::seek(file, SeekFrom::Hole(begin))?;
-    Ok(Some((begin, end)))
 }

@@ -239,6 +239,7 @@ impl<'a, W: Write> Unpacking<'a, W> {
                     file.write_all_at(&piece[..len], at).map_err(write)?;
                     self.reader.consume(len);
                     at += len as u64;
+                    self.check_limits(&entry.name)?;
                 }
             }
             return Ok(hasher.finish_128());
@@ -287,6 +288,10 @@ impl<'a, W: Write> Unpacking<'a, W> {
         mode: u32,
         entry: &[u8],
     ) -> Result<Id, UnpackError> {
+        // Through symbolic links a short name leads far; nobody could name what is there.
+        if self.dirs.path_of(parent, name).len() > self.limits.name {
+            return Err(refused(entry, "it leads to a path that is too long"));
+        }
         let dir = self.dir(parent, entry)?;
         let make = || dir.mkdir_masked(os(name), first_mode(mode));
         let mut displaced = None;

@@ -13,7 +13,8 @@ use std::path::{Path, PathBuf};
 use image::record;
 use image::tar::writer::{END, data_padding, write_header};
 use image::tar::{Entry, Kind, Segment, Time};
-use image::unpack::{Limits, UnpackError, Unpacked, unpack};
+use image::unpack::{Limits, UnpackError, Unpacked, unpack_as};
+use overlay::Format;
 use store::{Digest, Usage};
 use sys::Dir;
 
@@ -153,6 +154,15 @@ pub fn try_layer(archive: &[u8], below: &[&Layer]) -> Result<Layer, UnpackError>
 }
 
 pub fn try_layer_within(archive: &[u8], below: &[&Layer], limits: &Limits) -> Result<Layer, UnpackError> {
+    try_layer_as(Format::TRUSTED, archive, below, limits)
+}
+
+pub fn try_layer_as(
+    format: Format,
+    archive: &[u8],
+    below: &[&Layer],
+    limits: &Limits,
+) -> Result<Layer, UnpackError> {
     assert!(
         rustix::process::geteuid().is_root(),
         "this test unpacks layers with owners and devices: it needs root"
@@ -163,7 +173,7 @@ pub fn try_layer_within(archive: &[u8], below: &[&Layer], limits: &Limits) -> Re
     let into = Dir::open_ambient(temp.path().join("fs")).unwrap();
     let below: Vec<Dir> = below.iter().map(|layer| layer.dir()).collect();
     let record = File::create_new(temp.path().join("record")).unwrap();
-    let result = unpack(archive, &into, &below, record, limits, &|_| ());
+    let result = unpack_as(format, archive, &into, &below, record, limits, &|_| ());
     assert_eq!(
         fs::read_to_string(temp.path().join("outside")).unwrap(),
         "untouched"
