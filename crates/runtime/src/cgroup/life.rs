@@ -136,20 +136,29 @@ impl Cgroup {
                 return Ok(());
             };
             let empty = match &self.unified {
-                Some(node) => node
-                    .event("populated")
-                    .is_ok_and(|value| value.as_deref() == Some("0")),
+                Some(node) => match node.event("populated") {
+                    Ok(value) => value.as_deref() == Some("0"),
+                    // Somebody else removed it: its own supervisor, when `rm -f` comes in between.
+                    Err(error) => gone(&error),
+                },
                 None => self.pids()?.is_empty(),
             };
             if empty {
                 return Ok(());
             }
-            self.kill()?;
+            if let Err(error) = self.kill() {
+                match &self.unified {
+                    Some(node) if node.event("populated").is_err_and(|error| gone(&error)) => return Ok(()),
+                    _ => return Err(error),
+                }
+            }
             match &self.unified {
                 Some(node) => {
                     let soon = deadline.min(Instant::now() + Duration::from_secs(1));
-                    node.wait("populated", "0", soon)
-                        .map_err(|source| failed("watch", &node.path, source))?;
+                    match node.wait("populated", "0", soon) {
+                        Err(error) if gone(&error) => return Ok(()),
+                        other => other.map_err(|source| failed("watch", &node.path, source))?,
+                    };
                 }
                 None => {
                     std::thread::sleep(pause);
@@ -216,7 +225,8 @@ fn busy(error: &io::Error) -> bool {
 
 /// Whether a cgroup is not there any more; ENODEV is what the kernel answers for files of a removed one.
 pub(super) fn gone(error: &io::Error) -> bool {
-    error.kind() == io::ErrorKind::NotFound || error.raw_os_error() == Some(19)
+    error.kind() == io::ErrorKind::NotFound
+        || error.raw_os_error() == Some(rustix::io::Errno::NODEV.raw_os_error())
 }
 
 fn gather(dir: &Dir, pids: &mut Vec<i32>) -> io::Result<()> {

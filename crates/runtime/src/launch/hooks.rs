@@ -11,7 +11,7 @@ use std::time::Duration;
 use oci_spec::runtime::{Hook, Spec};
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::fs::MemfdFlags;
-use rustix::process::{Pid, PidfdFlags};
+use rustix::process::{Pid, PidfdFlags, Signal};
 use serde::Serialize;
 
 use super::fault::{During, Fault, Result};
@@ -90,6 +90,8 @@ fn run_one(kind: &str, hook: &Hook, state: &HookState<'_>) -> Result<()> {
         .stdin(Stdio::from(input))
         .stdout(Stdio::null())
         .stderr(errors.try_clone().during(doing)?)
+        // A group of its own, so that what it started can be ended with it.
+        .process_group(0)
         .spawn()
         .during(doing)?;
     let limit = hook
@@ -97,7 +99,7 @@ fn run_one(kind: &str, hook: &Hook, state: &HookState<'_>) -> Result<()> {
         .and_then(|seconds| u64::try_from(seconds).ok())
         .map(Duration::from_secs);
     let Some(status) = wait(&mut child, limit).during(doing)? else {
-        let _ = child.kill();
+        let _ = rustix::process::kill_process_group(Pid::from_child(&child), Signal::KILL);
         let _ = child.wait();
         return Err(Fault::new(format!(
             "{}: not done after {} s",

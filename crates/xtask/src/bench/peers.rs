@@ -139,7 +139,7 @@ impl Bundle {
         let mut command = Command::new(runtime);
         command
             .arg("--root")
-            .arg(self.dir.join(runtime))
+            .arg(self.dir.with_file_name("runtimes").join(runtime))
             .args(["run", "--bundle"])
             .arg(&self.dir)
             .arg(token);

@@ -1,10 +1,12 @@
 //! `cargo xtask bench start`: from the command to its end, everything that one start of a container costs.
 
-use std::path::Path;
+use std::os::fd::AsFd;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
+use sys::mount::{FsContext, MountAttrFlags};
 use testkit::{Image, Layer, Strata};
 
 use super::peers::{Bundle, Podman, WithoutCgroup2, timed};
@@ -37,6 +39,7 @@ pub(crate) fn main(args: &Args) -> Result<()> {
     let place = tempfile::Builder::new()
         .prefix("strata-bench-")
         .tempdir_in("/var/tmp")?;
+    let _state = Tmpfs::mount(place.path(), &["state", "podman-run", "runtimes"])?;
     let image = Image::busybox();
     let strata = Strata::beneath(place.path(), &release.strata);
     strata.load(&image);
@@ -76,6 +79,31 @@ pub(crate) fn main(args: &Args) -> Result<()> {
         thousand(&strata, args.n)?;
     }
     Ok(())
+}
+
+/// What lives no longer than the machine is up lies on a tmpfs, as `/run` does wherever systemd runs.
+struct Tmpfs(Vec<PathBuf>);
+
+impl Tmpfs {
+    fn mount(place: &Path, names: &[&str]) -> Result<Tmpfs> {
+        let mut mounted = Tmpfs(Vec::new());
+        for name in names {
+            let target = place.join(name);
+            std::fs::create_dir(&target)?;
+            let tmpfs = FsContext::open("tmpfs")?.mount(MountAttrFlags::empty())?;
+            sys::mount::attach_at(tmpfs.as_fd(), &target)?;
+            mounted.0.push(target);
+        }
+        Ok(mounted)
+    }
+}
+
+impl Drop for Tmpfs {
+    fn drop(&mut self) {
+        for target in &self.0 {
+            let _ = sys::mount::detach_at(target);
+        }
+    }
 }
 
 fn contestants<'a>(
