@@ -380,13 +380,8 @@ fn keep(
         size,
     });
     let mut ingest = store
-        .ingest(
-            lease,
-            &format!("archive {} {name}", lease.id()),
-            expected.as_ref(),
-        )
+        .ingest_once(lease, &format!("archive {name}"), expected.as_ref())
         .map_err(failed)?;
-    ingest.restart().map_err(failed)?;
     copy(reader, &mut ingest, name)?;
     let digest = store.commit_blob(ingest, lease).map_err(|error| match error {
         IngestError::Mismatch { found, .. } => LoadProblem::Digest {

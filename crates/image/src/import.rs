@@ -129,7 +129,7 @@ pub fn import(
     let fault = |e: Fault| failed(e.into());
     let lease = store.lease(&format!("import {from}")).map_err(fault)?;
     let mut ingest = store
-        .ingest(&lease, &format!("import {}", lease.id()), None)
+        .ingest_once(&lease, "import", None)
         .map_err(|e| failed(e.into()))?;
     let (diff_id, media_type) = match source {
         Source::Stream(stream) => copy(stream, &mut ingest, &from, progress)?,
@@ -271,7 +271,9 @@ struct Tee<'a> {
 impl Read for Tee<'_> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let read = self.from.read(buffer)?;
-        self.to.write_all(&buffer[..read])?;
+        self.to
+            .write_all(&buffer[..read])
+            .map_err(|error| io::Error::new(error.kind(), format!("the store cannot take it: {error}")))?;
         self.bytes += read as u64;
         self.progress.event(&Event::Read {
             what: self.name,

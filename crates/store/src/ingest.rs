@@ -43,7 +43,7 @@ pub enum IngestError {
 }
 
 /// A blob being written. Dropped without [`Store::commit_blob`], what was written stays for the next ingest with the
-/// same reference.
+/// same reference, unless it came from [`Store::ingest_once`].
 pub struct Ingest {
     layout: Arc<Layout>,
     reference: String,
@@ -53,6 +53,19 @@ pub struct Ingest {
     offset: u64,
     resumed: bool,
     expected: Option<Descriptor>,
+    /// Nobody can go on with it.
+    once: bool,
+}
+
+impl Drop for Ingest {
+    fn drop(&mut self) {
+        // A committed one has left this name. The lock is ours until the file is closed, after this.
+        if self.once
+            && let Ok(dir) = self.layout.ingest()
+        {
+            let _ = dir.unlink(&self.name);
+        }
+    }
 }
 
 impl Ingest {
@@ -158,13 +171,28 @@ impl Store {
             offset: 0,
             resumed: false,
             expected: expected.cloned(),
+            once: false,
         };
         ingest.resume()?;
         Ok(ingest)
     }
 
+    /// As [`Store::ingest`], for a source that cannot be asked again, such as a stream: it begins at the beginning, and
+    /// dropped without [`Store::commit_blob`] it leaves nothing. `what` tells apart those of one lease.
+    pub fn ingest_once(
+        &self,
+        lease: &Lease,
+        what: &str,
+        expected: Option<&Descriptor>,
+    ) -> Result<Ingest, IngestError> {
+        let mut ingest = self.ingest(lease, &format!("{what} {}", lease.id()), expected)?;
+        ingest.once = true;
+        ingest.restart()?;
+        Ok(ingest)
+    }
+
     /// Makes what was written a blob: verified, durable, held by the lease.
-    pub fn commit_blob(&self, ingest: Ingest, lease: &Lease) -> Result<Digest, IngestError> {
+    pub fn commit_blob(&self, mut ingest: Ingest, lease: &Lease) -> Result<Digest, IngestError> {
         let found = ingest.hasher.clone().finish();
         let (dir, blobs) = (self.layout.ingest()?, self.layout.blobs()?);
         let removed = |error| ingest.fault("removing", error);
@@ -173,7 +201,7 @@ impl Store {
         {
             dir.unlink(&ingest.name).map_err(removed)?;
             return Err(IngestError::Mismatch {
-                reference: ingest.reference,
+                reference: std::mem::take(&mut ingest.reference),
                 expected: expected.digest,
                 found,
                 size: ingest.offset,
@@ -202,7 +230,9 @@ impl Store {
                     break Some(claim);
                 }
                 Some(damaged) => damaged.remove().map_err(fault)?,
-                None if Instant::now() > deadline => return Err(IngestError::Busy(ingest.reference)),
+                None if Instant::now() > deadline => {
+                    return Err(IngestError::Busy(std::mem::take(&mut ingest.reference)));
+                }
                 None => std::thread::sleep(Duration::from_millis(1)),
             }
         };
@@ -223,9 +253,7 @@ impl Store {
         if self.hold_blob(lease, &digest)?.is_some() {
             return Ok(digest);
         }
-        let reference = format!("bytes {digest} {}", lease.id());
-        let mut ingest = self.ingest(lease, &reference, None)?;
-        ingest.restart()?;
+        let mut ingest = self.ingest_once(lease, &format!("bytes {digest}"), None)?;
         ingest
             .write_all(content)
             .map_err(|e| ingest.fault("writing", e))?;
@@ -244,6 +272,25 @@ mod tests {
             digest: Digest::of(content),
             size: content.len() as u64,
         }
+    }
+
+    #[test]
+    fn what_cannot_be_gone_on_with_leaves_nothing() {
+        let temp = tempfile::tempdir().unwrap();
+        let store = Store::open(temp.path()).unwrap();
+        let lease = store.lease("test").unwrap();
+        let left = || store.layout.ingest().unwrap().entries().unwrap().len();
+        let mut ingest = store.ingest_once(&lease, "stream", None).unwrap();
+        ingest.write_all(b"half").unwrap();
+        assert_eq!(left(), 1);
+        drop(ingest);
+        assert_eq!(left(), 0);
+        let mut ingest = store.ingest_once(&lease, "stream", None).unwrap();
+        ingest.write_all(b"whole").unwrap();
+        assert_eq!(ingest.offset(), 5);
+        let digest = store.commit_blob(ingest, &lease).unwrap();
+        assert_eq!(store.read_blob(&digest, 100).unwrap(), b"whole");
+        assert_eq!(left(), 0);
     }
 
     #[test]
