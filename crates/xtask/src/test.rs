@@ -144,7 +144,7 @@ fn conclude(total: &Tally, took: Duration) -> Result<()> {
     }
     let good = total.failed.is_empty() && total.ignored == 0 && total.passed > 0;
     println!(
-        "test result: {}. {} passed; {} failed; {} ignored; finished in {:.0} s",
+        "test result: {}. {} passed; {} failed; {} ignored; 0 measured; 0 filtered out; finished in {:.2}s",
         if good { "ok" } else { "FAILED" },
         total.passed,
         total.failed.len(),
