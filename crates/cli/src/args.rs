@@ -17,6 +17,8 @@ use crate::commands;
     subcommand_required = true,
     arg_required_else_help = true,
     disable_help_subcommand = true,
+    // As an alias gives a flag and the user another: the last one holds.
+    args_override_self = true,
     max_term_width = 110,
     help_template = HELP
 )]

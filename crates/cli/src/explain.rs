@@ -275,7 +275,7 @@ impl Explain for RunError {
                 "names are looked up in the image's own /etc/passwd and /etc/group; numbers need no entry there"
             }
             RunError::Start(StartError::NotFound(_)) => {
-                "it is looked for in the image, by the PATH of its environment"
+                "it is looked for in the container's root: a path as it is, a plain name by the PATH of its environment"
             }
             _ => return None,
         };

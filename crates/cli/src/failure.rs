@@ -140,6 +140,11 @@ fn from_clap(rendered: &str) -> Failure {
         .map(str::trim)
         .filter(|line| !line.is_empty() && !line.starts_with("For more information"))
         .partition(|line| line.starts_with("tip:"));
+    // How to pass an unknown flag as a word is not what someone who typed one asks.
+    let tips: Vec<&str> = tips
+        .into_iter()
+        .filter(|tip| !tip.contains("as a value"))
+        .collect();
     let message = message.join(" ");
     let failure = Failure::user(message.trim_start_matches("error:").trim());
     let command: Vec<&str> = usage

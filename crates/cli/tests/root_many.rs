@@ -3,7 +3,7 @@
 mod common;
 
 use std::process::Stdio;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use common::{Ended, busybox};
 use testkit::soak;
@@ -33,6 +33,60 @@ fn a_hundred_at_once_all_come_up() {
         );
     }
     assert_eq!(strata.ok(["ps", "-a", "-q"]), "");
+}
+
+/// Nobody but the supervisor is left to clean up, and no later command helps.
+#[test]
+fn a_killed_command_leaves_a_container_that_goes_by_itself() {
+    let strata = busybox();
+    let mut command = strata
+        .command([
+            "run",
+            "--rm",
+            "--name",
+            "left",
+            "busybox",
+            "sh",
+            "-c",
+            "echo x >/big; sleep 1",
+        ])
+        .stdout(Stdio::null())
+        .spawn()
+        .unwrap();
+    let bundles = || std::fs::read_dir(strata.state().join("default")).map_or(0, Iterator::count);
+    let wait = |what: &str, reached: &dyn Fn() -> bool| {
+        let begin = Instant::now();
+        while !reached() {
+            assert!(begin.elapsed() < Duration::from_secs(10), "{what}");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    };
+    wait("it does not start", &|| !strata.ok(["ps", "-q"]).is_empty());
+    command.kill().unwrap();
+    command.wait().unwrap();
+    wait("its bundle stays", &|| bundles() == 0);
+    wait("mounts or processes stay", &|| {
+        strata.in_use() == (Vec::new(), Vec::new())
+    });
+    assert_eq!(strata.ok(["ps", "-a", "-q"]), "");
+}
+
+#[test]
+fn a_container_whose_command_was_killed_is_removed_at_once() {
+    let strata = busybox();
+    let mut command = strata
+        .command(["run", "--rm", "--name", "orphan", "busybox", "sleep", "100"])
+        .spawn()
+        .unwrap();
+    while strata.ok(["ps", "-q"]).is_empty() {
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    command.kill().unwrap();
+    command.wait().unwrap();
+    let begin = Instant::now();
+    strata.ok(["rm", "-f", "orphan"]);
+    assert!(begin.elapsed() < Duration::from_secs(5), "{:?}", begin.elapsed());
+    assert_eq!(strata.in_use(), (Vec::new(), Vec::new()));
 }
 
 #[test]

@@ -78,7 +78,10 @@ pub fn end(bundle: &Bundle) -> Result<(), EndError> {
             return Err(stuck(process.pid));
         }
     }
-    if let Some(pidfd) = open(supervisor)?
+    // The supervisor may have become the very process that cleans up, when whoever ran the container is gone.
+    let ours = u32::try_from(supervisor.pid) == Ok(std::process::id());
+    if !ours
+        && let Some(pidfd) = open(supervisor)?
         && !ends(&pidfd).map_err(refused(supervisor.pid))?
     {
         // It does not do what it is there for; what it leaves is taken away below.

@@ -55,7 +55,12 @@ fn table(images: &[Image], args: &ImagesArgs, now: Timestamp) -> Table {
     let mut table = Table::new(heads);
     for image in images {
         let none = || "<none>".to_owned();
-        let mut row = vec![image.repository.clone(), image.tag.clone().unwrap_or_else(none)];
+        // An image that was loaded without a name is stored under its ID.
+        let nameless = image.name.starts_with("sha256:");
+        let mut row = match nameless {
+            true => vec![none(), none()],
+            false => vec![image.repository.clone(), image.tag.clone().unwrap_or_else(none)],
+        };
         if args.digests {
             row.push(image.digest.clone());
         }

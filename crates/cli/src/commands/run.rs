@@ -144,7 +144,13 @@ pub(crate) struct RunArgs {
     pub(crate) sysctl: Vec<String>,
 
     /// Memory limit
-    #[arg(short, long, value_name = "SIZE", help_heading = "Limits")]
+    #[arg(
+        short,
+        long,
+        value_name = "SIZE",
+        allow_hyphen_values = true,
+        help_heading = "Limits"
+    )]
     pub(crate) memory: Option<String>,
     /// Limit of memory and swap together, -1 for no limit of swap [default: twice the memory]
     #[arg(
@@ -155,7 +161,12 @@ pub(crate) struct RunArgs {
     )]
     pub(crate) memory_swap: Option<String>,
     /// How many CPUs' worth of time
-    #[arg(long, value_name = "NUMBER", help_heading = "Limits")]
+    #[arg(
+        long,
+        value_name = "NUMBER",
+        allow_hyphen_values = true,
+        help_heading = "Limits"
+    )]
     pub(crate) cpus: Option<String>,
     /// How many processes and threads (-1 for no limit)
     #[arg(
