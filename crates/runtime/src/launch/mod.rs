@@ -203,10 +203,11 @@ impl<'a> Launch<'a> {
             rustix::event::poll(&mut polled, None).during(|| "waiting for the container's process".into())?;
             let spoke = !polled[0].revents().is_empty();
             let disturbed = polled[1..].iter().any(|fd| !fd.revents().is_empty());
-            if disturbed && let Some(fault) = interrupted() {
-                return Err(fault);
-            }
+            // What the process said comes first: a signal that came after its program began is the program's.
             if !spoke {
+                if disturbed && let Some(fault) = interrupted() {
+                    return Err(fault);
+                }
                 continue;
             }
             match self
