@@ -18,6 +18,7 @@ mod mounts;
 mod resources;
 mod rights;
 
+pub(crate) use defaults::IPC_SYSCTLS;
 use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
 

@@ -41,17 +41,7 @@ impl Proc {
 
 /// The namespace that a parameter belongs to, `None` for one of the whole machine.
 fn namespace_of(name: &str) -> Option<u64> {
-    const IPC: [&str; 8] = [
-        "kernel.msgmax",
-        "kernel.msgmnb",
-        "kernel.msgmni",
-        "kernel.sem",
-        "kernel.shmall",
-        "kernel.shmmax",
-        "kernel.shmmni",
-        "kernel.shm_rmid_forced",
-    ];
-    if IPC.contains(&name) || name.starts_with("fs.mqueue.") {
+    if crate::spec::IPC_SYSCTLS.contains(&name) || name.starts_with("fs.mqueue.") {
         Some(kind::IPC)
     } else if name.starts_with("net.") {
         Some(kind::NETWORK)

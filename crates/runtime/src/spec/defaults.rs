@@ -101,7 +101,7 @@ pub(super) const NETWORK_SYSCTLS: [(&str, &str); 2] = [
 ];
 
 /// Kernel parameters of an IPC namespace (ipc_namespaces(7)); those below `fs.mqueue.` too.
-pub(super) const IPC_SYSCTLS: [&str; 8] = [
+pub(crate) const IPC_SYSCTLS: [&str; 8] = [
     "kernel.msgmax",
     "kernel.msgmnb",
     "kernel.msgmni",
