@@ -176,7 +176,7 @@ pub fn build(options: &ContainerOptions, context: &Context<'_>) -> Result<Spec, 
         .set_capabilities(Some(capabilities.sets(context.user.uid == 0)))
         .set_rlimits(Some(rlimits(options)).filter(|limits| !limits.is_empty()))
         .set_no_new_privileges(Some(options.no_new_privileges))
-        .set_apparmor_profile(options.apparmor.clone().filter(|_| !options.privileged));
+        .set_apparmor_profile(options.apparmor.clone());
 
     let mut root = Root::default();
     root.set_path("rootfs".into())

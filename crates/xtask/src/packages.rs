@@ -8,6 +8,10 @@ use anyhow::{Context, Result, bail};
 const PACKAGES: &[(&str, &str)] = &[
     ("acl", "setfacl and getfacl: access control lists through layers"),
     (
+        "apparmor",
+        "apparmor_parser: loads profiles in the virtual machine",
+    ),
+    (
         "attr",
         "setfattr and getfattr: extended attributes through layers",
     ),

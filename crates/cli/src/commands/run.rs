@@ -136,7 +136,7 @@ pub(crate) struct RunArgs {
     /// Every capability and device, nothing masked, no filter
     #[arg(long, help_heading = "Security")]
     pub(crate) privileged: bool,
-    /// no-new-privileges, seccomp=FILE or seccomp=unconfined
+    /// no-new-privileges, seccomp=FILE|unconfined, apparmor=PROFILE|unconfined, mask=PATH, unmask=PATH|ALL
     #[arg(long, value_name = "OPTION", help_heading = "Security")]
     pub(crate) security_opt: Vec<String>,
     /// Kernel parameter of the container's namespaces

@@ -20,7 +20,7 @@ use super::program::{self, Program};
 use super::rootfs::{self, Tree};
 use super::sync::{Sync, Word};
 use super::sysctl::{self, Proc};
-use super::{INIT_ANNOTATION, Order, scheduling};
+use super::{INIT_ANNOTATION, Order, apparmor, scheduling};
 
 /// What was prepared before the fork.
 pub(super) struct Prepared {
@@ -89,17 +89,17 @@ impl Child<'_> {
         self.run_hooks("startContainer", "created")?;
         self.take_streams(process, pty)?;
         program::enter_directory(process.cwd().as_os_str())?;
-        if let Some(profile) = process
-            .apparmor_profile()
-            .as_deref()
-            .filter(|profile| !profile.is_empty())
-        {
-            set_apparmor(&proc, profile)?;
+        let profile = apparmor::wanted(process);
+        if let Some(profile) = profile {
+            apparmor::at_exec(&proc, profile)?;
         }
-        drop(proc);
         if self.wants_init() {
-            self.stand_before(process)
+            // The init process executes nothing, and is to be confined as what it stands before.
+            self.stand_before(process, || {
+                profile.map_or(Ok(()), |name| apparmor::now(&proc, name))
+            })
         } else {
+            drop(proc);
             self.execute(process)
         }
     }
@@ -232,8 +232,8 @@ impl Child<'_> {
         Err(self.prepared.program.execute())
     }
 
-    /// Forks the program off and stays before it as the first process of the pid namespace.
-    fn stand_before(&self, process: &Process) -> Result<Infallible> {
+    /// Forks the program off and stays before it as the first process of the pid namespace, itself confined by `confine`.
+    fn stand_before(&self, process: &Process, confine: impl FnOnce() -> Result<()>) -> Result<Infallible> {
         let terminal = process.terminal().unwrap_or(false);
         let program = sys::process::fork(&sys::process::Fork::default(), || {
             let result = || -> Result<Infallible> {
@@ -256,6 +256,7 @@ impl Child<'_> {
         })
         .during(|| "forking the program".into())?;
         rustix::thread::set_name(c"init").during(|| "naming the init process".into())?;
+        confine()?;
         identity::assume(process, self.prepared.filter.as_ref())?;
         sys::init::stand_in(program.pid)
     }
@@ -266,18 +267,4 @@ fn become_root_of_namespace() -> Result<()> {
     rustix::thread::set_thread_groups(&[]).during(doing)?;
     rustix::thread::set_thread_res_gid(Gid::ROOT, Gid::ROOT, Gid::ROOT).during(doing)?;
     rustix::thread::set_thread_res_uid(Uid::ROOT, Uid::ROOT, Uid::ROOT).during(doing)
-}
-
-/// Sets the profile that the next exec changes to. Written through the host's procfs, opened and checked before
-/// anything of the container's could be in its place (CVE-2025-52881).
-fn set_apparmor(proc: &Proc, profile: &str) -> Result<()> {
-    let doing = || format!("process.apparmorProfile {profile:?}");
-    let value = format!("exec {profile}");
-    match proc.write("thread-self/attr/apparmor/exec", &value) {
-        // Kernels before 5.8 have the file that all security modules share.
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-            proc.write("thread-self/attr/exec", &value).during(doing)
-        }
-        other => other.during(doing),
-    }
 }

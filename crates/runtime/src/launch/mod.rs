@@ -6,6 +6,7 @@
 //! The steps of the child stand in `child.rs`, in their order. What is reached in the container's tree is reached by
 //! `root.rs`. Start reading there.
 
+mod apparmor;
 mod check;
 mod child;
 mod console;
@@ -107,6 +108,9 @@ impl<'a> Launch<'a> {
             .process()
             .as_ref()
             .ok_or_else(|| Fault::new("the configuration has no process"))?;
+        if let Some(profile) = apparmor::wanted(process) {
+            apparmor::check(profile)?;
+        }
         let prepared = Prepared {
             waits_for_parent: namespaces.makes(kind::USER) || order.join.is_some(),
             filter: filter(order.spec)?,

@@ -49,7 +49,7 @@ pub struct ContainerOptions {
     pub no_new_privileges: bool,
     /// Which system call filter.
     pub seccomp: SeccompChoice,
-    /// AppArmor profile.
+    /// AppArmor profile, of a privileged container too; none is applied unasked.
     pub apparmor: Option<String>,
     /// Paths to hide beyond the default ones.
     pub mask: Vec<String>,

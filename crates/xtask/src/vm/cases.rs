@@ -67,6 +67,9 @@ const TWICE: &[Twice] = &[
     },
 ];
 
+/// What Debian has, and the cases start beside busybox and our own programs. Their packages are in `packages.rs`.
+const DEBIANS: &[&str] = &["/usr/sbin/apparmor_parser", "/usr/bin/crun"];
+
 /// Emulation is slow, and a case that hangs must not cost the whole run.
 const LIMIT: Duration = Duration::from_secs(240);
 
@@ -80,6 +83,7 @@ pub(crate) fn chosen(only: Option<&str>) -> Result<Cases> {
             .extend(all.tests.into_iter().filter(|test| twice(test).is_some()));
         built.programs.extend(all.programs);
     }
+    built.programs.extend(DEBIANS.iter().map(PathBuf::from));
     built.programs.sort();
     built.programs.dedup();
     let mut list = Vec::new();

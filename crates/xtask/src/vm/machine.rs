@@ -32,7 +32,7 @@ pub(crate) fn run(dir: &Path, kernel: &Kernel, cases: &Cases, show: bool) -> Res
             // A panic ends the machine, and with -no-reboot qemu too.
             .args([
                 "-append",
-                "console=ttyS0 panic=-1 quiet loglevel=4 8250.nr_uarts=2",
+                "console=ttyS0 panic=-1 quiet loglevel=4 8250.nr_uarts=2 apparmor=1 security=apparmor",
             ])
             .arg("-drive")
             .arg(format!(
