@@ -5,14 +5,14 @@
 use std::fs::File;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
-use std::process::{Command, ExitStatus, Stdio};
+use std::process::{Command, Stdio};
 
 use oci_spec::runtime::Spec;
 use rustix::process::{Pid, PidfdFlags};
 use serde::Deserialize;
 
 use crate::bundle::Bundle;
-use crate::launch::{CANNOT_RUN, During, FAILED, Fault, INIT_ANNOTATION, NOT_FOUND, Result};
+use crate::launch::{CANNOT_RUN, During, FAILED, Fault, INIT_ANNOTATION, IntoText, NOT_FOUND, Result};
 
 /// The runtime's own state, its log, the number of the process it made, and where it sends the terminal: in the
 /// bundle.
@@ -104,6 +104,8 @@ impl External {
 
     fn create(&self, bundle: &Bundle, console: bool, stdio: [OwnedFd; 3]) -> Result<()> {
         let [stdin, stdout, stderr] = stdio;
+        // What it is started with is what the container gets, unless that has a terminal.
+        let stderr = if console { Stdio::null() } else { stderr.into() };
         let mut command = self.command();
         command.arg("create").arg("--bundle").arg(&self.bundle);
         command.arg("--pid-file").arg(self.bundle.join(PID));
@@ -115,9 +117,12 @@ impl External {
                 .arg("--console-socket")
                 .arg(format!("/proc/{own}/fd/{dir}/{CONSOLE}"));
         }
-        // What it is started with is what the container gets.
         command.stdin(stdin).stdout(stdout).stderr(stderr).arg(&self.id);
-        self.run("create", command)
+        self.run("create", command).map_err(|fault| match console {
+            true => fault.in_full(),
+            // It has said so on the container's standard error, which is its own until then.
+            false => fault.in_short(),
+        })
     }
 
     fn adopt(
@@ -146,7 +151,7 @@ impl External {
         }
         let mut start = self.command();
         start.arg("start").arg(&self.id);
-        self.run("start", start)?;
+        self.run("start", start).map_err(Failed::in_full)?;
         Ok(Container {
             pid: pid.as_raw_nonzero().get(),
             pidfd,
@@ -166,20 +171,25 @@ impl External {
         message.and_then(|mut message| message.fds.pop()).ok_or_else(none)
     }
 
-    fn run(&self, verb: &str, mut command: Command) -> Result<()> {
-        let program = self.program.display();
-        let mut child = command.spawn().during(|| format!("runtime {program}"))?;
+    fn run(&self, verb: &str, mut command: Command) -> std::result::Result<(), Failed> {
+        let what = format!("{} {verb}", self.program.display());
+        let failed = |error: std::io::Error| Failed {
+            what: what.clone(),
+            said: None,
+            otherwise: error.into_text(),
+        };
+        let mut child = command.spawn().map_err(failed)?;
         // The copies of the standard streams that the command holds would keep pipes open.
         drop(command);
-        let status = child.wait().during(|| format!("runtime {program}"))?;
-        if status.success() {
-            return Ok(());
+        let status = child.wait().map_err(failed)?;
+        match status.success() {
+            true => Ok(()),
+            false => Err(Failed {
+                what,
+                said: self.logged_error(),
+                otherwise: status.to_string(),
+            }),
         }
-        let said = self.logged_error().unwrap_or_else(|| how(status));
-        Err(Fault {
-            code: code_of(&said),
-            text: format!("{program} {verb}: {said}"),
-        })
     }
 
     /// The last error in the runtime's log.
@@ -197,12 +207,42 @@ impl External {
     pub(crate) fn delete(&self) -> Option<String> {
         let mut command = self.command();
         command.args(["delete", "--force"]).arg(&self.id);
-        self.run("delete", command).err().map(|fault| fault.text)
+        self.run("delete", command)
+            .err()
+            .map(|failed| failed.in_full().text)
     }
 }
 
-fn how(status: ExitStatus) -> String {
-    status.to_string()
+/// A call of the runtime that failed.
+struct Failed {
+    /// The program, and what was asked of it.
+    what: String,
+    /// The error in its log.
+    said: Option<String>,
+    /// How it ended, or why it could not be started.
+    otherwise: String,
+}
+
+impl Failed {
+    /// With the reason.
+    fn in_full(self) -> Fault {
+        let reason = self.said.unwrap_or(self.otherwise);
+        Fault {
+            code: code_of(&reason),
+            text: format!("{}: {reason}", self.what),
+        }
+    }
+
+    /// Where the runtime has shown the reason that it logged.
+    fn in_short(self) -> Fault {
+        match &self.said {
+            Some(said) => Fault {
+                code: code_of(said),
+                text: format!("{} failed, as it says itself above", self.what),
+            },
+            None => self.in_full(),
+        }
+    }
 }
 
 /// Other runtimes tell in words alone what our launcher tells by a code.

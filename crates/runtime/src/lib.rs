@@ -44,5 +44,5 @@ pub mod terminal;
 pub mod user;
 
 pub use end::{EndError, end};
-pub use launch::INIT_ANNOTATION;
+pub use launch::{INIT_ANNOTATION, make_directory};
 pub use start::{Helper, Running, StartError, StartRequest, Summoned, start, summon};

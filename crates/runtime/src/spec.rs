@@ -61,8 +61,8 @@ pub struct Context<'a> {
 #[non_exhaustive]
 pub enum SpecError {
     /// Neither the user nor the image says what to run.
-    #[error("no command: the image has none; give one after its name")]
-    NoCommand,
+    #[error("no command: {0}; give one at the end of the line")]
+    NoCommand(&'static str),
     /// Two options that exclude each other.
     #[error("{one} and {other} exclude each other: {why}")]
     Conflict {
@@ -115,8 +115,11 @@ pub enum SpecError {
         /// The flag.
         flag: &'static str,
         /// What is wrong.
-        problem: &'static str,
+        problem: String,
     },
+    /// A profile where nothing enforces it.
+    #[error("--security-opt apparmor={0}: this machine's kernel has no AppArmor, or has it disabled")]
+    Apparmor(String),
 }
 
 /// The user as asked for or as the image says: what to give [`crate::user::resolve`].
@@ -135,6 +138,11 @@ pub fn wanted_user<'a>(options: &'a ContainerOptions, image: Option<&'a Config>)
 /// # Errors
 /// [`SpecError`]: what was asked contradicts itself, or this machine cannot give it.
 pub fn build(options: &ContainerOptions, context: &Context<'_>) -> Result<Spec, SpecError> {
+    if let Some(profile) = &options.apparmor
+        && !context.host.apparmor()
+    {
+        return Err(SpecError::Apparmor(profile.clone()));
+    }
     let capabilities = rights::capabilities(options, context.host)?;
     let bounding = capabilities.granted.clone();
     let (nodes, rules) = resources::devices(options)?;
@@ -212,10 +220,13 @@ pub fn command(options: &ContainerOptions, image: Option<&Config>) -> Result<Vec
     } else {
         options.command.clone()
     });
-    if args.is_empty() {
-        Err(SpecError::NoCommand)
-    } else {
-        Ok(args)
+    match (args.is_empty(), &options.entrypoint, image) {
+        (false, ..) => Ok(args),
+        (true, Some(_), Some(_)) => Err(SpecError::NoCommand(
+            "an empty --entrypoint takes the image's away, and its command with it",
+        )),
+        (true, _, Some(_)) => Err(SpecError::NoCommand("the image has none")),
+        (true, _, None) => Err(SpecError::NoCommand("without an image there is none")),
     }
 }
 

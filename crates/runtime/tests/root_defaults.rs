@@ -208,7 +208,7 @@ fn limits_hold_and_nothing_is_left() {
     let limited = container(
         "cat /dev/zero | head -c 60000000 | tail -c 50000000 >/dev/null; echo $?",
         |options| {
-            options.resources.memory = Some(limits::memory("--memory", "16m").unwrap());
+            options.resources.memory = Some(limits::memory("16m").unwrap());
         },
     );
     let outcome = limited.run();

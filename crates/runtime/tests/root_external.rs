@@ -118,8 +118,25 @@ fn why_it_did_not_start() {
     for_each(|make| {
         for (args, code) in [(json!(["nothing"]), 127), (json!(["/etc/passwd"]), 126)] {
             let container = make("").with(|spec| spec["process"]["args"] = args.clone());
-            let error = container.try_run().unwrap_err();
+            // It says why on the container's standard error; that is not said again.
+            let (stderr, err) = pipe();
+            let error = container.start([&null(), &null(), &err]).unwrap_err();
+            drop(err);
+            let mut said = String::new();
+            File::from(stderr).read_to_string(&mut said).unwrap();
+            let reason = if code == 127 { "not found" } else { "denied" };
             assert_eq!(error.exit_code(), code, "{args}: {error}");
+            assert!(said.contains(reason), "{said}");
+            let error = error.to_string();
+            assert!(
+                error.contains("create failed") && !error.contains(reason),
+                "{error}"
+            );
+            // With a terminal nobody else says it.
+            let container = container.with(|spec| spec["process"]["terminal"] = json!(true));
+            let error = container.start_quiet().unwrap_err();
+            assert_eq!(error.exit_code(), code, "{args}: {error}");
+            assert!(error.to_string().contains(reason), "{error}");
             let left = container
                 .bundle
                 .path()

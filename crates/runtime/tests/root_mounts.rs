@@ -226,7 +226,15 @@ fn bad_mounts_are_told_by_name() {
         ),
         (
             json!({"destination": "/bin/busybox", "type": "bind", "source": "/tmp"}),
-            "/bin/busybox",
+            "mount /bin/busybox: /tmp is a directory, but /bin/busybox is a file in the container",
+        ),
+        (
+            json!({"destination": "/bin/busybox", "type": "tmpfs"}),
+            "mount /bin/busybox: a tmpfs is a directory, but /bin/busybox is a file",
+        ),
+        (
+            json!({"destination": "/bin", "type": "bind", "source": "/etc/passwd"}),
+            "mount /bin: /etc/passwd is a file, but /bin is a directory",
         ),
     ] {
         let error = Box::new()

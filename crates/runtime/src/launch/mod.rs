@@ -35,12 +35,13 @@ use rustix::process::{Signal, WaitId, WaitIdOptions};
 use sys::process::{Fork, namespaces as kind};
 
 use child::Prepared;
-pub(crate) use fault::{CANNOT_RUN, During, FAILED, Fault, NOT_FOUND, Result};
+pub(crate) use fault::{CANNOT_RUN, During, FAILED, Fault, IntoText, NOT_FOUND, Result};
 use hooks::HookState;
 use identity::Filter;
 pub(crate) use mounts::CgroupView;
 use namespaces::{BirthPlace, Namespaces};
 use program::Program;
+pub use root::make_directory;
 use sync::{Sync, Word};
 
 /// The annotation that asks for an init process before the container's program: `"true"`.

@@ -158,7 +158,29 @@ impl Planned<'_> {
                     .during(|| format!("{doing}: setting its attributes"))?;
             }
         }
-        sys::mount::attach(tree.as_fd(), target.as_fd()).during(|| doing)
+        match sys::mount::attach(tree.as_fd(), target.as_fd()) {
+            // The kernel says only EINVAL.
+            Err(_) if root::is_directory(target.as_fd()).is_ok_and(|is| is != (kind == Kind::Directory)) => {
+                Err(Fault::new(self.of_two_kinds(kind)))
+            }
+            other => other.during(|| doing),
+        }
+    }
+
+    /// Why what is mounted, of this kind, does not go over what is there, which is of the other.
+    fn of_two_kinds(&self, kind: Kind) -> String {
+        let (is, there) = match kind {
+            Kind::Directory => ("a directory", "is a file"),
+            Kind::File => ("a file", "is a directory"),
+        };
+        let at = self.destination.display();
+        let what = match self.options.bind {
+            Some(_) => format!("{} is {is}", self.source),
+            None => format!("a {} is {is}", self.kind),
+        };
+        format!(
+            "mount {at}: {what}, but {at} {there} in the container; neither can be mounted over the other"
+        )
     }
 
     fn target(&self, root: &Root, kind: Kind) -> Result<OwnedFd> {

@@ -1,10 +1,10 @@
 //! The container's program: where it is looked for, and why it could not be run.
 
-use std::ffi::{CString, OsStr};
+use std::ffi::{CStr, CString, OsStr};
 use std::io;
 
 use oci_spec::runtime::Process;
-use rustix::fs::{Access, AtFlags, CWD};
+use rustix::fs::{Access, AtFlags, CWD, Mode, OFlags};
 use rustix::io::Errno;
 use sys::process::CStrings;
 
@@ -49,12 +49,11 @@ impl Program {
             let error = sys::process::exec(candidate, &self.args, &self.env);
             match Errno::from_io_error(&error) {
                 Some(Errno::NOENT) if exists(candidate) => {
-                    let text = format!("{}: its interpreter or loader is not in the container", self.name);
-                    return fault(NOT_FOUND, text);
+                    return fault(NOT_FOUND, format!("{}: {}", self.name, what_it_needs(candidate)));
                 }
-                Some(Errno::NOENT | Errno::NOTDIR | Errno::NAMETOOLONG | Errno::LOOP) => {}
+                Some(Errno::NOENT | Errno::NOTDIR | Errno::NAMETOOLONG) => {}
                 // As execvp(3) does: what may not be run does not hide what may, further on.
-                Some(Errno::ACCESS) => denied = Some(error),
+                Some(Errno::ACCESS | Errno::LOOP) => denied = Some(error),
                 _ => return fault(CANNOT_RUN, format!("{}: {}", self.name, explain(error))),
             }
         }
@@ -81,8 +80,59 @@ fn explain(error: io::Error) -> String {
     }
 }
 
-fn exists(path: &CString) -> bool {
-    rustix::fs::accessat(CWD, path.as_c_str(), Access::EXISTS, AtFlags::empty()).is_ok()
+fn exists(path: &CStr) -> bool {
+    rustix::fs::accessat(CWD, path, Access::EXISTS, AtFlags::empty()).is_ok()
+}
+
+/// Which file a program that is there lacks, as far as its own first bytes tell.
+fn what_it_needs(program: &CStr) -> String {
+    let mut start = [0; 4096];
+    let file = rustix::fs::open(program, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty());
+    let length = file
+        .and_then(|file| rustix::io::read(&file, &mut start))
+        .unwrap_or(0);
+    let absent = |(what, path): &(&str, Vec<u8>)| {
+        let there = CString::new(path.as_slice()).is_ok_and(|path| exists(&path));
+        (!there).then(|| format!("its {what} \"{}\" is not in the container", path.escape_ascii()))
+    };
+    let needed = interpreter(&start[..length]);
+    needed
+        .as_ref()
+        .and_then(absent)
+        .unwrap_or_else(|| "its interpreter or loader is not in the container".to_owned())
+}
+
+/// What the kernel starts to run a file that begins so: a script's interpreter (execve(2), "Interpreter scripts"), or
+/// the loader that a program names (elf(5), PT_INTERP), where the latter lies within these bytes.
+fn interpreter(start: &[u8]) -> Option<(&'static str, Vec<u8>)> {
+    if let Some(line) = start.strip_prefix(b"#!") {
+        let line = line.split(|byte| *byte == b'\n').next()?.trim_ascii_start();
+        let end = line.iter().position(|byte| matches!(byte, b' ' | b'\t' | 0));
+        return Some(("interpreter", line[..end.unwrap_or(line.len())].to_vec()));
+    }
+    let number = |at: usize, bytes: usize| -> Option<usize> {
+        let field = start.get(at..at.checked_add(bytes)?)?;
+        let little = |number: usize, byte: &u8| number << 8 | usize::from(*byte);
+        Some(match start.get(5)? {
+            1 => field.iter().rev().fold(0, little),
+            _ => field.iter().fold(0, little),
+        })
+    };
+    // Offsets in the two classes of the file's header and of a program header.
+    let (table, size, count, offset, length, word) = match start.strip_prefix(b"\x7fELF")?.first()? {
+        1 => (28, 42, 44, 4, 16, 4),
+        2 => (32, 54, 56, 8, 32, 8),
+        _ => return None,
+    };
+    let (table, size, count) = (number(table, word)?, number(size, 2)?, number(count, 2)?);
+    const PT_INTERP: usize = 3;
+    let headers = (0..count).map_while(|n| table.checked_add(size.checked_mul(n)?));
+    let header = headers
+        .take_while(|at| *at < start.len())
+        .find(|at| number(*at, 4) == Some(PT_INTERP))?;
+    let (offset, length) = (number(header + offset, word)?, number(header + length, word)?);
+    let path = start.get(offset..offset.checked_add(length)?)?;
+    Some(("loader", path.split(|byte| *byte == 0).next()?.to_vec()))
 }
 
 /// The places where `name` may be: itself if it has a slash, else in the directories of `path`.
@@ -134,6 +184,56 @@ mod tests {
     }
 
     #[test]
+    fn the_loader_that_a_program_names() {
+        let header = |class: u8, order: u8, fields: &[(usize, usize, usize)]| {
+            let mut file = b"\x7fELF".to_vec();
+            file.extend([class, order]);
+            file.resize(256, 0);
+            for (at, bytes, value) in fields {
+                for place in 0..*bytes {
+                    let shift = if order == 1 { place } else { bytes - 1 - place };
+                    file[at + place] = (value >> (8 * shift)) as u8;
+                }
+            }
+            file[200..208].copy_from_slice(b"/ld.so\0x");
+            file
+        };
+        let wide = [
+            (32, 8, 64),
+            (54, 2, 56),
+            (56, 2, 2),
+            (120, 4, 3),
+            (128, 8, 200),
+            (152, 8, 7),
+        ];
+        let narrow = [
+            (28, 4, 52),
+            (42, 2, 32),
+            (44, 2, 1),
+            (52, 4, 3),
+            (56, 4, 200),
+            (68, 4, 7),
+        ];
+        let expected = Some(("loader", b"/ld.so".to_vec()));
+        assert_eq!(interpreter(&header(2, 1, &wide)), expected);
+        assert_eq!(interpreter(&header(2, 2, &wide)), expected);
+        assert_eq!(interpreter(&header(1, 1, &narrow)), expected);
+        // Whatever the numbers say: nothing, and no panic.
+        for (at, bytes, _) in wide {
+            let mut fields = wide.to_vec();
+            fields.push((at, bytes, usize::MAX >> (64 - 8 * bytes)));
+            let found = interpreter(&header(2, 1, &fields));
+            assert!(found.is_none() || found == expected, "{at}: {found:?}");
+        }
+        for cut in 0..64 {
+            assert_eq!(interpreter(&header(2, 1, &wide)[..cut]), None);
+        }
+        let own = std::fs::read("/proc/self/exe").unwrap();
+        let (what, path) = interpreter(&own[..4096]).unwrap();
+        assert_eq!((what, path.starts_with(b"/lib")), ("loader", true));
+    }
+
+    #[test]
     fn why_it_does_not_run() {
         let temp = tempfile::tempdir().unwrap();
         let make = |name: &str, text: &str, mode: u32| {
@@ -155,9 +255,33 @@ mod tests {
         assert_eq!(run(&make("plain", "x", 0o644)).code, CANNOT_RUN);
         assert_eq!(run("plain").code, CANNOT_RUN);
         assert_eq!(run(&make("garbage", "\u{1}garbage", 0o755)).code, CANNOT_RUN);
-        let orphan = run(&make("orphan", "#!/no/such/interpreter\n", 0o755));
+        let orphan = run(&make("orphan", "#! /no/such/interpreter -x\n", 0o755));
         assert_eq!(orphan.code, NOT_FOUND);
-        assert!(orphan.text.contains("interpreter"), "{orphan}");
+        assert!(
+            orphan
+                .text
+                .ends_with("its interpreter \"/no/such/interpreter\" is not in the container"),
+            "{orphan}"
+        );
+        // A file that was edited elsewhere: its interpreter ends with the carriage return.
+        let edited = run(&make("edited", "#!/bin/sh\r\n", 0o755));
+        assert!(edited.text.contains(r#""/bin/sh\r" is not"#), "{edited}");
+        // The interpreter is there, and what that needs is not.
+        let second = run(&make(
+            "second",
+            &format!("#!{}\n", temp.path().join("orphan").display()),
+            0o755,
+        ));
+        assert_eq!(
+            (second.code, second.text.contains("interpreter or loader")),
+            (NOT_FOUND, true)
+        );
+        std::os::unix::fs::symlink("loop", temp.path().join("loop")).unwrap();
+        for name in ["loop", temp.path().join("loop").to_str().unwrap()] {
+            let loops = run(name);
+            assert_eq!(loops.code, CANNOT_RUN);
+            assert!(loops.text.contains("symbolic links"), "{loops}");
+        }
         assert_eq!(run(temp.path().to_str().unwrap()).code, CANNOT_RUN);
     }
 }

@@ -180,6 +180,21 @@ impl Root {
     }
 }
 
+/// The directory at `path` in a container's root file system, made where it is missing (0755), its parents too. Links
+/// are followed as the container would; nothing outside `root` is reached. For those who prepare a root before
+/// anything runs in it.
+///
+/// # Errors
+/// The errno of the call that failed; `ENOTDIR` where something else is.
+pub fn make_directory(root: &sys::Dir, path: &Path) -> io::Result<OwnedFd> {
+    let root = Root::new(root.as_fd().try_clone_to_owned()?);
+    let found = root.find_or_make(path, Kind::Directory)?;
+    match is_directory(found.as_fd())? {
+        true => Ok(found),
+        false => Err(Errno::NOTDIR.into()),
+    }
+}
+
 /// The entry `name` of `dir`, never through a link: one answers `ELOOP`.
 fn open_entry(dir: BorrowedFd<'_>, name: &OsStr, flags: OFlags) -> io::Result<OwnedFd> {
     // O_NOFOLLOW with O_PATH would open the link itself.
@@ -264,6 +279,20 @@ mod tests {
         assert!(inside.join("gone/deep/a/b/file").is_file());
         assert!(inside.join("outside/a/b/file").is_file());
         assert!(inside.join("x/file").is_file());
+    }
+
+    #[test]
+    fn a_directory_is_made_where_a_link_leads() {
+        let (_temp, inside, outside) = two();
+        symlink("/data/real", inside.join("volume")).unwrap();
+        fs::write(inside.join("file"), "").unwrap();
+        let dir = sys::Dir::open_ambient(&inside).unwrap();
+        make_directory(&dir, Path::new("/volume")).unwrap();
+        assert!(inside.join("data/real").is_dir());
+        make_directory(&dir, Path::new("/volume")).unwrap();
+        let error = make_directory(&dir, Path::new("/file")).unwrap_err();
+        assert_eq!(Errno::from_io_error(&error), Some(Errno::NOTDIR));
+        assert_eq!(fs::read_dir(&outside).unwrap().count(), 0);
     }
 
     #[test]

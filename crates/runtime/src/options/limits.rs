@@ -11,17 +11,39 @@ const ULIMIT_FORM: &str = "write NAME=SOFT[:HARD], as nofile=1024:2048; -1 is un
 /// The period of a CPU quota, in microseconds: what docker and podman use for `--cpus`.
 pub const CPU_PERIOD: u64 = 100_000;
 
-/// Parses `--memory` and its kin (`--memory-swap`, `--memory-reservation`; give the flag's name for the message).
-/// In bytes; `-1` means unlimited, where the spec's value is `-1` too.
+/// The least memory a container may be given, in bytes, as docker has it: with less the kernel kills the process before
+/// it has become the container's.
+pub const MEMORY_MIN: i64 = 6 << 20;
+
+/// Parses `--memory`, in bytes; `-1` and `0` mean unlimited.
+///
+/// # Errors
+/// Not a size, or less than [`MEMORY_MIN`].
+pub fn memory(value: &str) -> Result<i64> {
+    let flag = Flag::new("--memory", value, SIZE_FORM);
+    match amount(&flag)? {
+        1..MEMORY_MIN => Err(flag.instead(
+            "less than a container needs to start",
+            "give at least 6m, or 0 for no limit",
+        )),
+        limit => Ok(limit),
+    }
+}
+
+/// Parses `--memory-swap`, memory and swap together in bytes; `-1` means unlimited.
 ///
 /// # Errors
 /// Not a size.
-pub fn memory(name: &'static str, value: &str) -> Result<i64> {
-    let flag = Flag::new(name, value, SIZE_FORM);
-    if value.trim() == "-1" {
+pub fn memory_swap(value: &str) -> Result<i64> {
+    amount(&Flag::new("--memory-swap", value, SIZE_FORM))
+}
+
+/// A size, or `-1`.
+fn amount(flag: &Flag<'_>) -> Result<i64> {
+    if flag.value.trim() == "-1" {
         return Ok(-1);
     }
-    i64::try_from(bytes(&flag, value)?).map_err(|_| flag.wrong("more than the kernel can count"))
+    i64::try_from(bytes(flag, flag.value)?).map_err(|_| flag.wrong("more than the kernel can count"))
 }
 
 /// Parses `--shm-size`, in bytes; docker's default is 64 MiB.
@@ -185,7 +207,7 @@ mod tests {
             ("2T", 2 << 40),
             ("-1", -1),
         ] {
-            assert_eq!(memory("--memory", text).unwrap(), size, "{text}");
+            assert_eq!(memory_swap(text).unwrap(), size, "{text}");
         }
         for text in [
             "",
@@ -200,11 +222,18 @@ mod tests {
             "1,5g",
             "0x10",
         ] {
-            let error = memory("--memory", text).unwrap_err().to_string();
+            let error = memory_swap(text).unwrap_err().to_string();
             assert!(
-                error.starts_with("--memory") && error.ends_with("as 512m"),
+                error.starts_with("--memory-swap") && error.ends_with("as 512m"),
                 "{text}: {error}"
             );
+        }
+        for (text, size) in [("6m", MEMORY_MIN), ("0", 0), ("-1", -1)] {
+            assert_eq!(memory(text).unwrap(), size, "{text}");
+        }
+        for text in ["1", "100k", "6291455", "x"] {
+            let error = memory(text).unwrap_err().to_string();
+            assert!(error.starts_with("--memory \""), "{error}");
         }
         assert_eq!(shm_size("64m").unwrap(), 64 << 20);
         assert!(shm_size("0").is_err());

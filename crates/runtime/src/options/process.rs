@@ -81,11 +81,15 @@ pub fn signal(text: &str) -> Option<i32> {
         .map(|at| at as i32 + 1)
 }
 
-/// The name of a signal, as `SIGTERM`; the number where it has none.
+/// The name of a signal, as `SIGTERM` or `SIGRTMIN+3`; the number where it has none.
 pub fn signal_name(number: i32) -> String {
     let at = usize::try_from(number - 1).ok();
-    at.and_then(|at| SIGNALS.get(at))
-        .map_or_else(|| number.to_string(), |name| format!("SIG{name}"))
+    match (at.and_then(|at| SIGNALS.get(at)), number) {
+        (Some(name), _) => format!("SIG{name}"),
+        (None, 34) => "SIGRTMIN".to_owned(),
+        (None, 35..=64) => format!("SIGRTMIN+{}", number - 34),
+        (None, _) => number.to_string(),
+    }
 }
 
 /// Signals 1 to 31 (asm-generic/signal.h, the same on x86 and arm).
@@ -173,6 +177,13 @@ mod tests {
         ] {
             assert_eq!(stop_signal(text).unwrap(), number, "{text}");
         }
+        for number in (1..=31).chain(34..=64) {
+            assert_eq!(signal(&signal_name(number)), Some(number));
+        }
+        assert_eq!(
+            [15, 37, 32].map(signal_name),
+            ["SIGTERM", "SIGRTMIN+3", "32"].map(str::to_owned)
+        );
         for text in ["", "0", "65", "-1", "NOPE", "RTMIN+31", "RTMAX-x", "SIG"] {
             assert!(stop_signal(text).is_err(), "{text}");
         }

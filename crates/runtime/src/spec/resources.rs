@@ -17,7 +17,10 @@ pub(super) fn resources(
     rules: Vec<LinuxDeviceCgroup>,
 ) -> Result<LinuxResources, SpecError> {
     let asked = &options.resources;
-    let wrong = |flag, problem| SpecError::Limit { flag, problem };
+    let wrong = |flag, problem: &str| SpecError::Limit {
+        flag,
+        problem: problem.to_owned(),
+    };
     let mut resources = LinuxResources::default();
     resources.set_devices(Some(rules));
 
@@ -50,6 +53,16 @@ pub(super) fn resources(
         resources.set_memory(Some(memory));
     }
 
+    if let Some(quota) = asked.cpu_quota {
+        let cpus = host.cpus();
+        if u64::try_from(quota).unwrap_or(0) > u64::from(cpus).saturating_mul(CPU_PERIOD) {
+            let problem = format!("this machine has {cpus} CPUs: the range is from 0.01 to {cpus}");
+            return Err(SpecError::Limit {
+                flag: "--cpus",
+                problem,
+            });
+        }
+    }
     let sets = (&asked.cpuset_cpus, &asked.cpuset_mems);
     if asked.cpu_quota.is_some() || asked.cpu_shares.is_some() || sets != (&None, &None) {
         let mut cpu = LinuxCpu::default();

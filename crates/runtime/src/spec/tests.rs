@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use oci_spec::runtime::{LinuxDeviceCgroup, Mount};
 
 use super::*;
-use crate::options::container::{SeccompChoice, Unmask};
+use crate::options::container::{ResourceOptions, SeccompChoice, Unmask};
 use crate::options::namespaces::Joined;
 use crate::options::security::CapabilityOption;
 use crate::options::{devices, limits, mounts, security};
@@ -39,6 +39,8 @@ fn host() -> Host {
         kernel: (6, 1),
         abi: Some(Abi::X86_64),
         counts_swap: Some(true),
+        cpus: Some(2),
+        apparmor: Some(true),
         selinux: false,
         thermal: vec!["/sys/devices/system/cpu/cpu0/thermal_throttle".to_owned()],
     }
@@ -224,11 +226,17 @@ fn commands() {
         "/mine a b"
     );
     assert_eq!(args(Some(&[]), &["a"], Some(&image)).unwrap(), "a");
-    assert!(matches!(
-        args(Some(&[]), &[], Some(&image)),
-        Err(SpecError::NoCommand)
-    ));
-    assert!(matches!(args(None, &[], None), Err(SpecError::NoCommand)));
+    // Docker's meaning of an empty one: the image's entry point goes, and its command with it.
+    let error = args(Some(&[]), &[], Some(&image)).unwrap_err().to_string();
+    assert!(
+        error.starts_with("no command: an empty --entrypoint takes"),
+        "{error}"
+    );
+    let error = args(None, &[], None).unwrap_err().to_string();
+    assert!(error.contains("without an image"), "{error}");
+    let none = self::image("{}");
+    let error = args(None, &[], Some(&none)).unwrap_err().to_string();
+    assert!(error.contains("the image has none"), "{error}");
 }
 
 #[test]
@@ -394,7 +402,7 @@ fn mounts_of_the_user() {
 #[test]
 fn limits_and_devices() {
     let mut asked = options();
-    asked.resources.memory = Some(limits::memory("--memory", "64m").unwrap());
+    asked.resources.memory = Some(limits::memory("64m").unwrap());
     asked.resources.cpu_quota = limits::cpus("1.5").unwrap();
     asked.resources.pids_limit = limits::pids_limit("10").unwrap();
     asked.cgroup_parent = Some("/batch".to_owned());
@@ -441,6 +449,17 @@ fn limits_and_devices() {
         asked.resources.memory_swap = swap;
         asked.resources.memory_reservation = reservation;
         assert!(refusal(&asked).contains(says), "{says}");
+    }
+    // No more than there are; docker's words.
+    asked.resources = ResourceOptions::default();
+    for (cpus, fits) in [("2", true), ("2.01", false), ("100", false)] {
+        asked.resources.cpu_quota = limits::cpus(cpus).unwrap();
+        match fits {
+            true => drop(self::spec(&asked)),
+            false => assert!(
+                refusal(&asked).contains("--cpus: this machine has 2 CPUs: the range is from 0.01 to 2")
+            ),
+        }
     }
     asked = options();
     asked.devices = vec![devices::device("/no/device").unwrap()];

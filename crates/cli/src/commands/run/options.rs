@@ -75,8 +75,8 @@ fn container(args: &RunArgs, command: &[String]) -> Result<ContainerOptions, Fai
         ulimits: each(&args.ulimit, limits::ulimit)?,
         shm_size: maybe(&args.shm_size, limits::shm_size)?,
         resources: ResourceOptions {
-            memory: maybe(&args.memory, |v| limits::memory("--memory", v))?,
-            memory_swap: maybe(&args.memory_swap, |v| limits::memory("--memory-swap", v))?,
+            memory: maybe(&args.memory, limits::memory)?,
+            memory_swap: maybe(&args.memory_swap, limits::memory_swap)?,
             cpu_quota: maybe(&args.cpus, limits::cpus)?.flatten(),
             pids_limit: maybe(&args.pids_limit, limits::pids_limit)?.flatten(),
             ..ResourceOptions::default()

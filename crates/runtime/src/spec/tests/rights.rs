@@ -84,6 +84,26 @@ fn privileged_is_everything() {
     let sets = process(&spec).capabilities().as_ref().unwrap();
     assert_eq!(caps(sets.effective()).len(), host().capabilities.len());
 
+    // A profile that was named holds all the same.
+    asked.apparmor = Some("mine".to_owned());
+    assert_eq!(
+        process(&self::spec(&asked)).apparmor_profile().as_deref(),
+        Some("mine")
+    );
+    let mut without = host();
+    without.apparmor = Some(false);
+    let context = Context {
+        id: "abc",
+        image: None,
+        user: &root(),
+        host: &without,
+        hostname: None,
+        files: &[],
+    };
+    let error = build(&asked, &context).unwrap_err().to_string();
+    assert!(error.contains("--security-opt apparmor=mine"), "{error}");
+    asked.apparmor = None;
+
     asked.seccomp = SeccompChoice::Always;
     asked.cap_drop = vec![CapabilityOption::One(Capability::SysAdmin)];
     let spec = self::spec(&asked);
