@@ -247,8 +247,9 @@ impl Explain for BaseError {
                 format!("pull it with strata pull {name}, or load it with strata load")
             }
             BaseError::OtherPlatform { built, .. } => {
-                format!("take it anyway with --platform {built}, or let it be pulled with --pull=missing")
+                format!("take the one that is there with --platform {built}")
             }
+            BaseError::Directory { .. } => "name a directory that holds a root file system".to_owned(),
             BaseError::Find(error) => return error.hint(),
             BaseError::Blob { source, .. } => return source.hint(),
             _ => return None,

@@ -72,6 +72,38 @@ fn a_killed_command_leaves_a_container_that_goes_by_itself() {
 }
 
 #[test]
+fn what_nobody_was_left_to_clean_up_goes_with_the_next_command() {
+    let strata = busybox();
+    let mut command = strata
+        .command(["run", "--rm", "busybox", "sleep", "100"])
+        .spawn()
+        .unwrap();
+    while strata.ok(["ps", "-q"]).is_empty() {
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    command.kill().unwrap();
+    command.wait().unwrap();
+    let bundle = std::fs::read_dir(strata.state().join("default"))
+        .unwrap()
+        .next()
+        .unwrap();
+    let state = std::fs::read(bundle.unwrap().path().join("state.json")).unwrap();
+    let state: serde_json::Value = serde_json::from_slice(&state).unwrap();
+    for process in ["supervisor", "process"] {
+        let pid = state[process]["pid"].as_i64().unwrap() as i32;
+        let pid = rustix::process::Pid::from_raw(pid).unwrap();
+        let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
+    }
+    let begin = Instant::now();
+    while !strata.in_use().1.is_empty() {
+        assert!(begin.elapsed() < Duration::from_secs(10), "{:?}", strata.in_use());
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    assert_eq!(strata.ok(["ps", "-a", "-q"]), "");
+    assert_eq!(strata.in_use(), (Vec::new(), Vec::new()));
+}
+
+#[test]
 fn a_container_whose_command_was_killed_is_removed_at_once() {
     let strata = busybox();
     let mut command = strata

@@ -319,6 +319,100 @@ fn what_the_image_says() {
 }
 
 #[test]
+fn an_image_for_another_platform() {
+    let strata = empty();
+    let archive = strata.dir().join("other.tar");
+    // From a registry that nobody serves.
+    let name = "127.0.0.1:1/other:1";
+    Image::new(name)
+        .layer(Layer::busybox())
+        .architecture("s390x")
+        .write_oci_archive(&archive);
+    let path = archive.to_str().unwrap();
+    strata.ok(["load", "-q", "--platform", "linux/s390x", "-i", path]);
+    let id = strata.ok(["images", "-q"]);
+    let both = ["127.0.0.1:1/other:1", "linux/s390x", "not for linux/"];
+    for image in [name, id.trim()] {
+        let ended = strata.end(["run", "--rm", image, "true"]);
+        refused(&ended, &both);
+        assert!(ended.err.contains("--platform linux/s390x"), "{ended:?}");
+    }
+    refused(
+        &strata.end(["run", "--rm", "--pull", "never", name, "true"]),
+        &both,
+    );
+    // The one that is there is not taken for another that was asked for.
+    strata.load(&Image::busybox().name("127.0.0.1:1/own:1"));
+    let ended = strata.end([
+        "run",
+        "--rm",
+        "--platform",
+        "linux/s390x",
+        "127.0.0.1:1/own:1",
+        "true",
+    ]);
+    refused(&ended, &["127.0.0.1:1/own:1", "not for linux/s390x", "pulling"]);
+    let ended = strata.end(["run", "--rm", "--platform", "linux/s390x", name, "true"]);
+    assert_eq!(
+        ended.code, 0,
+        "its busybox is this machine's all the same: {ended:?}"
+    );
+}
+
+#[test]
+fn directories_that_the_image_wants() {
+    let strata = empty();
+    let image = Image::new("docker.io/library/db:1")
+        .layer(
+            Layer::busybox()
+                .dir("srv", 0o750)
+                .file("srv/there", 0o644, "data")
+                .symlink("var/way", "/elsewhere"),
+        )
+        .config(
+            "Volumes",
+            json!({"/srv": {}, "/var/lib/db": {}, "/var/way": {}, "/": {}}),
+        )
+        .config("Cmd", json!(["sh"]));
+    strata.load(&image);
+    let script = "cat /srv/there; touch /var/lib/db/x /var/way/y /srv/z && ls -d /elsewhere; touch /new 2>/dev/null || echo kept";
+    let run = |flags: &[&str]| strata.ok([&["run"], flags, &["db:1", "sh", "-c", script]].concat());
+    assert_eq!(run(&["--rm"]), "data/elsewhere\n");
+    assert_eq!(run(&["--rm", "--read-only"]), "data/elsewhere\nkept\n");
+    // What only they needed is no change of the container's.
+    strata.ok(["run", "--name", "idle", "db:1", "true"]);
+    assert_eq!(strata.ok(["diff", "idle"]), "");
+    strata.ok(["rm", "idle"]);
+}
+
+#[test]
+fn how_it_ended_is_known_when_the_state_is_gone() {
+    let strata = busybox();
+    let name = |name| ["run", "--name", name, "busybox", "sh", "-c"];
+    assert_eq!(strata.end([&name("seen")[..], &["exit 3"]].concat()).code, 3);
+    // One whose command was killed: whoever sees its end next writes it down.
+    let mut command = strata.command([&name("left")[..], &["echo on; sleep 0.5; exit 4"]].concat());
+    let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
+    std::io::Read::read_exact(child.stdout.as_mut().unwrap(), &mut [0; 3]).unwrap();
+    child.kill().unwrap();
+    child.wait().unwrap();
+    let begin = std::time::Instant::now();
+    while strata.in_use() != (Vec::new(), Vec::new()) {
+        assert!(begin.elapsed().as_secs() < 10, "{:?}", strata.in_use());
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    }
+    std::fs::remove_dir_all(strata.state()).unwrap();
+    let told = strata.ok(["ps", "-a"]);
+    assert!(
+        told.contains("Exited (3)") && told.contains("Exited (4)"),
+        "{told}"
+    );
+    let inspected = strata.ok(["inspect", "left"]);
+    assert!(inspected.contains("\"ExitCode\": 4"), "{inspected}");
+    strata.ok(["rm", "seen", "left"]);
+}
+
+#[test]
 fn a_root_directory_instead_of_an_image() {
     let strata = busybox();
     let root = strata.dir().join("rootfs");

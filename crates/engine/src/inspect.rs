@@ -4,6 +4,7 @@ use image::config::{ConfigError, ImageConfig};
 use mount::overlay::Overlay;
 use oci_spec::runtime::{Process, Spec};
 use runtime::bundle::Bundle;
+use runtime::options::process;
 use serde_json::{Value, json};
 use store::{BlobError, ContainerError, Fault, SnapshotError};
 
@@ -74,7 +75,8 @@ impl Engine {
     }
 
     fn inspect_container(&self, row: store::Container) -> Result<Value, InspectError> {
-        let details = Details::of(&row);
+        let (details, now) = (Details::of(&row), self.state(&row));
+        self.remember([(&row, &now)]);
         let bundle = self.bundle_path(&row.id);
         // After a reboot there is none, and what only it knew is unknown.
         let spec = Bundle::open(&bundle).and_then(|bundle| bundle.spec()).ok();
@@ -103,7 +105,7 @@ impl Engine {
             "Name": row.name,
             "Path": details.command.first(),
             "Args": details.command.get(1..).unwrap_or_default(),
-            "State": state(&self.state(&row.id)),
+            "State": state(&now),
             "Image": image,
             "ImageName": row.image.as_deref().map_or(details.source, familiar),
             "ImageDigest": row.manifest.map(|digest| digest.to_string()),
@@ -123,7 +125,7 @@ impl Engine {
                 "WorkingDir": process.map(Process::cwd),
                 "Tty": details.tty,
                 "OpenStdin": details.interactive,
-                "StopSignal": details.stop_signal,
+                "StopSignal": details.stop_signal.as_deref().map(stop_signal),
                 "Labels": row.labels,
                 "Annotations": spec.as_ref().and_then(|spec| spec.annotations().clone()),
             },
@@ -201,6 +203,11 @@ fn state(state: &State) -> Value {
     })
 }
 
+/// By name, as docker has it, where the image gave a number.
+fn stop_signal(word: &str) -> String {
+    process::signal(word).map_or_else(|| word.to_owned(), process::signal_name)
+}
+
 fn user(process: &Process) -> String {
     format!("{}:{}", process.user().uid(), process.user().gid())
 }
@@ -221,4 +228,21 @@ fn binds(spec: &Spec) -> Vec<Value> {
             })
         })
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::stop_signal;
+
+    #[test]
+    fn signals_are_shown_by_name() {
+        for (word, shown) in [
+            ("9", "SIGKILL"),
+            ("term", "SIGTERM"),
+            ("SIGRTMIN+3", "SIGRTMIN+3"),
+            ("what", "what"),
+        ] {
+            assert_eq!(stop_signal(word), shown);
+        }
+    }
 }

@@ -50,11 +50,13 @@ impl Engine {
     /// See [`PsError`].
     pub fn ps(&self, all: bool) -> Result<Vec<Container>, PsError> {
         let list = || -> Result<Vec<Container>, PsError> {
-            Ok(self
-                .store
-                .containers(self.ns())?
+            let rows = self.store.containers(self.ns())?;
+            let states: Vec<State> = rows.iter().map(|row| self.state(row)).collect();
+            self.remember(rows.iter().zip(&states));
+            Ok(rows
                 .into_iter()
-                .map(|row| self.listed(row))
+                .zip(states)
+                .map(|(row, state)| listed(row, state))
                 .collect())
         };
         let mut listed = list()?;
@@ -78,18 +80,18 @@ impl Engine {
             .iter()
             .any(|entry| entry.name.to_str().is_some_and(|name| !known.contains(name)))
     }
+}
 
-    fn listed(&self, row: store::Container) -> Container {
-        let details = crate::run::Details::of(&row);
-        Container {
-            state: self.state(&row.id),
-            image: row.image.as_deref().map_or(details.source, familiar),
-            command: details.command,
-            id: row.id,
-            name: row.name,
-            created: row.created,
-            labels: row.labels,
-            ephemeral: row.ephemeral,
-        }
+fn listed(row: store::Container, state: State) -> Container {
+    let details = crate::run::Details::of(&row);
+    Container {
+        state,
+        image: row.image.as_deref().map_or(details.source, familiar),
+        command: details.command,
+        id: row.id,
+        name: row.name,
+        created: row.created,
+        labels: row.labels,
+        ephemeral: row.ephemeral,
     }
 }

@@ -68,7 +68,7 @@ impl Engine {
     /// See [`RmError`].
     pub fn rm(&self, name: &str, force: bool) -> Result<Removed, RmError> {
         let row = self.store.find_container(self.ns(), name)?;
-        if let (State::Running { pid, .. }, false) = (self.state(&row.id), force) {
+        if let (State::Running { pid, .. }, false) = (self.state(&row), force) {
             return Err(RmError::Running { name: row.name, pid });
         }
         self.remove(&row.id)?;
@@ -89,14 +89,17 @@ impl Engine {
     }
 
     /// What is left to do for a container that has ended when whoever ran it is gone: one that was to be removed is,
-    /// of another the root is unmounted.
+    /// of another the root is unmounted and its end written down.
     ///
     /// # Errors
     /// See [`RmError`]; a container that is gone already is none.
     pub fn reap(&self, id: &str) -> Result<(), RmError> {
         match self.store.find_container(self.ns(), id) {
             Ok(row) if row.ephemeral => self.remove(id),
-            Ok(_) => Ok(detach(&self.bundle_path(id))?),
+            Ok(row) => {
+                self.remember([(&row, &self.state(&row))]);
+                Ok(detach(&self.bundle_path(id))?)
+            }
             Err(ContainerError::NotFound(_)) => Ok(()),
             Err(error) => Err(error.into()),
         }
@@ -142,7 +145,7 @@ impl Engine {
         let rows = self.store.containers(self.ns())?;
         let dead = rows
             .iter()
-            .filter(|row| row.ephemeral && !self.state(&row.id).is_running())
+            .filter(|row| row.ephemeral && !self.state(row).is_running())
             .map(|row| &*row.id);
         let entries = bundles.entries().unwrap_or_default();
         let names = entries

@@ -2,10 +2,11 @@
 
 use jiff::Timestamp;
 use runtime::bundle::Bundle;
-use runtime::state::Status;
-use serde::Serialize;
+use runtime::state::{Exit, Status};
+use serde::{Deserialize, Serialize};
 
 use crate::Engine;
+use crate::run::Details;
 
 /// The state of a container's process.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -50,6 +51,21 @@ impl State {
     }
 }
 
+/// How a container ended, as its row keeps it: bundles go with the machine's state.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Ended {
+    code: i32,
+    at: Option<Timestamp>,
+    oom: bool,
+}
+
+impl From<Ended> for State {
+    fn from(ended: Ended) -> State {
+        let Ended { code, at, oom } = ended;
+        State::Exited { code, at, oom }
+    }
+}
+
 /// A time in nanoseconds since 1970, as bundles have it.
 fn time(nanoseconds: u64) -> Timestamp {
     // What a u64 holds lies within what a timestamp holds.
@@ -64,20 +80,52 @@ impl From<Status> for State {
                 pid,
                 started: time(started),
             },
-            Status::Exited(exit) => State::Exited {
-                code: exit.code.into(),
-                at: Some(time(exit.at)),
-                oom: exit.oom,
-            },
+            Status::Exited(exit) => State::from(&exit),
             _ => State::Lost,
         }
     }
 }
 
+impl From<&Exit> for State {
+    fn from(exit: &Exit) -> State {
+        State::Exited {
+            code: exit.code.into(),
+            at: Some(time(exit.at)),
+            oom: exit.oom,
+        }
+    }
+}
+
 impl Engine {
-    /// How the container is, as far as its bundle tells. Without a bundle it was lost with the machine's state.
-    pub(crate) fn state(&self, id: &str) -> State {
-        let read = Bundle::open(&self.bundle_path(id)).and_then(|bundle| runtime::state::read(&bundle));
-        read.map_or(State::Lost, State::from)
+    /// How the container is: as its bundle tells, or else its row; what neither knows was lost with the machine's
+    /// state.
+    pub(crate) fn state(&self, row: &store::Container) -> State {
+        let read = Bundle::open(&self.bundle_path(&row.id)).and_then(|bundle| runtime::state::read(&bundle));
+        match read.map_or(State::Lost, State::from) {
+            State::Lost => Details::of(row).ended.map_or(State::Lost, State::from),
+            state => state,
+        }
+    }
+
+    /// Writes into their rows how containers ended, where that is news and they stay. It is done by whoever happens to
+    /// see the end, beside what they were asked; a store that takes no writing is no reason to fail in that.
+    pub(crate) fn remember<'a>(&self, seen: impl IntoIterator<Item = (&'a store::Container, &'a State)>) {
+        let news: Vec<_> = seen
+            .into_iter()
+            .filter_map(|(row, state)| match state {
+                State::Exited { code, at, oom } if !row.ephemeral && Details::of(row).ended.is_none() => {
+                    let (code, at, oom) = (*code, *at, *oom);
+                    // What another version keeps there stays as it is.
+                    let mut details = row.details.clone();
+                    let ended = serde_json::to_value(Ended { code, at, oom }).ok()?;
+                    details.as_object_mut()?.insert("ended".to_owned(), ended);
+                    Some((&*row.id, details))
+                }
+                _ => None,
+            })
+            .collect();
+        if !news.is_empty() {
+            let _ = self.store.set_details(self.ns(), &news);
+        }
     }
 }

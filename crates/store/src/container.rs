@@ -6,7 +6,7 @@ use jiff::Timestamp;
 use mount::Mount;
 use rusqlite::Row;
 
-use crate::db::{Query, nanoseconds, time};
+use crate::db::{Durability, Query, nanoseconds, time};
 use crate::error::Fault;
 use crate::image::hex_range;
 use crate::snapshot::{self, Kind, Labels, PrepareOptions, SnapshotError, labels_from, labels_to};
@@ -159,6 +159,18 @@ impl Store {
                     count,
                 }),
             }
+        })
+    }
+
+    /// Replaces the details of containers, by id, in one transaction; one that is gone is passed over. Not synced, so
+    /// that a power cut may undo it.
+    pub fn set_details(&self, ns: &str, changed: &[(&str, serde_json::Value)]) -> Result<(), Fault> {
+        self.db.write(Durability::Relaxed, |q| {
+            for (id, details) in changed {
+                let sql = "UPDATE containers SET details = ? WHERE ns = ? AND cid = ?";
+                q.run(sql, (details.to_string(), ns, id))?;
+            }
+            Ok(())
         })
     }
 

@@ -216,7 +216,8 @@ impl Store {
         })
     }
 
-    /// Gives the image `from` the further name `to`, which is moved if it leads elsewhere.
+    /// Gives the image `from` the further name `to`, which is moved if it leads elsewhere. The image's own ID, which is
+    /// the name of one that came without, is a name no longer.
     pub fn tag(&self, ns: &str, from: &str, to: &str) -> Result<Put, ImageError> {
         if to.is_empty() {
             return Err(ImageError::NoName);
@@ -227,7 +228,10 @@ impl Store {
             let (target, manifest) = q
                 .one(sql, (ns, from), |row| Ok((descriptor(row, 0)?, row.get(3)?)))?
                 .ok_or_else(|| ImageError::NotFound(from.to_owned()))?;
-            name_image(q, ns, to, &target, manifest)
+            let put = name_image(q, ns, to, &target, manifest)?;
+            let nameless = "DELETE FROM images WHERE ns = ? AND name = ? AND name <> ?";
+            q.run(nameless, (ns, image_id(q, manifest)?, to))?;
+            Ok(put)
         })
     }
 

@@ -105,6 +105,36 @@ fn an_image_is_put_listed_found_tagged_and_removed() {
 }
 
 #[test]
+fn a_name_takes_the_place_of_an_id() {
+    let (_temp, store) = scratch();
+    let (a, b) = (
+        image(&store, "default", "docker.io/library/a:latest", &["a"]),
+        image(&store, "default", "docker.io/library/b:latest", &["b"]),
+    );
+    let [a_id, b_id] = [&a, &b].map(|image| image.config.digest.to_string());
+    store.tag("default", "docker.io/library/b:latest", &b_id).unwrap();
+    // What an image without a name is stored as.
+    store.tag("default", "docker.io/library/a:latest", &a_id).unwrap();
+    store
+        .remove_image("default", "docker.io/library/a:latest")
+        .unwrap();
+    let names = || -> Vec<String> {
+        let images = store.images("default").unwrap();
+        images.into_iter().map(|image| image.name).collect()
+    };
+    assert!(names().contains(&a_id));
+    store.tag("default", &a_id, "localhost/a:1").unwrap();
+    assert_eq!(
+        names(),
+        [
+            "docker.io/library/b:latest".to_owned(),
+            "localhost/a:1".into(),
+            b_id
+        ]
+    );
+}
+
+#[test]
 fn a_name_moves_and_tells_what_had_it() {
     let (_temp, store) = scratch();
     let old = image(&store, "default", "n", &["old"]);

@@ -179,7 +179,8 @@ pub fn mounts_beneath(dir: &Path) -> Vec<PathBuf> {
 }
 
 /// Processes, other than the caller, that have to do with a directory: their command line or environment names it,
-/// or they live in a mount namespace that does, as a container does whose layers lie there.
+/// or it is what their root is made of, as that of a container is whose layers lie there. That it is mounted where they
+/// live too says nothing: so it is wherever mounts propagate to.
 pub fn processes_naming(dir: &Path) -> Vec<(i32, String)> {
     let name = dir.to_str().expect("temporary directories have plain names");
     let own = std::process::id().cast_signed();
@@ -197,7 +198,14 @@ pub fn processes_naming(dir: &Path) -> Vec<(i32, String)> {
         let read = |file: &str| fs::read(entry.path().join(file)).unwrap_or_default();
         let names = |file: &str| String::from_utf8_lossy(&read(file)).contains(name);
         let apart = || fs::read_link(entry.path().join("ns/mnt")).ok() != own_mounts;
-        if pid != own && (names("cmdline") || names("environ") || (apart() && names("mountinfo"))) {
+        let rooted = || {
+            let mounts = read("mountinfo");
+            let mounts = String::from_utf8_lossy(&mounts);
+            mounts
+                .lines()
+                .any(|line| line.split(' ').nth(4) == Some("/") && line.contains(name))
+        };
+        if pid != own && (names("cmdline") || names("environ") || (apart() && rooted())) {
             found.push((pid, String::from_utf8_lossy(&read("cmdline")).replace('\0', " ")));
         }
     }

@@ -42,12 +42,16 @@ pub enum BaseError {
     #[error(transparent)]
     Platform(#[from] PlatformError),
     /// What the store has is for another platform.
-    #[error("image {name} is for {built}")]
+    #[error("image {name} is in the store for {built}, not for {wanted}{}", otherwise(.pulling))]
     OtherPlatform {
         /// The image.
         name: String,
         /// What it was built for.
         built: String,
+        /// What it is wanted for.
+        wanted: String,
+        /// Why the right one could not be pulled, where that was tried.
+        pulling: Option<Box<PullError>>,
     },
     /// The image's configuration cannot be read.
     #[error("image {name}: {source}")]
@@ -66,7 +70,7 @@ pub enum BaseError {
         source: ConfigError,
     },
     /// `--rootfs` names no directory.
-    #[error("root file system {}: {source}", path.display())]
+    #[error("--rootfs {}: {source}", path.display())]
     Directory {
         /// What was named.
         path: PathBuf,
@@ -119,24 +123,35 @@ impl Engine {
             let variant = image.variant.as_deref().unwrap_or_default();
             platform.allows(&Platform::new(&image.os, &image.architecture, variant))
         };
-        match (found, request.pull) {
-            (Some(image), PullPolicy::Missing | PullPolicy::Never) if fits(&image) => return Ok(image),
-            (Some(image), PullPolicy::Never) => {
-                let built = crate::images::platform(&image.os, &image.architecture, image.variant.as_deref());
-                return Err(BaseError::OtherPlatform {
-                    name: familiar(&image.name),
-                    built,
-                });
-            }
+        let asked = platform.to_string();
+        let misfit = |image: &Image, pulling| BaseError::OtherPlatform {
+            name: familiar(&image.name),
+            built: crate::images::platform(&image.os, &image.architecture, image.variant.as_deref()),
+            wanted: asked.clone(),
+            pulling,
+        };
+        match (&found, request.pull) {
+            (Some(image), PullPolicy::Missing | PullPolicy::Never) if fits(image) => return Ok(image.clone()),
+            (Some(image), PullPolicy::Never) => return Err(misfit(image, None)),
             (None, PullPolicy::Never) => return Err(BaseError::Missing(text.to_owned())),
             _ => {}
         }
-        let reference = Reference::parse(text).map_err(|error| match error {
-            // An id that the store does not have cannot be pulled.
-            ReferenceError::Identifier { name } => BaseError::Missing(name),
-            other => BaseError::Pull(other.into()),
-        })?;
-        self.pull_reference(&reference, platform, request.registries.clone(), progress)?;
+        let other = found.as_ref().filter(|image| !fits(image));
+        let reference = match (Reference::parse(text), other) {
+            // Found by its id, which names one build and is no name to pull by.
+            (Ok(reference), Some(image)) if self.image_by_reference(&reference)?.is_none() => {
+                return Err(misfit(image, None));
+            }
+            (Err(_), Some(image)) => return Err(misfit(image, None)),
+            (Ok(reference), _) => reference,
+            (Err(ReferenceError::Identifier { name }), None) => return Err(BaseError::Missing(name)),
+            (Err(error), None) => return Err(BaseError::Pull(error.into())),
+        };
+        self.pull_reference(&reference, platform.clone(), request.registries.clone(), progress)
+            .map_err(|error| match other {
+                Some(image) => misfit(image, Some(Box::new(error))),
+                None => BaseError::Pull(error),
+            })?;
         self.store
             .find_image(self.ns(), &reference.canonical())?
             .ok_or_else(|| BaseError::Missing(text.to_owned()))
@@ -152,6 +167,13 @@ impl Engine {
         let config =
             ImageConfig::parse(&text, layers).map_err(|source| BaseError::Config { name: name(), source })?;
         Ok(config.config)
+    }
+}
+
+fn otherwise(pulling: &Option<Box<PullError>>) -> String {
+    match pulling {
+        Some(error) => format!(", and pulling that one failed: {error}"),
+        None => String::new(),
     }
 }
 

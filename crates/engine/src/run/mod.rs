@@ -123,8 +123,11 @@ pub(crate) struct Details {
     pub(crate) runtime: Option<PathBuf>,
     /// Paths in the container that strata hid before it was started.
     pub(crate) hidden: Vec<PathBuf>,
-    /// Where the user has something mounted in the container.
+    /// Where the user has something mounted in the container, or the image wants a directory.
     pub(crate) mounts: Vec<PathBuf>,
+    /// How it ended, once somebody has seen it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) ended: Option<crate::state::Ended>,
 }
 
 impl Details {

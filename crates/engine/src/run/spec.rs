@@ -1,19 +1,22 @@
 //! What the container's specification is made of: the request, the image's configuration, and where the container is.
 
+use std::borrow::Cow;
 use std::fs::File;
 use std::io;
-use std::os::fd::AsFd;
-use std::path::{Path, PathBuf};
+use std::os::fd::{AsFd, AsRawFd};
+use std::path::{Component, Path, PathBuf};
 
 use image::config::Execution;
 use oci_spec::image::Config;
 use runtime::bundle::Bundle;
+use runtime::options::mounts::{MountKind, MountOption};
 use runtime::options::namespaces::{Joined, NamespaceOption};
 use runtime::options::{ContainerOptions, process};
 use runtime::spec::{self, Context, Host};
 use runtime::user;
 use rustix::fs::Mode;
 use store::ContainerError;
+use sys::Dir;
 
 use super::base::Base;
 use super::start::RunError;
@@ -61,6 +64,14 @@ pub enum SpecError {
     /// Another container's `/dev/shm` could not be shared.
     #[error("sharing /dev/shm with --ipc: {0}")]
     Memory(#[source] io::Error),
+    /// A directory that the image wants could not be made.
+    #[error("volume {} of the image: {source}", path.display())]
+    Volume {
+        /// Where, in the container.
+        path: PathBuf,
+        /// Why not.
+        source: io::Error,
+    },
     /// The machine does not tell what it has.
     #[error("asking the kernel what it has: {0}")]
     Host(#[source] io::Error),
@@ -83,6 +94,8 @@ pub(super) struct Draft {
     network_of: Option<String>,
     /// The process whose `/dev/shm` is shared.
     memory_of: Option<i32>,
+    /// Directories that the image wants, absolute.
+    volumes: Vec<PathBuf>,
     /// Another OCI runtime will read the specification.
     foreign_runtime: bool,
 }
@@ -136,6 +149,7 @@ impl Draft {
             hostname,
             network_of,
             memory_of,
+            volumes: volumes(&base.execution.volumes),
             foreign_runtime: request.runtime.is_some(),
         })
     }
@@ -156,18 +170,57 @@ impl Draft {
         if let Some(pid) = self.memory_of {
             share_memory(pid, bundle).map_err(|e| Box::new(SpecError::Memory(e)))?;
         }
-        let spec = self.spec(bundle, &files).map_err(Box::new)?;
+        let root = Dir::open_ambient(bundle.rootfs()).map_err(|e| Box::new(SpecError::Host(e)))?;
+        let volumes = self.make_volumes(&root).map_err(Box::new)?;
+        let spec = self.spec(bundle, &root, &files, volumes).map_err(Box::new)?;
         Ok(bundle.write_spec(&spec)?)
+    }
+
+    /// Where the image wants directories of its containers' own (`VOLUME`), absolute; those that the user mounts
+    /// something at are the user's.
+    pub(super) fn volumes(&self) -> impl Iterator<Item = &Path> {
+        let asked = |path: &Path| self.options.mounts.iter().any(|mount| mount.destination == path);
+        self.volumes
+            .iter()
+            .map(PathBuf::as_path)
+            .filter(move |path| !asked(path))
+    }
+
+    /// Makes the directories that the image wants where it does not bring them: they are the container's own already,
+    /// in its writable layer. Beneath a root that is to be read-only each is bound over itself, so that it can be
+    /// written to all the same, as with docker and podman; device nodes in it open nothing there.
+    fn make_volumes(&self, root: &Dir) -> Result<Vec<MountOption>, SpecError> {
+        let mut binds = Vec::new();
+        for path in self.volumes() {
+            let failed = |source| SpecError::Volume {
+                path: path.to_owned(),
+                source,
+            };
+            let made = runtime::make_directory(root, path).map_err(failed)?;
+            if self.options.read_only {
+                // Its true name: what the name leads to was resolved within the root, and is no link any more.
+                let source =
+                    std::fs::read_link(format!("/proc/self/fd/{}", made.as_raw_fd())).map_err(failed)?;
+                binds.push(MountOption {
+                    destination: path.to_owned(),
+                    kind: MountKind::Bind { source },
+                    options: ["bind", "rw", "nodev", "rprivate"].map(str::to_owned).to_vec(),
+                    relabel: false,
+                });
+            }
+        }
+        Ok(binds)
     }
 
     fn spec(
         &self,
         bundle: &Bundle,
+        root: &Dir,
         files: &[(PathBuf, PathBuf)],
+        volumes: Vec<MountOption>,
     ) -> Result<oci_spec::runtime::Spec, SpecError> {
-        let root = sys::Dir::open_ambient(bundle.rootfs()).map_err(SpecError::Host)?;
         let wanted = spec::wanted_user(&self.options, self.image.as_ref());
-        let user = user::resolve(&root, wanted, &self.options.group_add)?;
+        let user = user::resolve(root, wanted, &self.options.group_add)?;
         let context = Context {
             id: bundle.id(),
             image: self.image.as_ref(),
@@ -176,7 +229,11 @@ impl Draft {
             hostname: Some(&self.hostname),
             files,
         };
-        let mut spec = spec::build(&self.options, &context)?;
+        let mut options = Cow::Borrowed(&self.options);
+        if !volumes.is_empty() {
+            options.to_mut().mounts.extend(volumes);
+        }
+        let mut spec = spec::build(&options, &context)?;
         if self.foreign_runtime {
             // An older runtime refuses a newer version's name, although it knows everything that is said here.
             spec.set_version(OLD_VERSION.to_owned());
@@ -209,6 +266,28 @@ impl Draft {
             ("resolv.conf", "/etc/resolv.conf", resolv),
         ]
     }
+}
+
+/// The image's `VOLUME`s as clean paths; what cannot be a place for one is passed over, as the peers do.
+fn volumes(words: &[String]) -> Vec<PathBuf> {
+    let mut paths: Vec<PathBuf> = words
+        .iter()
+        .map(|word| {
+            let mut path = PathBuf::from("/");
+            for part in Path::new(word).components() {
+                match part {
+                    Component::Normal(name) => path.push(name),
+                    Component::ParentDir => drop(path.pop()),
+                    _ => {}
+                }
+            }
+            path
+        })
+        .filter(|path| path.parent().is_some())
+        .collect();
+    paths.sort();
+    paths.dedup();
+    paths
 }
 
 /// The image's wishes in the form that the OCI specification's library has. What is empty there was not said.
@@ -256,7 +335,7 @@ impl Engine {
             source: Box::new(source),
         };
         let row = self.store.find_container(self.ns(), name).map_err(joined)?;
-        match self.state(&row.id) {
+        match self.state(&row) {
             State::Running { pid, .. } => Ok((row.id, pid)),
             _ => Err(SpecError::NotRunning {
                 flag,

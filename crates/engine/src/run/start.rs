@@ -22,6 +22,7 @@ use super::host::{self, HostView, LeftOut};
 use super::spec::{Draft, SpecError};
 use super::{Details, Request};
 use crate::rm::{self, RmError};
+use crate::state::State;
 use crate::{Engine, names};
 
 /// Why a container was not run. Nothing of it is left.
@@ -133,7 +134,12 @@ impl Started<'_> {
         // The supervisor takes its cgroups away meanwhile, and writes into the bundle until it leaves.
         let removed = match remove {
             true => engine.remove_rows(&id),
-            false => rm::detach(&engine.bundle_path(&id)).map_err(RmError::from),
+            false => {
+                if let Ok(row) = engine.store.find_container(engine.ns(), &id) {
+                    engine.remember([(&row, &State::from(&exit))]);
+                }
+                rm::detach(&engine.bundle_path(&id)).map_err(RmError::from)
+            }
         };
         let left = running.finish();
         let removed = removed.and_then(|()| if remove { engine.remove_bundle(&id) } else { Ok(()) });
@@ -237,7 +243,9 @@ impl Engine {
                 .mounts
                 .iter()
                 .map(|mount| mount.destination.clone())
+                .chain(draft.volumes().map(PathBuf::from))
                 .collect(),
+            ended: None,
             hidden: view.map(|view| view.hidden().collect()).unwrap_or_default(),
         };
         let snapshot = PrepareOptions {

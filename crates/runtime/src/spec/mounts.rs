@@ -48,6 +48,7 @@ pub(super) fn mounts(options: &ContainerOptions, context: &Context<'_>) -> Resul
         });
     }
 
+    let first = mounts.len();
     for (source, destination) in context
         .files
         .iter()
@@ -57,12 +58,8 @@ pub(super) fn mounts(options: &ContainerOptions, context: &Context<'_>) -> Resul
         let words = ["rbind", access, "rprivate"].map(str::to_owned).to_vec();
         mounts.push(mount(destination, "bind", source, words));
     }
-
-    // A mount lies on the ones above it, so those come first; the user's order holds among equals.
-    let mut wanted: Vec<_> = options.mounts.iter().collect();
-    wanted.sort_by_key(|mount| mount.destination.components().count());
-    for (at, one) in wanted.iter().enumerate() {
-        if wanted[..at]
+    for (at, one) in options.mounts.iter().enumerate() {
+        if options.mounts[..at]
             .iter()
             .any(|other| other.destination == one.destination)
         {
@@ -76,6 +73,9 @@ pub(super) fn mounts(options: &ContainerOptions, context: &Context<'_>) -> Resul
             MountKind::Tmpfs => mount(&one.destination, "tmpfs", Path::new("tmpfs"), one.options.clone()),
         });
     }
+    // A mount lies on the ones above it, so those come first, the user's /etc before our /etc/hosts; the user's order
+    // holds among equals.
+    mounts[first..].sort_by_key(|mount| mount.destination().components().count());
     Ok(mounts)
 }
 

@@ -387,6 +387,16 @@ fn mounts_of_the_user() {
         .count();
     assert_eq!(below_dev, 1, "the host's /dev is not covered again");
 
+    asked.mounts = vec![mounts::volume("/a:/etc", cwd).unwrap()];
+    let spec = self::spec(&asked);
+    let mounts = spec.mounts().as_deref().unwrap();
+    let place = |path| {
+        mounts
+            .iter()
+            .position(|mount| mount.destination() == Path::new(path))
+    };
+    assert!(place("/etc") < place("/etc/hosts"), "it does not hide ours");
+
     asked.mounts = vec![
         mounts::tmpfs("/x").unwrap(),
         mounts::volume("/a:/x", cwd).unwrap(),
