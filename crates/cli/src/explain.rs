@@ -4,6 +4,7 @@
 //! registries and archives bring their advice along in their words.
 
 use std::fmt::Display;
+use std::io::ErrorKind;
 
 use engine::OpenError;
 use engine::diff::DiffError;
@@ -23,8 +24,7 @@ use engine::rm::RmError;
 use engine::rmi::RmiError;
 use engine::run::{BaseError, RunError, SpecError};
 use engine::tag::{FindImageError, TagError};
-
-use runtime::StartError;
+use runtime::{StartError, spec};
 
 use crate::failure::Failure;
 
@@ -75,9 +75,7 @@ fn fault_hint(fault: &Fault) -> Option<String> {
         Fault::Corrupt { .. } | Fault::Database { .. } => {
             "keep a copy of the store, and report what happened to it"
         }
-        Fault::Io { source, .. } if source.kind() == std::io::ErrorKind::PermissionDenied => {
-            "strata runs as root"
-        }
+        Fault::Io { source, .. } if source.kind() == ErrorKind::PermissionDenied => "strata runs as root",
         _ => return None,
     };
     Some(hint.to_owned())
@@ -106,6 +104,9 @@ impl Explain for OpenError {
                 "name an empty directory, or one that is not there yet, with --root"
             }
             OpenError::NotUtf8(_) => "name another directory with --root",
+            OpenError::Fault(Fault::Io { source, .. }) if source.kind() != ErrorKind::PermissionDenied => {
+                "the store is where --root says, or STRATA_ROOT, or the configuration file: name a directory there"
+            }
             _ => return None,
         };
         Some(hint.to_owned())
@@ -219,6 +220,13 @@ impl Explain for LoadError {
             _ => None,
         }
     }
+    fn hint(&self) -> Option<String> {
+        let LoadError::Load(refusal) = self else {
+            return None;
+        };
+        matches!(*refusal.problem, LoadProblem::NotTar)
+            .then(|| "load takes what docker save, podman save, skopeo and buildah write".to_owned())
+    }
 }
 
 impl Explain for ImportError {
@@ -268,8 +276,14 @@ impl Explain for RunError {
     fn hint(&self) -> Option<String> {
         let hint = match self {
             RunError::Container(error) => return error.hint(),
-            RunError::State { source, .. } if source.kind() == std::io::ErrorKind::PermissionDenied => {
+            RunError::State { source, .. } if source.kind() == ErrorKind::PermissionDenied => {
                 "strata runs as root"
+            }
+            RunError::State { .. } => {
+                "the state lies where --state says, or STRATA_STATE, or the configuration file: name a directory there"
+            }
+            RunError::Spec(error) if matches!(**error, SpecError::Build(spec::SpecError::Device(_))) => {
+                "name a device of this machine, as ls -l /dev shows them, or a directory that holds some"
             }
             RunError::Remove { .. } => "remove it with strata rm -f",
             RunError::Spec(error) if matches!(**error, SpecError::User(_)) => {
@@ -451,6 +465,28 @@ mod tests {
         let failure = Failure::from(error);
         assert_eq!(failure.to_string(), "no space left on the disk for /s");
         assert_eq!(failure.advice(), Some("free some space, or use another --root"));
+    }
+
+    #[test]
+    fn directories_that_cannot_be_made_say_which_flag_names_them() {
+        let io = || std::io::Error::from(ErrorKind::NotADirectory);
+        let root = OpenError::Fault(Fault::Io {
+            what: "opening",
+            path: "/etc/passwd".into(),
+            source: io(),
+        });
+        let state = RunError::State {
+            what: "opening",
+            path: "/etc/passwd/default".into(),
+            source: io(),
+        };
+        for (failure, flag) in [(Failure::from(root), "--root"), (Failure::from(state), "--state")] {
+            assert!(failure.to_string().contains("/etc/passwd"), "{failure}");
+            assert!(
+                failure.advice().is_some_and(|hint| hint.contains(flag)),
+                "{failure:?}"
+            );
+        }
     }
 
     #[test]

@@ -2,6 +2,7 @@
 //!
 //! A user's mistake and strata's own trouble are told apart: the latter says what to report.
 
+use std::ffi::OsString;
 use std::fmt;
 use std::io::Write;
 
@@ -128,8 +129,17 @@ pub(crate) fn usage(error: &clap::Error) -> u8 {
             let _ = error.print();
             EXIT
         }
+        ErrorKind::InvalidUtf8 => not_utf8(std::env::args_os().skip(1)).report(),
         _ => from_clap(&error.render().to_string()).report(),
     }
+}
+
+/// A container's configuration is JSON, and so are names: words of other bytes have no place in either.
+fn not_utf8(mut words: impl Iterator<Item = OsString>) -> Failure {
+    let word = words.find(|word| word.to_str().is_none()).unwrap_or_default();
+    let shown = word.as_encoded_bytes().escape_ascii();
+    Failure::user(format!("the argument \"{shown}\" is not UTF-8"))
+        .hint("a container's configuration holds nothing else; let a shell in it make the bytes: sh -c \"printf '\\377'\"")
 }
 
 /// Clap's words are its error in one paragraph or two, then `tip:` lines, then the usage.
@@ -152,6 +162,9 @@ fn from_clap(rendered: &str) -> Failure {
         .take_while(|word| !word.starts_with(['-', '<', '[']))
         .collect();
     match (tips.first(), command.is_empty()) {
+        _ if message.contains("--format") && message.contains("{{") => failure.hint(
+            "ps and images know such fields, elsewhere --format json has everything, for jq and its like",
+        ),
         (Some(tip), _) => failure.hint(tip.trim_start_matches("tip:").trim()),
         (None, false) => failure.hint(format!("{} --help tells more", command.join(" "))),
         (None, true) => failure.hint("--help tells more"),
@@ -185,6 +198,19 @@ mod tests {
     }
 
     #[test]
+    fn a_word_that_is_not_utf_8_is_shown() {
+        use std::os::unix::ffi::OsStringExt;
+        let words = [b"run".to_vec(), b"caf\xe9".to_vec()].map(OsString::from_vec);
+        let failure = not_utf8(words.into_iter());
+        assert_eq!(failure.to_string(), r#"the argument "caf\xe9" is not UTF-8"#);
+        assert!(
+            failure
+                .advice()
+                .is_some_and(|hint| hint.ends_with(r#"sh -c "printf '\377'""#))
+        );
+    }
+
+    #[test]
     fn clap_s_errors_have_our_form() {
         let of = |words: &[&str]| match crate::command().try_get_matches_from(words) {
             Err(error) => text(&from_clap(&error.render().to_string())),
@@ -205,5 +231,10 @@ mod tests {
              hint: --help tells more\n"
         );
         assert!(of(&["strata", "puul"]).contains("'pull'"));
+        let template = of(&["strata", "inspect", "--format", "{{.Id}}", "x"]);
+        assert!(
+            template.contains("{{.Id}}") && template.contains("--format json has"),
+            "{template}"
+        );
     }
 }

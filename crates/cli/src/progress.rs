@@ -6,7 +6,7 @@ use std::collections::HashMap;
 use std::fmt::Write as _;
 use std::io::{IsTerminal, Write};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use engine::progress::{Digest, Event, Progress};
@@ -17,14 +17,43 @@ use crate::render::{id, size};
 /// Characters of a layer's bar.
 const WIDTH: usize = 30;
 
+/// What is done before a layer is unpacked, and what it is called: before, meanwhile, and when it is done.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Work {
+    ahead: &'static str,
+    doing: &'static str,
+    done: Option<&'static str>,
+}
+
+/// Blobs come from a registry.
+pub(crate) const FETCH: Work = Work {
+    ahead: "to fetch",
+    doing: "fetching",
+    done: Some("fetched"),
+};
+
+/// They come from an archive.
+pub(crate) const READ: Work = Work {
+    ahead: "to read",
+    doing: "reading",
+    done: Some("read"),
+};
+
+/// The only one is there by the time it is told of.
+pub(crate) const UNPACK: Work = Work {
+    ahead: "to unpack",
+    doing: "unpacking",
+    done: None,
+};
+
 /// The progress that fits standard error and the user's wish.
-pub(crate) fn choose(quiet: bool) -> Box<dyn Progress> {
+pub(crate) fn choose(quiet: bool, work: Work) -> Box<dyn Progress> {
     if quiet {
         Box::new(Silent)
     } else if std::io::stderr().is_terminal() {
-        Box::new(Bars::default())
+        Box::new(Bars::new(work))
     } else {
-        Box::new(Lines::default())
+        Box::new(Lines::new(work))
     }
 }
 
@@ -45,7 +74,7 @@ struct Layer {
 
 impl Layer {
     /// The bar and the figures after it.
-    fn draw(&self) -> String {
+    fn draw(&self, work: Work) -> String {
         let size = self.size.load(Relaxed);
         let fetched = self.fetched.load(Relaxed).min(size);
         let unpacked = self.unpacked.load(Relaxed).min(fetched);
@@ -59,7 +88,7 @@ impl Layer {
         text.extend(std::iter::repeat_n('█', full));
         text.extend(std::iter::repeat_n('▒', half - full));
         text.extend(std::iter::repeat_n('░', WIDTH - half));
-        let what = if fetched < size { "fetching" } else { "unpacking" };
+        let what = if fetched < size { work.doing } else { UNPACK.doing };
         let done = if fetched < size { fetched } else { unpacked };
         // Writing to a string cannot fail.
         let _ = write!(text, " {what} {}/{}", size::human(done), size::human(size));
@@ -68,13 +97,28 @@ impl Layer {
 }
 
 /// A line per layer on a terminal, redrawn a few times a second.
-#[derive(Default)]
 struct Bars {
+    work: Work,
     all: MultiProgress,
+    /// What is read before its layers are known.
+    reading: Mutex<Option<ProgressBar>>,
     layers: Mutex<HashMap<String, (Arc<Layer>, ProgressBar)>>,
 }
 
 impl Bars {
+    fn new(work: Work) -> Bars {
+        Bars {
+            work,
+            all: MultiProgress::new(),
+            reading: Mutex::default(),
+            layers: Mutex::default(),
+        }
+    }
+
+    fn reading(&self) -> MutexGuard<'_, Option<ProgressBar>> {
+        self.reading.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn with(&self, digest: &Digest, then: impl FnOnce(&Layer, &ProgressBar)) {
         let layers = self.layers.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some((layer, bar)) = layers.get(&digest.to_string()) {
@@ -100,7 +144,20 @@ impl Progress for Bars {
     fn event(&self, event: &Event<'_>) {
         match event {
             Event::Resolved { name, layers, .. } => self.say(&format!("{name}: {}", count(*layers))),
+            Event::Read { what, bytes } => {
+                let mut reading = self.reading();
+                let bar = reading.get_or_insert_with(|| {
+                    let bar = self.all.add(ProgressBar::new_spinner());
+                    bar.set_style(plain("{prefix:.bold} {msg}"));
+                    bar.set_prefix((*what).to_owned());
+                    bar
+                });
+                bar.set_message(format!("reading {}", size::human(*bytes)));
+            }
             Event::LayerFound { digest, size, shared } => {
+                if let Some(bar) = self.reading().take() {
+                    bar.finish_and_clear();
+                }
                 let bar = self.all.add(ProgressBar::new_spinner());
                 bar.set_prefix(id(&digest.to_string(), false).to_owned());
                 let layer = Arc::new(Layer::default());
@@ -109,11 +166,11 @@ impl Progress for Bars {
                     bar.set_style(done_style());
                     bar.finish_with_message("already here");
                 } else {
-                    let drawn = Arc::clone(&layer);
+                    let (drawn, work) = (Arc::clone(&layer), self.work);
                     bar.set_style(plain("{prefix:.bold} {layer}").with_key(
                         "layer",
                         move |_: &ProgressState, out: &mut dyn std::fmt::Write| {
-                            let _ = out.write_str(&drawn.draw());
+                            let _ = out.write_str(&drawn.draw(work));
                         },
                     ));
                     bar.enable_steady_tick(Duration::from_millis(100));
@@ -139,12 +196,19 @@ impl Progress for Bars {
 }
 
 /// Plain lines, for a log: a layer when it is found, when it is fetched and when it is unpacked.
-#[derive(Default)]
 struct Lines {
+    work: Work,
     sizes: Mutex<HashMap<String, u64>>,
 }
 
 impl Lines {
+    fn new(work: Work) -> Lines {
+        Lines {
+            work,
+            sizes: Mutex::default(),
+        }
+    }
+
     fn line(&self, text: &str) {
         // A log that cannot be written is no reason to give up the work.
         let _ = writeln!(std::io::stderr(), "{text}");
@@ -161,16 +225,20 @@ impl Lines {
             Event::LayerFound { digest, size, .. } => {
                 let mut sizes = self.sizes.lock().unwrap_or_else(PoisonError::into_inner);
                 sizes.insert(digest.to_string(), *size);
-                Some(format!("{}: {} to fetch", short(digest), size::human(*size)))
+                Some(format!(
+                    "{}: {} {}",
+                    short(digest),
+                    size::human(*size),
+                    self.work.ahead
+                ))
             }
             Event::Fetched { digest, bytes } => {
                 let mut sizes = self.sizes.lock().unwrap_or_else(PoisonError::into_inner);
                 // Once: the last piece of a blob may be told more than once.
                 let whole = sizes.get(&digest.to_string()).is_some_and(|size| bytes >= size);
-                whole.then(|| {
-                    sizes.remove(&digest.to_string());
-                    format!("{}: fetched", short(digest))
-                })
+                let done = self.work.done.filter(|_| whole)?;
+                sizes.remove(&digest.to_string());
+                Some(format!("{}: {done}", short(digest)))
             }
             Event::LayerDone { digest } => Some(format!("{}: unpacked", short(digest))),
             Event::Retrying { what, reason, after } => Some(retrying(what, reason, *after)),
@@ -215,15 +283,15 @@ mod tests {
         layer.fetched.store(2000, Relaxed);
         layer.unpacked.store(1000, Relaxed);
         let bar = ["█".repeat(10), "▒".repeat(10), "░".repeat(10)].concat();
-        assert_eq!(layer.draw(), format!("{bar} fetching 2kB/3kB"));
+        assert_eq!(layer.draw(FETCH), format!("{bar} fetching 2kB/3kB"));
         layer.fetched.store(9000, Relaxed);
-        assert!(layer.draw().ends_with("unpacking 1kB/3kB"));
-        assert!(Layer::default().draw().starts_with('░'));
+        assert!(layer.draw(FETCH).ends_with("unpacking 1kB/3kB"));
+        assert!(Layer::default().draw(READ).starts_with('░'));
     }
 
     #[test]
     fn a_log_has_a_line_per_step_and_no_figures_that_move() {
-        let lines = Lines::default();
+        let lines = Lines::new(FETCH);
         let digest = digest();
         let said = |event| lines.words(&event);
         assert_eq!(
@@ -261,5 +329,30 @@ mod tests {
             said(Event::LayerDone { digest: &digest }).as_deref(),
             Some("abababababab: unpacked")
         );
+        // Nothing is fetched from an archive, nor from a file that is there already.
+        for (work, expected) in [
+            (
+                READ,
+                ["abababababab: 10B to read", "abababababab: read"].as_slice(),
+            ),
+            (UNPACK, &["abababababab: 10B to unpack"]),
+        ] {
+            let lines = Lines::new(work);
+            let (size, shared) = (10, false);
+            let found = Event::LayerFound {
+                digest: &digest,
+                size,
+                shared,
+            };
+            let arrived = Event::Fetched {
+                digest: &digest,
+                bytes: size,
+            };
+            let said: Vec<_> = [found, arrived]
+                .iter()
+                .filter_map(|event| lines.words(event))
+                .collect();
+            assert_eq!(said, expected);
+        }
     }
 }

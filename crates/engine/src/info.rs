@@ -84,6 +84,12 @@ pub enum InfoError {
     },
 }
 
+/// This machine's operating system and architecture as images name them: `linux` and `amd64`.
+pub fn machine() -> (String, String) {
+    let host = Platform::host();
+    (host.os, host.architecture)
+}
+
 impl Engine {
     /// Where things lie, how much there is, and what the machine offers.
     ///

@@ -268,6 +268,14 @@ fn malformed(source: TarError) -> LoadProblem {
     LoadProblem::Archive { source }
 }
 
+/// Of an archive that is wrong from its first header on it is not said what is wrong with that.
+fn no_archive(source: TarError) -> LoadProblem {
+    match source {
+        TarError::Read { .. } => malformed(source),
+        _ => LoadProblem::NotTar,
+    }
+}
+
 /// Finds the members of a tar without reading their data.
 fn index(file: &mut File) -> Result<HashMap<String, Member>, LoadProblem> {
     let mut members = HashMap::new();
@@ -280,7 +288,10 @@ fn index(file: &mut File) -> Result<HashMap<String, Member>, LoadProblem> {
         let len = file.metadata().map_err(failed)?.len();
         file.seek(SeekFrom::Start(at)).map_err(failed)?;
         let mut reader = Reader::new(BufReader::with_capacity(4 * BLOCK, &mut *file), HEADERS);
-        let Some(entry) = reader.next().map_err(malformed)? else {
+        let next = reader
+            .next()
+            .map_err(if at == 0 { no_archive } else { malformed });
+        let Some(entry) = next? else {
             return Ok(members);
         };
         let offset = at + reader.position();
@@ -315,7 +326,9 @@ fn spool(from: impl BufRead, store: &Store, lease: &Lease) -> Result<HashMap<Str
     let mut members = HashMap::new();
     let mut memory = 0;
     let mut reader = Reader::new(from, HEADERS);
-    while let Some(entry) = reader.next().map_err(malformed)? {
+    let mut failed: fn(TarError) -> LoadProblem = no_archive;
+    while let Some(entry) = reader.next().map_err(failed)? {
+        failed = malformed;
         reader.raw().clear();
         let name = clean(&entry.name);
         let member = match entry.kind {
@@ -436,6 +449,16 @@ mod tests {
             }
         ));
         assert!(matches!(&members["c"], Member::Link(to) if to == "a/b"));
+    }
+
+    #[test]
+    fn what_is_no_tar_is_told_from_a_damaged_one() {
+        for bytes in [&b"garbage"[..], &[b'x'; 3 * BLOCK]] {
+            assert!(matches!(index_of(bytes), Err(LoadProblem::NotTar)));
+        }
+        let mut damaged = tar();
+        damaged[512 + 1024] = b'!';
+        assert!(matches!(index_of(&damaged), Err(LoadProblem::Archive { .. })));
     }
 
     /// Changes a byte of a header, and the checksum with it, or that would hide all else.

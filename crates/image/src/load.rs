@@ -50,6 +50,9 @@ pub enum LoadProblem {
         /// What is wrong with it.
         source: TarError,
     },
+    /// It begins with what is no tar.
+    #[error("it is no archive of images: it does not begin as a tar does, compressed or not")]
+    NotTar,
     /// It is a tar or a directory of something else.
     #[error(
         "it holds no images: neither index.json (an OCI layout) nor manifest.json (docker save) is in it, but {}; a root file system is brought in by `strata import`",

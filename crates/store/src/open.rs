@@ -70,7 +70,7 @@ pub enum OpenError {
     #[error("the store's path {0:?} is not UTF-8")]
     NotUtf8(PathBuf),
     /// Disk or database.
-    #[error(transparent)]
+    #[error("the store cannot be opened: {0}")]
     Fault(#[from] Fault),
 }
 

@@ -6,8 +6,9 @@ use jiff::Timestamp;
 
 use super::{Context, Outcome, print};
 use crate::render::table::Table;
+use crate::render::template::{self, Field, ListFormat};
 use crate::render::time::ago;
-use crate::render::{self, Format, size};
+use crate::render::{self, size};
 
 /// List images
 #[derive(Debug, Args)]
@@ -24,14 +25,19 @@ pub(crate) struct ImagesArgs {
     /// Show the digest of each manifest
     #[arg(long)]
     digests: bool,
-    /// Form of the output
+    /// Form of the output: table, json, or fields such as '{{.Repository}}:{{.Tag}}'
     #[arg(long, value_name = "FORM", default_value = "table")]
-    format: Format,
+    format: ListFormat,
 }
 
 pub(crate) fn run(context: &Context, args: ImagesArgs) -> Outcome {
     let images = context.engine()?.images(args.name.as_deref())?;
-    print(|out| match (args.quiet, args.format) {
+    let now = Timestamp::now();
+    let lines = match &args.format {
+        ListFormat::Template(template) => template.lines(&fields(args.no_trunc, now), &images)?,
+        _ => Vec::new(),
+    };
+    print(|out| match (args.quiet, &args.format) {
         (true, _) => {
             let mut told = Vec::new();
             for image in images.iter().map(|i| &i.id) {
@@ -42,9 +48,31 @@ pub(crate) fn run(context: &Context, args: ImagesArgs) -> Outcome {
             }
             Ok(())
         }
-        (_, Format::Json) => render::json(out, &images),
-        (_, Format::Table) => table(&images, &args, Timestamp::now()).write(out, context.style),
+        (_, ListFormat::Json) => render::json(out, &images),
+        (_, ListFormat::Template(_)) => template::write(out, &lines),
+        (_, ListFormat::Table) => table(&images, &args, now).write(out, context.style),
     })
+}
+
+/// Repository and tag as lists show them; an image that was loaded without a name is stored under its ID.
+fn named(image: &Image) -> (String, String) {
+    let none = || "<none>".to_owned();
+    match image.name.starts_with("sha256:") {
+        true => (none(), none()),
+        false => (image.repository.clone(), image.tag.clone().unwrap_or_else(none)),
+    }
+}
+
+/// Docker's names for what a template shows.
+fn fields(full: bool, now: Timestamp) -> [Field<Image>; 6] {
+    [
+        ("ID", Box::new(move |i| render::id(&i.id, full).to_owned())),
+        ("Repository", Box::new(|i| named(i).0)),
+        ("Tag", Box::new(|i| named(i).1)),
+        ("Digest", Box::new(|i| i.digest.clone())),
+        ("CreatedSince", Box::new(move |i| ago(i.created, now))),
+        ("Size", Box::new(|i| size::human(i.size))),
+    ]
 }
 
 fn table(images: &[Image], args: &ImagesArgs, now: Timestamp) -> Table {
@@ -54,13 +82,8 @@ fn table(images: &[Image], args: &ImagesArgs, now: Timestamp) -> Table {
     };
     let mut table = Table::new(heads);
     for image in images {
-        let none = || "<none>".to_owned();
-        // An image that was loaded without a name is stored under its ID.
-        let nameless = image.name.starts_with("sha256:");
-        let mut row = match nameless {
-            true => vec![none(), none()],
-            false => vec![image.repository.clone(), image.tag.clone().unwrap_or_else(none)],
-        };
+        let (repository, tag) = named(image);
+        let mut row = vec![repository, tag];
         if args.digests {
             row.push(image.digest.clone());
         }

@@ -56,6 +56,6 @@ pub(crate) fn run(context: &Context, args: ImportArgs) -> Outcome {
     };
     let imported = context
         .engine()?
-        .import(request, progress::choose(args.quiet).as_ref())?;
+        .import(request, progress::choose(args.quiet, progress::UNPACK).as_ref())?;
     print(|out| writeln!(out, "{}", imported.id))
 }

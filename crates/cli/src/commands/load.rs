@@ -36,7 +36,7 @@ pub(crate) fn run(context: &Context, args: LoadArgs) -> Outcome {
         }
         _ => Source::Stream(&mut stdin),
     };
-    let progress = progress::choose(args.quiet);
+    let progress = progress::choose(args.quiet, progress::READ);
     let loaded = context
         .engine()?
         .load(source, args.platform.as_deref(), progress.as_ref())?;

@@ -27,7 +27,7 @@ pub(crate) struct PullArgs {
 
 pub(crate) fn run(context: &Context, args: PullArgs) -> Outcome {
     let engine = context.engine()?;
-    let progress = progress::choose(args.quiet);
+    let progress = progress::choose(args.quiet, progress::FETCH);
     for name in &args.images {
         let registry = args
             .plain_http

@@ -108,7 +108,7 @@ pub(crate) struct RunArgs {
           help_heading = "Process")]
     pub(crate) sig_proxy: bool,
 
-    /// Show a directory or file of the host
+    /// Show a directory or file of the host; z and Z, which relabel it for SELinux, do nothing where there is none
     #[arg(short, long, value_name = "HOST:CONTAINER[:ro,…]", help_heading = "Files")]
     pub(crate) volume: Vec<String>,
     /// Mount: type=bind,src=PATH,dst=PATH[,ro] or type=tmpfs,dst=PATH[,tmpfs-size=SIZE]
@@ -137,6 +137,7 @@ pub(crate) struct RunArgs {
     #[arg(long, help_heading = "Security")]
     pub(crate) privileged: bool,
     /// no-new-privileges, seccomp=FILE|unconfined, apparmor=PROFILE|unconfined, mask=PATH, unmask=PATH|ALL
+    /// (label=disable changes nothing: strata gives no SELinux labels)
     #[arg(long, value_name = "OPTION", help_heading = "Security")]
     pub(crate) security_opt: Vec<String>,
     /// Kernel parameter of the container's namespaces
@@ -242,7 +243,7 @@ pub(crate) fn run(context: &Context, args: RunArgs) -> Outcome {
         }
     };
     let size = tcgetwinsize(&stdout).or_else(|_| tcgetwinsize(&stdin)).ok();
-    let base = engine.base(&request, progress::choose(args.quiet).as_ref())?;
+    let base = engine.base(&request, progress::choose(args.quiet, progress::FETCH).as_ref())?;
     // From here on, so that a signal which comes while the container is being started reaches it.
     // A terminal is relayed under attention in any case: its keys become signals in the container.
     let attention = (args.sig_proxy || args.tty).then(Attention::begin).transpose();

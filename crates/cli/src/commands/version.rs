@@ -19,17 +19,18 @@ pub(crate) struct VersionArgs {
 #[serde(rename_all = "PascalCase")]
 struct Version {
     version: &'static str,
-    os: &'static str,
-    arch: &'static str,
+    os: String,
+    arch: String,
     /// Version of the OCI runtime specification that is followed.
     runtime_spec: &'static str,
 }
 
 pub(crate) fn run(context: &Context, args: VersionArgs) -> Outcome {
+    let (os, arch) = engine::info::machine();
     let version = Version {
         version: env!("CARGO_PKG_VERSION"),
-        os: std::env::consts::OS,
-        arch: std::env::consts::ARCH,
+        os,
+        arch,
         runtime_spec: "1.2.0",
     };
     let style = context.style;
@@ -40,7 +41,7 @@ pub(crate) fn run(context: &Context, args: VersionArgs) -> Outcome {
             writeln!(
                 out,
                 "{}, OCI runtime specification {}",
-                [version.os, version.arch].join("/"),
+                [&*version.os, &version.arch].join("/"),
                 version.runtime_spec
             )
         }

@@ -3,6 +3,7 @@
 pub(crate) mod size;
 pub(crate) mod style;
 pub(crate) mod table;
+pub(crate) mod template;
 pub(crate) mod time;
 
 use std::io::{self, Write};

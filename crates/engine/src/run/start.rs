@@ -211,7 +211,7 @@ impl Engine {
             flock(&dir, FlockOperation::LockShared)?;
             Ok(dir)
         };
-        open().map_err(|e| state_error("opening", &path, e))
+        open().map_err(|e| state_error("state directory", &path, e))
     }
 
     fn host_view(&self, lower: &Path) -> Result<HostView, RunError> {

@@ -93,9 +93,9 @@ fn container(args: &RunArgs, command: &[String]) -> Result<ContainerOptions, Fai
     let volumes = each(&args.volume, |v| mounts::volume(v, &cwd))?;
     volumes.iter().try_for_each(make_source)?;
     options.mounts.extend(volumes);
-    options
-        .mounts
-        .extend(each(&args.mount, |v| mounts::mount(v, &cwd))?);
+    let mounts = each(&args.mount, |v| mounts::mount(v, &cwd))?;
+    mounts.iter().try_for_each(has_source)?;
+    options.mounts.extend(mounts);
     options.mounts.extend(each(&args.tmpfs, mounts::tmpfs)?);
     for value in &args.security_opt {
         security_option(&mut options, security::security_opt(value)?, &cwd)?;
@@ -117,9 +117,26 @@ fn maybe<T>(
 /// Makes the directory that a volume is bound from when it is missing, as docker does (and does not for `--mount`).
 fn make_source(volume: &MountOption) -> Result<(), Failure> {
     match &volume.kind {
-        MountKind::Bind { source } if !source.exists() => fs::create_dir_all(source)
-            .map_err(|e| Failure::user(format!("--volume {}: {e}", source.display()))),
+        MountKind::Bind { source } if !source.exists() => fs::create_dir_all(source).map_err(|e| {
+            Failure::user(format!(
+                "--volume: {} is not there and cannot be made: {e}",
+                source.display()
+            ))
+            .hint("name a directory or file of this machine")
+        }),
         _ => Ok(()),
+    }
+}
+
+/// A `--mount` is of what is there.
+fn has_source(mount: &MountOption) -> Result<(), Failure> {
+    match &mount.kind {
+        MountKind::Bind { source } => match fs::symlink_metadata(source) {
+            Err(e) => Err(Failure::user(format!("--mount source {}: {e}", source.display()))
+                .hint("make it first; --volume makes a directory that is missing")),
+            Ok(_) => Ok(()),
+        },
+        MountKind::Tmpfs => Ok(()),
     }
 }
 

@@ -1,0 +1,143 @@
+//! What is asked for and cannot be had: one clear line with the name it concerns, and what to do instead. Needs root.
+
+mod common;
+
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
+
+use common::{Image, Layer, Strata, busybox, empty, refused};
+
+/// `strata run --rm FLAGS busybox true` is refused with `words`, and the hint holds `hint`.
+#[track_caller]
+fn run_is_refused(strata: &Strata, flags: &[&str], words: &[&str], hint: &str) {
+    let ended = strata.end([&["run", "--rm"], flags, &["busybox", "true"]].concat());
+    refused(&ended, words);
+    assert!(ended.err.contains(hint), "{hint:?} is not in {ended:#?}");
+}
+
+#[test]
+fn limits_that_nothing_can_run_within() {
+    let strata = busybox();
+    run_is_refused(&strata, &["-m", "5m"], &["--memory", "5m"], "at least 6m");
+    assert_eq!(strata.end(["run", "--rm", "-m", "6m", "busybox", "true"]).code, 0);
+    run_is_refused(
+        &strata,
+        &["--cpus", "100000"],
+        &["--cpus", "the range is from 0.01 to"],
+        "",
+    );
+}
+
+#[test]
+fn what_is_named_and_is_not_there() {
+    let strata = busybox();
+    run_is_refused(
+        &strata,
+        &["--mount", "type=bind,src=/no/such,dst=/x"],
+        &["--mount", "/no/such"],
+        "--volume makes",
+    );
+    run_is_refused(
+        &strata,
+        &["--device", "/dev/no-such"],
+        &["--device", "/dev/no-such"],
+        "ls -l /dev",
+    );
+    run_is_refused(
+        &strata,
+        &["-v", "/proc/no/such:/x"],
+        &["--volume", "/proc/no/such"],
+        "of this machine",
+    );
+    for path in ["/no/such", "/etc/passwd"] {
+        let ended = strata.end(["run", "--rm", "--rootfs", path, "true"]);
+        refused(&ended, &["--rootfs", path]);
+        let ended = strata.end(["--state", path, "run", "--rm", "busybox", "true"]);
+        if path != "/no/such" {
+            refused(&ended, &["state directory", path]);
+            assert!(ended.err.contains("--state"), "{ended:?}");
+        }
+    }
+    for path in ["/proc/no-such", "/etc/passwd"] {
+        let ended = strata.end(["--root", path, "ps"]);
+        refused(&ended, &["store", path]);
+        assert!(ended.err.contains("--root"), "{ended:?}");
+    }
+}
+
+#[test]
+fn a_directory_over_a_file_and_a_file_over_a_directory() {
+    let strata = busybox();
+    for (flags, words) in [
+        (["-v", "/tmp:/etc/passwd"], ["/etc/passwd", "/tmp is a directory"]),
+        (["-v", "/etc/passwd:/bin"], ["/bin", "/etc/passwd is a file"]),
+        (
+            ["--tmpfs", "/etc/passwd"],
+            ["/etc/passwd", "a tmpfs is a directory"],
+        ),
+    ] {
+        run_is_refused(&strata, &flags, &words, "");
+    }
+}
+
+#[test]
+fn security_that_the_machine_lacks() {
+    if std::fs::read("/sys/module/apparmor/parameters/enabled").is_ok_and(|text| text.starts_with(b"Y")) {
+        return run_is_refused(
+            &busybox(),
+            &["--security-opt", "apparmor=no-such"],
+            &["AppArmor", "no-such", "not loaded"],
+            "",
+        );
+    }
+    let flags = ["--security-opt", "apparmor=no-such"];
+    run_is_refused(&busybox(), &flags, &["--security-opt apparmor=no-such"], "");
+}
+
+#[test]
+fn a_program_and_what_it_needs() {
+    let strata = empty();
+    let layer = Layer::busybox()
+        .file("bin/script", 0o755, "#!/no/such/interpreter -x\n")
+        .symlink("bin/loop", "loop");
+    strata.load(&Image::new("docker.io/library/odd:1").layer(layer));
+    for (program, code, says) in [
+        ("script", 127, "interpreter \"/no/such/interpreter\""),
+        ("/bin/script", 127, "interpreter \"/no/such/interpreter\""),
+        ("/bin/loop", 126, "symbolic links"),
+        ("loop", 126, "symbolic links"),
+    ] {
+        let ended = strata.end(["run", "--rm", "odd:1", program]);
+        assert_eq!((ended.code, ended.err.contains(says)), (code, true), "{ended:?}");
+    }
+    let ended = strata.end(["run", "--rm", "--entrypoint", "", "odd:1"]);
+    refused(&ended, &["no command", "--entrypoint"]);
+    let ended = strata.ok(["run", "--rm", "--entrypoint", "", "odd:1", "echo", "hi"]);
+    assert_eq!(ended, "hi\n");
+}
+
+#[test]
+fn words_and_forms_that_are_not_known() {
+    let strata = busybox();
+    let word = OsStr::from_bytes(b"caf\xe9");
+    let words = ["run", "--rm", "busybox", "echo"].map(OsStr::new);
+    let ended = strata.end(words.into_iter().chain([word]));
+    refused(&ended, &["caf\\xe9", "UTF-8"]);
+    strata.ok(["run", "--name", "one", "-l", "a=b", "busybox", "true"]);
+    let told = strata.ok([
+        "ps",
+        "-a",
+        "--format",
+        "{{.Names}} {{.Image}} {{.State}} {{.Labels}}",
+    ]);
+    assert_eq!(told, "one busybox:latest exited a=b\n");
+    let told = strata.ok(["images", "--format", "{{.Repository}}:{{.Tag}}"]);
+    assert_eq!(told, "busybox:latest\n");
+    let ended = strata.end(["ps", "--format", "{{.Size}}"]);
+    refused(&ended, &["--format", "Size"]);
+    assert!(ended.err.contains("Names"), "{ended:?}");
+    let ended = strata.end(["inspect", "--format", "{{.Id}}", "one"]);
+    refused(&ended, &["--format", "{{.Id}}"]);
+    assert!(ended.err.contains("--format json"), "{ended:?}");
+    strata.ok(["rm", "one"]);
+}
