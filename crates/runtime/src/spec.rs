@@ -117,9 +117,6 @@ pub enum SpecError {
         /// What is wrong.
         problem: String,
     },
-    /// A profile where nothing enforces it.
-    #[error("--security-opt apparmor={0}: this machine's kernel has no AppArmor, or has it disabled")]
-    Apparmor(String),
 }
 
 /// The user as asked for or as the image says: what to give [`crate::user::resolve`].
@@ -138,11 +135,6 @@ pub fn wanted_user<'a>(options: &'a ContainerOptions, image: Option<&'a Config>)
 /// # Errors
 /// [`SpecError`]: what was asked contradicts itself, or this machine cannot give it.
 pub fn build(options: &ContainerOptions, context: &Context<'_>) -> Result<Spec, SpecError> {
-    if let Some(profile) = &options.apparmor
-        && !context.host.apparmor()
-    {
-        return Err(SpecError::Apparmor(profile.clone()));
-    }
     let capabilities = rights::capabilities(options, context.host)?;
     let bounding = capabilities.granted.clone();
     let (nodes, rules) = resources::devices(options)?;

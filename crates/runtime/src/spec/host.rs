@@ -21,8 +21,6 @@ pub struct Host {
     pub counts_swap: Option<bool>,
     /// CPUs that this process may run on; `None` to look when a limit makes it matter.
     pub cpus: Option<u32>,
-    /// Whether the kernel has AppArmor in force; `None` to look when a profile makes it matter.
-    pub apparmor: Option<bool>,
     /// SELinux is in force or watches.
     pub selinux: bool,
     /// Existing paths below `/sys/devices/system/cpu` that tell of the machine's heat.
@@ -50,7 +48,6 @@ impl Host {
             abi: Abi::native(),
             counts_swap: None,
             cpus: None,
-            apparmor: None,
             selinux: exists("/sys/fs/selinux/enforce"),
             // All of them or none.
             thermal: match exists(&thermal(0)) {
@@ -71,14 +68,6 @@ impl Host {
     pub(super) fn cpus(&self) -> u32 {
         let look = || rustix::thread::sched_getaffinity(None).map_or(u32::MAX, |set| set.count());
         self.cpus.unwrap_or_else(look)
-    }
-
-    /// As runc and libpod ask.
-    pub(super) fn apparmor(&self) -> bool {
-        let look = || {
-            std::fs::read("/sys/module/apparmor/parameters/enabled").is_ok_and(|text| text.starts_with(b"Y"))
-        };
-        self.apparmor.unwrap_or_else(look)
     }
 }
 

@@ -40,7 +40,6 @@ fn host() -> Host {
         abi: Some(Abi::X86_64),
         counts_swap: Some(true),
         cpus: Some(2),
-        apparmor: Some(true),
         selinux: false,
         thermal: vec!["/sys/devices/system/cpu/cpu0/thermal_throttle".to_owned()],
     }
