@@ -131,6 +131,7 @@ impl Explain for ContainerError {
             ContainerError::NotFound(_) => "strata ps -a lists all containers".to_owned(),
             ContainerError::Ambiguous { .. } => "give more digits of the id".to_owned(),
             ContainerError::ManifestGone(_) => "it was removed meanwhile; run again".to_owned(),
+            ContainerError::Snapshot(error) => return error.hint(),
             _ => return None,
         })
     }
@@ -142,6 +143,13 @@ impl Explain for SnapshotError {
             SnapshotError::Fault(fault) => Some(fault),
             _ => None,
         }
+    }
+
+    fn hint(&self) -> Option<String> {
+        matches!(self, SnapshotError::NoQuota(_)).then(|| {
+            "ext4 (made with -O quota,project) and xfs have them where they are mounted with the option prjquota"
+                .to_owned()
+        })
     }
 }
 

@@ -2,7 +2,7 @@
 
 mod common;
 
-use common::{busybox, said, sh};
+use common::{busybox, refused, said, sh};
 
 #[test]
 fn memory_has_a_limit() {
@@ -54,4 +54,19 @@ fn every_container_is_in_a_group_of_its_own() {
     assert!(!seen.is_empty() && own.lines().count() > 0);
     // Seen from inside, the cgroup2 group is the root of its namespace.
     assert!(seen.lines().any(|line| line == "0::/"), "{seen}");
+}
+
+#[test]
+fn a_size_needs_a_file_system_that_keeps_it() {
+    // A file system in memory has no project quotas.
+    let strata = testkit::Strata::beneath("/dev/shm".as_ref(), env!("CARGO_BIN_EXE_strata"));
+    let size = ["--storage-opt", "size=1g"];
+    let ended = strata.end([&["run", "--rm"], &size[..], &["host", "echo", "ran"]].concat());
+    refused(&ended, &["project quotas", "/dev/shm"]);
+    assert!(ended.err.contains("prjquota"), "{ended:?}");
+    assert_eq!(strata.ok(["ps", "-a", "-q"]), "");
+    refused(
+        &strata.end(["run", "--storage-opt", "size=lots", "host", "true"]),
+        &["lots"],
+    );
 }

@@ -99,6 +99,8 @@ impl Engine {
                 .map(|image| image.id.to_string()),
             _ => None,
         };
+        // Of a container that a power cut took half of there may be nothing to measure.
+        let quota = self.store.quota(self.ns(), &row.id).ok().flatten();
         Ok(json!({
             "Id": row.id,
             "Created": row.created,
@@ -133,7 +135,9 @@ impl Engine {
                 "AutoRemove": row.ephemeral,
                 "ReadonlyRootfs": spec.as_ref().and_then(|s| s.root().as_ref()).map(|root| root.readonly()),
                 "Runtime": details.runtime,
+                "StorageOpt": quota.map(|quota| json!({ "size": quota.limit.to_string() })),
             },
+            "SizeRw": quota.map(|quota| quota.bytes),
             "GraphDriver": {
                 "Name": "overlay",
                 "Data": {

@@ -8,7 +8,7 @@
 //! |---|---|
 //! | `-v`, `--mount`, `--tmpfs` | [`mounts::volume`], [`mounts::mount`], [`mounts::tmpfs`] |
 //! | `--device` | [`devices::device`] |
-//! | `--memory`, `--shm-size` | [`limits::memory`], [`limits::shm_size`] |
+//! | `--memory`, `--shm-size`, `--storage-opt` | [`limits::memory`], [`limits::shm_size`], [`limits::storage_opt`] |
 //! | `--cpus`, `--pids-limit`, `--ulimit` | [`limits::cpus`], [`limits::pids_limit`], [`limits::ulimit`] |
 //! | `--cap-add`, `--cap-drop` | [`security::capability`] |
 //! | `--security-opt`, `--sysctl` | [`security::security_opt`], [`security::sysctl`] |

@@ -16,7 +16,7 @@ use crate::own::Slot;
 use crate::snapshot::{self, How, Kind, PrepareOptions, SnapshotError, labels_to};
 use crate::snapshotter::{check_key, check_labels};
 use crate::stack::{self, Lower};
-use crate::{Store, root};
+use crate::{Store, quota, root};
 
 impl Store {
     /// Everything about a new view or active snapshot that needs no write lock: its parent found, its directory made
@@ -65,11 +65,11 @@ impl Store {
         // A view of something is made of that alone.
         let slot = match kind == Kind::View && !lowers.is_empty() {
             true => None,
-            false => match (self.directory(first, &lowers, options.ephemeral), &parent) {
+            false => match (self.directory(first, &lowers, options), &parent) {
                 // The parent may have been removed since it was looked up, and its directory with it.
-                (Err(fault), Some(parent)) => {
+                (Err(error), Some(parent)) => {
                     self.db.read(|q| parent.check(q))?;
-                    return Err(fault.into());
+                    return Err(error);
                 }
                 (slot, _) => Some(slot?),
             },
@@ -87,10 +87,22 @@ impl Store {
     }
 
     /// A directory with `fs` and `work`, `fs` with the attributes that the root of `lowers` has.
-    fn directory(&self, first: u64, lowers: &[Lower], ephemeral: bool) -> Result<Slot, Fault> {
+    fn directory(
+        &self,
+        first: u64,
+        lowers: &[Lower],
+        options: &PrepareOptions,
+    ) -> Result<Slot, SnapshotError> {
         let slot = Slot::allot(&self.layout, first)?;
+        if let Some(bytes) = options.size {
+            // Before there is anything in it: what is made there inherits the project.
+            let limited = quota::limit(slot.dir(), bytes);
+            if !limited.map_err(|e| self.number_fault("limiting the size of", slot.n(), e))? {
+                return Err(SnapshotError::NoQuota(self.layout.path.clone()));
+            }
+        }
         let fs = root::make(&self.layout, slot.dir(), lowers)?;
-        if !ephemeral {
+        if !options.ephemeral {
             let snapshots = self.layout.snapshots()?;
             let sync = || {
                 fs.sync()

@@ -15,6 +15,7 @@ use sys::Dir;
 
 use crate::error::Fault;
 use crate::layout::{Layout, SNAPSHOTS};
+use crate::quota;
 
 /// Tries to become the owner of an open file or directory, without waiting.
 pub(crate) fn try_lock(fd: impl AsFd) -> io::Result<bool> {
@@ -71,6 +72,8 @@ impl<'a> Claim<'a> {
 
     /// Takes it from the disk, then gives up the lock.
     pub(crate) fn remove(self) -> io::Result<()> {
+        // First, so that a crash leaves no limit that nobody lifts: the directory is found again.
+        quota::lift(self.dir, &self.lock);
         self.dir.remove_tree(&self.name)
     }
 }
@@ -138,6 +141,7 @@ impl Drop for Slot {
         if !self.kept
             && let Ok(snapshots) = self.layout.snapshots()
         {
+            quota::lift(snapshots, &self.dir);
             // What cannot be removed has no owner once the lock is gone, and the collector's turn comes.
             let _ = snapshots.remove_tree(self.n.to_string());
         }

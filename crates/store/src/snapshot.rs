@@ -102,6 +102,8 @@ pub struct PrepareOptions {
     pub uid_map: Option<String>,
     /// Group id mapping of the mount.
     pub gid_map: Option<String>,
+    /// Bytes on disk that the directory may take, kept by the file system: see [`Store::quota`](crate::Store::quota).
+    pub size: Option<u64>,
 }
 
 /// How a snapshot becomes a committed one.
@@ -139,6 +141,9 @@ pub enum SnapshotError {
         /// What is in the way.
         why: String,
     },
+    /// A limit was asked for ([`PrepareOptions::size`]) where the file system keeps none.
+    #[error("a size cannot be limited: the file system of {} keeps no project quotas", .0.display())]
+    NoQuota(PathBuf),
     /// Disk or database.
     #[error(transparent)]
     Fault(#[from] Fault),

@@ -20,6 +20,7 @@ pub mod mount;
 pub mod net;
 pub mod process;
 pub mod pty;
+pub mod quota;
 pub mod seccomp;
 pub mod signal;
 pub mod socket;

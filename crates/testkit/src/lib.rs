@@ -3,10 +3,12 @@
 //! [`layer`] makes the tar of a layer entry by entry, [`image`] makes images of such layers and writes them in
 //! every form in which they come, [`registry`] starts Debian's `docker-registry`, [`scripted`] is an HTTP server
 //! whose every answer a test writes, [`program`] starts `strata` on a store of its own and sees that nothing is left
-//! behind, [`soak`] does random things to it and kills it at random moments. Functions here panic rather than return errors: to a test both are the same.
+//! behind, [`soak`] does random things to it and kills it at random moments, [`disk`] is a file system of a test's own.
+//! Functions here panic rather than return errors: to a test both are the same.
 //!
 //! Nothing that users install imports this crate.
 
+pub mod disk;
 pub mod image;
 pub mod layer;
 pub mod program;
@@ -16,6 +18,7 @@ pub mod scripted;
 pub mod snapshotter;
 pub mod soak;
 
+pub use disk::Disk;
 pub use image::{Built, Compression, Image};
 pub use layer::Layer;
 pub use program::{Ended, Strata};

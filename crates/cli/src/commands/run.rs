@@ -180,6 +180,9 @@ pub(crate) struct RunArgs {
     /// Resource limit of each process
     #[arg(long, value_name = "NAME=SOFT[:HARD]", help_heading = "Limits")]
     pub(crate) ulimit: Vec<String>,
+    /// size=SIZE: how much the container may write, where the store's file system has project quotas
+    #[arg(long, value_name = "size=SIZE", help_heading = "Limits")]
+    pub(crate) storage_opt: Vec<String>,
     /// Control group beneath which the container's is made
     #[arg(long, value_name = "PATH", help_heading = "Limits")]
     pub(crate) cgroup_parent: Option<String>,

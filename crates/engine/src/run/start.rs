@@ -251,6 +251,7 @@ impl Engine {
         let snapshot = PrepareOptions {
             lower: base.lower.clone(),
             volatile: request.remove,
+            size: request.size,
             ..PrepareOptions::default()
         };
         let parent = base

@@ -58,6 +58,22 @@ pub fn shm_size(value: &str) -> Result<u64> {
     }
 }
 
+/// Parses `--storage-opt size=SIZE`, the only option there is, into bytes.
+///
+/// # Errors
+/// Another option, not a size, or zero.
+pub fn storage_opt(value: &str) -> Result<u64> {
+    let flag = Flag::new("--storage-opt", value, "write size=SIZE, as size=10g");
+    match value.split_once('=') {
+        Some(("size", size)) => match bytes(&flag, size)? {
+            0 => Err(flag.wrong("the size must be more than zero")),
+            size => Ok(size),
+        },
+        Some((key, _)) => Err(flag.wrong(format!("{key:?} is not known"))),
+        None => Err(flag.wrong("there is no =")),
+    }
+}
+
 /// Parses `--cpus` into a quota in microseconds per [`CPU_PERIOD`]; 0 means no limit.
 ///
 /// # Errors
@@ -192,6 +208,14 @@ pub(super) fn bytes(flag: &Flag<'_>, text: &str) -> Result<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn storage() {
+        assert_eq!(storage_opt("size=10G").unwrap(), 10 << 30);
+        for text in ["", "10g", "size=", "size=0", "size=-1", "inodes=5"] {
+            assert!(storage_opt(text).is_err(), "{text}");
+        }
+    }
 
     #[test]
     fn sizes() {

@@ -34,6 +34,7 @@ pub(super) fn request(context: &Context, args: &RunArgs) -> Result<Request, Fail
     let mut request = Request::new(source);
     request.container = container(args, command)?;
     request.name = maybe(&args.name, process::name)?;
+    request.size = each(&args.storage_opt, limits::storage_opt)?.pop();
     request.remove = args.rm;
     request.interactive = args.interactive;
     request.pull = match args.pull {

@@ -1,0 +1,85 @@
+//! `--storage-opt size=…`, on file systems that have project quotas. Runs in the virtual machine only, whose kernel
+//! and disk have them (`cargo xtask test`).
+
+mod common;
+
+use common::{Ended, Image, said, sh};
+use testkit::{Disk, Strata};
+
+const SIZE: &[&str] = &["--storage-opt", "size=4m"];
+const FILL: &str = "dd if=/dev/zero of=/big bs=1M count=8 2>&1; du -k /big";
+
+fn busybox_in(place: &std::path::Path) -> Strata {
+    let strata = Strata::beneath(place, env!("CARGO_BIN_EXE_strata"));
+    strata.load(&Image::busybox());
+    strata
+}
+
+/// Runs a check on a store on the machine's ext4, and on one on xfs.
+fn on_each(check: impl Fn(&Strata)) {
+    check(&busybox_in(&std::env::temp_dir()));
+    let disk = Disk::xfs_with_project_quotas();
+    check(&busybox_in(&disk.path()));
+}
+
+#[track_caller]
+fn stopped_at_4_megabytes(ended: &Ended) {
+    let refused = ["No space left on device", "quota exceeded"];
+    assert!(refused.iter().any(|words| ended.out.contains(words)), "{ended:?}");
+    let last = ended.out.lines().last().unwrap_or_default();
+    let kilobytes: u32 = last.split_whitespace().next().unwrap().parse().unwrap();
+    assert!((3 << 10..=4 << 10).contains(&kilobytes), "{ended:?}");
+}
+
+#[test]
+fn a_container_stops_at_its_size() {
+    on_each(|strata| {
+        stopped_at_4_megabytes(&sh(strata, SIZE, FILL));
+        // Not even every right lifts it.
+        let privileged = [SIZE, &["--privileged"]].concat();
+        stopped_at_4_megabytes(&sh(strata, &privileged, FILL));
+        assert_eq!(
+            said(strata, SIZE, "df -k / | tail -n 1 | awk '{ print $2 }'"),
+            "4096\n"
+        );
+    });
+}
+
+#[test]
+fn no_other_container_does() {
+    on_each(|strata| {
+        let first = [&["run", "--name", "full"], SIZE, &["busybox", "sh", "-c", FILL]].concat();
+        stopped_at_4_megabytes(&strata.end(first));
+        let script = "dd if=/dev/zero of=/big bs=1M count=8 2>/dev/null && du -m /big";
+        assert_eq!(said(strata, &[], script), "8\t/big\n");
+
+        let inspected: serde_json::Value = serde_json::from_str(&strata.ok(["inspect", "full"])).unwrap();
+        let inspected = &inspected[0];
+        assert_eq!(inspected["HostConfig"]["StorageOpt"]["size"], "4194304");
+        let takes = inspected["SizeRw"].as_u64().unwrap();
+        assert!((3 << 20..=4 << 20).contains(&takes), "{takes}");
+        strata.ok(["rm", "full"]);
+    });
+}
+
+#[test]
+fn changing_the_image_counts_and_reading_it_does_not() {
+    on_each(|strata| {
+        let image = Image::busybox().name("docker.io/library/heavy:latest");
+        strata.load(&image.layer(testkit::Layer::new().file("heavy", 0o644, "x".repeat(5 << 20))));
+        let run = |script: &str| {
+            let command = ["heavy", "sh", "-c", script];
+            strata.end([&["run", "--rm"], SIZE, &command].concat())
+        };
+        assert_eq!(run("wc -c </heavy").out, "5242880\n");
+        let ended = run("echo >>/heavy");
+        assert!(ended.code != 0, "copying it up is too much: {ended:?}");
+    });
+}
+
+#[test]
+fn the_host_can_be_viewed_so_too() {
+    let strata = busybox_in(&std::env::temp_dir());
+    let command = ["host", "sh", "-c", FILL];
+    stopped_at_4_megabytes(&strata.end([&["run", "--rm"], SIZE, &command].concat()));
+}

@@ -1,0 +1,54 @@
+//! A file system of a test's own.
+
+use std::path::Path;
+use std::process::Command;
+
+use tempfile::TempDir;
+
+/// A small file system in a sparse file, mounted by a loop device; gone with the value.
+#[derive(Debug)]
+pub struct Disk(TempDir);
+
+impl Disk {
+    /// Makes one of `size` bytes by the program and arguments `make`, and mounts it with `options`.
+    pub fn new(kind: &str, make: &[&str], size: u64, options: &str) -> Disk {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let (image, place) = (dir.path().join("image"), dir.path().join("mounted"));
+        std::fs::create_dir(&place).expect("the directory is new");
+        let file = std::fs::File::create(&image).expect("the directory is new");
+        file.set_len(size).expect("a sparse file");
+        run(Command::new(make[0]).args(&make[1..]).arg(&image));
+        let options = format!("loop,{options}");
+        run(Command::new("mount")
+            .args(["-t", kind, "-o", &options])
+            .args([&image, &place]));
+        Disk(dir)
+    }
+
+    /// An xfs that counts projects and holds them to their limits.
+    pub fn xfs_with_project_quotas() -> Disk {
+        // Less than 300 MiB are refused.
+        Disk::new("xfs", &["mkfs.xfs", "-q"], 400 << 20, "prjquota")
+    }
+
+    /// Where it is mounted.
+    pub fn path(&self) -> std::path::PathBuf {
+        Path::join(self.0.path(), "mounted")
+    }
+}
+
+impl Drop for Disk {
+    fn drop(&mut self) {
+        let unmounted = Command::new("umount").arg(self.path()).status();
+        if !std::thread::panicking() {
+            assert!(unmounted.expect("umount").success(), "a disk is still in use");
+        }
+    }
+}
+
+fn run(command: &mut Command) {
+    let output = command
+        .output()
+        .unwrap_or_else(|error| panic!("{command:?}: {error}"));
+    assert!(output.status.success(), "{command:?}: {output:?}");
+}
