@@ -5,9 +5,9 @@ mod common;
 use std::fs::File;
 use std::io::Read;
 use std::os::fd::{AsFd, OwnedFd};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use common::*;
 use runtime::bundle::Bundle;
@@ -15,57 +15,11 @@ use runtime::control::{Connection, Reply, Request};
 use runtime::state::{self, KillError, Status};
 use serde_json::json;
 
-fn signal(name: &str) -> i32 {
-    match name {
-        "KILL" => libc::SIGKILL,
-        "TERM" => libc::SIGTERM,
-        "USR1" => libc::SIGUSR1,
-        _ => unreachable!(),
-    }
-}
-
-fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
-    let begin = Instant::now();
-    while !holds() {
-        assert!(begin.elapsed() < Duration::from_secs(10), "{what}");
-        std::thread::sleep(Duration::from_millis(5));
-    }
-}
-
-fn lives(pid: i32) -> bool {
-    std::fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|stat| !stat.contains(") Z "))
-}
-
-fn kill(pid: i32, name: &str) {
-    assert!(
-        Command::new("/bin/kill")
-            .arg(format!("-{name}"))
-            .arg(pid.to_string())
-            .status()
-            .unwrap()
-            .success()
-    );
-}
-
-/// A started shell that says it is ready and then waits.
-fn ready(container: &Box) -> (runtime::Running, File) {
-    let (stdout, out) = pipe();
-    let running = container.start([&null(), &out, &null()]).unwrap();
-    let mut stdout = File::from(stdout);
-    let mut text = [0; 6];
-    stdout.read_exact(&mut text).unwrap();
-    assert_eq!(&text, b"ready\n");
-    (running, stdout)
-}
-
-const WAITING: &str =
-    "trap 'echo term; exit 3' TERM; trap 'echo usr' USR1; echo ready; while :; do sleep 0.05; done";
-
 #[test]
 fn from_running_to_exited() {
     let container = Box::script(WAITING);
     assert_eq!(state::read(&container.bundle).unwrap(), Status::Created);
-    let (mut running, mut stdout) = ready(&container);
+    let (mut running, mut stdout) = container.ready();
     let Status::Running { pid, started } = state::read(&container.bundle).unwrap() else {
         panic!()
     };
@@ -81,11 +35,11 @@ fn from_running_to_exited() {
     let name = std::fs::read_to_string(format!("/proc/{}/comm", state.supervisor.pid)).unwrap();
     assert_eq!(name, "strata-super\n");
 
-    state::kill(&container.bundle, signal("USR1")).unwrap();
+    state::kill(&container.bundle, libc::SIGUSR1).unwrap();
     let mut text = [0; 4];
     stdout.read_exact(&mut text).unwrap();
     assert_eq!(&text, b"usr\n");
-    running.kill(signal("TERM")).unwrap();
+    running.kill(libc::SIGTERM).unwrap();
     let exit = running.wait().unwrap();
     assert_eq!((exit.code, exit.signal, exit.oom), (3, None, false));
     assert!(now() - exit.at < 10_000_000_000 && exit.at > started);
@@ -106,9 +60,9 @@ fn from_running_to_exited() {
 #[test]
 fn signals_to_the_supervisor_reach_the_container() {
     let container = Box::script(WAITING);
-    let (mut running, _stdout) = ready(&container);
+    let (mut running, _stdout) = container.ready();
     let supervisor = state::load(&container.bundle).unwrap().unwrap().supervisor.pid;
-    kill(supervisor, "TERM");
+    kill(supervisor, libc::SIGTERM);
     assert_eq!(running.wait().unwrap().code, 3);
     running.finish().unwrap();
 }
@@ -116,7 +70,7 @@ fn signals_to_the_supervisor_reach_the_container() {
 #[test]
 fn many_are_answered_at_once() {
     let container = Box::script(WAITING);
-    let (running, _stdout) = ready(&container);
+    let (running, _stdout) = container.ready();
     let bundle = Bundle::open(container.bundle.path()).unwrap();
     let waiting: Vec<_> = (0..10)
         .map(|_| {
@@ -152,7 +106,7 @@ fn many_are_answered_at_once() {
     assert!(matches!(ask(&start), Reply::Error { .. }));
     assert!(matches!(
         ask(&Request::Kill {
-            signal: signal("KILL")
+            signal: libc::SIGKILL
         }),
         Reply::Done
     ));
@@ -168,7 +122,7 @@ fn many_are_answered_at_once() {
 #[test]
 fn a_client_that_does_not_read_holds_nobody_up() {
     let container = Box::script(WAITING);
-    let (mut running, _stdout) = ready(&container);
+    let (mut running, _stdout) = container.ready();
     let bundle = Bundle::open(container.bundle.path()).unwrap();
     let deaf = Connection::open(&bundle).unwrap();
     rustix::io::ioctl_fionbio(&deaf, true).unwrap();
@@ -177,7 +131,7 @@ fn a_client_that_does_not_read_holds_nobody_up() {
             break;
         }
     }
-    running.kill(signal("KILL")).unwrap();
+    running.kill(libc::SIGKILL).unwrap();
     assert_eq!(running.wait().unwrap().signal, Some(9));
     running.finish().unwrap();
 }
@@ -195,41 +149,33 @@ fn caller_to_be_killed() {
         null(),
     ];
     let mut running = runtime::start(&runtime::StartRequest {
-        helper: &helper(),
-        bundle: Path::new(&bundle),
-        stdio: [streams[0].as_fd(), streams[1].as_fd(), streams[2].as_fd()],
-        size: None,
-        runtime: None,
+        stdio: streams.each_ref().map(AsFd::as_fd),
         cleanup: vec!["/bin/touch".into(), marker],
-        attention: None,
+        ..order(Path::new(&bundle), &helper(), &streams[0])
     })
     .unwrap();
     File::create(Path::new(&bundle).join("started")).unwrap();
     running.wait().unwrap();
 }
 
-fn start_by_another_process(container: &Box, marker: &Path) -> std::process::Child {
-    container
-        .bundle
-        .write_spec(&serde_json::from_value(container.spec.clone()).unwrap())
-        .unwrap();
-    let caller = Command::new(std::env::current_exe().unwrap())
+fn started_by_another_process(container: &Box, marker: &Path) -> std::process::Child {
+    container.write_spec();
+    Command::new(std::env::current_exe().unwrap())
         .args(["--exact", "caller_to_be_killed"])
         .env("STRATA_TEST_BUNDLE", container.bundle.path())
         .env("STRATA_TEST_MARKER", marker)
         .stdout(Stdio::null())
         .spawn()
-        .unwrap();
-    let started = container.bundle.path().join("started");
-    eventually("the other process starts it", || started.exists());
-    caller
+        .unwrap()
 }
 
 #[test]
 fn the_death_of_the_caller() {
     let container = Box::script(WAITING);
     let marker = container.temp.path().join("cleaned-up");
-    let mut caller = start_by_another_process(&container, &marker);
+    let mut caller = started_by_another_process(&container, &marker);
+    let started = container.bundle.path().join("started");
+    eventually("the other process starts it", || started.exists());
     caller.kill().unwrap();
     caller.wait().unwrap();
     std::thread::sleep(Duration::from_millis(50));
@@ -240,7 +186,7 @@ fn the_death_of_the_caller() {
     let connection = Connection::open(&container.bundle).unwrap();
     connection.send(&Request::Wait, &[]).unwrap();
     assert!(!marker.exists());
-    state::kill(&container.bundle, signal("TERM")).unwrap();
+    state::kill(&container.bundle, libc::SIGTERM).unwrap();
     let Some((Reply::Exited(exit), _)) = connection.receive::<Reply>().unwrap() else {
         panic!()
     };
@@ -264,10 +210,10 @@ fn a_caller_that_stays_cleans_up_itself() {
 #[test]
 fn the_death_of_the_supervisor() {
     let container = Box::script(WAITING);
-    let (mut running, _stdout) = ready(&container);
+    let (mut running, _stdout) = container.ready();
     let supervisor = state::load(&container.bundle).unwrap().unwrap().supervisor.pid;
     let pid = running.pid();
-    kill(supervisor, "KILL");
+    kill(supervisor, libc::SIGKILL);
     assert!(running.wait().is_err());
     // The container lives on and is found.
     assert!(matches!(
@@ -323,17 +269,7 @@ fn a_caller_that_dies_during_the_start() {
         spec["hooks"] = json!({"createRuntime": [{"path": "/bin/sleep", "args": ["sleep", "1"]}]});
     });
     let marker = container.temp.path().join("cleaned-up");
-    container
-        .bundle
-        .write_spec(&serde_json::from_value(container.spec.clone()).unwrap())
-        .unwrap();
-    let mut caller = Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", "caller_to_be_killed"])
-        .env("STRATA_TEST_BUNDLE", container.bundle.path())
-        .env("STRATA_TEST_MARKER", &marker)
-        .stdout(Stdio::null())
-        .spawn()
-        .unwrap();
+    let mut caller = started_by_another_process(&container, &marker);
     eventually("the supervisor makes the process", || {
         state::load(&container.bundle).unwrap().is_some()
     });
@@ -362,95 +298,16 @@ fn the_program_on_disk_cannot_be_reached() {
     );
     let status = rustix::fs::statvfs(&exe).unwrap();
     assert!(status.f_flag.contains(rustix::fs::StatVfsMountFlags::RDONLY));
-    running.kill(signal("KILL")).unwrap();
+    running.kill(libc::SIGKILL).unwrap();
     running.wait().unwrap();
     running.finish().unwrap();
 }
 
 #[test]
-fn hooks_run_where_and_when_they_should() {
-    let container = Box::script("cat /tmp/inside");
-    let log = container.temp.path().join("log");
-    let note = |word: &str| {
-        let script = format!(
-            "read -r line; echo {word} >>{}; echo \"$line\" >{}.{word}",
-            log.display(),
-            log.display()
-        );
-        json!([{"path": "/bin/sh", "args": ["sh", "-c", script]}])
-    };
-    let rootfs = container.bundle.rootfs();
-    let container = container.with(|spec| {
-        spec["annotations"] = json!({"colour": "blue"});
-        let mounts = "grep -c mqueue /proc/self/mountinfo";
-        let inside = format!(
-            "{mounts} >{}/tmp/inside; ls /proc | grep -cx self >>{0}/tmp/inside",
-            rootfs.display()
-        );
-        spec["hooks"] = json!({
-            "prestart": note("prestart"), "createRuntime": note("createRuntime"),
-            "createContainer": [{"path": "/bin/sh", "args": ["sh", "-c", inside]}],
-            "startContainer": [{"path": "/bin/sh", "args": ["sh", "-c", "/bin/echo started >>/tmp/inside"]}],
-            "poststart": note("poststart"), "poststop": note("poststop"),
-        });
-    });
-    // In the container's mount namespace before the root is changed, then in the container.
-    assert_eq!(container.output(), "1\n1\nstarted\n");
-    let text = std::fs::read_to_string(&log).unwrap();
-    assert_eq!(text, "prestart\ncreateRuntime\npoststart\npoststop\n");
-    let state = |word: &str| -> serde_json::Value {
-        let path = PathBuf::from(format!("{}.{word}", log.display()));
-        serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap()
-    };
-    let created = state("createRuntime");
-    assert_eq!(
-        (&created["status"], &created["id"]),
-        (&json!("creating"), &json!(container.bundle.id()))
-    );
-    assert_eq!(created["annotations"]["colour"], "blue");
-    assert!(created["pid"].as_i64().unwrap() > 1);
-    assert_eq!(state("poststart")["status"], "running");
-    assert_eq!(state("poststop")["status"], "stopped");
-}
-
-#[test]
-fn a_hook_that_fails_stops_the_start() {
-    for kind in ["prestart", "createRuntime", "createContainer", "startContainer"] {
-        let error = Box::new()
-            .with(|spec| {
-                spec["hooks"] =
-                    json!({kind: [{"path": "/bin/sh", "args": ["sh", "-c", "echo no luck >&2; exit 4"]}]});
-            })
-            .try_run()
-            .unwrap_err();
-        assert_eq!(error.exit_code(), 125);
-        let text = error.to_string();
-        assert!(
-            text.contains(kind) && text.contains("exit code 4") && text.contains("no luck"),
-            "{text}"
-        );
-    }
-    let outcome = Box::new()
-        .with(|spec| spec["hooks"] = json!({"poststop": [{"path": "/no/such/hook"}]}))
-        .run();
-    assert_eq!(outcome.exit.code, 0);
-}
-
-#[test]
 fn a_broken_bundle_is_told() {
     let container = Box::new();
-    let null = null();
-    let start = || {
-        runtime::start(&runtime::StartRequest {
-            helper: &helper(),
-            bundle: container.bundle.path(),
-            stdio: [null.as_fd(); 3],
-            size: None,
-            runtime: None,
-            cleanup: Vec::new(),
-            attention: None,
-        })
-    };
+    let (helper, null) = (helper(), null());
+    let start = || runtime::start(&order(container.bundle.path(), &helper, &null));
     let error = start().unwrap_err().to_string();
     assert!(error.contains("config.json"), "{error}");
     container
@@ -473,28 +330,17 @@ fn a_broken_bundle_is_told() {
 #[test]
 fn a_bad_helper_is_told() {
     let container = Box::new();
-    container
-        .bundle
-        .write_spec(&serde_json::from_value(container.spec.clone()).unwrap())
-        .unwrap();
+    container.write_spec();
     let null = null();
     for (program, says) in [
         ("/no/such/program", "/no/such/program"),
         ("/bin/true", "did not answer"),
     ] {
-        let error = runtime::start(&runtime::StartRequest {
-            helper: &runtime::Helper {
-                program: program.into(),
-                args: Vec::new(),
-            },
-            bundle: container.bundle.path(),
-            stdio: [null.as_fd(); 3],
-            size: None,
-            runtime: None,
-            cleanup: Vec::new(),
-            attention: None,
-        })
-        .unwrap_err();
+        let helper = runtime::Helper {
+            program: program.into(),
+            args: Vec::new(),
+        };
+        let error = runtime::start(&order(container.bundle.path(), &helper, &null)).unwrap_err();
         assert_eq!(error.exit_code(), 125);
         assert!(error.to_string().contains(says), "{error}");
     }
@@ -540,7 +386,7 @@ fn pipes_end_with_the_container() {
     let mut text = String::new();
     File::from(stdout).read_to_string(&mut text).unwrap();
     assert_eq!(text, "");
-    running.kill(signal("KILL")).unwrap();
+    running.kill(libc::SIGKILL).unwrap();
     running.wait().unwrap();
     running.finish().unwrap();
 }
@@ -566,7 +412,7 @@ fn what_the_caller_has_open_is_not_kept() {
         }
     }
     drop(writer);
-    running.kill(signal("KILL")).unwrap();
+    running.kill(libc::SIGKILL).unwrap();
     running.wait().unwrap();
     running.finish().unwrap();
 }
@@ -595,7 +441,7 @@ fn again_and_only_one_at_a_time() {
     let running = container.start([&input, &null(), &null()]).unwrap();
     kill(
         state::load(&container.bundle).unwrap().unwrap().supervisor.pid,
-        "KILL",
+        libc::SIGKILL,
     );
     running.finish().unwrap();
     let error = container.start_quiet().unwrap_err();
@@ -609,20 +455,12 @@ fn a_start_that_is_interrupted() {
     let container = Box::script("exec sleep 100").with(|spec| {
         spec["hooks"] = json!({"createRuntime": [{"path": "/bin/sleep", "args": ["sleep", "1"]}]});
     });
-    container
-        .bundle
-        .write_spec(&serde_json::from_value(container.spec.clone()).unwrap())
-        .unwrap();
-    let mut program = Command::new(helper().program)
-        .arg("foreground")
-        .arg(container.bundle.path())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
+    container.write_spec();
+    let mut program = container.foreground().stderr(Stdio::piped()).spawn().unwrap();
     eventually("the supervisor makes the process", || {
         state::load(&container.bundle).unwrap().is_some()
     });
-    kill(program.id().try_into().unwrap(), "TERM");
+    kill(program.id().try_into().unwrap(), libc::SIGTERM);
     let mut said = String::new();
     program.stderr.take().unwrap().read_to_string(&mut said).unwrap();
     assert_eq!(program.wait().unwrap().code(), Some(125));

@@ -26,18 +26,13 @@ struct User {
 
 impl User {
     fn runs(container: &Box) -> User {
-        container
-            .bundle
-            .write_spec(&serde_json::from_value(container.spec.clone()).unwrap())
-            .unwrap();
         let flags = OFlags::RDWR | OFlags::NOCTTY | OFlags::CLOEXEC;
         let ptmx = rustix::fs::openat(CWD, "/dev/ptmx", flags, Mode::empty()).unwrap();
         let pty = sys::pty::open(ptmx).unwrap();
         sys::pty::set_size(pty.master.as_fd(), 33, 99).unwrap();
         let stdio = || Stdio::from(pty.slave.try_clone().unwrap());
-        let program = Command::new(helper().program)
-            .arg("foreground")
-            .arg(container.bundle.path())
+        let program = container
+            .foreground()
             .stdin(stdio())
             .stdout(stdio())
             .stderr(stdio())

@@ -5,12 +5,10 @@
 //! below whose root was really described.
 
 use std::ffi::OsStr;
-use std::io;
-use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 
-use rustix::fs::{Gid, Mode, Timespec, Timestamps, Uid};
+use rustix::fs::Mode;
 use sys::Dir;
 
 use crate::error::Fault;
@@ -44,45 +42,10 @@ pub(crate) fn make(layout: &Layout, dir: &Dir, lowers: &[Lower]) -> Result<Dir, 
             Lower::Number { n, .. } => layout.snapshots()?.open_dir(format!("{n}/{FS}")),
             Lower::Foreign(path) => Dir::open_ambient(path),
         };
-        from.and_then(|from| copy_attributes(&from, &fs))
+        from.and_then(|from| sys::attributes::copy(&from, &fs, is_copied))
             .map_err(|e| Fault::io("copying the attributes of", path, e))?;
     }
     Ok(fs)
-}
-
-fn copy_attributes(from: &Dir, to: &Dir) -> io::Result<()> {
-    let (wanted, has) = (from.metadata()?, to.metadata()?);
-    if (wanted.st_uid, wanted.st_gid) != (has.st_uid, has.st_gid) {
-        let (uid, gid) = (Uid::from_raw(wanted.st_uid), Gid::from_raw(wanted.st_gid));
-        rustix::fs::fchown(to, Some(uid), Some(gid))?;
-    }
-    // After the owner, whose change takes set-id bits away.
-    if wanted.st_mode & 0o7777 != PLAIN {
-        rustix::fs::fchmod(to, Mode::from_raw_mode(wanted.st_mode & 0o7777))?;
-    }
-    for name in sys::xattr::list(from.as_fd())? {
-        if !is_copied(&name) {
-            continue;
-        }
-        if let Some(value) = sys::xattr::get(from.as_fd(), &name)? {
-            match sys::xattr::set(to.as_fd(), &name, &value) {
-                // A directory outside the store may lie on a file system that knows more attributes.
-                Err(error) if error.raw_os_error() == Some(rustix::io::Errno::OPNOTSUPP.raw_os_error()) => {}
-                other => other?,
-            }
-        }
-    }
-    let times = Timestamps {
-        last_access: Timespec {
-            tv_sec: wanted.st_atime,
-            tv_nsec: wanted.st_atime_nsec as _,
-        },
-        last_modification: Timespec {
-            tv_sec: wanted.st_mtime,
-            tv_nsec: wanted.st_mtime_nsec as _,
-        },
-    };
-    Ok(rustix::fs::futimens(to, &times)?)
 }
 
 /// The overlay's own attributes say what the directory is in its layer, not how it looks: an opaque root is not to

@@ -2,7 +2,7 @@
 //!
 //! What it is: the thin, typed layer between strata and the kernel. [`Dir`] is the heart of it: a directory
 //! descriptor beneath which names are resolved and never escape. Beside it stand the mount API ([`mount`]),
-//! extended attributes ([`xattr`]) and the calls that `rustix` does not wrap.
+//! attributes ([`xattr`], [`attributes`]) and the calls that `rustix` does not wrap.
 //!
 //! What it never does: know what a layer, a container or an image is; print; read the environment.
 //!
@@ -11,6 +11,7 @@
 //!
 //! Start reading at [`dir`].
 
+pub mod attributes;
 pub mod bpf;
 pub mod caps;
 pub mod dir;

@@ -12,11 +12,11 @@
 //! its own would be neater, but the kernel refuses one lower directory beneath another.
 
 use std::io;
-use std::os::fd::AsFd;
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use mount::table::Entry;
-use rustix::fs::{FileType, Gid, Mode, Timespec, Timestamps, Uid, fchmod, fchown, futimens};
+use rustix::fs::{FileType, Mode};
 use sys::Dir;
 
 /// A file system that is mounted on the machine and does not appear in the view.
@@ -134,35 +134,10 @@ fn hide(host: &Dir, upper: &Dir, path: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// Gives `to` the owner, mode, attributes and times of `from`.
+/// As the kernel's own copying up has it: an overlay's attributes mean something about the layer they stand in, not
+/// about the directory.
 fn copy_attributes(from: &Dir, to: &Dir) -> io::Result<()> {
-    let stat = from.metadata()?;
-    fchown(
-        to,
-        Some(Uid::from_raw(stat.st_uid)),
-        Some(Gid::from_raw(stat.st_gid)),
-    )?;
-    fchmod(to, Mode::from_raw_mode(stat.st_mode))?;
-    for name in sys::xattr::list(from.as_fd())? {
-        // An overlay's own attributes mean something about the layer they stand in, not about the directory.
-        if name.to_string_lossy().starts_with("trusted.overlay.") {
-            continue;
-        }
-        if let Some(value) = sys::xattr::get(from.as_fd(), &name)? {
-            sys::xattr::set(to.as_fd(), &name, &value)?;
-        }
-    }
-    let times = Timestamps {
-        last_access: Timespec {
-            tv_sec: stat.st_atime,
-            tv_nsec: stat.st_atime_nsec as _,
-        },
-        last_modification: Timespec {
-            tv_sec: stat.st_mtime,
-            tv_nsec: stat.st_mtime_nsec as _,
-        },
-    };
-    Ok(futimens(to, &times)?)
+    sys::attributes::copy(from, to, |name| !name.as_bytes().starts_with(b"trusted.overlay."))
 }
 
 #[cfg(test)]

@@ -42,6 +42,53 @@ impl Settings {
     }
 }
 
+/// What was asked for; zero, and less, is the spec's word for no limit.
+fn positive<T: PartialOrd + Default>(value: Option<T>) -> Option<T> {
+    value.filter(|value| *value > T::default())
+}
+
+/// The controllers whose files and values are the same in both versions.
+fn in_both(controller: &str, resources: &LinuxResources, settings: &mut Settings) {
+    match controller {
+        "cpuset" => {
+            let cpu = resources.cpu().as_ref();
+            let lists = [
+                ("cpuset.cpus", cpu.and_then(|cpu| cpu.cpus().as_deref())),
+                ("cpuset.mems", cpu.and_then(|cpu| cpu.mems().as_deref())),
+            ];
+            for (file, list) in lists {
+                if let Some(list) = list.filter(|list| !list.is_empty()) {
+                    settings.add("the CPU set", file, list);
+                }
+            }
+        }
+        "pids" => {
+            if let Some(limit) = positive(resources.pids().map(|pids| pids.limit())) {
+                settings.add("the process limit", "pids.max", limit);
+            }
+        }
+        "rdma" => {
+            let mut devices: Vec<_> = resources.rdma().iter().flatten().collect();
+            devices.sort_by_key(|(name, _)| name.as_str());
+            for (name, limits) in devices {
+                let number = |value: Option<u32>| value.map_or("max".to_owned(), |value| value.to_string());
+                let (handles, objects) = (number(limits.hca_handles()), number(limits.hca_objects()));
+                let value = format!("{name} hca_handle={handles} hca_object={objects}");
+                settings.add("the RDMA limit", "rdma.max", value);
+            }
+        }
+        _ => {}
+    }
+}
+
+/// Limits of huge pages, in files whose names end so.
+fn huge_pages(resources: &LinuxResources, end: &str, settings: &mut Settings) {
+    for limit in resources.hugepage_limits().iter().flatten() {
+        let file = format!("hugetlb.{}.{end}", limit.page_size());
+        settings.add("the huge page limit", file, limit.limit());
+    }
+}
+
 /// Controllers by the name they have in both versions, or in v2 where they differ; beside each the v1 name.
 const CONTROLLERS: [(&str, &str); 9] = [
     ("memory", "memory"),

@@ -6,7 +6,9 @@ use std::io::Read;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
 
 use runtime::bundle::Bundle;
 use runtime::state::Exit;
@@ -176,6 +178,31 @@ impl Box {
         self.bundle.rootfs().join(path.trim_start_matches('/'))
     }
 
+    /// Writes `config.json`; whatever starts it here does so first.
+    pub fn write_spec(&self) {
+        let spec = serde_json::from_value(self.spec.clone()).unwrap();
+        self.bundle.write_spec(&spec).unwrap();
+    }
+
+    /// The program that starts it and stays with it in the foreground, not yet started.
+    pub fn foreground(&self) -> Command {
+        self.write_spec();
+        let mut command = Command::new(helper().program);
+        command.arg("foreground").arg(self.bundle.path());
+        command
+    }
+
+    /// Starts one that says that it is ready and then waits; gives what it prints after that.
+    pub fn ready(&self) -> (Running, File) {
+        let (stdout, out) = pipe();
+        let running = self.start([&null(), &out, &null()]).unwrap();
+        let mut stdout = File::from(stdout);
+        let mut text = [0; 6];
+        stdout.read_exact(&mut text).unwrap();
+        assert_eq!(&text, b"ready\n");
+        (running, stdout)
+    }
+
     pub fn start(&self, stdio: [&OwnedFd; 3]) -> Result<Running, StartError> {
         self.start_with(stdio, Vec::new())
     }
@@ -185,9 +212,7 @@ impl Box {
         stdio: [&OwnedFd; 3],
         cleanup: Vec<std::ffi::OsString>,
     ) -> Result<Running, StartError> {
-        self.bundle
-            .write_spec(&serde_json::from_value(self.spec.clone()).unwrap())
-            .unwrap();
+        self.write_spec();
         runtime::start(&StartRequest {
             helper: &helper(),
             bundle: self.bundle.path(),
@@ -246,6 +271,44 @@ impl Box {
 /// Output of a shell script in a container with defaults.
 pub fn sh(text: &str) -> String {
     Box::script(text).output()
+}
+
+/// A script that says that it is ready, answers SIGUSR1, and ends with 3 at SIGTERM.
+pub const WAITING: &str =
+    "trap 'echo term; exit 3' TERM; trap 'echo usr' USR1; echo ready; while :; do sleep 0.05; done";
+
+/// What a bundle is started with where a test says nothing else: nothing on its streams.
+pub fn order<'a>(bundle: &'a Path, helper: &'a Helper, null: &'a OwnedFd) -> StartRequest<'a> {
+    StartRequest {
+        helper,
+        bundle,
+        stdio: [null.as_fd(); 3],
+        size: None,
+        runtime: None,
+        cleanup: Vec::new(),
+        attention: None,
+    }
+}
+
+/// Waits, and not for ever.
+pub fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
+    let begin = Instant::now();
+    while !holds() {
+        assert!(begin.elapsed() < Duration::from_secs(10), "{what}");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// Whether a process has not ended.
+pub fn lives(pid: i32) -> bool {
+    std::fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|stat| !stat.contains(") Z "))
+}
+
+/// Sends a signal to a process of the host.
+pub fn kill(pid: i32, signal: i32) {
+    let pid = rustix::process::Pid::from_raw(pid).unwrap();
+    let signal = rustix::process::Signal::from_named_raw(signal).unwrap();
+    rustix::process::kill_process(pid, signal).unwrap();
 }
 
 pub fn null() -> OwnedFd {

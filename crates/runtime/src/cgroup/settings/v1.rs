@@ -2,7 +2,7 @@
 
 use oci_spec::runtime::LinuxResources;
 
-use super::{Result, Settings};
+use super::{Result, Settings, huge_pages, in_both, positive};
 
 /// What a controller is told, in the order in which the kernel takes it.
 pub(super) fn settings(controller: &str, resources: &LinuxResources) -> Result {
@@ -10,32 +10,8 @@ pub(super) fn settings(controller: &str, resources: &LinuxResources) -> Result {
     match controller {
         "memory" => memory(resources, &mut settings),
         "cpu" => cpu(resources, &mut settings),
-        "cpuset" => {
-            if let Some(cpu) = resources.cpu() {
-                for (file, list) in [("cpuset.cpus", cpu.cpus()), ("cpuset.mems", cpu.mems())] {
-                    if let Some(list) = list.as_deref().filter(|list| !list.is_empty()) {
-                        settings.add("the CPU set", file, list);
-                    }
-                }
-            }
-        }
-        "pids" => {
-            if let Some(limit) = resources
-                .pids()
-                .map(|pids| pids.limit())
-                .filter(|limit| *limit > 0)
-            {
-                settings.add("the process limit", "pids.max", limit);
-            }
-        }
         "blkio" => block_io(resources, &mut settings),
-        "hugetlb" => {
-            for limit in resources.hugepage_limits().iter().flatten() {
-                let file = format!("hugetlb.{}.limit_in_bytes", limit.page_size());
-                settings.add("the huge page limit", file, limit.limit());
-            }
-        }
-        "rdma" => super::v2::rdma(resources, &mut settings),
+        "hugetlb" => huge_pages(resources, "limit_in_bytes", &mut settings),
         "net_cls" => {
             if let Some(class) = resources
                 .network()
@@ -55,29 +31,28 @@ pub(super) fn settings(controller: &str, resources: &LinuxResources) -> Result {
                 settings.add("the network priority", "net_prio.ifpriomap", value);
             }
         }
-        _ => {}
+        other => in_both(other, resources, &mut settings),
     }
     Ok(settings.0)
 }
 
 fn memory(resources: &LinuxResources, settings: &mut Settings) {
     let Some(memory) = resources.memory() else { return };
-    let some = |value: Option<i64>| value.filter(|value| *value > 0);
     // Memory alone may not exceed both together, so it comes first while the other is still without limit.
-    if let Some(limit) = some(memory.limit()) {
+    if let Some(limit) = positive(memory.limit()) {
         settings.add("the memory limit", "memory.limit_in_bytes", limit);
     }
-    if let Some(swap) = some(memory.swap()) {
+    if let Some(swap) = positive(memory.swap()) {
         settings.add("the memory and swap limit", "memory.memsw.limit_in_bytes", swap);
     }
-    if let Some(reservation) = some(memory.reservation()) {
+    if let Some(reservation) = positive(memory.reservation()) {
         settings.add(
             "the memory reservation",
             "memory.soft_limit_in_bytes",
             reservation,
         );
     }
-    if let Some(tcp) = some(memory.kernel_tcp()) {
+    if let Some(tcp) = positive(memory.kernel_tcp()) {
         settings.add("the TCP memory limit", "memory.kmem.tcp.limit_in_bytes", tcp);
     }
     if let Some(swappiness) = memory.swappiness() {
@@ -90,26 +65,25 @@ fn memory(resources: &LinuxResources, settings: &mut Settings) {
 
 fn cpu(resources: &LinuxResources, settings: &mut Settings) {
     let Some(cpu) = resources.cpu() else { return };
-    let some = |value: Option<u64>| value.filter(|value| *value > 0);
-    if let Some(shares) = some(cpu.shares()) {
+    if let Some(shares) = positive(cpu.shares()) {
         settings.add("the CPU shares", "cpu.shares", shares);
     }
-    if let Some(period) = some(cpu.period()) {
+    if let Some(period) = positive(cpu.period()) {
         settings.add("the CPU period", "cpu.cfs_period_us", period);
     }
-    if let Some(quota) = cpu.quota().filter(|quota| *quota > 0) {
+    if let Some(quota) = positive(cpu.quota()) {
         settings.add("the CPU quota", "cpu.cfs_quota_us", quota);
     }
-    if let Some(burst) = some(cpu.burst()) {
+    if let Some(burst) = positive(cpu.burst()) {
         settings.add("the CPU burst", "cpu.cfs_burst_us", burst);
     }
     if let Some(idle) = cpu.idle().filter(|idle| *idle != 0) {
         settings.add("CPU idle", "cpu.idle", idle);
     }
-    if let Some(period) = some(cpu.realtime_period()) {
+    if let Some(period) = positive(cpu.realtime_period()) {
         settings.add("the real-time period", "cpu.rt_period_us", period);
     }
-    if let Some(runtime) = cpu.realtime_runtime().filter(|runtime| *runtime > 0) {
+    if let Some(runtime) = positive(cpu.realtime_runtime()) {
         settings.add("the real-time share", "cpu.rt_runtime_us", runtime);
     }
 }
@@ -117,12 +91,12 @@ fn cpu(resources: &LinuxResources, settings: &mut Settings) {
 fn block_io(resources: &LinuxResources, settings: &mut Settings) {
     let Some(io) = resources.block_io() else { return };
     let bfq = |value: String| Some(("blkio.bfq.weight".to_owned(), value));
-    if let Some(weight) = io.weight().filter(|weight| *weight > 0) {
+    if let Some(weight) = positive(io.weight()) {
         settings
             .add("the block I/O weight", "blkio.weight", weight)
             .instead = bfq(weight.to_string());
     }
-    if let Some(weight) = io.leaf_weight().filter(|weight| *weight > 0) {
+    if let Some(weight) = positive(io.leaf_weight()) {
         settings.add("the block I/O leaf weight", "blkio.leaf_weight", weight);
     }
     for device in io.weight_device().iter().flatten() {

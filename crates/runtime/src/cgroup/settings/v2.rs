@@ -2,7 +2,7 @@
 
 use oci_spec::runtime::LinuxResources;
 
-use super::{Result, Settings, Unsupported, cpu_weight, io_weight};
+use super::{Result, Settings, Unsupported, cpu_weight, huge_pages, in_both, io_weight, positive};
 
 /// What a controller is told; the spec's own words for it (`unified`) come last and so win.
 pub(super) fn settings(controller: &str, resources: &LinuxResources) -> Result {
@@ -10,35 +10,8 @@ pub(super) fn settings(controller: &str, resources: &LinuxResources) -> Result {
     match controller {
         "memory" => memory(resources, &mut settings)?,
         "cpu" => cpu(resources, &mut settings)?,
-        "cpuset" => {
-            if let Some(cpu) = resources.cpu() {
-                for (file, list) in [("cpuset.cpus", cpu.cpus()), ("cpuset.mems", cpu.mems())] {
-                    if let Some(list) = list.as_deref().filter(|list| !list.is_empty()) {
-                        settings.add("the CPU set", file, list);
-                    }
-                }
-            }
-        }
-        "pids" => {
-            if let Some(limit) = resources
-                .pids()
-                .map(|pids| pids.limit())
-                .filter(|limit| *limit > 0)
-            {
-                settings.add("the process limit", "pids.max", limit);
-            }
-        }
         "io" => io(resources, &mut settings)?,
-        "hugetlb" => {
-            for limit in resources.hugepage_limits().iter().flatten() {
-                settings.add(
-                    "the huge page limit",
-                    format!("hugetlb.{}.max", limit.page_size()),
-                    limit.limit(),
-                );
-            }
-        }
-        "rdma" => rdma(resources, &mut settings),
+        "hugetlb" => huge_pages(resources, "max", &mut settings),
         "net_cls"
             if resources
                 .network()
@@ -61,7 +34,7 @@ pub(super) fn settings(controller: &str, resources: &LinuxResources) -> Result {
                 "cgroup v2 has no such controller",
             ));
         }
-        _ => {}
+        other => in_both(other, resources, &mut settings),
     }
     let mut words: Vec<(&String, &String)> = resources.unified().iter().flatten().collect();
     words.sort();
@@ -87,15 +60,14 @@ fn memory(resources: &LinuxResources, settings: &mut Settings) -> std::result::R
     let Some(memory) = resources.memory() else {
         return Ok(());
     };
-    let some = |value: Option<i64>| value.filter(|value| *value > 0);
-    let limit = some(memory.limit());
+    let limit = positive(memory.limit());
     if let Some(limit) = limit {
         settings.add("the memory limit", "memory.max", limit);
     }
-    if let Some(reservation) = some(memory.reservation()) {
+    if let Some(reservation) = positive(memory.reservation()) {
         settings.add("the memory reservation", "memory.low", reservation);
     }
-    if let Some(both) = some(memory.swap()) {
+    if let Some(both) = positive(memory.swap()) {
         // The spec counts both together, the kernel swap alone.
         let because = "it counts memory and swap together and needs a memory limit not above it";
         let swap = limit
@@ -107,7 +79,7 @@ fn memory(resources: &LinuxResources, settings: &mut Settings) -> std::result::R
     if memory.swappiness().is_some() {
         return Err(unsupported("the swappiness", "cgroup v2 has none per cgroup"));
     }
-    if some(memory.kernel_tcp()).is_some() {
+    if positive(memory.kernel_tcp()).is_some() {
         return Err(unsupported(
             "the TCP memory limit",
             "cgroup v2 counts it as memory",
@@ -121,11 +93,10 @@ fn memory(resources: &LinuxResources, settings: &mut Settings) -> std::result::R
 
 fn cpu(resources: &LinuxResources, settings: &mut Settings) -> std::result::Result<(), Unsupported> {
     let Some(cpu) = resources.cpu() else { return Ok(()) };
-    let some = |value: Option<u64>| value.filter(|value| *value > 0);
-    if let Some(shares) = some(cpu.shares()) {
+    if let Some(shares) = positive(cpu.shares()) {
         settings.add("the CPU shares", "cpu.weight", cpu_weight(shares));
     }
-    let (quota, period) = (cpu.quota().filter(|quota| *quota > 0), some(cpu.period()));
+    let (quota, period) = (positive(cpu.quota()), positive(cpu.period()));
     if quota.is_some() || period.is_some() {
         let quota = quota.map_or("max".to_owned(), |quota| quota.to_string());
         settings.add(
@@ -134,13 +105,14 @@ fn cpu(resources: &LinuxResources, settings: &mut Settings) -> std::result::Resu
             format!("{quota} {}", period.unwrap_or(100_000)),
         );
     }
-    if let Some(burst) = some(cpu.burst()) {
+    if let Some(burst) = positive(cpu.burst()) {
         settings.add("the CPU burst", "cpu.max.burst", burst);
     }
     if let Some(idle) = cpu.idle().filter(|idle| *idle != 0) {
         settings.add("CPU idle", "cpu.idle", idle);
     }
-    if some(cpu.realtime_period()).is_some() || cpu.realtime_runtime().is_some_and(|runtime| runtime > 0) {
+    if positive(cpu.realtime_period()).is_some() || cpu.realtime_runtime().is_some_and(|runtime| runtime > 0)
+    {
         return Err(unsupported("the real-time share", "cgroup v2 has none"));
     }
     Ok(())
@@ -152,7 +124,7 @@ fn io(resources: &LinuxResources, settings: &mut Settings) -> std::result::Resul
     };
     // BFQ has v1's range; the controller's own weight is another.
     let own = |value: String| Some(("io.weight".to_owned(), value));
-    if let Some(weight) = io.weight().filter(|weight| *weight > 0) {
+    if let Some(weight) = positive(io.weight()) {
         let setting = settings.add("the block I/O weight", "io.bfq.weight", weight);
         setting.instead = own(format!("default {}", io_weight(weight)));
     }
@@ -179,21 +151,6 @@ fn io(resources: &LinuxResources, settings: &mut Settings) -> std::result::Resul
         }
     }
     Ok(())
-}
-
-/// The same file in both versions.
-pub(super) fn rdma(resources: &LinuxResources, settings: &mut Settings) {
-    let mut devices: Vec<_> = resources.rdma().iter().flatten().collect();
-    devices.sort_by_key(|(name, _)| name.as_str());
-    for (name, limits) in devices {
-        let number = |value: Option<u32>| value.map_or("max".to_owned(), |value| value.to_string());
-        let value = format!(
-            "{name} hca_handle={} hca_object={}",
-            number(limits.hca_handles()),
-            number(limits.hca_objects())
-        );
-        settings.add("the RDMA limit", "rdma.max", value);
-    }
 }
 
 #[cfg(test)]
