@@ -83,3 +83,22 @@ fn the_host_can_be_viewed_so_too() {
     let command = ["host", "sh", "-c", FILL];
     stopped_at_4_megabytes(&strata.end([&["run", "--rm"], SIZE, &command].concat()));
 }
+
+/// Whoever owns a file could give it to another project, and whoever owns a directory its new files to none.
+#[test]
+fn nobody_inside_leaves_the_limit() {
+    let strata = busybox_in(&std::env::temp_dir());
+    let script = "touch /file; mkdir /dir
+        chattr -p 0 /file && echo left by the file
+        chattr -P /dir && echo left by the directory
+        lsattr -d /dir >/dev/null && echo flags can be read";
+    for flags in [&[][..], &["--runtime", "crun"]] {
+        let command = ["host", "sh", "-c", script];
+        let ended = strata.end([&["run", "--rm"], SIZE, flags, &command].concat());
+        assert_eq!(ended.out, "flags can be read\n", "{flags:?} {ended:?}");
+        assert!(ended.err.contains("not permitted"), "{flags:?} {ended:?}");
+    }
+    // Without a limit there is nothing to keep.
+    let command = ["host", "sh", "-c", "mkdir /dir && chattr +A /dir"];
+    assert_eq!(strata.end([&["run", "--rm"][..], &command].concat()).code, 0);
+}

@@ -2,7 +2,8 @@
 //!
 //! - [`compile`] makes classic BPF of an OCI `LinuxSeccomp`, with no C library: every action, every comparison, all
 //!   the architectures a machine can enter (on x86_64 also i386 by `int 0x80`, and x32).
-//! - [`default_profile`] is the filter of a container that asks for nothing else.
+//! - [`default_profile`] is the filter of a container that asks for nothing else; `project.rs` narrows it where the
+//!   size of what is written is limited.
 //! - [`Profile`] reads docker's and podman's profile files, whose rules depend on capabilities, and resolves them.
 //!
 //! Compiling the default profile takes 70 microseconds (release build, three ABIs, 1,000 instructions; libseccomp needs
@@ -27,6 +28,7 @@ mod default;
 mod errno;
 mod numbers;
 mod profile;
+mod project;
 #[cfg(test)]
 mod tests;
 mod tree;
@@ -35,6 +37,7 @@ pub use abi::Abi;
 pub use compile::{CompileError, compile, compile_for, flags};
 pub use default::default_profile;
 pub use profile::{Circumstances, Profile, ProfileError};
+pub(crate) use project::keep_project;
 
 /// The values of `SECCOMP_RET_*` (linux/seccomp.h).
 mod ret {

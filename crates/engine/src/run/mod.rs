@@ -72,8 +72,6 @@ pub struct Request {
     pub registries: Registries,
     /// The container's name; one is made up.
     pub name: Option<String>,
-    /// Bytes on disk that its writable directory may take; any number.
-    pub size: Option<u64>,
     /// Everything of the container goes when its process ends.
     pub remove: bool,
     /// The process gets the caller's standard input; otherwise an empty one.
@@ -99,7 +97,6 @@ impl Request {
             platform: None,
             registries: Registries::default(),
             name: None,
-            size: None,
             remove: false,
             interactive: false,
             container: ContainerOptions::default(),

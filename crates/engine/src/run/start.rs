@@ -251,7 +251,7 @@ impl Engine {
         let snapshot = PrepareOptions {
             lower: base.lower.clone(),
             volatile: request.remove,
-            size: request.size,
+            size: request.container.storage_size,
             ..PrepareOptions::default()
         };
         let parent = base

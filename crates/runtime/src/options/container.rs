@@ -61,6 +61,9 @@ pub struct ContainerOptions {
     pub ulimits: Vec<PosixRlimit>,
     /// Size of `/dev/shm` in bytes; 64 MiB.
     pub shm_size: Option<u64>,
+    /// Bytes on disk that the container's writable directory may take; any number. The store keeps the limit, and the
+    /// default filter sees that nobody inside leaves it.
+    pub storage_size: Option<u64>,
     /// Limits of the container's cgroup.
     pub resources: ResourceOptions,
     /// The cgroup that the container's is made in (see `cgroup` for where it is otherwise).

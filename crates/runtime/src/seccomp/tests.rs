@@ -492,6 +492,31 @@ fn the_default_profile_withholds_what_it_should() {
 /// The kernel runs the program once per number when it is installed and remembers those that are allowed without a
 /// look at the arguments; that works only while nothing else is loaded on the way.
 #[test]
+fn a_kept_project_takes_two_commands_away() {
+    let mut profile = default_profile(&capabilities(&[]));
+    keep_project(&mut profile);
+    let program = compile_for(Abi::X86_64, &profile).unwrap();
+    let allowed = |abi, command: u64| {
+        let answer = answer(&program, abi, "ioctl", [3, command, 0, 0, 0, 0]);
+        assert!(answer == ALLOW || answer == errno(1), "{answer:#x}");
+        answer == ALLOW
+    };
+    // FS_IOC_FSSETXATTR, FS_IOC_SETFLAGS and its narrow form; what the kernel does not look at hides none of them.
+    for command in [0x401c_5820, 0x4008_6602, 0x4004_6602] {
+        assert!(!allowed(Abi::X86_64, command), "{command:#x}");
+        assert!(!allowed(Abi::X86_64, command | 1 << 32), "{command:#x}");
+        assert!(!allowed(Abi::I386, command), "{command:#x}");
+        for bit in 0..16 {
+            assert!(allowed(Abi::X86_64, command ^ 1 << bit), "{command:#x} {bit}");
+        }
+    }
+    // TCGETS, FIONREAD, FS_IOC_GETFLAGS, FS_IOC_FSGETXATTR, FICLONE.
+    for command in [0x5401, 0x541b, 0x8008_6601, 0x801c_581f, 0x4004_9409] {
+        assert!(allowed(Abi::X86_64, command), "{command:#x}");
+    }
+}
+
+#[test]
 fn allowed_calls_are_decided_by_number_alone() {
     let program = compile(&default_profile(&capabilities(&[]))).unwrap();
     for name in [

@@ -9,7 +9,7 @@ use crate::options::ContainerOptions;
 use crate::options::container::{SeccompChoice, Unmask};
 use crate::options::namespaces::NamespaceOption;
 use crate::options::security::CapabilityOption;
-use crate::seccomp::{Circumstances, Profile, default_profile};
+use crate::seccomp::{Circumstances, Profile, default_profile, keep_project};
 
 /// The capabilities of a container, and those among them that the user named.
 pub(super) struct Granted {
@@ -94,7 +94,11 @@ pub(super) fn seccomp(
     };
     let native = host.abi.ok_or(SpecError::UnknownMachine)?;
     let Some((path, text)) = profile else {
-        return Ok(Some(default_profile(bounding)));
+        let mut profile = default_profile(bounding);
+        if options.storage_size.is_some() {
+            keep_project(&mut profile);
+        }
+        return Ok(Some(profile));
     };
     let circumstances = Circumstances {
         capabilities: bounding,

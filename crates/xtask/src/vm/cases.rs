@@ -68,7 +68,13 @@ const TWICE: &[Twice] = &[
 ];
 
 /// What Debian has, and the cases start beside busybox and our own programs. Their packages are in `packages.rs`.
-const DEBIANS: &[&str] = &["/usr/sbin/apparmor_parser", "/usr/bin/crun", "/usr/sbin/mkfs.xfs"];
+const DEBIANS: &[&str] = &[
+    "/usr/sbin/apparmor_parser",
+    "/usr/bin/crun",
+    "/usr/sbin/mkfs.xfs",
+    "/usr/bin/chattr",
+    "/usr/bin/lsattr",
+];
 
 /// Emulation is slow, and a case that hangs must not cost the whole run.
 const LIMIT: Duration = Duration::from_secs(240);

@@ -34,7 +34,6 @@ pub(super) fn request(context: &Context, args: &RunArgs) -> Result<Request, Fail
     let mut request = Request::new(source);
     request.container = container(args, command)?;
     request.name = maybe(&args.name, process::name)?;
-    request.size = each(&args.storage_opt, limits::storage_opt)?.pop();
     request.remove = args.rm;
     request.interactive = args.interactive;
     request.pull = match args.pull {
@@ -75,6 +74,7 @@ fn container(args: &RunArgs, command: &[String]) -> Result<ContainerOptions, Fai
         sysctls: each(&args.sysctl, security::sysctl)?,
         ulimits: each(&args.ulimit, limits::ulimit)?,
         shm_size: maybe(&args.shm_size, limits::shm_size)?,
+        storage_size: each(&args.storage_opt, limits::storage_opt)?.pop(),
         resources: ResourceOptions {
             memory: maybe(&args.memory, limits::memory)?,
             memory_swap: maybe(&args.memory_swap, limits::memory_swap)?,
