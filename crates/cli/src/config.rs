@@ -23,6 +23,24 @@ struct File {
     runtime: Option<PathBuf>,
     #[serde(default)]
     registries: Registries,
+    #[serde(default)]
+    limits: Limits,
+}
+
+/// `[limits]`: what a layer may do to the machine that unpacks it.
+#[derive(Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Limits {
+    layer_bytes: Option<u64>,
+    layer_entries: Option<u64>,
+}
+
+impl Limits {
+    fn over(self, mut limits: engine::Limits) -> engine::Limits {
+        limits.bytes = self.layer_bytes.unwrap_or(limits.bytes);
+        limits.entries = self.layer_entries.unwrap_or(limits.entries);
+        limits
+    }
 }
 
 /// `[registries]`: how registries are spoken to.
@@ -47,6 +65,8 @@ pub(crate) struct Settings {
     pub(crate) runtime: Option<PathBuf>,
     /// How registries are spoken to.
     pub(crate) registries: Registries,
+    /// What a layer may do to the machine that unpacks it.
+    pub(crate) limits: engine::Limits,
     /// The file that was read, if there was one.
     pub(crate) file: Option<PathBuf>,
 }
@@ -80,6 +100,7 @@ impl Settings {
             namespace,
             runtime: file.runtime,
             registries: file.registries,
+            limits: file.limits.over(engine::Limits::default()),
             file: read,
         })
     }
@@ -95,7 +116,7 @@ fn parse(text: &str, path: &Path) -> Result<File, Failure> {
             path.display(),
             e.message().replace('\n', "; ")
         ))
-        .hint("the keys are root, state, namespace, runtime and [registries] plain_http")
+        .hint("the keys are root, state, namespace, runtime, [registries] plain_http and [limits] layer_bytes, layer_entries")
     })?;
     for (key, value) in [("root", &file.root), ("state", &file.state)] {
         if value.as_ref().is_some_and(|v| v.is_relative()) {
@@ -138,7 +159,7 @@ mod tests {
         let path = dir.path().join("c.toml");
         std::fs::write(
             &path,
-            "root = \"/a\"\nstate = \"/b\"\n[registries]\nplain_http = [\"r:5000\"]\n",
+            "root = \"/a\"\nstate = \"/b\"\n[registries]\nplain_http = [\"r:5000\"]\n[limits]\nlayer_entries = 5\n",
         )
         .unwrap();
         let global = Global {
@@ -151,6 +172,8 @@ mod tests {
         assert_eq!(settings.state, Path::new("/b"));
         assert_eq!(settings.namespace, "default");
         assert_eq!(settings.registries.plain_http, ["r:5000"]);
+        let bytes = engine::Limits::default().bytes;
+        assert_eq!((settings.limits.entries, settings.limits.bytes), (5, bytes));
         assert_eq!(settings.file, Some(path));
     }
 

@@ -67,9 +67,11 @@ impl<E: Explain> From<E> for Failure {
     }
 }
 
+const FREE_SPACE: &str = "free some space, or use another --root";
+
 fn fault_hint(fault: &Fault) -> Option<String> {
     let hint = match fault {
-        Fault::Full(_) => "free some space, or use another --root",
+        Fault::Full(_) => FREE_SPACE,
         Fault::ReadOnly(_) => "name a directory that can be written with --root",
         Fault::Busy(_) => "another strata has been writing for long; try again",
         Fault::Corrupt { .. } | Fault::Database { .. } => {
@@ -185,6 +187,14 @@ impl Explain for InstallError {
             _ => None,
         }
     }
+
+    fn hint(&self) -> Option<String> {
+        match self {
+            InstallError::Full { .. } => Some(FREE_SPACE.to_owned()),
+            InstallError::Blob(error) => error.hint(),
+            _ => None,
+        }
+    }
 }
 
 impl Explain for FindImageError {
@@ -216,6 +226,13 @@ impl Explain for PullError {
             _ => None,
         }
     }
+
+    fn hint(&self) -> Option<String> {
+        match self {
+            PullError::Pull(pull::Refusal::Install { source, .. }) => source.hint(),
+            _ => None,
+        }
+    }
 }
 
 impl Explain for LoadError {
@@ -228,12 +245,18 @@ impl Explain for LoadError {
             _ => None,
         }
     }
+
     fn hint(&self) -> Option<String> {
         let LoadError::Load(refusal) = self else {
             return None;
         };
-        matches!(*refusal.problem, LoadProblem::NotTar)
-            .then(|| "load takes what docker save, podman save, skopeo and buildah write".to_owned())
+        match &*refusal.problem {
+            LoadProblem::NotTar => {
+                Some("load takes what docker save, podman save, skopeo and buildah write".to_owned())
+            }
+            LoadProblem::Install { source, .. } => source.hint(),
+            _ => None,
+        }
     }
 }
 
@@ -241,6 +264,13 @@ impl Explain for ImportError {
     fn fault(&self) -> Option<&Fault> {
         match self {
             ImportError::Import(import::Refusal::Install { source, .. }) => source.fault(),
+            _ => None,
+        }
+    }
+
+    fn hint(&self) -> Option<String> {
+        match self {
+            ImportError::Import(import::Refusal::Install { source, .. }) => source.hint(),
             _ => None,
         }
     }
@@ -267,6 +297,7 @@ impl Explain for BaseError {
             }
             BaseError::Directory { .. } => "name a directory that holds a root file system".to_owned(),
             BaseError::Find(error) => return error.hint(),
+            BaseError::Pull(error) => return error.hint(),
             BaseError::Blob { source, .. } => return source.hint(),
             _ => return None,
         })

@@ -6,7 +6,7 @@ mod common;
 use std::fs;
 use std::path::Path;
 
-use common::{Image, Layer, Strata, empty, refused};
+use common::{Compression, Image, Layer, Strata, empty, refused};
 use serde_json::{Value, json};
 use testkit::image::{blob_name, write_tar};
 use testkit::layer::EntryType;
@@ -348,4 +348,73 @@ fn a_file_larger_than_the_disk() {
         .write_oci_archive(&archive);
     refused(&load(&strata, &archive), &[]);
     left_nothing(&strata);
+}
+
+/// An image whose layer is `head`, then `piece` so many times: large, and small on disk, since what is compressed may be
+/// put together of pieces that are.
+fn repeated(path: &Path, head: Vec<u8>, piece: &[u8], times: usize) {
+    let mut blob = Compression::Zstd.compress(&head);
+    blob.extend(Compression::Zstd.compress(piece).repeat(times));
+    let mut files = files();
+    let [layer, _, manifest] = blobs();
+    let media_type = "application/vnd.oci.image.layer.v1.tar+zstd";
+    let described = testkit::image::descriptor(media_type, &blob);
+    replace(&mut files, &layer, blob);
+    // The configuration says what it was: whatever is in it, it is given up before its end.
+    rewrite_manifest(&mut files, &manifest, |manifest| {
+        manifest["layers"] = json!([described])
+    });
+    write_tar(path, files);
+}
+
+#[test]
+fn a_layer_of_a_million_entries() {
+    let strata = empty();
+    fs::write(
+        strata.dir().join("config.toml"),
+        "[limits]\nlayer_entries = 5000\n",
+    )
+    .unwrap();
+    let archive = strata.dir().join("many.tar");
+    // A directory and a link in it, a thousand times each, five hundred times.
+    let mut piece = Vec::new();
+    for n in 0..1000 {
+        let pair = Layer::new()
+            .dir(format!("d{n}"), 0o755)
+            .symlink(format!("d{n}/way"), "x")
+            .finish();
+        piece.extend_from_slice(&pair[..2 * 512]);
+    }
+    repeated(&archive, Vec::new(), &piece, 500);
+    assert!(fs::metadata(&archive).unwrap().len() < 4 << 20);
+    refused(&load(&strata, &archive), &["many.tar", "more than 5000 entries"]);
+    left_nothing(&strata);
+}
+
+#[test]
+fn a_decompression_bomb() {
+    let strata = empty();
+    fs::write(
+        strata.dir().join("config.toml"),
+        "[limits]\nlayer_bytes = 16777216\n",
+    )
+    .unwrap();
+    // A file of a tebibyte; a gibibyte of it is there.
+    let layer = Layer::new().entry(EntryType::Regular, "bomb", |header| header.set_size(1 << 40));
+    let head = layer.finish()[..512].to_vec();
+    let archive = strata.dir().join("bomb.tar");
+    repeated(&archive, head.clone(), &vec![0; 1 << 20], 1024);
+    assert!(fs::metadata(&archive).unwrap().len() < 4 << 20);
+    refused(
+        &load(&strata, &archive),
+        &["bomb.tar", "\"bomb\"", "more than 16777216 bytes"],
+    );
+    left_nothing(&strata);
+    // The same as a root file system.
+    let root = strata.dir().join("bomb.tar.zst");
+    let mut packed = Compression::Zstd.compress(&head);
+    packed.extend(Compression::Zstd.compress(&vec![0; 1 << 20]).repeat(1024));
+    fs::write(&root, packed).unwrap();
+    let ended = strata.end(["import".as_ref(), "-q".as_ref(), root.as_os_str()]);
+    refused(&ended, &["bomb.tar.zst", "more than 16777216 bytes"]);
 }

@@ -62,7 +62,7 @@ impl Engine {
             changes: request.changes.to_vec(),
             message: request.message.map(str::to_owned),
             platform: request.platform.map(str::parse::<Platform>).transpose()?,
-            ..ImportOptions::default()
+            limits: self.setup.limits.clone(),
         };
         let client;
         let source = match request.source {

@@ -34,6 +34,7 @@ use std::path::{Path, PathBuf};
 
 use store::Store;
 
+pub use image::unpack::Limits;
 pub use runtime::Helper;
 pub use store::OpenError;
 
@@ -63,6 +64,8 @@ pub struct Setup {
     /// Program and first arguments that remove a container once it has ended and whoever ran it is gone; its id
     /// follows. Empty for none.
     pub remover: Vec<OsString>,
+    /// What a layer may do to the machine that unpacks it.
+    pub limits: Limits,
 }
 
 /// Everything that can be done with images and containers of one namespace.

@@ -55,6 +55,7 @@ impl Engine {
     ) -> Result<Vec<Loaded>, LoadError> {
         let options = LoadOptions {
             platform: wanted(platform)?,
+            limits: self.setup.limits.clone(),
             ..LoadOptions::default()
         };
         let installed = image::load::load(&self.store, self.ns(), source, &options, progress)?;

@@ -53,6 +53,7 @@ impl Engine {
         let client = Client::new(registries);
         let options = PullOptions {
             platform,
+            limits: self.setup.limits.clone(),
             ..PullOptions::default()
         };
         Ok(image::pull::pull(

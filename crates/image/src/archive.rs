@@ -336,7 +336,10 @@ fn spool(from: impl BufRead, store: &Store, lease: &Lease) -> Result<HashMap<Str
             Kind::File if entry.size <= SMALL && memory + entry.size <= MEMORY => {
                 memory += entry.size;
                 let mut bytes = Vec::new();
-                copy(&mut reader, &mut bytes, &name)?;
+                copy(&mut reader, |piece| {
+                    bytes.extend_from_slice(piece);
+                    Ok(())
+                })?;
                 Member::Bytes(Arc::new(bytes))
             }
             Kind::File => keep(&mut reader, &name, entry.size, store, lease)?,
@@ -353,16 +356,16 @@ fn spool(from: impl BufRead, store: &Store, lease: &Lease) -> Result<HashMap<Str
     Ok(members)
 }
 
-fn copy(reader: &mut Reader<impl BufRead>, to: &mut dyn Write, name: &str) -> Result<(), LoadProblem> {
+fn copy(
+    reader: &mut Reader<impl BufRead>,
+    mut to: impl FnMut(&[u8]) -> Result<(), LoadProblem>,
+) -> Result<(), LoadProblem> {
     loop {
         let piece = reader.data().map_err(malformed)?;
         if piece.is_empty() {
             return Ok(());
         }
-        to.write_all(piece).map_err(|source| LoadProblem::Read {
-            name: name.to_owned(),
-            source,
-        })?;
+        to(piece)?;
         let len = piece.len();
         reader.consume(len);
     }
@@ -395,7 +398,10 @@ fn keep(
     let mut ingest = store
         .ingest_once(lease, &format!("archive {name}"), expected.as_ref())
         .map_err(failed)?;
-    copy(reader, &mut ingest, name)?;
+    copy(reader, |piece| {
+        let written = ingest.write_all(piece);
+        written.map_err(|error| failed(ingest.write_fault(error).into()))
+    })?;
     let digest = store.commit_blob(ingest, lease).map_err(|error| match error {
         IngestError::Mismatch { found, .. } => LoadProblem::Digest {
             name: name.to_owned(),

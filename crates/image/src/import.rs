@@ -1,17 +1,18 @@
 //! `import`: a root file system's tar becomes an image of one layer.
 
+use std::cell::RefCell;
 use std::fs::File;
 use std::io::{self, BufReader, Read, Write};
 use std::path::{Path, PathBuf};
 
 use serde_json::json;
-use store::{BlobError, Descriptor, Digest, Fault, Hasher, Ingest, IngestError, Store};
+use store::{BlobError, Descriptor, Digest, Fault, Hasher, Ingest, IngestError, Lease, Store};
 
 use crate::bring::BlobSource;
 use crate::change::{self, ChangeError};
 use crate::compression::{Compression, decoder};
 use crate::config::{Execution, History, ImageConfig, RootFs};
-use crate::install::{InstallError, Installed, Parts, Place, install, plan};
+use crate::install::{InstallError, Installed, Parts, Place, install, leased, plan};
 use crate::manifest::Layer;
 use crate::media;
 use crate::platform::Platform;
@@ -47,6 +48,14 @@ pub enum ImportError {
         from: String,
         /// The system's or the decoder's words.
         source: io::Error,
+    },
+    /// It inflates without end, or nearly.
+    #[error("{from} has more than {limit} bytes")]
+    TooLarge {
+        /// Where it comes from.
+        from: String,
+        /// How many are taken, inflated.
+        limit: u64,
     },
     /// There is nothing in it.
     #[error("{from} is empty")]
@@ -115,25 +124,43 @@ pub fn import(
     options: &ImportOptions,
     progress: &dyn Progress,
 ) -> Result<Installed, ImportError> {
-    // What is wrong with the instructions is said before anything is read.
-    let mut execution = Execution::default();
-    for instruction in &options.changes {
-        change::apply(&mut execution, instruction)?;
-    }
     let from = match &source {
         Source::Path(path) => path.display().to_string(),
         Source::Stream(_) => "the stream".to_owned(),
         Source::Url(_, url) => (*url).to_owned(),
     };
-    let failed = |source: InstallError| ImportError::install(&from, source);
+    let fault = |e: Fault| ImportError::install(&from, e);
+    leased(store, &format!("import {from}"), fault, |lease| {
+        beneath(store, lease, ns, source, &from, options, progress)
+    })
+}
+
+/// All that is done while the lease is held.
+fn beneath(
+    store: &Store,
+    lease: &Lease,
+    ns: &str,
+    source: Source<'_>,
+    from: &str,
+    options: &ImportOptions,
+    progress: &dyn Progress,
+) -> Result<Installed, ImportError> {
+    // What is wrong with the instructions is said before anything is read.
+    let mut execution = Execution::default();
+    for instruction in &options.changes {
+        change::apply(&mut execution, instruction)?;
+    }
+    let failed = |source: InstallError| ImportError::install(from, source);
     let fault = |e: Fault| failed(e.into());
-    let lease = store.lease(&format!("import {from}")).map_err(fault)?;
     let mut ingest = store
-        .ingest_once(&lease, "import", None)
+        .ingest_once(lease, "import", None)
         .map_err(|e| failed(e.into()))?;
     let (diff_id, media_type) = match source {
-        Source::Stream(stream) => copy(stream, &mut ingest, &from, progress)?,
-        Source::Url(client, url) => copy(&mut client.download(url, progress)?, &mut ingest, &from, progress)?,
+        Source::Stream(stream) => copy(stream, &mut ingest, from, &options.limits, progress)?,
+        Source::Url(client, url) => {
+            let mut answer = client.download(url, progress)?;
+            copy(&mut answer, &mut ingest, from, &options.limits, progress)?
+        }
         Source::Path(path) if path.is_dir() => {
             return Err(ImportError::Directory {
                 path: path.to_owned(),
@@ -144,12 +171,12 @@ pub fn import(
                 path: path.to_owned(),
                 source,
             });
-            copy(&mut open?, &mut ingest, &from, progress)?
+            copy(&mut open?, &mut ingest, from, &options.limits, progress)?
         }
     };
     let size = ingest.offset();
     let digest = store
-        .commit_blob(ingest, &lease)
+        .commit_blob(ingest, lease)
         .map_err(|e: IngestError| failed(e.into()))?;
 
     let platform = options.platform.clone().unwrap_or_else(Platform::host);
@@ -173,7 +200,7 @@ pub fn import(
         }],
     };
     let keep = |media_type: &str, bytes: &[u8]| -> Result<Descriptor, ImportError> {
-        let digest = store.put_blob(&lease, bytes).map_err(|e| failed(e.into()))?;
+        let digest = store.put_blob(lease, bytes).map_err(|e| failed(e.into()))?;
         Ok(Descriptor {
             media_type: media_type.to_owned(),
             digest,
@@ -200,7 +227,7 @@ pub fn import(
             urls: Vec::new(),
         }],
     };
-    let plan = plan(store, &lease, parts, progress).map_err(fault)?;
+    let plan = plan(store, lease, parts, progress).map_err(fault)?;
     let names: Vec<String> = options.name.iter().map(Reference::canonical).collect();
     let place = Place {
         ns,
@@ -208,9 +235,7 @@ pub fn import(
         parallel: 1,
         limits: &options.limits,
     };
-    let installed = install(store, &lease, place, plan, &Here { from: &from }, progress)?;
-    store.release(lease).map_err(fault)?;
-    Ok(installed)
+    install(store, lease, place, plan, &Here { from }, progress)
 }
 
 /// Copies the tar as it is into a blob, and hashes what is in it on the way: the layer's diff ID.
@@ -218,15 +243,21 @@ fn copy(
     from: &mut dyn Read,
     to: &mut Ingest,
     name: &str,
+    limits: &Limits,
     progress: &dyn Progress,
 ) -> Result<(Digest, &'static str), ImportError> {
-    let failed = |source| ImportError::Read {
-        from: name.to_owned(),
-        source,
+    let full = RefCell::new(None);
+    let failed = |source| match full.take() {
+        Some(fault) => ImportError::install(name, InstallError::Fault(fault)),
+        None => ImportError::Read {
+            from: name.to_owned(),
+            source,
+        },
     };
     let tee = Tee {
         from,
         to,
+        full: &full,
         name,
         bytes: 0,
         progress,
@@ -246,6 +277,12 @@ fn copy(
             Ok(read) => {
                 hasher.update(&piece[..read]);
                 size += read as u64;
+                if size > limits.bytes {
+                    return Err(ImportError::TooLarge {
+                        from: name.to_owned(),
+                        limit: limits.bytes,
+                    });
+                }
             }
             Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
             Err(e) => return Err(failed(e)),
@@ -263,6 +300,8 @@ fn copy(
 struct Tee<'a> {
     from: &'a mut dyn Read,
     to: &'a mut Ingest,
+    /// Why nothing more could be written.
+    full: &'a RefCell<Option<Fault>>,
     name: &'a str,
     bytes: u64,
     progress: &'a dyn Progress,
@@ -271,9 +310,11 @@ struct Tee<'a> {
 impl Read for Tee<'_> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let read = self.from.read(buffer)?;
-        self.to
-            .write_all(&buffer[..read])
-            .map_err(|error| io::Error::new(error.kind(), format!("the store cannot take it: {error}")))?;
+        self.to.write_all(&buffer[..read]).map_err(|error| {
+            let kind = error.kind();
+            self.full.replace(Some(self.to.write_fault(error)));
+            kind
+        })?;
         self.bytes += read as u64;
         self.progress.event(&Event::Read {
             what: self.name,

@@ -8,6 +8,7 @@
 
 use std::fs::File;
 use std::io::{self, BufReader, Read};
+use std::path::PathBuf;
 
 use store::{
     BlobError, Descriptor, Digest, Fault, ImageError, ImageLayer, ImageRecord, IngestError, LayerMeta, Lease,
@@ -36,6 +37,16 @@ pub enum InstallError {
         /// Digest of the layer's blob.
         layer: Digest,
         /// What is wrong with it.
+        source: UnpackError,
+    },
+    /// The disk is full.
+    #[error("no space left on the disk for {} to unpack layer {layer}: {}", store.display(), crate::text::whole(source))]
+    Full {
+        /// Where the store lies.
+        store: PathBuf,
+        /// Digest of the layer's blob.
+        layer: Digest,
+        /// What did not fit.
         source: UnpackError,
     },
     /// A layer holds something else than the image's configuration says.
@@ -149,6 +160,27 @@ pub struct Place<'a> {
     pub parallel: usize,
     /// What a layer may do to us.
     pub limits: &'a Limits,
+}
+
+/// Does something under a lease. When that fails, what it brought goes at once: its source can be read again from the
+/// beginning, unlike a registry's, for which what has arrived is kept.
+pub(crate) fn leased<T, E>(
+    store: &Store,
+    purpose: &str,
+    fault: impl Fn(Fault) -> E,
+    operation: impl FnOnce(&Lease) -> Result<T, E>,
+) -> Result<T, E> {
+    let lease = store.lease(purpose).map_err(&fault)?;
+    let done = operation(&lease);
+    let released = store.release(lease);
+    match done {
+        Ok(value) => released.map(|()| value).map_err(fault),
+        Err(error) => {
+            // Where that fails too, the next collection makes up for it.
+            let _ = store.collect();
+            Err(error)
+        }
+    }
 }
 
 /// Looks up, and holds, what is there of an image.
@@ -269,9 +301,16 @@ impl Stack<'_> {
         let archive = decoder(BufReader::with_capacity(PIECE, counted));
         let unpacked =
             unpack(archive, new.fs(), &self.below, record, self.limits, &|_| {}).map_err(|source| {
-                InstallError::Unpack {
-                    layer: digest,
-                    source,
+                match source.is_full() {
+                    true => InstallError::Full {
+                        store: self.store.root().to_owned(),
+                        layer: digest,
+                        source,
+                    },
+                    false => InstallError::Unpack {
+                        layer: digest,
+                        source,
+                    },
                 }
             })?;
         if unpacked.diff_id != layer.diff_id {

@@ -7,11 +7,11 @@
 use std::io::{self, Read};
 use std::path::Path;
 
-use store::{Digest, Fault, Store};
+use store::{Digest, Fault, Lease, Store};
 
 use crate::archive::Archive;
 use crate::config::ConfigError;
-use crate::install::{InstallError, Installed};
+use crate::install::{InstallError, Installed, leased};
 use crate::manifest::{MAX_MANIFEST, ManifestError};
 use crate::platform::{Platform, Wanted};
 use crate::progress::Progress;
@@ -238,7 +238,7 @@ pub(crate) struct Load<'a> {
 /// Loads every image of an archive or a layout.
 ///
 /// # Errors
-/// [`LoadProblem`]; images before the one that failed are there, with their names.
+/// [`LoadProblem`]; images before the one that failed are there, with their names. Nothing else is.
 pub fn load(
     store: &Store,
     ns: &str,
@@ -264,15 +264,28 @@ fn all(
     options: &LoadOptions,
     progress: &dyn Progress,
 ) -> Result<Vec<Installed>, LoadProblem> {
-    let lease = store.lease(&format!("load {from}")).map_err(LoadProblem::fault)?;
+    leased(store, &format!("load {from}"), LoadProblem::fault, |lease| {
+        beneath(store, lease, ns, source, options, progress)
+    })
+}
+
+/// All that is done while the lease is held.
+fn beneath(
+    store: &Store,
+    lease: &Lease,
+    ns: &str,
+    source: Source<'_>,
+    options: &LoadOptions,
+    progress: &dyn Progress,
+) -> Result<Vec<Installed>, LoadProblem> {
     let (archive, stem) = match source {
         Source::Path(path) if path.is_dir() => (Archive::directory(path)?, stem(path)),
-        Source::Path(path) => (Archive::file(path, store, &lease)?, stem(path)),
-        Source::Stream(stream) => (Archive::stream(stream, store, &lease)?, None),
+        Source::Path(path) => (Archive::file(path, store, lease)?, stem(path)),
+        Source::Stream(stream) => (Archive::stream(stream, store, lease)?, None),
     };
     let load = Load {
         store,
-        lease: &lease,
+        lease,
         ns,
         archive: &archive,
         stem,
@@ -291,7 +304,6 @@ fn all(
             });
         }
     };
-    store.release(lease).map_err(LoadProblem::fault)?;
     match loaded.is_empty() {
         true => Err(LoadProblem::Empty),
         false => Ok(loaded),

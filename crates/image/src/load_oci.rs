@@ -326,7 +326,8 @@ impl BlobSource for FromArchive<'_> {
             name: name.clone(),
             source,
         };
-        // An earlier try may have left a beginning.
+        to.leave_nothing();
+        // An earlier pull may have left a beginning.
         let skip = to.offset();
         std::io::copy(&mut std::io::Read::take(&mut from, skip), &mut std::io::sink()).map_err(failed)?;
         let mut done = skip;
@@ -336,7 +337,8 @@ impl BlobSource for FromArchive<'_> {
             if read == 0 {
                 return Ok(());
             }
-            std::io::Write::write_all(to, &piece[..read]).map_err(failed)?;
+            std::io::Write::write_all(to, &piece[..read])
+                .map_err(|error| self.failed(to.write_fault(error).into()))?;
             done += read as u64;
             self.load.progress.event(&Event::Fetched {
                 digest: &digest,

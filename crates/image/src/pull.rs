@@ -296,15 +296,14 @@ impl BlobSource for Pull<'_> {
     type Error = PullError;
 
     fn bring(&self, layer: &Layer, to: &mut Ingest) -> Result<(), PullError> {
-        let offset = to.offset();
-        Ok(self.client.blob(
-            self.reference,
-            &layer.blob,
-            &layer.urls,
-            offset,
-            to,
-            self.progress,
-        )?)
+        let (blob, offset) = (&layer.blob, to.offset());
+        let brought = self
+            .client
+            .blob(self.reference, blob, &layer.urls, offset, to, self.progress);
+        brought.map_err(|error| match error {
+            RegistryError::Write { source, .. } => self.failed(to.write_fault(source).into()),
+            other => other.into(),
+        })
     }
 
     fn failed(&self, error: InstallError) -> PullError {

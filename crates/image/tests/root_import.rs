@@ -136,6 +136,22 @@ fn the_configuration_is_as_told() {
 }
 
 #[test]
+fn what_inflates_without_end() {
+    let home = Home::new();
+    let path = write(&home, "bomb", &Compression::Zstd.compress(&vec![0; 64 << 20]));
+    let mut options = named("bomb");
+    options.limits.bytes = 1 << 20;
+    let error = import(&home.store, "default", Source::Path(&path), &options, &Silent).unwrap_err();
+    assert!(
+        matches!(error, ImportError::TooLarge { limit: 1_048_576, .. }),
+        "{error}"
+    );
+    // Nothing of it is left.
+    let blobs = home.dir.path().join("store/content/blobs/sha256");
+    assert_eq!(std::fs::read_dir(blobs).map_or(0, Iterator::count), 0);
+}
+
+#[test]
 fn refused() {
     let home = Home::new();
     let try_path = |path: &Path, options: &ImportOptions| {

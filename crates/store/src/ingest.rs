@@ -107,6 +107,17 @@ impl Ingest {
         }
     }
 
+    /// From now on nothing of it stays unless it is committed, as with [`Store::ingest_once`]: for a source that is read
+    /// from its beginning the next time.
+    pub fn leave_nothing(&mut self) {
+        self.once = true;
+    }
+
+    /// The fault behind an error of writing into it: the disk is full, say.
+    pub fn write_fault(&self, error: io::Error) -> Fault {
+        self.fault("writing", error)
+    }
+
     fn fault(&self, what: &'static str, error: io::Error) -> Fault {
         self.layout.fault(what, format!("{INGEST}/{}", self.name), error)
     }

@@ -74,6 +74,7 @@ impl Context {
                 args: vec![crate::SUPERVISOR.into()],
             },
             remover,
+            limits: settings.limits.clone(),
         })?)
     }
 }

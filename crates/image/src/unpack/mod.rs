@@ -125,6 +125,19 @@ pub enum UnpackError {
     Threads(#[source] io::Error),
 }
 
+impl UnpackError {
+    /// Whether the disk, the inodes or a quota are used up.
+    pub fn is_full(&self) -> bool {
+        match self {
+            UnpackError::Make { source, .. } | UnpackError::Record(source) => matches!(
+                source.kind(),
+                io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded
+            ),
+            _ => false,
+        }
+    }
+}
+
 /// Unpacks `tar`, a layer's inflated archive, into the empty directory `into`, as a layer of a privileged overlay
 /// ([`Format::TRUSTED`]); see [`unpack_as`].
 pub fn unpack(
