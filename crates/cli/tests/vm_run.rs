@@ -3,6 +3,7 @@
 mod common;
 
 use std::fs;
+use std::os::unix::fs::MetadataExt;
 
 use common::{Image, Layer, busybox, empty, refused, said, sh};
 
@@ -196,6 +197,11 @@ fn crun_runs_the_same_bundle() {
     assert_eq!(ended.out, "33554432\n8\n25000 100000\n0::/\n", "{ended:?}");
     let ended = crun(&limits, "a=0123456789abcdef; while :; do a=$a$a; done");
     assert_eq!(ended.code, 137, "{ended:?}");
+    // The group above the container's is open to all, as those that strata makes: a user namespace's root looks there.
+    assert_eq!(crun(&["--cgroup-parent", "/by-crun"], "true").code, 0);
+    let mode = fs::metadata("/sys/fs/cgroup/by-crun").unwrap().mode() & 0o777;
+    assert_eq!(mode, 0o755, "{mode:o}");
+    fs::remove_dir("/sys/fs/cgroup/by-crun").unwrap();
     let missing = strata.end(["run", "--rm", "--runtime", "crun", "busybox", "no-such-program"]);
     assert_eq!(missing.code, 127, "{missing:?}");
     assert!(missing.err.contains("no-such-program"), "{missing:?}");

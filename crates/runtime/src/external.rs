@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use oci_spec::runtime::Spec;
+use rustix::fs::Mode;
 use rustix::process::{Pid, PidfdFlags};
 use serde::Deserialize;
 
@@ -178,7 +179,11 @@ impl External {
             said: None,
             otherwise: error.into_text(),
         };
-        let mut child = command.spawn().map_err(failed)?;
+        // What it makes outside the bundle, such as the cgroup above the container's, is for everybody to look into.
+        let own = rustix::process::umask(Mode::from_raw_mode(0o022));
+        let child = command.spawn();
+        rustix::process::umask(own);
+        let mut child = child.map_err(failed)?;
         // The copies of the standard streams that the command holds would keep pipes open.
         drop(command);
         let status = child.wait().map_err(failed)?;
