@@ -1,0 +1,60 @@
+//! What our driver does otherwise than the kernel's overlay, on purpose: the whole list, each with its reason.
+//!
+//! A case that shows one of these asks [`Exception::applies`] and states both results.
+
+use super::Scene;
+
+/// A difference that is meant.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Exception {
+    /// What differs.
+    pub what: &'static str,
+    /// Why it is meant to.
+    pub reason: &'static str,
+}
+
+/// A shared map of a lower file does see what is written after the copy-up.
+pub const MAP_BEFORE_COPY_UP: Exception = Exception {
+    what: "a shared map made before the copy-up shows what is written after it",
+    reason: "the kernel's overlay maps the lower file itself, which goes stale; one inode has one page cache in ours",
+};
+
+/// An unlinked lower file has no link left.
+pub const LINKS_OF_AN_UNLINKED_LOWER_FILE: Exception = Exception {
+    what: "fstat of an open lower file that was unlinked says st_nlink 0",
+    reason: "the kernel's overlay asks the lower file, which still has its name, and says 1",
+};
+
+/// An unlinked lower file can still be changed.
+pub const CHANGING_AN_UNLINKED_LOWER_FILE: Exception = Exception {
+    what: "fchmod and fsetxattr work on an open lower file that was unlinked",
+    reason: "the kernel's overlay tries to copy it up to the name where the whiteout lies by now, and says EEXIST",
+};
+
+/// Ranges cannot be collapsed or inserted.
+pub const RANGES_ARE_NOT_MOVED: Exception = Exception {
+    what: "fallocate with COLLAPSE_RANGE or INSERT_RANGE says EOPNOTSUPP",
+    reason: "the kernel's FUSE client refuses these modes before the server is asked",
+};
+
+/// `FICLONE` is refused.
+pub const FICLONE_IS_NOT_CARRIED: Exception = Exception {
+    what: "the ioctls FICLONE and FICLONERANGE say EOPNOTSUPP",
+    reason: "the kernel's FUSE client has no remap_file_range; copy_file_range shares blocks instead",
+};
+
+/// Every exception.
+pub const ALL: &[Exception] = &[
+    MAP_BEFORE_COPY_UP,
+    LINKS_OF_AN_UNLINKED_LOWER_FILE,
+    CHANGING_AN_UNLINKED_LOWER_FILE,
+    RANGES_ARE_NOT_MOVED,
+    FICLONE_IS_NOT_CARRIED,
+];
+
+impl Exception {
+    /// Whether the driver that is judged is excepted.
+    pub fn applies(&self, scene: &Scene) -> bool {
+        scene.judged().is_fuse()
+    }
+}

@@ -1,0 +1,74 @@
+//! No space left: what cannot be done leaves everything as it was.
+
+use rustix::io::Errno;
+
+use super::{Disk, Drivers, Scene};
+use crate::files::{self as f, refused};
+
+/// A disk of 4 MiB for the upper directory, filled so that `left` bytes stay free.
+fn scene(d: &Drivers, disk: &Disk, fill: impl FnOnce(super::Tree) -> super::Tree) -> Scene {
+    Scene::new(d)
+        .lower(fill)
+        .writable_in(disk.path())
+        .option("index=off")
+        .mount()
+}
+
+/// A copy-up that does not fit fails with `ENOSPC`: the lower content is still shown, and nothing half is left.
+pub fn a_copy_up_that_does_not_fit(d: &Drivers) {
+    let disk = Disk::tmpfs("4m");
+    let content = vec![b'x'; 6 << 20];
+    let s = scene(d, &disk, |t| {
+        t.dir("d", 0o755).file("d/big", &content).file("small", "s")
+    });
+    for _ in 0..2 {
+        refused(f::append(s.at("d/big"), "y"), Errno::NOSPC);
+        refused(f::chmod(s.at("d/big"), 0o600), Errno::NOSPC);
+        refused(f::rename(s.at("d/big"), s.at("x")), Errno::NOSPC);
+    }
+    assert!(f::read(s.at("d/big")).unwrap() == content);
+    assert_eq!(f::mode(s.at("d/big")), Ok(0o644));
+    assert!(!f::exists(s.upper("d/big")));
+    // The space of the failed attempts was given back.
+    f::write(s.at("fits"), vec![1; 3 << 20]).unwrap();
+    f::append(s.at("small"), "+").unwrap();
+    assert_eq!(f::read(s.at("small")).unwrap(), b"s+");
+}
+
+/// Writes to a full upper fail, and what was written before stays; removing makes room again.
+pub fn writes_to_a_full_upper(d: &Drivers) {
+    let disk = Disk::tmpfs("4m");
+    let mut s = scene(d, &disk, |t| t.file("lower", "content").file("other", "o"));
+    f::write(s.at("mine"), "kept").unwrap();
+    let full = f::write(s.at("filler"), vec![0; 8 << 20]);
+    refused(full, Errno::NOSPC);
+    assert_eq!(f::read(s.at("mine")).unwrap(), b"kept");
+    refused(f::append(s.at("lower"), "+"), Errno::NOSPC);
+    assert_eq!(f::read(s.at("lower")).unwrap(), b"content");
+    f::unlink(s.at("filler")).unwrap();
+    f::append(s.at("lower"), "+").unwrap();
+    s.same_after_remounts();
+}
+
+/// With no inode left neither whiteouts nor directories can be made: names stay what they were.
+pub fn no_inodes_left(d: &Drivers) {
+    let disk = Disk::tmpfs("4m,nr_inodes=20");
+    let mut s = scene(d, &disk, |t| t.file("a", "a").dir("d", 0o755).file("d/b", "b"));
+    let mut made = 0;
+    while f::write(s.at(format!("new{made}")), "").is_ok() {
+        made += 1;
+    }
+    assert!(made > 2);
+    refused(f::mkdir(s.at("dir"), 0o755), Errno::NOSPC);
+    refused(f::chmod(s.at("a"), 0o600), Errno::NOSPC);
+    refused(f::unlink(s.at("d/b")), Errno::NOSPC);
+    assert_eq!(f::read(s.at("d/b")).unwrap(), b"b");
+    assert_eq!(f::mode(s.at("a")), Ok(0o644));
+    assert!(!f::exists(s.at(format!("new{made}"))));
+    for n in 0..made {
+        f::unlink(s.at(format!("new{n}"))).unwrap();
+    }
+    f::unlink(s.at("d/b")).unwrap();
+    assert_eq!(f::names(s.at("")).unwrap(), ["a", "d"]);
+    s.same_after_remounts();
+}
