@@ -5,7 +5,7 @@ use std::process::Command;
 
 use tempfile::TempDir;
 
-/// A small file system in a sparse file, mounted by a loop device; gone with the value.
+/// A small file system, most often in a sparse file that is mounted by a loop device; gone with the value.
 #[derive(Debug)]
 pub struct Disk(TempDir);
 
@@ -23,6 +23,22 @@ impl Disk {
             .args(["-t", kind, "-o", &options])
             .args([&image, &place]));
         Disk(dir)
+    }
+
+    /// Memory, with options as tmpfs takes them, such as `size=4m`.
+    pub fn tmpfs(options: &str) -> Disk {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let place = dir.path().join("mounted");
+        std::fs::create_dir(&place).expect("the directory is new");
+        run(Command::new("mount")
+            .args(["-t", "tmpfs", "-o", options, "strata-test"])
+            .arg(&place));
+        Disk(dir)
+    }
+
+    /// An xfs, whose files can share blocks.
+    pub fn xfs() -> Disk {
+        Disk::new("xfs", &["mkfs.xfs", "-q"], 400 << 20, "rw")
     }
 
     /// An xfs that counts projects and holds them to their limits.

@@ -48,7 +48,10 @@ const PACKAGES: &[(&str, &str)] = &[
     ("skopeo", "fills the registry and writes archives of every kind"),
     ("strace", "counts system calls"),
     ("umoci", "an unpacker to be compared with"),
-    ("xfsprogs", "mkfs.xfs: project quotas, and files that share blocks"),
+    (
+        "xfsprogs",
+        "mkfs.xfs: project quotas, and files that share blocks",
+    ),
     ("xz-utils", "archives"),
     ("zstd", "archives"),
 ];

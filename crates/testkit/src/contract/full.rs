@@ -2,21 +2,22 @@
 
 use rustix::io::Errno;
 
-use super::{Disk, Drivers, Scene};
+use super::{Drivers, Scene};
+use crate::disk::Disk;
 use crate::files::{self as f, refused};
 
 /// A disk of 4 MiB for the upper directory, filled so that `left` bytes stay free.
 fn scene(d: &Drivers, disk: &Disk, fill: impl FnOnce(super::Tree) -> super::Tree) -> Scene {
     Scene::new(d)
         .lower(fill)
-        .writable_in(disk.path())
+        .writable_in(&disk.path())
         .option("index=off")
         .mount()
 }
 
 /// A copy-up that does not fit fails with `ENOSPC`: the lower content is still shown, and nothing half is left.
 pub fn a_copy_up_that_does_not_fit(d: &Drivers) {
-    let disk = Disk::tmpfs("4m");
+    let disk = Disk::tmpfs("size=4m");
     let content = vec![b'x'; 6 << 20];
     let s = scene(d, &disk, |t| {
         t.dir("d", 0o755).file("d/big", &content).file("small", "s")
@@ -37,7 +38,7 @@ pub fn a_copy_up_that_does_not_fit(d: &Drivers) {
 
 /// Writes to a full upper fail, and what was written before stays; removing makes room again.
 pub fn writes_to_a_full_upper(d: &Drivers) {
-    let disk = Disk::tmpfs("4m");
+    let disk = Disk::tmpfs("size=4m");
     let mut s = scene(d, &disk, |t| t.file("lower", "content").file("other", "o"));
     f::write(s.at("mine"), "kept").unwrap();
     let full = f::write(s.at("filler"), vec![0; 8 << 20]);
@@ -52,7 +53,7 @@ pub fn writes_to_a_full_upper(d: &Drivers) {
 
 /// With no inode left neither whiteouts nor directories can be made: names stay what they were.
 pub fn no_inodes_left(d: &Drivers) {
-    let disk = Disk::tmpfs("4m,nr_inodes=20");
+    let disk = Disk::tmpfs("size=4m,nr_inodes=20");
     let mut s = scene(d, &disk, |t| t.file("a", "a").dir("d", 0o755).file("d/b", "b"));
     let mut made = 0;
     while f::write(s.at(format!("new{made}")), "").is_ok() {

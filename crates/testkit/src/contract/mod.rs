@@ -47,7 +47,7 @@ pub mod full;
 pub mod names;
 
 pub use driver::{Driver, Drivers, Layers, Refused};
-pub use scene::{Disk, Scene};
+pub use scene::Scene;
 pub use tree::Tree;
 
 /// One rule.

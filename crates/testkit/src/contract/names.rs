@@ -94,10 +94,7 @@ pub fn names_that_mean_something_elsewhere(d: &Drivers) {
 pub fn deep_paths(d: &Drivers) {
     let mut s = Scene::mounted(d, |t| {
         let mut path = String::new();
-        let t = (0..120).fold(t, |t, _| {
-            path.push_str("deeper/");
-            t.dir(&path, 0o755)
-        });
+        let t = (0..120).fold(t, |t, _| path.push_str("deeper/").dir(&path, 0o755));
         t.file(&format!("{path}f"), "x")
     });
     let path = "deeper/".repeat(120);

@@ -2,7 +2,8 @@
 
 use std::collections::BTreeSet;
 
-use super::{Disk, Drivers, Scene};
+use super::{Drivers, Scene};
+use crate::disk::Disk;
 use crate::files as f;
 
 fn number(s: &Scene, name: &str) -> (u64, u64) {
@@ -51,9 +52,9 @@ pub fn one_device(d: &Drivers) {
 
 /// With layers on several file systems (`xino=on`) the device is still one, and nothing shares a number.
 pub fn several_file_systems(d: &Drivers) {
-    let disk = Disk::tmpfs("4m");
+    let disk = Disk::tmpfs("size=4m");
     let mut s = Scene::new(d)
-        .lower_in(disk.path(), |t| {
+        .lower_in(&disk.path(), |t| {
             (0..20).fold(t, |t, n| t.file(&format!("tmpfs{n}"), ""))
         })
         .lower(|t| (0..20).fold(t, |t, n| t.file(&format!("disk{n}"), "")))

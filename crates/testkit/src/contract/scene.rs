@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
 use rustix::fs::FileType;
 use tempfile::TempDir;
@@ -292,75 +291,6 @@ impl Drop for Scene {
                 "lower directory {number} was written to: {differ:#?}"
             );
             assert_eq!(before.1, after.1, "lower directory {number} was touched");
-        }
-    }
-}
-
-/// A file system of its own for a test: gone with the value.
-#[derive(Debug)]
-pub struct Disk {
-    dir: TempDir,
-    mounted: PathBuf,
-}
-
-impl Disk {
-    /// Memory, of a size as `tmpfs` takes it.
-    pub fn tmpfs(size: &str) -> Disk {
-        Disk::new(|_, at| {
-            let mut command = Command::new("mount");
-            command.args([
-                "-t",
-                "tmpfs",
-                "-o",
-                &format!("size={size},mode=755"),
-                "strata-test",
-            ]);
-            command.arg(at);
-            command
-        })
-    }
-
-    /// An XFS, whose files can share blocks.
-    pub fn xfs() -> Disk {
-        Disk::new(|dir, at| {
-            let image = dir.join("image");
-            let file = std::fs::File::create(&image).expect("a temporary directory");
-            file.set_len(400 << 20).expect("a sparse file");
-            let made = Command::new("mkfs.xfs").arg("-q").arg(&image).status();
-            assert!(made.expect("xfsprogs is installed").success());
-            let mut command = Command::new("mount");
-            command.args(["-o", "loop"]).arg(&image).arg(at);
-            command
-        })
-    }
-
-    fn new(mount: impl FnOnce(&Path, &Path) -> Command) -> Disk {
-        let dir = tempfile::Builder::new()
-            .prefix("strata-disk-")
-            .tempdir()
-            .expect("a temporary directory");
-        files::chmod(dir.path(), 0o755).expect("our own directory");
-        let mounted = dir.path().join("disk");
-        files::mkdir(&mounted, 0o755).expect("our own directory");
-        let status = mount(dir.path(), &mounted).status().expect("mount(8)");
-        assert!(status.success(), "mounting a disk for a test: {status}");
-        Disk { dir, mounted }
-    }
-
-    /// Where it is mounted.
-    pub fn path(&self) -> &Path {
-        &self.mounted
-    }
-}
-
-impl Drop for Disk {
-    fn drop(&mut self) {
-        let gone = Driver::Kernel.unmount(&self.mounted);
-        if gone.is_err() {
-            let _ = mount::detach(&self.mounted);
-        }
-        if !std::thread::panicking() {
-            gone.unwrap_or_else(|error| panic!("{}: {error}", self.dir.path().display()));
         }
     }
 }

@@ -7,7 +7,8 @@ use rustix::fs::{
 };
 use rustix::io::Errno;
 
-use super::{Disk, Drivers, Scene, exceptions};
+use super::{Drivers, Scene, exceptions};
+use crate::disk::Disk;
 use crate::files::{self as f, refused};
 
 const MEGABYTE: u64 = 1 << 20;
@@ -146,8 +147,8 @@ pub fn reflinks(d: &Drivers) {
     let disk = Disk::xfs();
     let content = vec![5; 1 << 20];
     let s = Scene::new(d)
-        .lower_in(disk.path(), |t| t.file("f", &content))
-        .writable_in(disk.path())
+        .lower_in(&disk.path(), |t| t.file("f", &content))
+        .writable_in(&disk.path())
         .mount();
     f::chmod(s.at("f"), 0o600).unwrap();
     assert!(f::read(s.at("f")).unwrap() == content);
