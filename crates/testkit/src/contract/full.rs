@@ -6,7 +6,7 @@ use super::{Drivers, Scene};
 use crate::disk::Disk;
 use crate::files::{self as f, refused};
 
-/// A disk of 4 MiB for the upper directory, filled so that `left` bytes stay free.
+/// An overlay whose upper directory has a disk of its own.
 fn scene(d: &Drivers, disk: &Disk, fill: impl FnOnce(super::Tree) -> super::Tree) -> Scene {
     Scene::new(d)
         .lower(fill)

@@ -93,9 +93,9 @@ pub fn names_that_mean_something_elsewhere(d: &Drivers) {
 /// A path as deep as a path can be, each directory copied up on the way to the file.
 pub fn deep_paths(d: &Drivers) {
     let mut s = Scene::mounted(d, |t| {
-        let mut path = String::new();
-        let t = (0..120).fold(t, |t, _| path.push_str("deeper/").dir(&path, 0o755));
-        t.file(&format!("{path}f"), "x")
+        (1..=120)
+            .fold(t, |t, depth| t.dir(&"deeper/".repeat(depth), 0o755))
+            .file(&format!("{}f", "deeper/".repeat(120)), "x")
     });
     let path = "deeper/".repeat(120);
     f::append(s.at(format!("{path}f")), "y").unwrap();
