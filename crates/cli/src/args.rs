@@ -136,8 +136,6 @@ pub(crate) enum Command {
     Info(commands::info::InfoArgs),
     Version(commands::version::VersionArgs),
     Completion(commands::completion::CompletionArgs),
-    #[command(hide = true, name = crate::REAPER)]
-    Reap(commands::reap::ReapArgs),
     /// Commands of containers, under their noun
     #[command(hide = true, subcommand)]
     Container(ContainerCommand),

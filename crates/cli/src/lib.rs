@@ -18,7 +18,6 @@ mod progress;
 mod registries;
 mod render;
 
-use std::ffi::OsStr;
 use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser};
@@ -26,7 +25,7 @@ use clap::{CommandFactory, Parser};
 /// First argument of the program when it is started as a container's supervisor. No command of the user's.
 const SUPERVISOR: &str = "supervise";
 
-/// The command that a supervisor runs when its container has ended and nobody is left to look after it.
+/// First argument when a supervisor starts it because its container has ended and nobody is left to look after that.
 const REAPER: &str = "reap";
 
 /// The command line's definition, for completions and man pages.
@@ -36,13 +35,17 @@ pub fn command() -> clap::Command {
 
 /// The program: plays the role or runs the command that its arguments name.
 pub fn main() -> ExitCode {
-    // The role first: a container's start waits for it, and it needs nothing of the command line's definition.
+    // Roles first: a container's start waits for one, and they need nothing of the command line's definition.
     let mut words = std::env::args_os().skip(1);
-    if words.next().as_deref() == Some(OsStr::new(SUPERVISOR)) {
+    let role = words.next().unwrap_or_default();
+    ExitCode::from(if role == SUPERVISOR {
         return runtime::supervisor::main(&words.collect::<Vec<_>>());
-    }
-    ExitCode::from(match args::Cli::try_parse() {
-        Ok(cli) => commands::run(cli),
-        Err(error) => failure::usage(&error),
+    } else if role == REAPER {
+        commands::reap::main(words.collect())
+    } else {
+        match args::Cli::try_parse() {
+            Ok(cli) => commands::run(cli),
+            Err(error) => failure::usage(&error),
+        }
     })
 }

@@ -47,6 +47,7 @@ pub struct Reply {
     body: Vec<u8>,
     cut: Option<usize>,
     stall: Option<usize>,
+    hold: Option<(usize, Arc<AtomicBool>)>,
     announce: Option<Option<usize>>,
 }
 
@@ -101,6 +102,12 @@ impl Reply {
     /// Sends no more after so many bytes of the body, and keeps the connection.
     pub fn stall(mut self, after: usize) -> Self {
         self.stall = Some(after);
+        self
+    }
+
+    /// Goes on after so many bytes of the body only when `until` is true.
+    pub fn hold(mut self, after: usize, until: &Arc<AtomicBool>) -> Self {
+        self.hold = Some((after, until.clone()));
         self
     }
 
@@ -246,7 +253,16 @@ fn serve(
         .or(reply.stall)
         .unwrap_or(reply.body.len())
         .min(reply.body.len());
-    to.write_all(&reply.body[..end])?;
+    let mut sent = 0;
+    if let Some((after, until)) = &reply.hold {
+        sent = end.min(*after);
+        to.write_all(&reply.body[..sent])?;
+        to.flush()?;
+        while !until.load(Ordering::SeqCst) && !stop.load(Ordering::SeqCst) {
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+    to.write_all(&reply.body[sent..end])?;
     to.flush()?;
     while reply.stall.is_some() && !stop.load(Ordering::SeqCst) {
         std::thread::sleep(Duration::from_millis(20));

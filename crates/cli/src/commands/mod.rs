@@ -25,7 +25,7 @@ use std::path::PathBuf;
 
 use engine::{Engine, Helper};
 
-use crate::args::{Cli, Command, ContainerCommand, ImageCommand};
+use crate::args::{Cli, Command, ContainerCommand, Global, ImageCommand};
 use crate::config::Settings;
 use crate::failure::Failure;
 use crate::render::style::Style;
@@ -52,6 +52,7 @@ impl Context {
         let program = program.unwrap_or_else(|| PathBuf::from("/proc/self/exe"));
         let remover = [
             program.as_os_str(),
+            crate::REAPER.as_ref(),
             "--root".as_ref(),
             settings.root.as_os_str(),
             "--state".as_ref(),
@@ -62,7 +63,6 @@ impl Context {
             "--namespace".as_ref(),
             settings.namespace.as_ref(),
         ])
-        .chain([crate::REAPER.as_ref()])
         .map(OsString::from)
         .collect();
         Ok(Engine::open(engine::Setup {
@@ -81,13 +81,17 @@ impl Context {
 
 /// Runs the command and gives the exit code, after an error is told on standard error.
 pub(crate) fn run(cli: Cli) -> u8 {
-    let outcome = Settings::resolve(&cli.global).and_then(|settings| {
-        let context = Context {
+    with(&cli.global, cli.verbose, |context| dispatch(context, cli.command))
+}
+
+/// Does something with the settings that these flags ask for.
+fn with(global: &Global, verbose: bool, what: impl FnOnce(&Context) -> Outcome) -> u8 {
+    let outcome = Settings::resolve(global).and_then(|settings| {
+        what(&Context {
             settings,
-            verbose: cli.verbose,
+            verbose,
             style: Style::of(&io::stdout()),
-        };
-        dispatch(&context, cli.command)
+        })
     });
     outcome.unwrap_or_else(|failure| failure.report())
 }
@@ -119,7 +123,6 @@ fn dispatch(context: &Context, command: Command) -> Outcome {
         Command::Info(args) => info::run(context, args),
         Command::Version(args) => version::run(context, args),
         Command::Completion(args) => completion::run(args),
-        Command::Reap(args) => reap::run(context, &args),
     }
 }
 

@@ -1,18 +1,29 @@
-//! `strata reap`: what a supervisor runs at its container's end when nobody else is there. No command of the user's.
+//! `strata reap`: what a supervisor runs at its container's end when nobody else is there. No command of the user's, and
+//! so not in the definition that help, completions and man pages are made of.
 
-use clap::Args;
+use clap::Parser;
 
-use super::{Context, Outcome};
+use crate::args::Global;
 
 /// Look after a container that has ended
-#[derive(Debug, Args)]
-pub(crate) struct ReapArgs {
+#[derive(Debug, Parser)]
+#[command(name = "strata reap")]
+struct Reap {
+    #[command(flatten)]
+    global: Global,
     /// Its id
     #[arg(value_name = "ID")]
     id: String,
 }
 
-pub(crate) fn run(context: &Context, args: &ReapArgs) -> Outcome {
-    context.engine()?.reap(&args.id)?;
-    Ok(0)
+/// The role, from the arguments that follow its name.
+pub(crate) fn main(words: Vec<std::ffi::OsString>) -> u8 {
+    let words = std::iter::once("strata reap".into()).chain(words);
+    match Reap::try_parse_from(words) {
+        Ok(Reap { global, id }) => super::with(&global, false, |context| {
+            context.engine()?.reap(&id)?;
+            Ok(0)
+        }),
+        Err(error) => crate::failure::usage(&error),
+    }
 }

@@ -2,6 +2,8 @@
 
 #![allow(dead_code, unreachable_pub, unused_imports)] // each test program uses some of it
 
+pub mod screen;
+
 pub use testkit::{Compression, Ended, Image, Layer, Strata};
 
 /// A store with nothing in it.

@@ -1,0 +1,96 @@
+//! `xtask dist`: what is packaged beside the program says of every command what the command line's definition says.
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+
+/// A page's text as it is read: without the typesetting.
+fn page(path: &Path) -> String {
+    let source = fs::read_to_string(path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+    source
+        .replace("\\-", "-")
+        .replace("\\*(Aq", "'")
+        .replace("\\fB", "")
+        .replace("\\fI", "")
+        .replace("\\fR", "")
+}
+
+#[test]
+fn completions_and_pages_know_every_command_and_flag() {
+    let temp = tempfile::tempdir().unwrap();
+    let made = Command::new(env!("CARGO_BIN_EXE_xtask"))
+        .args(["dist", "--out"])
+        .arg(temp.path())
+        .output()
+        .unwrap();
+    assert!(made.status.success(), "{made:?}");
+    let told = String::from_utf8(made.stdout).unwrap();
+
+    let completions: Vec<(&str, String)> = ["strata.bash", "_strata", "strata.fish"]
+        .into_iter()
+        .map(|name| {
+            let path = temp.path().join("completions").join(name);
+            assert!(told.contains(path.to_str().unwrap()), "{told}");
+            (name, fs::read_to_string(path).unwrap())
+        })
+        .collect();
+    let pages = temp.path().join("man/man1");
+    let whole = page(&pages.join("strata.1"));
+
+    let mut definition = strata_cli::command();
+    definition.build();
+    let commands: Vec<_> = definition
+        .get_subcommands()
+        .filter(|c| !c.is_hide_set())
+        .collect();
+    assert!(commands.len() > 15);
+    for command in commands {
+        let name = command.get_name();
+        let path = pages.join(format!("strata-{name}.1"));
+        assert!(told.contains(path.to_str().unwrap()), "{told}");
+        let own = page(&path);
+        assert!(
+            whole.contains(&format!("strata-{name}(1)")),
+            "strata.1 lacks {name}"
+        );
+        let about = command.get_about().unwrap().to_string();
+        assert!(own.contains(&about), "{name}: {about}");
+        for (shell, text) in &completions {
+            assert!(
+                text.contains(&format!(" {name}")) || text.contains(&format!("'{name}:")),
+                "{shell} lacks {name}"
+            );
+        }
+        for flag in command
+            .get_arguments()
+            .filter(|arg| !arg.is_hide_set() && !arg.is_global_set())
+        {
+            let Some(long) = flag.get_long() else { continue };
+            assert!(
+                own.contains(&format!("--{long}")),
+                "{name}: the page lacks --{long}"
+            );
+            for (shell, text) in &completions {
+                let fish = format!("-l {long}");
+                assert!(
+                    text.contains(&format!("--{long}")) || text.contains(&fish),
+                    "{shell}: {name} --{long}"
+                );
+            }
+        }
+    }
+    // Roles that the program starts itself in are nobody's to complete.
+    for (shell, text) in &completions {
+        for role in ["supervise", "reap"] {
+            let offered = text
+                .split(|c: char| !c.is_ascii_alphanumeric())
+                .any(|word| word == role);
+            assert!(!offered, "{shell} offers {role}");
+        }
+    }
+    assert_eq!(
+        fs::read_dir(&pages).unwrap().count(),
+        told.lines().count() - completions.len(),
+        "every page is told, and no other is there"
+    );
+}
