@@ -12,7 +12,7 @@ use std::path::Path;
 
 use rustix::fs::{CWD, Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
-use rustix::mount::{FsMountFlags, FsOpenFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags};
+use rustix::mount::{FsMountFlags, FsOpenFlags, FsPickFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags};
 
 pub use rustix::mount::MountAttrFlags;
 
@@ -63,6 +63,25 @@ impl FsContext {
                 })
             }
         }
+    }
+
+    /// Begins to change the file system that `fd` (an `O_PATH` descriptor will do) lies on: fspick(2).
+    pub fn of(fd: BorrowedFd<'_>) -> Result<FsContext, ConfigError> {
+        let flags = FsPickFlags::FSPICK_EMPTY_PATH | FsPickFlags::FSPICK_CLOEXEC;
+        match rustix::mount::fspick(fd, "", flags) {
+            Ok(fd) => Ok(FsContext { fd }),
+            Err(errno) => Err(ConfigError {
+                step: "fspick".into(),
+                errno: errno.into(),
+                messages: Vec::new(),
+            }),
+        }
+    }
+
+    /// Makes the changes to a file system that is there already.
+    pub fn reconfigure(self) -> Result<(), ConfigError> {
+        let result = rustix::mount::fsconfig_reconfigure(&self.fd);
+        self.check(|| "reconfigure".into(), result)
     }
 
     fn check(

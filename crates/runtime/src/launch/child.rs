@@ -27,6 +27,8 @@ pub(super) struct Prepared {
     pub(super) namespaces: Namespaces,
     pub(super) filter: Option<Filter>,
     pub(super) program: Program,
+    /// What [`super::idmap::prepare`] made for the spec's mounts.
+    pub(super) id_mapped: Vec<Option<OwnedFd>>,
     /// The launcher has something to do before the child may go on: id maps, cgroups that are joined by number.
     pub(super) waits_for_parent: bool,
 }
@@ -68,7 +70,7 @@ impl Child<'_> {
         rustix::process::umask(Mode::empty());
         self.enter_namespaces()?;
         let proc = Proc::open()?;
-        let tree = Tree::open(self.spec, self.order)?;
+        let tree = Tree::open(self.spec, self.order, &self.prepared.id_mapped)?;
         let own_users = self.prepared.namespaces.makes(kind::USER);
         if own_users {
             become_root_of_namespace()?;

@@ -15,6 +15,7 @@ mod dev;
 mod fault;
 pub(crate) mod hooks;
 mod identity;
+mod idmap;
 mod mounts;
 mod namespaces;
 mod options;
@@ -29,7 +30,7 @@ mod sysctl;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
-use oci_spec::runtime::{LinuxIdMapping, Spec};
+use oci_spec::runtime::Spec;
 use rustix::event::{PollFd, PollFlags};
 use rustix::process::{Signal, WaitId, WaitIdOptions};
 use sys::process::{Fork, namespaces as kind};
@@ -116,6 +117,7 @@ impl<'a> Launch<'a> {
             waits_for_parent: namespaces.makes(kind::USER) || order.join.is_some(),
             filter: filter(order.spec)?,
             program: Program::of(process)?,
+            id_mapped: idmap::prepare(order.spec, order.bundle)?,
             namespaces,
         };
         let (sync, childs_end) = Sync::pair()?;
@@ -158,32 +160,9 @@ impl<'a> Launch<'a> {
 
     fn map_ids(&self) -> Result<()> {
         let linux = self.order.spec.linux().as_ref();
-        let empty = Vec::new();
-        let maps = [
-            (
-                "uid_map",
-                linux
-                    .and_then(|linux| linux.uid_mappings().as_ref())
-                    .unwrap_or(&empty),
-            ),
-            (
-                "gid_map",
-                linux
-                    .and_then(|linux| linux.gid_mappings().as_ref())
-                    .unwrap_or(&empty),
-            ),
-        ];
-        let proc = sysctl::Proc::open()?;
-        for (file, mappings) in maps {
-            let line =
-                |map: &LinuxIdMapping| format!("{} {} {}\n", map.container_id(), map.host_id(), map.size());
-            let text: String = mappings.iter().map(line).collect();
-            if !text.is_empty() {
-                proc.write(&format!("{}/{file}", self.pid()), &text)
-                    .during(|| format!("writing {file} {:?}", text.trim_end()))?;
-            }
-        }
-        Ok(())
+        let users = linux.and_then(|linux| linux.uid_mappings().as_ref());
+        let groups = linux.and_then(|linux| linux.gid_mappings().as_ref());
+        idmap::write_maps(self.pid(), [users, groups])
     }
 
     /// Runs the hooks that are due, lets the process go on to its program, and waits until it runs. `interrupted` is

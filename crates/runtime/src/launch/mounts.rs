@@ -32,6 +32,9 @@ const PROC_TARGETS: [&str; 11] = [
     "/proc/uptime",
 ];
 
+/// In the place of a file system's type: nothing is mounted, but what is there is changed.
+const REMOUNT: &str = "remount";
+
 /// One mount of the spec, with the source of a bind mount already open.
 pub(super) struct Planned<'s> {
     destination: PathBuf,
@@ -55,17 +58,29 @@ pub(crate) enum CgroupView {
 
 /// Reads the mounts of a spec and opens the sources of bind mounts. This is done while the process still has its
 /// rights on the host; a relative source lies in the bundle.
-pub(super) fn plan<'s>(mounts: &'s [Mount], bundle: &Path, cgroup: &CgroupView) -> Result<Vec<Planned<'s>>> {
+/// `id_mapped` is what [`super::idmap::prepare`] made of them.
+pub(super) fn plan<'s>(
+    mounts: &'s [Mount],
+    bundle: &Path,
+    cgroup: &CgroupView,
+    id_mapped: &[Option<OwnedFd>],
+) -> Result<Vec<Planned<'s>>> {
     mounts
         .iter()
-        .map(|mount| plan_one(mount, bundle, cgroup))
+        .zip(id_mapped)
+        .map(|(mount, id_mapped)| plan_one(mount, bundle, cgroup, id_mapped.as_ref()))
         .collect()
 }
 
-fn plan_one<'s>(mount: &'s Mount, bundle: &Path, cgroup: &CgroupView) -> Result<Planned<'s>> {
+fn plan_one<'s>(
+    mount: &'s Mount,
+    bundle: &Path,
+    cgroup: &CgroupView,
+    id_mapped: Option<&OwnedFd>,
+) -> Result<Planned<'s>> {
     let destination = Path::new("/").join(mount.destination());
     let shown = destination.display().to_string();
-    let options = options::parse(&shown, mount.options().as_deref().unwrap_or_default())?;
+    let options = options::parse(mount.options().as_deref().unwrap_or_default());
     let source = mount.source().as_deref().and_then(Path::to_str);
     let mut planned = Planned {
         destination,
@@ -77,10 +92,9 @@ fn plan_one<'s>(mount: &'s Mount, bundle: &Path, cgroup: &CgroupView) -> Result<
     if planned.destination == Path::new("/") {
         return Err(Fault::new("a mount at / would hide the root file system"));
     }
-    if mount.uid_mappings().is_some() || mount.gid_mappings().is_some() {
-        return Err(Fault::new(format!(
-            "mount {shown}: id mappings of a single mount are not supported"
-        )));
+    if planned.options.remount {
+        planned.kind = REMOUNT;
+        return Ok(planned);
     }
     if planned.kind == "bind" && planned.options.bind.is_none() {
         planned.options.bind = Some(false);
@@ -105,7 +119,10 @@ fn plan_one<'s>(mount: &'s Mount, bundle: &Path, cgroup: &CgroupView) -> Result<
                 "mount {shown}: unknown option {option:?} of a bind mount"
             )));
         }
-        planned.bound = Some(copy_tree(&bundle.join(source), recursive)?);
+        planned.bound = Some(match id_mapped {
+            Some(tree) => tree.try_clone().during(|| format!("mount {shown}"))?,
+            None => copy_tree(&bundle.join(source), recursive)?,
+        });
     }
     if planned.options.copy_up && planned.kind != "tmpfs" {
         return Err(Fault::new(format!("mount {shown}: tmpcopyup is for tmpfs alone")));
@@ -135,6 +152,9 @@ impl Planned<'_> {
 
     /// Builds the mount and attaches it in `root`.
     pub(super) fn attach(mut self, root: &Root) -> Result<()> {
+        if self.kind == REMOUNT {
+            return self.remount(root);
+        }
         let doing = format!("mount {}", self.destination.display());
         let kind = match &self.bound {
             Some(tree) if !root::is_directory(tree.as_fd()).during(|| doing.clone())? => Kind::File,
@@ -145,19 +165,7 @@ impl Planned<'_> {
             Some(tree) => tree,
             None => self.make(target.as_fd())?,
         };
-        let changes = [
-            (false, self.options.own.change(self.options.propagation)),
-            (
-                true,
-                self.options.recursive.change(self.options.recursive_propagation),
-            ),
-        ];
-        for (recursive, change) in changes {
-            if let Some(change) = change {
-                sys::mount::set_attr(tree.as_fd(), recursive, change)
-                    .during(|| format!("{doing}: setting its attributes"))?;
-            }
-        }
+        self.set_attributes(tree.as_fd())?;
         match sys::mount::attach(tree.as_fd(), target.as_fd()) {
             // The kernel says only EINVAL.
             Err(_) if root::is_directory(target.as_fd()).is_ok_and(|is| is != (kind == Kind::Directory)) => {
@@ -181,6 +189,61 @@ impl Planned<'_> {
         format!(
             "mount {at}: {what}, but {at} {there} in the container; neither can be mounted over the other"
         )
+    }
+
+    fn set_attributes(&self, mount: BorrowedFd<'_>) -> Result<()> {
+        let changes = [
+            (false, self.options.own.change(self.options.propagation)),
+            (
+                true,
+                self.options.recursive.change(self.options.recursive_propagation),
+            ),
+        ];
+        for (recursive, change) in changes {
+            if let Some(change) = change {
+                sys::mount::set_attr(mount, recursive, change)
+                    .during(|| format!("mount {}: setting its attributes", self.destination.display()))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Changes what is mounted at the destination: the attributes that are named, of the mount alone, as mount(8) has
+    /// it; and the file system's own options, of which a bind mount has none.
+    fn remount(&self, root: &Root) -> Result<()> {
+        let doing = || format!("remount {}", self.destination.display());
+        let nothing = || Fault::new(format!("{}: nothing is mounted there", doing()));
+        let target = root.find(&self.destination).during(doing)?.ok_or_else(nothing)?;
+        if !root::is_mount(target.as_fd()).during(doing)? {
+            return Err(nothing());
+        }
+        match self.options.data.first() {
+            Some(option) if self.options.bind.is_some() => {
+                return Err(Fault::new(format!(
+                    "{}: unknown option {option:?} of a bind mount",
+                    doing()
+                )));
+            }
+            Some(_) => {
+                let context = FsContext::of(target.as_fd()).during(doing)?;
+                self.configure(&context, doing)?;
+                context.reconfigure().during(doing)?;
+            }
+            None => {}
+        }
+        self.set_attributes(target.as_fd())
+    }
+
+    /// Gives a file system its own options.
+    fn configure(&self, context: &FsContext, doing: impl Fn() -> String) -> Result<()> {
+        for option in &self.options.data {
+            match option.split_once('=') {
+                Some((key, value)) => context.set(key, value),
+                None => context.flag(option),
+            }
+            .during(&doing)?;
+        }
+        Ok(())
     }
 
     fn target(&self, root: &Root, kind: Kind) -> Result<OwnedFd> {
@@ -214,13 +277,7 @@ impl Planned<'_> {
         let doing = || format!("mount {} at {}", self.kind, self.destination.display());
         let context = FsContext::open(self.kind).during(doing)?;
         context.set("source", self.source).during(doing)?;
-        for option in &self.options.data {
-            match option.split_once('=') {
-                Some((key, value)) => context.set(key, value),
-                None => context.flag(option),
-            }
-            .during(doing)?;
-        }
+        self.configure(&context, doing)?;
         let read_only = u64::from(MountAttrFlags::MOUNT_ATTR_RDONLY.bits());
         if self.options.own.set & read_only != 0 && !SHARED_SUPERBLOCK.contains(&self.kind) {
             context.flag("ro").during(doing)?;

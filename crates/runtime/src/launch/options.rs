@@ -3,8 +3,6 @@
 use rustix::mount::MountAttrFlags;
 use sys::mount::SetAttr;
 
-use super::fault::{Fault, Result};
-
 /// The bits of the access-time mode, to be cleared when another is set.
 const ATIME: u64 = MountAttrFlags::MOUNT_ATTR__ATIME.bits() as u64;
 const RDONLY: u64 = MountAttrFlags::MOUNT_ATTR_RDONLY.bits() as u64;
@@ -21,6 +19,10 @@ const NOSYMFOLLOW: u64 = 0x0020_0000;
 pub(super) struct Options<'s> {
     /// A bind mount; with the mounts beneath it if true.
     pub(super) bind: Option<bool>,
+    /// What is mounted there already is changed.
+    pub(super) remount: bool,
+    /// The mount has an id mapping; with the mounts beneath it if true.
+    pub(super) id_mapped: Option<bool>,
     /// Attributes of the mount itself.
     pub(super) own: Attributes,
     /// Attributes of it and all beneath it (`rro`, …).
@@ -87,8 +89,8 @@ pub(super) fn propagation(name: &str) -> Option<(u64, bool)> {
     Some((bit.bits().into(), recursive))
 }
 
-/// Reads the options of the mount at `destination`.
-pub(super) fn parse<'s>(destination: &str, options: &'s [String]) -> Result<Options<'s>> {
+/// Reads the options of a mount.
+pub(super) fn parse(options: &[String]) -> Options<'_> {
     let mut parsed = Options::default();
     for option in options.iter().map(String::as_str) {
         if let Some((bit, recursive)) = propagation(option) {
@@ -113,15 +115,13 @@ pub(super) fn parse<'s>(destination: &str, options: &'s [String]) -> Result<Opti
             "rbind" => parsed.bind = Some(true),
             "defaults" | "" => {}
             "tmpcopyup" => parsed.copy_up = true,
-            "remount" | "idmap" | "ridmap" => {
-                return Err(Fault::new(format!(
-                    "mount {destination}: option {option:?} is not supported"
-                )));
-            }
+            "remount" => parsed.remount = true,
+            "idmap" => parsed.id_mapped = parsed.id_mapped.or(Some(false)),
+            "ridmap" => parsed.id_mapped = Some(true),
             data => parsed.data.push(data),
         }
     }
-    Ok(parsed)
+    parsed
 }
 
 /// Applies one option without its `r`; false when it is no attribute. The names of mount(8).
@@ -165,7 +165,7 @@ mod tests {
             "gid=5",
             "rprivate",
         ]);
-        let parsed = parse("/dev/pts", &options).unwrap();
+        let parsed = parse(&options);
         assert_eq!(parsed.data, ["newinstance", "ptmxmode=0666", "gid=5"]);
         assert_eq!(parsed.own.set, NOSUID | NOEXEC);
         assert_eq!(parsed.recursive_propagation, 1 << 18);
@@ -175,7 +175,7 @@ mod tests {
     #[test]
     fn the_last_one_counts() {
         let options = strings(&["rbind", "ro", "rw", "noatime", "relatime", "rro", "bind"]);
-        let parsed = parse("/x", &options).unwrap();
+        let parsed = parse(&options);
         assert_eq!(parsed.bind, Some(true));
         assert_eq!((parsed.own.set, parsed.own.clear), (0, RDONLY | ATIME));
         assert_eq!(
@@ -190,19 +190,20 @@ mod tests {
     #[test]
     fn words_that_begin_with_r() {
         let options = strings(&["rw", "relatime", "rnosuid", "rsize=5", "runbindable"]);
-        let parsed = parse("/x", &options).unwrap();
+        let parsed = parse(&options);
         assert_eq!(parsed.recursive.set, NOSUID);
         assert_eq!(parsed.data, ["rsize=5"]);
         assert_eq!(parsed.recursive_propagation, 1 << 17);
     }
 
     #[test]
-    fn what_is_not_done_is_refused() {
-        assert!(
-            parse("/x", &strings(&["remount"]))
-                .unwrap_err()
-                .text
-                .contains("/x")
+    fn words_that_are_not_the_file_systems() {
+        let options = strings(&["remount", "ridmap", "idmap", "defaults", "tmpcopyup"]);
+        let parsed = parse(&options);
+        assert_eq!(
+            (parsed.remount, parsed.id_mapped, parsed.copy_up),
+            (true, Some(true), true)
         );
+        assert!(parsed.data.is_empty());
     }
 }

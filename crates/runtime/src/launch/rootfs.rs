@@ -4,7 +4,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
 use oci_spec::runtime::Spec;
-use rustix::fs::{AtFlags, CWD, Mode, OFlags, StatxAttributes, StatxFlags};
+use rustix::fs::{CWD, Mode, OFlags};
 use rustix::mount::{MountAttrFlags, MountPropagationFlags, UnmountFlags};
 use sys::mount::SetAttr;
 use sys::pty::Pty;
@@ -12,7 +12,7 @@ use sys::pty::Pty;
 use super::fault::{During, Fault, Result};
 use super::mounts::{self, Planned};
 use super::paths::{self, Mounted};
-use super::root::{Kind, Root};
+use super::root::{self, Kind, Root};
 use super::{Order, console, dev, options};
 
 /// A container's tree before anything is mounted in it: the root attached in a mount namespace that tells the host
@@ -26,7 +26,7 @@ pub(super) struct Tree<'s> {
 impl<'s> Tree<'s> {
     /// Cuts the mount namespace off from the host's, opens everything that is named by a path of the host, and
     /// attaches the root. Needs the rights of the host's user.
-    pub(super) fn open(spec: &'s Spec, order: &Order<'_>) -> Result<Tree<'s>> {
+    pub(super) fn open(spec: &'s Spec, order: &Order<'_>, id_mapped: &[Option<OwnedFd>]) -> Result<Tree<'s>> {
         let Some(root) = spec.root() else {
             return Err(Fault::new("the configuration has no root"));
         };
@@ -52,6 +52,7 @@ impl<'s> Tree<'s> {
             spec.mounts().as_deref().unwrap_or_default(),
             order.bundle,
             &order.cgroup_view,
+            id_mapped,
         )?;
         let tree = sys::mount::clone_tree_at(&path, true).during(doing)?;
         if let Some(propagation) = own {
@@ -180,8 +181,7 @@ fn propagation(bit: u64, recursive: bool) -> MountPropagationFlags {
 fn make_carrier_private(path: &Path) -> std::io::Result<()> {
     let mut dir = open_directory(CWD.as_fd(), path)?;
     loop {
-        let status = rustix::fs::statx(&dir, "", AtFlags::EMPTY_PATH, StatxFlags::empty())?;
-        if status.stx_attributes.contains(StatxAttributes::MOUNT_ROOT) {
+        if root::is_mount(dir.as_fd())? {
             let change = SetAttr {
                 propagation: MountPropagationFlags::PRIVATE.bits().into(),
                 ..SetAttr::default()

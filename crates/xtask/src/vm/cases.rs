@@ -61,6 +61,10 @@ const TWICE: &[Twice] = &[
         without: &[],
     },
     Twice {
+        name: "runtime::root_remount",
+        without: &[],
+    },
+    Twice {
         name: "runtime::root_defaults",
         // Debian's unshare and umount are not in the machine.
         without: &["without_cgroups_the_root_has_no_devices"],
