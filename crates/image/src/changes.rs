@@ -97,8 +97,8 @@ const MAX_PATH: usize = 4096;
 
 struct Comparison<'a> {
     /// The upper directory and what is below; what comes from below has a layer one higher than in `old`.
-    new: Stack<'a>,
-    old: Stack<'a>,
+    new: Stack<&'a Dir>,
+    old: Stack<&'a Dir>,
     prefix: Prefix,
     changes: Vec<Change>,
 }
@@ -209,16 +209,16 @@ impl Comparison<'_> {
             let dir = self.new.open_place(&new.parts[0])?;
             dir.entries()?.into_iter().map(|entry| entry.name).collect()
         } else {
-            let mut names: BTreeSet<OsString> = open_new.names()?.into_iter().collect();
+            let mut names: BTreeSet<OsString> = self.new.names(&open_new)?.into_iter().collect();
             if let Some(old) = &open_old {
-                names.extend(old.names()?);
+                names.extend(self.old.names(old)?);
             }
             names
         };
         let pair = |name: OsString| {
-            let new = open_new.child(&name)?;
+            let new = self.new.child(&open_new, &name)?;
             let old = match &open_old {
-                Some(old) => old.child(&name)?,
+                Some(old) => self.old.child(old, &name)?,
                 None => None,
             };
             Ok((name, new, old))
@@ -237,7 +237,7 @@ impl Comparison<'_> {
     }
 
     /// Attributes as the merged view shows them.
-    fn attributes(&self, stack: &Stack, found: &Found) -> io::Result<BTreeSet<(OsString, Vec<u8>)>> {
+    fn attributes(&self, stack: &Stack<&Dir>, found: &Found) -> io::Result<BTreeSet<(OsString, Vec<u8>)>> {
         let (dir, name) = stack.parent_of(found.place())?;
         let mut shown = BTreeSet::new();
         for attribute in dir.list_xattrs(&name)? {

@@ -60,6 +60,26 @@ impl Origin {
     }
 }
 
+impl Handle {
+    /// Encodes it as [`Origin::parse`] reads it, in this machine's byte order. Empty when it is too long for the
+    /// format, which means that the origin is unknown.
+    pub fn encode(&self) -> Vec<u8> {
+        let Ok(len) = u8::try_from(21 + self.fid.len()) else {
+            return Vec::new();
+        };
+        let endian = if cfg!(target_endian = "big") {
+            BIG_ENDIAN
+        } else {
+            0
+        };
+        let flags = endian | if self.upper { PATH_UPPER } else { 0 };
+        let mut value = vec![0, MAGIC, len, flags, self.fid_type];
+        value.extend(self.uuid);
+        value.extend(&self.fid);
+        value
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -87,5 +107,26 @@ mod tests {
         assert_eq!(with(2, 30), None, "longer than the value");
         assert_eq!(with(2, 20), None, "shorter than its own head");
         assert_eq!(Origin::parse(&value[..20]), None);
+    }
+
+    #[test]
+    fn encoding_is_the_reverse() {
+        for upper in [false, true] {
+            let handle = Handle {
+                upper,
+                fid_type: 0x81,
+                uuid: [3; 16],
+                fid: vec![1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12],
+            };
+            let value = handle.encode();
+            assert_eq!(Origin::parse(&value), Some(Origin::Handle(handle)));
+        }
+        let long = Handle {
+            upper: false,
+            fid_type: 1,
+            uuid: [0; 16],
+            fid: vec![0; 235],
+        };
+        assert_eq!(Origin::parse(&long.encode()), Some(Origin::Unknown));
     }
 }

@@ -9,12 +9,14 @@
 //! - [`whiteout`]: whiteouts and opaque directories.
 //! - [`redirect`], [`metacopy`], [`handle`]: the other attributes that a reader must decode.
 //! - [`stack`]: looking a path up in a stack of layers, and listing a merged directory.
+//! - [`live`]: a stack in use: its files opened, copied up, changed.
 //!
 //! What it never does: mount, know a container, know how a layer is packed into an archive.
 //!
 //! Start reading at [`stack`].
 
 pub mod handle;
+pub mod live;
 pub mod metacopy;
 pub mod redirect;
 pub mod stack;

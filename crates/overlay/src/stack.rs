@@ -7,6 +7,7 @@
 //! The stack is only read, and it must not change while it is. A [`Merged`] directory holds no descriptor, so any
 //! number may be kept; [`Stack::open`] opens one for looking into.
 
+use std::borrow::Borrow;
 use std::collections::BTreeSet;
 use std::ffi::{OsStr, OsString};
 use std::io;
@@ -21,10 +22,10 @@ use crate::redirect::Redirect;
 use crate::whiteout::{self, Opaque};
 use crate::xattr::{METACOPY, Prefix, REDIRECT};
 
-/// Layers, topmost first.
+/// Layers, topmost first; `D` is how they are held: `&Dir`, or `Dir` for a stack that owns them.
 #[derive(Debug, Clone)]
-pub struct Stack<'a> {
-    layers: Vec<&'a Dir>,
+pub struct Stack<D> {
+    layers: Vec<D>,
     prefix: Prefix,
 }
 
@@ -78,35 +79,35 @@ impl Found {
     }
 }
 
-/// A merged directory, opened for looking into it.
+/// A merged directory, opened for looking into it: by [`Stack::child`] and [`Stack::names`] of the stack that opened
+/// it.
 #[derive(Debug)]
-pub struct OpenMerged<'s, 'a> {
-    stack: &'s Stack<'a>,
-    parts: Vec<OpenPart>,
+pub struct OpenMerged {
+    pub(crate) parts: Vec<OpenPart>,
 }
 
 #[derive(Debug)]
-struct OpenPart {
+pub(crate) struct OpenPart {
     /// `None` where too many are open already; then it is opened when it is asked.
-    dir: Option<Dir>,
-    place: Place,
+    pub(crate) dir: Option<Dir>,
+    pub(crate) place: Place,
 }
 
 /// Of a merged directory so many parts are kept open. An image may have hundreds of layers, and a process may open
 /// few files.
-const KEPT_OPEN: usize = 64;
+pub(crate) const KEPT_OPEN: usize = 64;
 
 /// What one directory of one layer has under a name.
-enum Single {
+pub(crate) enum Single {
     Missing,
     Whiteout,
     File(Stat),
     Dir(Stat, Dir, Opaque, Option<Redirect>),
 }
 
-impl<'a> Stack<'a> {
+impl<D: Borrow<Dir>> Stack<D> {
     /// A stack of `layers`, topmost first, written with `prefix`.
-    pub fn new(layers: impl IntoIterator<Item = &'a Dir>, prefix: Prefix) -> Stack<'a> {
+    pub fn new(layers: impl IntoIterator<Item = D>, prefix: Prefix) -> Stack<D> {
         Stack {
             layers: layers.into_iter().collect(),
             prefix,
@@ -114,8 +115,17 @@ impl<'a> Stack<'a> {
     }
 
     /// The layers, topmost first.
-    pub fn layers(&self) -> &[&'a Dir] {
+    pub fn layers(&self) -> &[D] {
         &self.layers
+    }
+
+    /// What the overlay's own attributes begin with.
+    pub fn prefix(&self) -> Prefix {
+        self.prefix
+    }
+
+    fn layer(&self, index: usize) -> &Dir {
+        self.layers[index].borrow()
     }
 
     /// The root of the merged view; `None` for a stack without layers. As in the kernel the roots of all layers
@@ -129,7 +139,7 @@ impl<'a> Stack<'a> {
             path: PathBuf::new(),
         });
         Ok(Some(Merged {
-            stat: top.metadata()?,
+            stat: top.borrow().metadata()?,
             parts: parts.collect(),
         }))
     }
@@ -150,7 +160,7 @@ impl<'a> Stack<'a> {
             let Found::Dir(merged) = &found else {
                 return Ok(None);
             };
-            match self.open(merged)?.child(name)? {
+            match self.child(&self.open(merged)?, name)? {
                 Some(child) => found = child,
                 None => return Ok(None),
             }
@@ -159,7 +169,7 @@ impl<'a> Stack<'a> {
     }
 
     /// Opens a merged directory for looking into it.
-    pub fn open(&self, merged: &Merged) -> io::Result<OpenMerged<'_, 'a>> {
+    pub fn open(&self, merged: &Merged) -> io::Result<OpenMerged> {
         let open = |(index, place): (usize, &Place)| {
             let kept = index < KEPT_OPEN;
             Ok(OpenPart {
@@ -173,12 +183,12 @@ impl<'a> Stack<'a> {
             .enumerate()
             .map(open)
             .collect::<io::Result<_>>()?;
-        Ok(OpenMerged { stack: self, parts })
+        Ok(OpenMerged { parts })
     }
 
     /// Opens the directory at `place` in its layer.
     pub fn open_place(&self, place: &Place) -> io::Result<Dir> {
-        self.layers[place.layer].open_dir(&place.path)
+        self.layer(place.layer).open_dir(&place.path)
     }
 
     /// Where the data of a regular file lies: in itself, or for a metadata-only file in a layer below. An error of
@@ -197,7 +207,9 @@ impl<'a> Stack<'a> {
             let next = match redirect {
                 Some(Redirect::FromRoot(path)) => {
                     let lower = Stack::new(
-                        self.layers[below.min(self.layers.len())..].iter().copied(),
+                        self.layers[below.min(self.layers.len())..]
+                            .iter()
+                            .map(Borrow::borrow),
                         self.prefix,
                     );
                     lower.lookup(&path)?.map(|found| raise(found, below))
@@ -207,7 +219,7 @@ impl<'a> Stack<'a> {
                         name = renamed;
                     }
                     parent.parts.retain(|part| part.layer >= below);
-                    self.open(&parent)?.child(&name)?
+                    self.child(&self.open(&parent)?, &name)?
                 }
             };
             match next {
@@ -223,6 +235,32 @@ impl<'a> Stack<'a> {
                     ));
                 }
             }
+        }
+    }
+
+    /// Where the data of a metadata-only file lies that is above this stack, in the directory that merges with
+    /// `parent` here, under `name` or where `redirect` says.
+    pub(crate) fn data_below(
+        &self,
+        parent: &Merged,
+        name: &OsStr,
+        redirect: Option<&[u8]>,
+    ) -> io::Result<Place> {
+        let (found, name) = match redirect.and_then(Redirect::parse) {
+            Some(Redirect::FromRoot(path)) => (self.lookup(&path)?, name.to_owned()),
+            Some(Redirect::Sibling(renamed)) => (self.child(&self.open(parent)?, &renamed)?, renamed),
+            None => (self.child(&self.open(parent)?, name)?, name.to_owned()),
+        };
+        match found {
+            Some(Found::File { place, stat })
+                if FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile =>
+            {
+                self.data_place(parent, &name, &place)
+            }
+            _ => Err(io::Error::new(
+                io::ErrorKind::NotFound,
+                "the data of a metadata-only file is missing",
+            )),
         }
     }
 
@@ -250,10 +288,10 @@ impl<'a> Stack<'a> {
         let invalid = || io::Error::from(io::ErrorKind::InvalidInput);
         let name = place.path.file_name().ok_or_else(invalid)?;
         let parent = place.path.parent().unwrap_or(Path::new(""));
-        Ok((self.layers[place.layer].open_dir(parent)?, name.to_owned()))
+        Ok((self.layer(place.layer).open_dir(parent)?, name.to_owned()))
     }
 
-    fn single(&self, dir: &Dir, name: &OsStr) -> io::Result<Single> {
+    pub(crate) fn single(&self, dir: &Dir, name: &OsStr) -> io::Result<Single> {
         let stat = match dir.try_stat(name) {
             Ok(Some(stat)) => stat,
             Ok(None) => return Ok(Single::Missing),
@@ -284,7 +322,7 @@ impl<'a> Stack<'a> {
     fn merge_from_root(&self, mut path: PathBuf, first: usize, parts: &mut Vec<Place>) -> io::Result<()> {
         for layer in first..self.layers.len() {
             let components: Vec<OsString> = path.iter().map(OsStr::to_owned).collect();
-            let mut at = self.layers[layer].try_clone()?;
+            let mut at = self.layer(layer).try_clone()?;
             let mut last_layer = false;
             for (depth, name) in components.iter().enumerate() {
                 let last = depth + 1 == components.len();
@@ -332,25 +370,25 @@ fn raise(mut found: Found, by: usize) -> Found {
     found
 }
 
-impl OpenMerged<'_, '_> {
+impl<D: Borrow<Dir>> Stack<D> {
     /// Has `look` look into a part.
-    fn with<R>(&self, part: &OpenPart, look: impl FnOnce(&Dir) -> io::Result<R>) -> io::Result<R> {
+    pub(crate) fn with<R>(&self, part: &OpenPart, look: impl FnOnce(&Dir) -> io::Result<R>) -> io::Result<R> {
         match &part.dir {
             Some(dir) => look(dir),
-            None => look(&self.stack.open_place(&part.place)?),
+            None => look(&self.open_place(&part.place)?),
         }
     }
 
     /// What the merged view has under `name`, a single component.
-    pub fn child(&self, name: &OsStr) -> io::Result<Option<Found>> {
+    pub fn child(&self, dir: &OpenMerged, name: &OsStr) -> io::Result<Option<Found>> {
         let mut name = name.to_owned();
         let mut merged: Option<Merged> = None;
-        for (index, part) in self.parts.iter().enumerate() {
+        for (index, part) in dir.parts.iter().enumerate() {
             let place = || Place {
                 layer: part.place.layer,
                 path: part.place.path.join(&name),
             };
-            let (stat, mark, redirect) = match self.with(part, |dir| self.stack.single(dir, &name))? {
+            let (stat, mark, redirect) = match self.with(part, |dir| self.single(dir, &name))? {
                 Single::Missing => continue,
                 Single::Whiteout => break,
                 Single::File(stat) if merged.is_none() => {
@@ -372,8 +410,8 @@ impl OpenMerged<'_, '_> {
             match redirect {
                 None => {}
                 // Its writer could point it at what its readers may not see: the kernel refuses with EPERM.
-                Some(_) if self.stack.prefix == Prefix::User => {
-                    if index + 1 == self.parts.len() {
+                Some(_) if self.prefix == Prefix::User => {
+                    if index + 1 == dir.parts.len() {
                         break;
                     }
                     return Err(io::Error::new(
@@ -383,7 +421,7 @@ impl OpenMerged<'_, '_> {
                 }
                 Some(Redirect::Sibling(renamed)) => name = renamed,
                 Some(Redirect::FromRoot(path)) => {
-                    self.stack.merge_from_root(path, layer + 1, &mut merged.parts)?;
+                    self.merge_from_root(path, layer + 1, &mut merged.parts)?;
                     break;
                 }
             }
@@ -392,13 +430,13 @@ impl OpenMerged<'_, '_> {
     }
 
     /// Every name that the merged view lists, in byte order, whiteouts taken away. As in the kernel, whiteouts of
-    /// the attribute kind in a directory without its mark are listed, and then not found by [`OpenMerged::child`].
-    pub fn names(&self) -> io::Result<Vec<OsString>> {
+    /// the attribute kind in a directory without its mark are listed, and then not found by [`Stack::child`].
+    pub fn names(&self, dir: &OpenMerged) -> io::Result<Vec<OsString>> {
         let mut shown = BTreeSet::new();
         let mut hidden = BTreeSet::new();
-        for part in &self.parts {
+        for part in &dir.parts {
             self.with(part, |dir| {
-                let mark = Opaque::read(dir.as_fd(), self.stack.prefix)?;
+                let mark = Opaque::read(dir.as_fd(), self.prefix)?;
                 for entry in dir.entries()? {
                     if shown.contains(&entry.name) || hidden.contains(&entry.name) {
                         continue;
@@ -411,7 +449,7 @@ impl OpenMerged<'_, '_> {
                     };
                     let gone = candidate && {
                         let stat = dir.stat(&entry.name)?;
-                        whiteout::is_whiteout(dir, &entry.name, &stat, self.stack.prefix)?
+                        whiteout::is_whiteout(dir, &entry.name, &stat, self.prefix)?
                     };
                     if gone {
                         hidden.insert(entry.name);

@@ -127,7 +127,7 @@ fn seen_by_kernel(root: &Path, at: &Path, all: &mut BTreeMap<PathBuf, String>) {
 }
 
 fn seen_by_us(
-    stack: &Stack,
+    stack: &Stack<&Dir>,
     layers: &[PathBuf],
     at: &Path,
     found: &Found,
@@ -135,9 +135,9 @@ fn seen_by_us(
 ) {
     let Found::Dir(merged) = found else { return };
     let open = stack.open(merged).unwrap();
-    for name in open.names().unwrap() {
+    for name in stack.names(&open).unwrap() {
         let path = at.join(&name);
-        let child = match open.child(&name) {
+        let child = match stack.child(&open, &name) {
             Ok(Some(child)) => child,
             Ok(None) => continue,
             Err(error) => {

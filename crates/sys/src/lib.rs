@@ -14,8 +14,10 @@
 pub mod attributes;
 pub mod bpf;
 pub mod caps;
+pub mod creds;
 pub mod dir;
 pub mod fd;
+pub mod handle;
 pub mod init;
 pub mod map;
 pub mod mount;

@@ -24,7 +24,13 @@ pub(crate) fn proc_path(fd: BorrowedFd<'_>, name: Option<&str>) -> String {
     }
 }
 
-fn path(dir: BorrowedFd<'_>, name: &OsStr) -> OsString {
+/// A path of the very file behind `fd`, also where the descriptor is `O_PATH` or of the wrong mode. It needs `/proc`.
+pub fn path_of(fd: BorrowedFd<'_>) -> OsString {
+    proc_path(fd, None).into()
+}
+
+/// A path of the entry `name` of the directory `dir`, for calls that take no descriptor. `name` must be one component.
+pub fn path_at(dir: BorrowedFd<'_>, name: &OsStr) -> OsString {
     let mut path = proc_path(dir, None).into_bytes();
     path.push(b'/');
     path.extend_from_slice(name.as_bytes());
@@ -63,19 +69,19 @@ fn absent(result: rustix::io::Result<Vec<u8>>) -> io::Result<Option<Vec<u8>>> {
 }
 
 pub(crate) fn list_at(dir: BorrowedFd<'_>, name: &OsStr) -> io::Result<Vec<OsString>> {
-    let path = path(dir, name);
+    let path = path_at(dir, name);
     let list = absent(sized(|buffer| fs::llistxattr(path.as_os_str(), buffer)))?;
     Ok(split(list.unwrap_or_default()))
 }
 
 pub(crate) fn get_at(dir: BorrowedFd<'_>, name: &OsStr, attr: &OsStr) -> io::Result<Option<Vec<u8>>> {
-    let path = path(dir, name);
+    let path = path_at(dir, name);
     absent(sized(|buffer| fs::lgetxattr(path.as_os_str(), attr, buffer)))
 }
 
 pub(crate) fn set_at(dir: BorrowedFd<'_>, name: &OsStr, attr: &OsStr, value: &[u8]) -> io::Result<()> {
     Ok(fs::lsetxattr(
-        path(dir, name).as_os_str(),
+        path_at(dir, name).as_os_str(),
         attr,
         value,
         XattrFlags::empty(),
@@ -83,7 +89,7 @@ pub(crate) fn set_at(dir: BorrowedFd<'_>, name: &OsStr, attr: &OsStr, value: &[u
 }
 
 pub(crate) fn remove_at(dir: BorrowedFd<'_>, name: &OsStr, attr: &OsStr) -> io::Result<()> {
-    match fs::lremovexattr(path(dir, name).as_os_str(), attr) {
+    match fs::lremovexattr(path_at(dir, name).as_os_str(), attr) {
         Ok(()) | Err(Errno::NODATA | Errno::OPNOTSUPP) => Ok(()),
         Err(error) => Err(error.into()),
     }

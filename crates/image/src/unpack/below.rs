@@ -147,7 +147,8 @@ impl<W: Write> Unpacking<'_, W> {
         let found = match self.below.lookup(Path::new(os(holder))).map_err(reading)? {
             Some(Found::Dir(merged)) => {
                 let open = self.below.open(&merged).map_err(reading)?;
-                open.child(os(file_name))
+                self.below
+                    .child(&open, os(file_name))
                     .map_err(reading)?
                     .map(|found| (merged, found))
             }

@@ -130,7 +130,7 @@ impl<W: Write> Unpacking<'_, W> {
                 return Ok(0);
             };
             let mut made = 0;
-            for name in self.below.open(&below)?.names()? {
+            for name in self.below.names(&self.below.open(&below)?)? {
                 if root.try_stat(&name)?.is_none() {
                     whiteout::make(&root, &name, self.format)?;
                     made += 1;
@@ -173,8 +173,7 @@ impl<W: Write> Unpacking<'_, W> {
                 None => None,
                 Some(parent) => match self
                     .below
-                    .open(parent)?
-                    .child(os(&self.dirs.nodes[id as usize].name))?
+                    .child(&self.below.open(parent)?, os(&self.dirs.nodes[id as usize].name))?
                 {
                     Some(Found::Dir(merged)) => Some(Rc::new(merged)),
                     _ => None,

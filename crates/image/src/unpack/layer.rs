@@ -24,7 +24,7 @@ use crate::tar::{Entry, Kind, Reader};
 /// A layer while it is unpacked.
 pub(super) struct Unpacking<'a, W: Write> {
     pub(super) format: Format,
-    pub(super) below: Stack<'a>,
+    pub(super) below: Stack<&'a Dir>,
     limits: &'a Limits,
     reader: Reader<Stream>,
     record: record::Writer<W>,
@@ -66,7 +66,7 @@ impl<'a, W: Write> Unpacking<'a, W> {
         stream: Stream,
         into: &Dir,
         format: Format,
-        below: Stack<'a>,
+        below: Stack<&'a Dir>,
         record: W,
         limits: &'a Limits,
     ) -> Result<Self, UnpackError> {

@@ -1,0 +1,270 @@
+//! Listing a directory, with cookies that mean the same whoever asks and whenever.
+//!
+//! A cookie is made of the name's hash, and entries are listed in the order of their cookies: going on after one
+//! needs no state that belongs to a reader. A listing in progress is kept with the directory and follows its
+//! changes, so that a reader of many pieces does not read the layers again for each.
+
+use std::collections::{BTreeMap, HashSet};
+use std::ffi::OsStr;
+use std::hash::BuildHasher;
+use std::os::fd::AsFd;
+use std::sync::Arc;
+
+use rustix::fs::FileType;
+
+use super::node::{Body, Children, Node, lock, read, write};
+use super::{NodeId, Overlay, Result, errno};
+use crate::stack::OpenMerged;
+use crate::whiteout::{self, Opaque};
+
+/// An entry of a listing.
+#[derive(Debug)]
+pub struct DirEntry<'a> {
+    /// Its name.
+    pub name: &'a OsStr,
+    /// What `st_ino` of it shows.
+    pub ino: u64,
+    /// Its kind.
+    pub file_type: FileType,
+    /// The cookie after which the next entry comes.
+    pub next: u64,
+}
+
+/// The entries of a directory by their cookies.
+#[derive(Debug, Default)]
+pub(super) struct Listing {
+    entries: BTreeMap<u64, Listed>,
+}
+
+#[derive(Debug, Clone)]
+struct Listed {
+    name: Arc<OsStr>,
+    ino: u64,
+    file_type: FileType,
+}
+
+/// The cookies of `.` and `..`; all others are greater.
+const DOT: u64 = 1;
+const DOT_DOT: u64 = 2;
+
+/// So many entries are taken out of a listing at once.
+const PIECE: usize = 256;
+
+/// So many listings are kept for readers that have not come to their end.
+const KEPT: usize = 64;
+
+impl Listing {
+    fn insert(&mut self, mut cookie: u64, entry: Listed) {
+        while let Some(other) = self.entries.get(&cookie) {
+            if other.name == entry.name {
+                break;
+            }
+            cookie += 1;
+        }
+        self.entries.insert(cookie, entry);
+    }
+
+    fn remove(&mut self, mut cookie: u64, name: &OsStr) {
+        while let Some(other) = self.entries.get(&cookie) {
+            if &*other.name == name {
+                self.entries.remove(&cookie);
+                return;
+            }
+            cookie += 1;
+        }
+    }
+}
+
+impl Overlay {
+    /// Hands `each` the entries of a directory that come after the cookie `offset` (0: all), until it answers
+    /// `false`, which means that this entry had no room.
+    pub fn list(&self, node: NodeId, offset: u64, each: &mut dyn FnMut(&DirEntry<'_>) -> bool) -> Result<()> {
+        let node = self.nodes.get(node)?;
+        let dir = node.dir()?;
+        let mut dot = |name: &str, ino, next| {
+            each(&DirEntry {
+                name: OsStr::new(name),
+                ino,
+                file_type: FileType::Directory,
+                next,
+            })
+        };
+        if offset < DOT && !dot(".", node.ino, DOT) {
+            return Ok(());
+        }
+        if offset < DOT_DOT {
+            let parent = lock(&dir.state).name.as_ref().map(|name| name.parent.ino);
+            if !dot("..", parent.unwrap_or(node.ino), DOT_DOT) {
+                return Ok(());
+            }
+        }
+        let mut after = offset.max(DOT_DOT);
+        loop {
+            let piece = self.piece(&node, after)?;
+            for (cookie, entry) in &piece {
+                let shown = DirEntry {
+                    name: &entry.name,
+                    ino: entry.ino,
+                    file_type: entry.file_type,
+                    next: *cookie,
+                };
+                if !each(&shown) {
+                    return Ok(());
+                }
+                after = *cookie;
+            }
+            if piece.len() < PIECE {
+                return Ok(());
+            }
+        }
+    }
+
+    /// The next entries after a cookie. Nothing is locked while they are handed out: the reader may look them up.
+    fn piece(&self, node: &Arc<Node>, after: u64) -> Result<Vec<(u64, Listed)>> {
+        let dir = node.dir()?;
+        let take = |listing: &Listing| -> Vec<(u64, Listed)> {
+            let rest = listing.entries.range(after + 1..).take(PIECE);
+            rest.map(|(cookie, entry)| (*cookie, entry.clone())).collect()
+        };
+        let known = read(&dir.children).listing.as_ref().map(take);
+        if let Some(piece) = known {
+            if piece.len() < PIECE {
+                // The reader is at the end.
+                write(&dir.children).listing = None;
+            }
+            return Ok(piece);
+        }
+        let mut children = write(&dir.children);
+        if children.listing.is_none() {
+            let listing = self.read_listing(node, &children)?;
+            let piece = take(&listing);
+            if piece.len() < PIECE {
+                return Ok(piece);
+            }
+            children.listing = Some(listing);
+            drop(children);
+            self.note_listing(node.id);
+            return Ok(piece);
+        }
+        Ok(children.listing.as_ref().map(take).unwrap_or_default())
+    }
+
+    /// Drops the listing that was left longest, when there are too many.
+    fn note_listing(&self, node: NodeId) {
+        let mut listed = lock(&self.listed);
+        listed.retain(|known| *known != node);
+        listed.push_back(node);
+        let oldest = if listed.len() > KEPT {
+            listed.pop_front()
+        } else {
+            None
+        };
+        drop(listed);
+        if let Some(node) = oldest.and_then(|oldest| self.nodes.get(oldest).ok())
+            && let Body::Dir(dir) = &node.body
+        {
+            write(&dir.children).listing = None;
+        }
+    }
+
+    fn cookie(&self, name: &OsStr) -> u64 {
+        (self.hasher.hash_one(name) >> 1).max(DOT_DOT + 1)
+    }
+
+    /// An entry was made.
+    pub(super) fn list_added(&self, children: &mut Children, name: &OsStr, node: &Node) {
+        if let Some(listing) = &mut children.listing {
+            let entry = Listed {
+                name: name.into(),
+                ino: node.ino,
+                file_type: node.file_type(),
+            };
+            listing.insert(self.cookie(name), entry);
+        }
+    }
+
+    /// An entry was removed.
+    pub(super) fn list_removed(&self, children: &mut Children, name: &OsStr) {
+        if let Some(listing) = &mut children.listing {
+            listing.remove(self.cookie(name), name);
+        }
+    }
+
+    /// Reads the layers: upper names first, each name once, whiteouts taken away.
+    fn read_listing(&self, node: &Arc<Node>, children: &Children) -> Result<Listing> {
+        let open = self.opened(node)?;
+        let impure = self.is_impure(node)?;
+        let merged = open.parts.len() > 1;
+        let mut listing = Listing::default();
+        // With a single part no name comes twice.
+        let mut seen: HashSet<Arc<OsStr>> = HashSet::new();
+        for part in &open.parts {
+            let upper = self.is_upper(part.place.layer);
+            let read = |dir: &sys::Dir| {
+                let mark = Opaque::read(dir.as_fd(), self.options.prefix)?;
+                for entry in dir.entries()? {
+                    if seen.contains(entry.name.as_os_str()) {
+                        continue;
+                    }
+                    let name: Arc<OsStr> = entry.name.as_os_str().into();
+                    if merged {
+                        seen.insert(name.clone());
+                    }
+                    let mut file_type = entry.file_type.0;
+                    let doubtful = match file_type {
+                        FileType::CharacterDevice | FileType::Unknown => true,
+                        FileType::RegularFile => mark == Opaque::Whiteouts,
+                        _ => false,
+                    };
+                    if doubtful {
+                        let stat = dir.stat(&entry.name)?;
+                        if whiteout::is_whiteout(dir, &entry.name, &stat, self.options.prefix)? {
+                            continue;
+                        }
+                        file_type = FileType::from_raw_mode(stat.st_mode);
+                    }
+                    // What was copied up shows the number of what it was copied from.
+                    let copied = upper && (impure || merged && file_type == FileType::Directory);
+                    let ino = match children.nodes.get(&*name) {
+                        Some(known) => known.ino,
+                        None if copied => self.listed_ino(node, &name, &open)?.unwrap_or(entry.ino),
+                        None => self.devices.ino(part.place.layer, entry.ino),
+                    };
+                    let listed = Listed {
+                        name: name.clone(),
+                        ino,
+                        file_type,
+                    };
+                    listing.insert(self.cookie(&name), listed);
+                }
+                Ok(())
+            };
+            self.stack.with(part, read).map_err(errno)?;
+        }
+        Ok(listing)
+    }
+
+    fn listed_ino(&self, node: &Arc<Node>, name: &OsStr, open: &OpenMerged) -> std::io::Result<Option<u64>> {
+        match self.stack.child(open, name)? {
+            None => Ok(None),
+            Some(looked) => Ok(Some(self.ino_of(node, name, open, &looked)?)),
+        }
+    }
+
+    /// Whether the view shows nothing in a directory.
+    pub(super) fn is_empty(&self, node: &Arc<Node>, children: &Children) -> Result<bool> {
+        match &children.listing {
+            Some(listing) => Ok(listing.entries.is_empty()),
+            None => Ok(self.read_listing(node, children)?.entries.is_empty()),
+        }
+    }
+}
+
+impl Node {
+    pub(super) fn file_type(&self) -> FileType {
+        match &self.body {
+            Body::Dir(_) => FileType::Directory,
+            Body::File(file) => file.kind,
+        }
+    }
+}

@@ -1,0 +1,349 @@
+//! Finding a name, and forgetting it again.
+
+use std::collections::hash_map::Entry as Slot;
+use std::ffi::OsStr;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::sync::{Mutex, RwLock};
+
+use rustix::fs::{FileType, Stat};
+use rustix::io::Errno;
+use smallvec::smallvec;
+
+use super::node::{
+    Body, Children, DirBody, DirState, FileBody, FileState, Name, Node, Real, Via, lock, read, write,
+};
+use super::place::Entry;
+use super::{Found, NodeId, Overlay, ROOT, Result, errno};
+use crate::stack::{Found as Looked, OpenMerged, Place};
+use crate::xattr::IMPURE;
+
+impl Overlay {
+    /// Looks `name` up in a directory. The front end holds one more reference to what is found.
+    pub fn lookup(&self, parent: NodeId, name: &OsStr) -> Result<Found> {
+        self.check(name)?;
+        let parent = self.nodes.get(parent)?;
+        let node = self.child(&parent, name, true)?.ok_or(Errno::NOENT)?;
+        self.found(node)
+    }
+
+    /// Node and status of something that the front end holds a reference to.
+    pub(super) fn found(&self, node: Arc<Node>) -> Result<Found> {
+        match self.attr(&node) {
+            Ok(attr) => Ok(Found { node: node.id, attr }),
+            Err(errno) => {
+                self.forget(node.id, 1);
+                Err(errno)
+            }
+        }
+    }
+
+    /// The front end gives `count` references back. A node without any is forgotten.
+    pub fn forget(&self, node: NodeId, count: u64) {
+        if node == ROOT {
+            return;
+        }
+        if let Ok(node) = self.nodes.get(node)
+            && node.release(count) == 0
+        {
+            self.drop_node(node);
+        }
+    }
+
+    /// The node under `name`, made when it was not known; with one more reference when `refer`.
+    pub(super) fn child(&self, parent: &Arc<Node>, name: &OsStr, refer: bool) -> Result<Option<Arc<Node>>> {
+        let dir = parent.dir()?;
+        let refer = |node: &Arc<Node>| {
+            if refer {
+                node.refer();
+            }
+            node.clone()
+        };
+        loop {
+            let version = {
+                let children = read(&dir.children);
+                if let Some(node) = children.nodes.get(name) {
+                    return Ok(Some(refer(node)));
+                }
+                children.version
+            };
+            let looked = self.look(parent, name)?;
+            let mut children = write(&dir.children);
+            if let Some(node) = children.nodes.get(name) {
+                return Ok(Some(refer(node)));
+            }
+            if children.version != version {
+                continue;
+            }
+            return Ok(match looked {
+                None => None,
+                Some((open, looked)) => {
+                    Some(refer(&self.adopt(parent, &mut children, name, &open, looked)?))
+                }
+            });
+        }
+    }
+
+    /// As [`Overlay::child`], where the directory's children are held.
+    pub(super) fn child_in(
+        &self,
+        parent: &Arc<Node>,
+        children: &mut Children,
+        name: &OsStr,
+    ) -> Result<Option<Arc<Node>>> {
+        if let Some(node) = children.nodes.get(name) {
+            return Ok(Some(node.clone()));
+        }
+        match self.look(parent, name)? {
+            None => Ok(None),
+            Some((open, looked)) => self.adopt(parent, children, name, &open, looked).map(Some),
+        }
+    }
+
+    /// What the layers have under a name.
+    pub(super) fn look(&self, parent: &Arc<Node>, name: &OsStr) -> Result<Option<(Arc<OpenMerged>, Looked)>> {
+        let open = self.opened(parent)?;
+        let looked = self.stack.child(&open, name).map_err(errno)?;
+        Ok(looked.map(|looked| (open, looked)))
+    }
+
+    /// What `st_ino` shows for something that was looked up.
+    pub(super) fn ino_of(
+        &self,
+        parent: &Arc<Node>,
+        name: &OsStr,
+        open: &OpenMerged,
+        looked: &Looked,
+    ) -> Result<u64> {
+        match looked {
+            Looked::Dir(merged) => {
+                let first = &merged.parts[0];
+                match merged.parts.get(1) {
+                    Some(below) if self.is_upper(first.layer) => {
+                        let stat = self.stack.open_place(below).and_then(|dir| dir.metadata());
+                        Ok(self.devices.ino(below.layer, stat.map_err(errno)?.st_ino))
+                    }
+                    _ => Ok(self.devices.ino(first.layer, merged.stat.st_ino)),
+                }
+            }
+            Looked::File { stat, place } if self.is_upper(place.layer) => {
+                if !self.is_impure(parent)? {
+                    return Ok(self.devices.ino(0, stat.st_ino));
+                }
+                match &open.parts[0].dir {
+                    Some(dir) => Ok(self.upper_ino(&Entry::At(dir, name), stat)),
+                    None => Err(Errno::IO),
+                }
+            }
+            Looked::File { stat, place } => Ok(self.devices.ino(place.layer, stat.st_ino)),
+        }
+    }
+
+    /// Whether the upper part of a directory may hold what was copied up.
+    pub(super) fn is_impure(&self, dir: &Arc<Node>) -> Result<bool> {
+        let mut state = lock(&dir.dir()?.state);
+        if !state.upper {
+            return Ok(false);
+        }
+        if let Some(known) = state.impure {
+            return Ok(known);
+        }
+        let upper = self.upper_dir_in(dir, &mut state)?;
+        let mark = self
+            .options
+            .prefix
+            .get(std::os::fd::AsFd::as_fd(&*upper), IMPURE)
+            .map_err(errno)?;
+        let impure = mark.as_deref() == Some(b"y");
+        state.impure = Some(impure);
+        Ok(impure)
+    }
+
+    /// Makes the node of something that was looked up, or finds the node of another of its names.
+    fn adopt(
+        &self,
+        parent: &Arc<Node>,
+        children: &mut Children,
+        name: &OsStr,
+        open: &OpenMerged,
+        looked: Looked,
+    ) -> Result<Arc<Node>> {
+        let named = Name {
+            parent: parent.clone(),
+            name: Arc::from(name),
+        };
+        let mut ino = self.ino_of(parent, name, open, &looked)?;
+        let node = match looked {
+            Looked::Dir(mut merged) => {
+                let upper = self.is_upper(merged.parts[0].layer);
+                if upper {
+                    merged.parts.remove(0);
+                }
+                self.nodes
+                    .insert(ino, dir_body(Some(named.clone()), upper, merged.parts))
+            }
+            Looked::File { stat, place } => {
+                let kind = FileType::from_raw_mode(stat.st_mode);
+                let mut upper = self.is_upper(place.layer);
+                if stat.st_nlink < 2 || !(upper || self.options.index) {
+                    let real = if upper {
+                        Real::BY_NAME
+                    } else {
+                        lower_real(open, place, name)
+                    };
+                    self.nodes
+                        .insert(ino, file_body(kind, upper, named.clone(), real))
+                } else {
+                    let indexed = match self.options.index && self.is_writable() {
+                        false => None,
+                        true if upper => self.indexed_upper(open, name, &stat)?,
+                        true => self.indexed_lower(&place)?,
+                    };
+                    let mut keys = vec![(stat.st_dev, stat.st_ino)];
+                    let real = match indexed {
+                        Some(found) => {
+                            upper = true;
+                            ino = self.devices.ino(found.layer, found.lower.1);
+                            keys = vec![found.lower, found.entry];
+                            Real::Upper {
+                                via: Via::Index(Box::new(found.indexed)),
+                                data: None,
+                            }
+                        }
+                        None if upper => Real::BY_NAME,
+                        None => lower_real(open, place, name),
+                    };
+                    // Looked up and entered under one lock: two names of one file must not become two nodes.
+                    let mut links = lock(&self.links);
+                    match keys.iter().find_map(|key| links.get(key).cloned()) {
+                        Some(known) => {
+                            lock(&known.file()?.state).names.push(named.clone());
+                            known
+                        }
+                        None => {
+                            let node = self
+                                .nodes
+                                .insert(ino, file_body(kind, upper, named.clone(), real));
+                            links.extend(keys.iter().map(|key| (*key, node.clone())));
+                            lock(&node.file()?.state).keys = keys;
+                            node
+                        }
+                    }
+                }
+            }
+        };
+        children.nodes.insert(named.name, node.clone());
+        Ok(node)
+    }
+
+    /// Enters something new under a name.
+    pub(super) fn enter(
+        &self,
+        parent: &Arc<Node>,
+        children: &mut Children,
+        name: &OsStr,
+        stat: &Stat,
+        body: impl FnOnce(Name) -> Body,
+    ) -> Arc<Node> {
+        let named = Name {
+            parent: parent.clone(),
+            name: Arc::from(name),
+        };
+        let node = self
+            .nodes
+            .insert(self.devices.ino(0, stat.st_ino), body(named.clone()));
+        self.list_added(children, name, &node);
+        children.version += 1;
+        children.nodes.insert(named.name, node.clone());
+        node
+    }
+
+    /// Lets a node go that nobody holds a reference to.
+    pub(super) fn settle(&self, node: Arc<Node>) {
+        if !node.is_referred() {
+            self.drop_node(node);
+        }
+    }
+
+    fn drop_node(&self, node: Arc<Node>) {
+        let names: Vec<Name> = match &node.body {
+            Body::Dir(dir) => {
+                // Nodes beneath it still reach their files through it.
+                if !read(&dir.children).nodes.is_empty() {
+                    return;
+                }
+                lock(&dir.state).name.iter().cloned().collect()
+            }
+            Body::File(file) => lock(&file.state).names.iter().cloned().collect(),
+        };
+        for name in &names {
+            if let Ok(dir) = name.parent.dir()
+                && let mut children = write(&dir.children)
+                && let Slot::Occupied(slot) = children.nodes.entry(name.name.clone())
+                && Arc::ptr_eq(slot.get(), &node)
+            {
+                let busy = node.is_referred()
+                    || matches!(&node.body, Body::Dir(dir) if !read(&dir.children).nodes.is_empty());
+                if busy {
+                    return;
+                }
+                slot.remove();
+            }
+        }
+        if let Body::File(file) = &node.body {
+            // No new reference through the table, once the keys are gone.
+            let mut links = lock(&self.links);
+            if node.is_referred() {
+                return;
+            }
+            for key in lock(&file.state).keys.drain(..) {
+                links.remove(&key);
+            }
+        }
+        self.nodes.remove(node.id);
+        for name in names {
+            if name.parent.id != ROOT && !name.parent.is_referred() {
+                self.drop_node(name.parent);
+            }
+        }
+    }
+}
+
+pub(super) fn dir_body(name: Option<Name>, upper: bool, lower: Vec<Place>) -> Body {
+    Body::Dir(Box::new(DirBody {
+        state: Mutex::new(DirState {
+            name,
+            upper,
+            lower: lower.into(),
+            impure: None,
+            open: None,
+            removed: false,
+        }),
+        children: RwLock::default(),
+    }))
+}
+
+pub(super) fn file_body(kind: FileType, upper: bool, name: Name, real: Real) -> Body {
+    Body::File(FileBody {
+        kind,
+        upper_data: AtomicBool::new(upper),
+        state: Mutex::new(FileState {
+            names: smallvec![name],
+            real,
+            keys: Vec::new(),
+            copying: None,
+        }),
+    })
+}
+
+/// A lower file is reached through its parent's part, unless a redirect led past it.
+fn lower_real(open: &OpenMerged, place: Place, name: &OsStr) -> Real {
+    let beside = |part: &crate::stack::OpenPart| {
+        part.place.layer == place.layer && place.path == part.place.path.join(name)
+    };
+    let path = (!open.parts.iter().any(beside)).then(|| place.path.clone().into_boxed_path());
+    Real::Lower {
+        layer: place.layer,
+        path,
+    }
+}

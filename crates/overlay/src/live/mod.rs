@@ -1,0 +1,213 @@
+//! [`Overlay`]: a stack of layers that is in use: looked up, listed, opened, copied up and changed.
+//!
+//! What the kernel's overlayfs does inside the kernel, as a value that any front end can drive: a FUSE server, or a
+//! test without one. Calls name a node (what a front end calls an inode) and a name beneath it; they answer with an
+//! errno, because that is what every front end replies. All of it is `Sync`: several threads call at once.
+//!
+//! Lock order: a directory's children (of two directories, the one with the smaller node number first), then a
+//! node's state, then the tables. A node's state is held while its data is copied up, which concerns only that file;
+//! a directory's children are never held across the copying of data.
+//!
+//! Start reading at [`node`], then [`lookup`] and [`copy_up`].
+
+mod attr;
+mod copy_up;
+mod create;
+mod index;
+mod list;
+mod lookup;
+mod node;
+mod open;
+mod options;
+mod origin;
+mod place;
+mod remove;
+mod rename;
+mod work;
+mod xattrs;
+
+use std::collections::HashMap;
+use std::collections::hash_map::RandomState;
+use std::ffi::OsStr;
+use std::io;
+use std::sync::{Arc, Mutex};
+
+use rustix::fs::{Stat, StatVfs};
+use rustix::io::Errno;
+use sys::Dir;
+
+pub use attr::{SetAttr, SetTime};
+pub use list::DirEntry;
+pub use open::OpenFile;
+pub use options::{IdRange, Ids, Layers, OpenError, Options, RedirectDir, Sync};
+pub use rustix::fs::RenameFlags;
+
+use crate::stack::Stack;
+use node::{Body, Children, DirBody, DirState, Node, Nodes};
+use work::Work;
+
+/// What a call answers: the errno that a program shall see.
+pub type Result<T> = std::result::Result<T, Errno>;
+
+/// Names a node to a front end. Never reused while the overlay is served.
+pub type NodeId = u64;
+
+/// The root directory's node.
+pub const ROOT: NodeId = 1;
+
+/// Who makes something new: it will own it.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Caller {
+    /// File system user id.
+    pub uid: u32,
+    /// File system group id.
+    pub gid: u32,
+    /// File creation mask; it counts only where the parent has no default ACL.
+    pub umask: u32,
+}
+
+/// A node with its status as the merged view shows it: `st_ino` and `st_nlink` are the overlay's, `st_dev` is a
+/// layer's and means nothing.
+#[derive(Debug, Clone, Copy)]
+pub struct Found {
+    /// The node. A front end that is given one holds a reference to it until it says [`Overlay::forget`].
+    pub node: NodeId,
+    /// Its status.
+    pub attr: Stat,
+}
+
+/// An overlay in use.
+#[derive(Debug)]
+pub struct Overlay {
+    /// All layers; with the upper one first when there is one.
+    stack: Stack<Dir>,
+    /// Where changes are prepared; `None` when read-only.
+    work: Option<Work>,
+    options: Options,
+    /// The file systems that the layers are on.
+    devices: origin::Devices,
+    nodes: Nodes,
+    /// Files with several names, by the device and inode of their real file.
+    links: Mutex<HashMap<(u64, u64), Arc<Node>>>,
+    /// Held by a rename between directories: while it is, no directory changes its parent otherwise.
+    renames: Mutex<()>,
+    kept: Mutex<place::Kept>,
+    /// Directories with a listing in progress, oldest first.
+    listed: Mutex<std::collections::VecDeque<NodeId>>,
+    /// For the cookies of listings.
+    hasher: RandomState,
+    /// Longest name, in bytes.
+    name_max: usize,
+}
+
+/// The errno of an error; one that came from no system call says what it is by its kind.
+fn errno(error: io::Error) -> Errno {
+    Errno::from_io_error(&error).unwrap_or(match error.kind() {
+        io::ErrorKind::PermissionDenied => Errno::PERM,
+        io::ErrorKind::InvalidInput => Errno::INVAL,
+        _ => Errno::IO,
+    })
+}
+
+impl Overlay {
+    /// An overlay of `layers`. What a crash left in the work directory is removed; the upper directory is left as it
+    /// is. The work directory stays locked until the overlay is dropped.
+    pub fn new(layers: Layers, options: Options) -> std::result::Result<Overlay, OpenError> {
+        if layers.lower.is_empty() {
+            return Err(OpenError::NoLower);
+        }
+        let reading = |what| move |source| OpenError::Io { what, source };
+        let work = match (&layers.upper, layers.work) {
+            (None, None) => None,
+            (Some(upper), Some(work)) => Some(Work::prepare(upper, work, &layers.lower[0], &options)?),
+            _ => return Err(OpenError::HalfWritable),
+        };
+        let writable = layers.upper.is_some();
+        let all: Vec<Dir> = layers.upper.into_iter().chain(layers.lower).collect();
+        let devices = origin::Devices::of(&all).map_err(reading("a layer's root cannot be read"))?;
+        let name_max = rustix::fs::fstatvfs(&all[0])
+            .map_err(|errno| reading("the file system's limits cannot be read")(errno.into()))?
+            .f_namemax as usize;
+        let stack = Stack::new(all, options.prefix);
+        let merged = stack.root().map_err(reading("a layer's root cannot be read"))?;
+        let mut lower = merged.map(|merged| merged.parts).unwrap_or_default();
+        if writable {
+            lower.remove(0);
+        }
+        let top = stack.layers()[usize::from(writable)].metadata();
+        let ino = devices.ino(
+            usize::from(writable),
+            top.map_err(reading("a layer's root cannot be read"))?.st_ino,
+        );
+        let nodes = Nodes::new();
+        let root = nodes.insert(
+            ino,
+            Body::Dir(Box::new(DirBody {
+                state: Mutex::new(DirState {
+                    name: None,
+                    upper: writable,
+                    lower: lower.into(),
+                    impure: None,
+                    open: None,
+                    removed: false,
+                }),
+                children: std::sync::RwLock::new(Children::default()),
+            })),
+        );
+        root.refer();
+        let kept = place::Kept::new(options.kept_open);
+        Ok(Overlay {
+            stack,
+            work,
+            options,
+            devices,
+            nodes,
+            links: Mutex::default(),
+            renames: Mutex::default(),
+            kept: Mutex::new(kept),
+            listed: Mutex::default(),
+            hasher: RandomState::new(),
+            name_max,
+        })
+    }
+
+    /// Whether anything can be changed.
+    pub fn is_writable(&self) -> bool {
+        self.work.is_some()
+    }
+
+    /// How many nodes the front end knows.
+    pub fn known(&self) -> usize {
+        self.nodes.len()
+    }
+
+    /// The work directory, or `EROFS`.
+    fn work(&self) -> Result<&Work> {
+        self.work.as_ref().ok_or(Errno::ROFS)
+    }
+
+    /// Size and room of the file system that changes go to, or that the topmost layer is on.
+    pub fn statfs(&self) -> Result<StatVfs> {
+        rustix::fs::fstatvfs(&self.stack.layers()[0])
+    }
+
+    /// Makes everything written durable, unless the overlay is volatile.
+    pub fn syncfs(&self) -> Result<()> {
+        match &self.work {
+            Some(_) if self.options.sync != Sync::Volatile => self.stack.layers()[0].syncfs().map_err(errno),
+            _ => Ok(()),
+        }
+    }
+
+    fn is_upper(&self, layer: usize) -> bool {
+        layer == 0 && self.is_writable()
+    }
+
+    /// Checks a name that a front end gives.
+    fn check(&self, name: &OsStr) -> Result<()> {
+        if name.len() > self.name_max {
+            return Err(Errno::NAMETOOLONG);
+        }
+        Ok(())
+    }
+}

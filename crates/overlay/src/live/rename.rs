@@ -1,0 +1,487 @@
+//! Renaming and exchanging.
+//!
+//! Both are one `renameat2(2)` in the upper layer, after everything that can be prepared was: copy-up, redirects and
+//! opaque marks, which change nothing that the view shows. Where a lower layer has the old name, the same call
+//! leaves a whiteout there.
+
+use std::ffi::{OsStr, OsString};
+use std::os::fd::AsFd;
+use std::os::unix::ffi::OsStrExt;
+use std::path::PathBuf;
+use std::sync::{Arc, RwLockWriteGuard};
+
+use rustix::fs::{self, Mode, RenameFlags};
+use rustix::io::Errno;
+use sys::Dir;
+
+use super::copy_up::Want;
+use super::node::{Body, Children, FileState, Name, Node, Real, Via, lock, write};
+use super::place::{Entry, UpperDir};
+use super::remove::{NotYet, removed};
+use super::work::is_whiteout;
+use super::{NodeId, Overlay, RedirectDir, Result, errno, xattrs};
+use crate::WhiteoutKind;
+use crate::redirect::{self, Redirect};
+use crate::whiteout::Opaque;
+use crate::xattr::REDIRECT;
+
+/// The children of the directories concerned, which may be one.
+struct Both<'a> {
+    old: RwLockWriteGuard<'a, Children>,
+    new: Option<RwLockWriteGuard<'a, Children>>,
+}
+
+impl<'a> Both<'a> {
+    fn lock(old: &'a Arc<Node>, new: &'a Arc<Node>) -> Result<Both<'a>> {
+        if Arc::ptr_eq(old, new) {
+            return Ok(Both {
+                old: write(&old.dir()?.children),
+                new: None,
+            });
+        }
+        // A directory before what is beneath it; else by number.
+        let new_first = is_above(new, old)? || !is_above(old, new)? && new.id < old.id;
+        if new_first {
+            let new = write(&new.dir()?.children);
+            return Ok(Both {
+                old: write(&old.dir()?.children),
+                new: Some(new),
+            });
+        }
+        let old = write(&old.dir()?.children);
+        Ok(Both {
+            old,
+            new: Some(write(&new.dir()?.children)),
+        })
+    }
+
+    fn target(&mut self) -> &mut Children {
+        match &mut self.new {
+            Some(new) => new,
+            None => &mut self.old,
+        }
+    }
+}
+
+/// Whether `upper` is `node` or one of the directories that `node` is in.
+fn is_above(upper: &Arc<Node>, node: &Arc<Node>) -> Result<bool> {
+    let mut at = node.clone();
+    loop {
+        if Arc::ptr_eq(upper, &at) {
+            return Ok(true);
+        }
+        let parent = lock(&at.dir()?.state)
+            .name
+            .as_ref()
+            .map(|name| name.parent.clone());
+        match parent {
+            Some(parent) => at = parent,
+            None => return Ok(false),
+        }
+    }
+}
+
+/// One end of a rename.
+struct End<'a> {
+    parent: &'a Arc<Node>,
+    name: &'a OsStr,
+}
+
+impl Overlay {
+    /// Renames, or exchanges two names with [`RenameFlags::EXCHANGE`]. `EXDEV` for a directory that a lower layer
+    /// has, unless redirects are on; `EINVAL` for other flags than that and [`RenameFlags::NOREPLACE`], as the
+    /// kernel's.
+    pub fn rename(
+        &self,
+        parent: NodeId,
+        name: &OsStr,
+        new_parent: NodeId,
+        new_name: &OsStr,
+        flags: RenameFlags,
+    ) -> Result<()> {
+        self.work()?;
+        self.check(name)?;
+        self.check(new_name)?;
+        let exchange = flags == RenameFlags::EXCHANGE;
+        if !flags.is_empty() && !exchange && flags != RenameFlags::NOREPLACE {
+            return Err(Errno::INVAL);
+        }
+        let old_parent = self.nodes.get(parent)?;
+        let new_parent = self.nodes.get(new_parent)?;
+        let old = End {
+            parent: &old_parent,
+            name,
+        };
+        let new = End {
+            parent: &new_parent,
+            name: new_name,
+        };
+        let same_dir = Arc::ptr_eq(old.parent, new.parent);
+        let _still = (!same_dir).then(|| lock(&self.renames));
+        loop {
+            let mut both = Both::lock(old.parent, new.parent)?;
+            let node = self
+                .child_in(old.parent, &mut both.old, name)?
+                .ok_or(Errno::NOENT)?;
+            let target = self.child_in(new.parent, both.target(), new_name)?;
+            match &target {
+                Some(_) if flags == RenameFlags::NOREPLACE => return Err(Errno::EXIST),
+                None if exchange => return Err(Errno::NOENT),
+                _ => {}
+            }
+            if node.is_dir() && is_above(&node, new.parent)? {
+                return Err(Errno::INVAL);
+            }
+            if let Some(target) = &target
+                && target.is_dir()
+                && is_above(target, old.parent)?
+            {
+                return Err(if exchange { Errno::INVAL } else { Errno::NOTEMPTY });
+            }
+            match &target {
+                Some(target) if Arc::ptr_eq(target, &node) => return Ok(()),
+                Some(target) if !exchange => match (node.is_dir(), target.is_dir()) {
+                    (true, false) => return Err(Errno::NOTDIR),
+                    (false, true) => return Err(Errno::ISDIR),
+                    _ => {}
+                },
+                _ => {}
+            }
+            // What must be copied up first: what moves, and what is counted.
+            let moves = [Some(&node), target.as_ref().filter(|_| exchange)];
+            let mut again = None;
+            for moving in moves.into_iter().flatten() {
+                self.can_move(moving)?;
+                again = again.or(self
+                    .not_ready(moving, true)?
+                    .map(|not_yet| (moving.clone(), not_yet)));
+            }
+            if let Some(target) = target.as_ref().filter(|_| !exchange) {
+                again = again.or(self
+                    .not_ready(target, false)?
+                    .map(|not_yet| (target.clone(), not_yet)));
+            }
+            if let Some((node, not_yet)) = again {
+                drop(both);
+                self.make_ready(&node, not_yet)?;
+                continue;
+            }
+            if node.is_dir() {
+                self.copy_up(&node, Want::Metadata)?;
+            }
+            if let Some(target) = target.as_ref().filter(|target| exchange && target.is_dir()) {
+                self.copy_up(target, Want::Metadata)?;
+            }
+            self.copy_up(old.parent, Want::Metadata)?;
+            self.copy_up(new.parent, Want::Metadata)?;
+            let overwritten = match (&target, exchange) {
+                (Some(target), true) => {
+                    self.exchange(&old, &node, &new, target)?;
+                    None
+                }
+                (target, _) => {
+                    self.replace(&old, &node, &new, target.as_ref())?;
+                    target.clone()
+                }
+            };
+            self.list_removed(&mut both.old, name);
+            both.old.version += 1;
+            both.old.nodes.remove(name);
+            self.list_removed(both.target(), new_name);
+            both.target().version += 1;
+            both.target().nodes.insert(Arc::from(new_name), node.clone());
+            self.list_added(both.target(), new_name, &node);
+            if exchange && let Some(target) = &target {
+                both.old.nodes.insert(Arc::from(name), target.clone());
+                self.list_added(&mut both.old, name, target);
+            }
+            drop(both);
+            self.settle(node);
+            if let Some(gone) = overwritten {
+                self.settle(gone);
+            } else if let Some(target) = target {
+                self.settle(target);
+            }
+            return Ok(());
+        }
+    }
+
+    /// `EXDEV` for a directory that would need a redirect which may not be written.
+    fn can_move(&self, node: &Node) -> Result<()> {
+        match &node.body {
+            Body::Dir(dir)
+                if self.options.redirect_dir != RedirectDir::On && !lock(&dir.state).lower.is_empty() =>
+            {
+                Err(Errno::XDEV)
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Whether a file is being copied up, or must be because it moves.
+    fn not_ready(&self, node: &Node, moves: bool) -> Result<Option<NotYet>> {
+        let Body::File(body) = &node.body else {
+            return Ok(None);
+        };
+        let state = lock(&body.state);
+        if let Some(not_yet) = self.removable(&state) {
+            return Ok(Some(not_yet));
+        }
+        // A metadata-only file would need a redirect; its data is brought instead.
+        let below = matches!(
+            &state.real,
+            Real::Lower { .. } | Real::Upper { data: Some(_), .. }
+        );
+        Ok((moves && below).then_some(NotYet::Lower))
+    }
+
+    fn replace(
+        &self,
+        old: &End<'_>,
+        node: &Arc<Node>,
+        new: &End<'_>,
+        target: Option<&Arc<Node>>,
+    ) -> Result<()> {
+        let (from, to) = (self.upper_dir(old.parent)?, self.upper_dir(new.parent)?);
+        let covers = self.is_below(old.parent, old.name)?;
+        self.prepare_move(old, node, new, &from)?;
+        let slot = is_whiteout(&to, new.name, self.options.format())?;
+        match target {
+            None => {
+                self.move_over(old, new, &from, &to, node.is_dir(), covers, slot)?;
+            }
+            Some(target) => match &target.body {
+                Body::File(body) => {
+                    let mut state = lock(&body.state);
+                    let left = self.before_loss(&state)?;
+                    self.move_over(old, new, &from, &to, node.is_dir(), covers, slot)?;
+                    self.after_loss(&mut state, new.parent, new.name, left)?;
+                }
+                Body::Dir(dir) => {
+                    let children = write(&dir.children);
+                    if !self.is_empty(target, &children)? {
+                        return Err(Errno::NOTEMPTY);
+                    }
+                    let opened = self.opened(target)?;
+                    match self.move_over(old, new, &from, &to, true, covers, slot) {
+                        // The view is empty: there are only whiteouts in it.
+                        Err(Errno::NOTEMPTY | Errno::EXIST) => {
+                            self.clear(&opened.parts[0].dir, &to, new.name)?;
+                            self.move_over(old, new, &from, &to, true, covers, slot)?;
+                        }
+                        other => other?,
+                    }
+                    removed(dir, children);
+                }
+            },
+        }
+        self.moved(node, old, new)
+    }
+
+    /// Replaces an empty directory that holds whiteouts by one that holds none.
+    fn clear(&self, dir: &Option<Dir>, parent: &UpperDir, name: &OsStr) -> Result<()> {
+        let work = self.work()?;
+        let temp = work.fresh();
+        let source = dir.as_ref().ok_or(Errno::IO)?;
+        let swap = || {
+            work.dir().mkdir_masked(&temp, Mode::RWXU).map_err(errno)?;
+            let fresh = work.dir().open_dir(&temp).map_err(errno)?;
+            self.copy_attributes(None, &Entry::Fd(source.as_fd()), &Entry::Fd(fresh.as_fd()))?;
+            Opaque::Yes
+                .write(fresh.as_fd(), self.options.prefix)
+                .map_err(errno)?;
+            work.dir().exchange(&temp, parent, name).map_err(errno)
+        };
+        let swapped = swap();
+        work.discard(&temp);
+        swapped
+    }
+
+    /// The rename itself. `covers`: the old name must be covered by a whiteout. `slot`: what the upper directory has
+    /// under the new name, a whiteout or something else.
+    #[allow(clippy::too_many_arguments)]
+    fn move_over(
+        &self,
+        old: &End<'_>,
+        new: &End<'_>,
+        from: &Dir,
+        to: &Dir,
+        is_dir: bool,
+        covers: bool,
+        slot: Option<bool>,
+    ) -> Result<()> {
+        let rename = |flags| fs::renameat_with(from, old.name, to, new.name, flags);
+        if covers {
+            self.mark_whiteouts(from)?;
+        }
+        if slot == Some(true) && (is_dir || covers) {
+            // The whiteout that stood in its way goes to its old place: to cover it, or to be removed.
+            rename(RenameFlags::EXCHANGE)?;
+            return match covers {
+                true => Ok(()),
+                false => from.unlink(old.name).map_err(errno),
+            };
+        }
+        if !covers {
+            return rename(RenameFlags::empty());
+        }
+        if self.options.whiteouts == WhiteoutKind::Device {
+            match rename(RenameFlags::WHITEOUT) {
+                // A file system that cannot: EINVAL.
+                Err(Errno::INVAL) => {}
+                other => return other,
+            }
+        }
+        let work = self.work()?;
+        if slot.is_none() {
+            // A whiteout where nothing is changes nothing; then both change places at once.
+            work.whiteout(to, new.name)?;
+            return rename(RenameFlags::EXCHANGE).inspect_err(|_| drop(to.unlink(new.name)));
+        }
+        // What is replaced shows for a moment under the old name, until its whiteout is there.
+        let temp = work.fresh();
+        work.whiteout(work.dir(), OsStr::new(&temp))?;
+        let renamed = rename(RenameFlags::EXCHANGE).and_then(|()| {
+            let flags = if is_dir {
+                RenameFlags::EXCHANGE
+            } else {
+                RenameFlags::empty()
+            };
+            fs::renameat_with(work.dir(), &temp, from, old.name, flags)
+        });
+        work.discard(&temp);
+        renamed
+    }
+
+    fn exchange(&self, old: &End<'_>, node: &Arc<Node>, new: &End<'_>, target: &Arc<Node>) -> Result<()> {
+        let (from, to) = (self.upper_dir(old.parent)?, self.upper_dir(new.parent)?);
+        self.prepare_move(old, node, new, &from)?;
+        self.prepare_move(new, target, old, &to)?;
+        fs::renameat_with(&*from, old.name, &*to, new.name, RenameFlags::EXCHANGE)?;
+        self.moved(node, old, new)?;
+        self.moved(target, new, old)
+    }
+
+    /// Sees to it that what moves means the same in its new place.
+    fn prepare_move(&self, old: &End<'_>, node: &Arc<Node>, new: &End<'_>, from: &UpperDir) -> Result<()> {
+        let same_dir = Arc::ptr_eq(old.parent, new.parent);
+        match &node.body {
+            Body::Dir(dir) => {
+                let merged = !lock(&dir.state).lower.is_empty();
+                let upper = self.upper_dir(node)?;
+                if merged {
+                    self.redirect(node, &upper, same_dir)?;
+                } else if self.opened(new.parent)?.parts.len() > 1 {
+                    Opaque::Yes
+                        .write(upper.as_fd(), self.options.prefix)
+                        .map_err(errno)?;
+                }
+            }
+            Body::File(body) => self.ensure_named(&mut lock(&body.state), old, from)?,
+        }
+        if !same_dir && (node.is_dir() || self.has_origin(node)?) {
+            self.mark_impure(new.parent)?;
+        }
+        Ok(())
+    }
+
+    fn has_origin(&self, node: &Arc<Node>) -> Result<bool> {
+        let stat = self.entry(node, |entry| entry.stat())?;
+        Ok(node.ino != self.devices.ino(0, stat.st_ino))
+    }
+
+    /// A name of an indexed file may be in lower layers alone: then the upper layer gets it too.
+    fn ensure_named(&self, state: &mut FileState, at: &End<'_>, upper: &Dir) -> Result<()> {
+        let Real::Upper {
+            via: Via::Index(indexed),
+            ..
+        } = &state.real
+        else {
+            return Ok(());
+        };
+        if is_whiteout(upper, at.name, self.options.format())?.is_some() {
+            return Ok(());
+        }
+        self.mark_impure(at.parent)?;
+        self.nlink_by_lower(indexed)?;
+        self.link_from_index(indexed, upper, at.name)?;
+        self.nlink_by_upper(indexed)
+    }
+
+    /// States on a directory that is about to move where its lower parts are.
+    fn redirect(&self, node: &Arc<Node>, upper: &UpperDir, same_dir: bool) -> Result<()> {
+        let attribute = self.options.prefix.name(REDIRECT);
+        let entry = Entry::Fd(upper.as_fd());
+        let known = xattrs::get(&entry, &attribute)?;
+        let known = known.as_deref().and_then(Redirect::parse);
+        let value = match known {
+            Some(Redirect::FromRoot(_)) => return Ok(()),
+            Some(Redirect::Sibling(_)) if same_dir => return Ok(()),
+            None if same_dir && let Some(name) = lock(&node.dir()?.state).name.clone() => {
+                name.name.as_bytes().to_vec()
+            }
+            _ => {
+                let mut value = b"/".to_vec();
+                value.extend(self.lower_path(node)?.as_os_str().as_bytes());
+                value
+            }
+        };
+        if value.len() > redirect::MAX {
+            return Err(Errno::XDEV);
+        }
+        xattrs::set(&entry, &attribute, &value)
+    }
+
+    /// The path under which the lower layers alone would show a directory.
+    fn lower_path(&self, node: &Arc<Node>) -> Result<PathBuf> {
+        let mut components: Vec<OsString> = Vec::new();
+        let mut at = node.clone();
+        loop {
+            let (name, upper) = {
+                let state = lock(&at.dir()?.state);
+                (state.name.clone(), state.upper)
+            };
+            let Some(name) = name else { break };
+            let redirect = match upper {
+                false => None,
+                true => {
+                    let upper = self.upper_dir(&at)?;
+                    xattrs::get(&Entry::Fd(upper.as_fd()), &self.options.prefix.name(REDIRECT))?
+                }
+            };
+            match redirect.as_deref().and_then(Redirect::parse) {
+                Some(Redirect::FromRoot(path)) => {
+                    components.extend(path.iter().rev().map(OsStr::to_owned));
+                    break;
+                }
+                Some(Redirect::Sibling(renamed)) => components.push(renamed),
+                None => components.push(name.name.to_os_string()),
+            }
+            at = name.parent;
+        }
+        Ok(components.iter().rev().collect())
+    }
+
+    /// Notes where something is now.
+    fn moved(&self, node: &Arc<Node>, old: &End<'_>, new: &End<'_>) -> Result<()> {
+        let named = Name {
+            parent: new.parent.clone(),
+            name: Arc::from(new.name),
+        };
+        match &node.body {
+            Body::Dir(dir) => lock(&dir.state).name = Some(named),
+            Body::File(body) => {
+                let mut state = lock(&body.state);
+                let known = state
+                    .names
+                    .iter_mut()
+                    .find(|known| Arc::ptr_eq(&known.parent, old.parent) && *known.name == *old.name);
+                match known {
+                    Some(known) => *known = named,
+                    None => state.names.push(named),
+                }
+            }
+        }
+        Ok(())
+    }
+}

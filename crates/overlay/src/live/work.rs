@@ -1,0 +1,225 @@
+//! The work directory: where everything that is to appear in the upper directory is made first.
+//!
+//! `work/` inside it is emptied when an overlay is made; `work/incompat/` says that a kernel or a server must not
+//! touch it without knowing more; `index/` stays. Whoever serves the overlay holds a lock on it.
+
+use std::ffi::OsStr;
+use std::io;
+use std::os::fd::AsFd;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use rustix::fs::{self, AtFlags, FileType, FlockOperation, Mode, OFlags};
+use rustix::io::Errno;
+use sys::Dir;
+use sys::handle::{FileHandle, fs_uuid};
+
+use super::options::{OpenError, Options, Sync};
+use super::{Result, errno, index};
+use crate::handle::Handle;
+use crate::xattr::{ORIGIN, UPPER};
+use crate::{Format, WhiteoutKind};
+
+/// The work directory of a writable overlay.
+#[derive(Debug)]
+pub(super) struct Work {
+    /// `work/` in the work directory.
+    dir: Dir,
+    /// `index/` in it, when hard links are indexed.
+    index: Option<Dir>,
+    /// Holds the lock.
+    _lock: Dir,
+    format: Format,
+    next: AtomicU64,
+    /// Whether there is a whiteout that the others are links of.
+    shared: AtomicBool,
+}
+
+/// Name of the whiteout that others are links of.
+const WHITEOUT: &str = "whiteout";
+
+impl Work {
+    pub(super) fn prepare(
+        upper: &Dir,
+        work: Dir,
+        lower: &Dir,
+        options: &Options,
+    ) -> std::result::Result<Work, OpenError> {
+        let io = |what| move |source| OpenError::Io { what, source };
+        let of = |dir: &Dir| {
+            dir.metadata()
+                .map_err(io("the upper or work directory cannot be read"))
+        };
+        if of(upper)?.st_dev != of(&work)?.st_dev {
+            return Err(OpenError::WorkElsewhere);
+        }
+        match fs::flock(&work, FlockOperation::NonBlockingLockExclusive) {
+            Err(Errno::WOULDBLOCK) => return Err(OpenError::InUse),
+            other => other.map_err(|errno| io("the work directory cannot be locked")(errno.into()))?,
+        }
+        let preparing = io("the work directory cannot be prepared");
+        let dir = clean(&work).map_err(preparing)?;
+        if let Some(mark) = incompatible(&dir).map_err(preparing)? {
+            return Err(match mark.as_os_str() == "volatile" {
+                true => OpenError::Volatile,
+                false => OpenError::Incompatible(mark),
+            });
+        }
+        if options.sync == Sync::Volatile {
+            let marking = || {
+                let incompat = dir.mkdir_all("incompat/volatile", Mode::RWXU)?;
+                incompat.create_new("dirty", Mode::RUSR | Mode::WUSR).map(drop)
+            };
+            marking().map_err(io("the upper directory cannot be marked volatile"))?;
+        }
+        let name = options.prefix.name("check");
+        let supported =
+            |result: io::Result<()>, what| result.map_err(|source| OpenError::Unsupported { what, source });
+        supported(
+            sys::xattr::set(dir.as_fd(), &name, b"y"),
+            "keep the overlay's attributes",
+        )?;
+        // Left behind it would only be a curiosity.
+        let _ = fs::fremovexattr(&dir, &*name);
+        let index = match options.index {
+            false => None,
+            true => Some(prepare_index(upper, &work, lower, options)?),
+        };
+        Ok(Work {
+            dir,
+            index,
+            _lock: work,
+            format: options.format(),
+            next: AtomicU64::new(0),
+            shared: AtomicBool::new(false),
+        })
+    }
+
+    /// Where temporaries are made.
+    pub(super) fn dir(&self) -> &Dir {
+        &self.dir
+    }
+
+    /// The index directory.
+    pub(super) fn index(&self) -> Result<&Dir> {
+        self.index.as_ref().ok_or(Errno::IO)
+    }
+
+    /// A name that nothing in `work/` has.
+    pub(super) fn fresh(&self) -> String {
+        format!("#{:x}", self.next.fetch_add(1, Ordering::Relaxed))
+    }
+
+    /// Makes a whiteout under a name that does not exist. All of them are links of one, as long as it can have more.
+    pub(super) fn whiteout(&self, to: &Dir, name: &OsStr) -> Result<()> {
+        if self.format.whiteouts == WhiteoutKind::Attribute {
+            return crate::whiteout::make(to, name, self.format).map_err(errno);
+        }
+        for _ in 0..2 {
+            if !self.shared.load(Ordering::Acquire) {
+                match crate::whiteout::make(&self.dir, OsStr::new(WHITEOUT), self.format) {
+                    Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(errno(error)),
+                    _ => self.shared.store(true, Ordering::Release),
+                }
+            }
+            match fs::linkat(&self.dir, WHITEOUT, to, name, AtFlags::empty()) {
+                // As many links as an inode takes: the next one begins a new inode.
+                Err(Errno::MLINK) => {
+                    let _ = self.dir.unlink(WHITEOUT);
+                    self.shared.store(false, Ordering::Release);
+                }
+                other => return other,
+            }
+        }
+        crate::whiteout::make(to, name, self.format).map_err(errno)
+    }
+
+    /// Removes a temporary, and everything in it. What cannot be removed now is removed by the next overlay.
+    pub(super) fn discard(&self, name: &str) {
+        let _ = self.dir.remove_tree(name);
+    }
+}
+
+/// Empties `work/`, but for what says that it must not be.
+fn clean(work: &Dir) -> io::Result<Dir> {
+    match work.mkdir("work", Mode::empty()) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+        other => other?,
+    }
+    let dir = work.open_dir("work")?;
+    for entry in dir.entries()? {
+        if entry.name != "incompat" {
+            dir.remove_tree(&entry.name)?;
+        }
+    }
+    Ok(dir)
+}
+
+/// The first mark in `incompat/`.
+fn incompatible(dir: &Dir) -> io::Result<Option<std::ffi::OsString>> {
+    match dir.open_dir("incompat") {
+        Ok(incompat) => Ok(incompat.entries()?.into_iter().next().map(|entry| entry.name)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// Opens the index, and ties it to its upper and lower directory, as the kernel does with `index=on`.
+fn prepare_index(
+    upper: &Dir,
+    work: &Dir,
+    lower: &Dir,
+    options: &Options,
+) -> std::result::Result<Dir, OpenError> {
+    let dir = index::prepare(work).map_err(|source| OpenError::Io {
+        what: "the index cannot be prepared",
+        source,
+    })?;
+    let tie = |on: &Dir, attribute, to: &Dir, is_upper| -> io::Result<()> {
+        let handle = FileHandle::of(to.as_fd())?;
+        let value = Handle {
+            upper: is_upper,
+            fid_type: handle.kind as u8,
+            uuid: fs_uuid(to.as_fd()).unwrap_or_default(),
+            fid: handle.bytes,
+        }
+        .encode();
+        match options.prefix.get(on.as_fd(), attribute)? {
+            None => options.prefix.set(on.as_fd(), attribute, &value),
+            Some(known) if known == value => Ok(()),
+            Some(_) => Err(io::Error::from(Errno::STALE)),
+        }
+    };
+    tie(upper, ORIGIN, lower, false)
+        .and_then(|()| tie(&dir, UPPER, upper, true))
+        .map_err(|source| OpenError::Unsupported {
+            what: "keep an index of hard links for these layers (index=off does without)",
+            source,
+        })?;
+    Ok(dir)
+}
+
+/// A temporary file without a name in a directory; `None` where the file system has none.
+pub(super) fn unnamed(dir: &Dir, flags: OFlags, mode: Mode) -> Result<Option<std::fs::File>> {
+    match fs::openat(dir, ".", flags | OFlags::TMPFILE | OFlags::CLOEXEC, mode) {
+        Ok(fd) => Ok(Some(std::fs::File::from(fd))),
+        Err(Errno::OPNOTSUPP | Errno::ISDIR | Errno::NOENT) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// Gives a file without a name its first.
+pub(super) fn link_unnamed(file: impl AsFd, to: &Dir, name: &OsStr) -> Result<()> {
+    let path = sys::xattr::path_of(file.as_fd());
+    fs::linkat(fs::CWD, path.as_os_str(), to, name, AtFlags::SYMLINK_FOLLOW)
+}
+
+/// Whether an entry that may be missing is a whiteout.
+pub(super) fn is_whiteout(dir: &Dir, name: &OsStr, format: Format) -> Result<Option<bool>> {
+    match dir.try_stat(name).map_err(errno)? {
+        None => Ok(None),
+        Some(stat) if FileType::from_raw_mode(stat.st_mode) == FileType::Directory => Ok(Some(false)),
+        Some(stat) => crate::whiteout::is_whiteout(dir, name, &stat, format.prefix)
+            .map(Some)
+            .map_err(errno),
+    }
+}
