@@ -9,9 +9,8 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use common::{Compression, Ended, Image, Layer, Strata, refused};
-use rustix::mount::{
-    MountFlags, MountPropagationFlags, UnmountFlags, mount, mount_change, mount_remount, unmount,
-};
+use rustix::mount::{MountFlags, mount_remount};
+use testkit::Disk;
 
 /// What of the machine the store may use.
 const SMALL: &str = "size=6m,nr_inodes=200";
@@ -20,47 +19,29 @@ const LARGE: &str = "size=64m,nr_inodes=20000";
 /// A store on a small file system in memory, and a directory for archives on another.
 struct Small {
     // In the order in which they go.
-    strata: Option<Strata>,
-    disk: tempfile::TempDir,
+    strata: Strata,
+    disk: Disk,
     archives: tempfile::TempDir,
 }
 
 impl Small {
     fn new() -> Small {
-        assert!(
-            rustix::process::geteuid().is_root(),
-            "this test mounts: run it as root"
-        );
-        let disk = tempfile::tempdir().unwrap();
-        let options = std::ffi::CString::new(SMALL).unwrap();
-        mount(
-            "strata-test",
-            disk.path(),
-            "tmpfs",
-            MountFlags::empty(),
-            Some(&*options),
-        )
-        .unwrap();
-        mount_change(disk.path(), MountPropagationFlags::PRIVATE).unwrap();
+        let disk = Disk::tmpfs(SMALL);
         Small {
-            strata: Some(Strata::beneath(disk.path(), env!("CARGO_BIN_EXE_strata"))),
+            strata: Strata::beneath(&disk.path(), env!("CARGO_BIN_EXE_strata")),
             disk,
             archives: tempfile::tempdir().unwrap(),
         }
     }
 
-    fn strata(&self) -> &Strata {
-        self.strata.as_ref().unwrap()
-    }
-
     /// Of these words, and with room for what did not fit: the command fails, leaves nothing, and then succeeds.
     #[track_caller]
     fn fails_until_there_is_room(&self, archive: &Path, run: impl Fn(&Strata) -> Ended) {
-        let strata = self.strata();
+        let strata = &self.strata;
         // What is made of a store at its first use stays.
         assert_eq!(strata.ok(["images", "-q"]), "");
         let used = || {
-            rustix::fs::statvfs(self.disk.path())
+            rustix::fs::statvfs(self.disk.path().as_path())
                 .map(|stat| stat.f_blocks - stat.f_bfree)
                 .unwrap()
         };
@@ -87,17 +68,10 @@ impl Small {
             "{before} blocks were used, now {}",
             used()
         );
-        mount_remount(self.disk.path(), MountFlags::empty(), LARGE).unwrap();
+        mount_remount(self.disk.path().as_path(), MountFlags::empty(), LARGE).unwrap();
         let ended = run(strata);
         assert_eq!(ended.code, 0, "{ended:?}");
         assert_ne!(strata.ok(["images", "-q"]), "");
-    }
-}
-
-impl Drop for Small {
-    fn drop(&mut self) {
-        drop(self.strata.take());
-        unmount(self.disk.path(), UnmountFlags::DETACH).unwrap();
     }
 }
 
