@@ -182,8 +182,7 @@ fn signals_end_the_container_and_the_terminal_is_as_before() {
     let container = on_terminal("trap 'exit 6' TERM; echo go; while :; do sleep 0.05; done");
     let mut user = User::runs(&container);
     user.sees("go\r\n");
-    let pid = user.program.id().to_string();
-    assert!(Command::new("/bin/kill").arg(&pid).status().unwrap().success());
+    kill(user.program.id().cast_signed(), libc::SIGTERM);
     assert_eq!(user.code(), 6);
 }
 
@@ -207,14 +206,7 @@ fn the_user_goes_and_the_container_goes_on() {
     let container = on_terminal("echo go; seq 1 100000 >/dev/tty; echo done >/tmp/done; exec sleep 100");
     let mut user = User::runs(&container);
     user.sees("go\r\n");
-    let pid = user.program.id().to_string();
-    assert!(
-        Command::new("/bin/kill")
-            .args(["-KILL", &pid])
-            .status()
-            .unwrap()
-            .success()
-    );
+    user.program.kill().unwrap();
     user.program.wait().unwrap();
     // Nobody reads any more, and it does not stand still for that.
     let begin = Instant::now();

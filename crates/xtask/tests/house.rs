@@ -130,11 +130,15 @@ fn nothing_is_left_for_later_or_passed_over() {
 fn no_file_names_the_machine_it_was_written_on() {
     // Where this checkout lies, where cargo builds, and who builds: true of one machine only.
     let root = root();
-    let mut private: Vec<String> = vec![root.display().to_string()];
+    let mut private = Vec::new();
+    // A directory right beneath the root (/src) has a name that means something everywhere.
+    let deep = |path: &&Path| path.components().count() > 2;
     private.extend(
-        root.parent()
-            .filter(|parent| parent.components().count() > 2)
-            .map(|p| p.display().to_string()),
+        [Some(root), root.parent()]
+            .into_iter()
+            .flatten()
+            .filter(deep)
+            .map(|path| path.display().to_string()),
     );
     private.extend(
         std::env::var("CARGO_TARGET_DIR")
