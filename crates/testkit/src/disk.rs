@@ -25,9 +25,10 @@ impl Disk {
         Disk(dir)
     }
 
-    /// Memory, with options as tmpfs takes them, such as `size=4m`.
+    /// Memory, with options as tmpfs takes them, such as `size=4m`. Every user can reach it.
     pub fn tmpfs(options: &str) -> Disk {
         let dir = tempfile::tempdir().expect("a temporary directory");
+        crate::files::chmod(dir.path(), 0o755).expect("our own directory");
         let place = dir.path().join("mounted");
         std::fs::create_dir(&place).expect("the directory is new");
         run(Command::new("mount")

@@ -53,7 +53,11 @@ pub fn read_all(file: impl AsFd) -> Answer<Vec<u8>> {
 
 /// Makes a file (0644) or truncates it, and writes `content`.
 pub fn write(path: impl AsRef<Path>, content: impl AsRef<[u8]>) -> Answer<()> {
-    let file = open(path, OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC, 0o644)?;
+    let file = open(
+        path,
+        OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC | OFlags::NONBLOCK,
+        0o644,
+    )?;
     write_all(&file, content.as_ref(), 0)
 }
 

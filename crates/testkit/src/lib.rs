@@ -4,12 +4,14 @@
 //! every form in which they come, [`registry`] starts Debian's `docker-registry`, [`scripted`] is an HTTP server
 //! whose every answer a test writes, [`program`] starts `strata` on a store of its own and sees that nothing is left
 //! behind, [`soak`] does random things to it and kills it at random moments, [`disk`] is a file system of a test's own.
-//! [`contract`] is what every driver of an overlay must do, case by case, the kernel's first. Functions here panic
-//! rather than return errors: to a test both are the same.
+//! [`contract`] is what every driver of an overlay must do, case by case, the kernel's first; [`differential`] compares
+//! one with a plain directory, operation by operation. Functions here panic rather than return errors: to a test both
+//! are the same.
 //!
 //! Nothing that users install imports this crate.
 
 pub mod contract;
+pub mod differential;
 pub mod disk;
 pub mod files;
 pub mod image;

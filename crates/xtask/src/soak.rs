@@ -1,29 +1,60 @@
-//! `cargo xtask soak`: the random loops of `testkit::soak` for as long as one likes. The tests run a seeded while.
+//! `cargo xtask soak`: the random loops of `testkit::soak` and `testkit::differential` for as long as one likes. The tests
+//! run a seeded while.
 
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
+use testkit::contract::Drivers;
 use testkit::random::Random;
-use testkit::soak::{self, Done};
+use testkit::{differential, soak};
 
 use crate::build;
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
+    /// Only the loops whose name contains this: kills, crowd, overlay, overlay-threads
+    #[arg(value_name = "NAME")]
+    only: Option<String>,
     /// How long in all
     #[arg(long, default_value_t = 30)]
     minutes: u64,
-    /// Only this loop
-    #[arg(long, value_name = "NAME")]
-    only: Option<String>,
     /// Begin with this seed, which a failure named
     #[arg(long)]
     seed: Option<u64>,
 }
 
-type Loop = fn(std::path::PathBuf, u64, Duration) -> Done;
+/// What a loop does with the program, a seed and a time; it answers what it did, in words.
+type Loop = fn(&Path, u64, Duration) -> String;
 
-const LOOPS: &[(&str, Loop)] = &[("kills", soak::kills), ("crowd", soak::crowd)];
+const LOOPS: &[(&str, Loop)] = &[
+    ("kills", |program, seed, time| {
+        commands(soak::kills(program, seed, time))
+    }),
+    ("crowd", |program, seed, time| {
+        commands(soak::crowd(program, seed, time))
+    }),
+    ("overlay", |_, seed, time| {
+        let done = differential::run(&Drivers::kernel_alone(), seed, time);
+        format!(
+            "{} operations agreed, {} of them succeeded",
+            done.operations, done.succeeded
+        )
+    }),
+    ("overlay-threads", |_, seed, time| {
+        let operations = differential::crowd::run(&Drivers::kernel_alone(), seed, time);
+        format!("{operations} operations")
+    }),
+];
+
+fn commands(done: soak::Done) -> String {
+    let soak::Done {
+        commands,
+        killed,
+        checks,
+    } = done;
+    format!("{commands} commands, {killed} killed, all well {checks} times")
+}
 
 /// One seed of one loop: short, so that many seeds are seen and a failure is soon seen again.
 const ROUND: Duration = Duration::from_secs(30);
@@ -54,15 +85,8 @@ pub(crate) fn main(args: &Args) -> Result<()> {
     while Instant::now() < until {
         for (name, run) in &loops {
             println!("{name}, seed {seed}");
-            let done = run(
-                program.clone(),
-                seed,
-                ROUND.min(until.saturating_duration_since(Instant::now())),
-            );
-            println!(
-                "  {} commands, {} killed, all well {} times",
-                done.commands, done.killed, done.checks
-            );
+            let left = until.saturating_duration_since(Instant::now());
+            println!("  {}", run(&program, seed, ROUND.min(left)));
         }
         seed = seeds.number();
     }
