@@ -27,6 +27,8 @@ use crate::xattr::{METACOPY, Prefix, REDIRECT};
 pub struct Stack<D> {
     layers: Vec<D>,
     prefix: Prefix,
+    /// Whether redirects are followed. Else they answer `EPERM`.
+    redirects: bool,
 }
 
 /// A place in one layer.
@@ -111,7 +113,16 @@ impl<D: Borrow<Dir>> Stack<D> {
         Stack {
             layers: layers.into_iter().collect(),
             prefix,
+            redirects: prefix == Prefix::Trusted,
         }
+    }
+
+    /// The same stack, following redirects or refusing them with an error of kind `PermissionDenied`. Without this
+    /// they are followed but in layers of the user prefix, whose writer could point them at what their readers may not
+    /// see: as in the kernel.
+    pub fn with_redirects(mut self, follow: bool) -> Stack<D> {
+        self.redirects = follow;
+        self
     }
 
     /// The layers, topmost first.
@@ -409,14 +420,13 @@ impl<D: Borrow<Dir>> Stack<D> {
             }
             match redirect {
                 None => {}
-                // Its writer could point it at what its readers may not see: the kernel refuses with EPERM.
-                Some(_) if self.prefix == Prefix::User => {
+                Some(_) if !self.redirects => {
                     if index + 1 == dir.parts.len() {
                         break;
                     }
                     return Err(io::Error::new(
                         io::ErrorKind::PermissionDenied,
-                        "a redirect is not followed in layers of the user prefix",
+                        "a redirect that may not be followed",
                     ));
                 }
                 Some(Redirect::Sibling(renamed)) => name = renamed,

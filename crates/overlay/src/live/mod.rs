@@ -128,7 +128,9 @@ impl Overlay {
         let name_max = rustix::fs::fstatvfs(&all[0])
             .map_err(|errno| reading("the file system's limits cannot be read")(errno.into()))?
             .f_namemax as usize;
-        let stack = Stack::new(all, options.prefix);
+        // Who serves the overlay reads no more than its layers: redirects are followed under either prefix.
+        let follow = options.redirect_dir != RedirectDir::NoFollow;
+        let stack = Stack::new(all, options.prefix).with_redirects(follow);
         let merged = stack.root().map_err(reading("a layer's root cannot be read"))?;
         let mut lower = merged.map(|merged| merged.parts).unwrap_or_default();
         if writable {

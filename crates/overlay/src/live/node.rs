@@ -271,3 +271,15 @@ impl Nodes {
         &self.shards[id as usize % SHARDS]
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What a front end that knows a million files pays for: besides this a name (16 bytes and its letters), an
+    /// entry in its directory (24) and one in the table of nodes (16), each with the slack of a hash table.
+    #[test]
+    fn a_node_is_small() {
+        assert!(size_of::<Node>() <= 152, "{} bytes", size_of::<Node>());
+    }
+}

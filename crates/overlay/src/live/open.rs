@@ -10,7 +10,7 @@ use rustix::io::Errno;
 
 use super::copy_up::Want;
 use super::node::{Body, FileBody, FileState, Node, Real, lock};
-use super::{NodeId, Overlay, Result, Sync};
+use super::{NodeId, Overlay, RedirectDir, Result, Sync};
 use crate::metacopy::Metacopy;
 use crate::stack::{Merged, Place};
 use crate::xattr::METACOPY;
@@ -198,7 +198,8 @@ impl Overlay {
         let redirect = self.entry_in(state, |entry| {
             super::xattrs::get(&entry, &self.options.prefix.name(crate::xattr::REDIRECT))
         })?;
-        let lower = Stack::new(&self.stack.layers()[1..], self.options.prefix);
+        let lower = Stack::new(&self.stack.layers()[1..], self.options.prefix)
+            .with_redirects(self.options.redirect_dir != RedirectDir::NoFollow);
         let shift = |mut place: Place, up: bool| {
             place.layer = if up { place.layer + 1 } else { place.layer - 1 };
             place
