@@ -51,10 +51,10 @@ impl Overlay {
     }
 
     /// The node under `name`, made when it was not known; with one more reference when `refer`.
-    pub(super) fn child(&self, parent: &Arc<Node>, name: &OsStr, refer: bool) -> Result<Option<Arc<Node>>> {
+    pub(super) fn child(&self, parent: &Arc<Node>, name: &OsStr, refers: bool) -> Result<Option<Arc<Node>>> {
         let dir = parent.dir()?;
         let refer = |node: &Arc<Node>| {
-            if refer {
+            if refers {
                 node.refer();
             }
             node.clone()
@@ -78,7 +78,11 @@ impl Overlay {
             return Ok(match looked {
                 None => None,
                 Some((open, looked)) => {
-                    Some(refer(&self.adopt(parent, &mut children, name, &open, looked)?))
+                    let node = self.adopt(parent, &mut children, name, &open, looked)?;
+                    if !refers {
+                        node.release(1);
+                    }
+                    Some(node)
                 }
             });
         }
@@ -96,7 +100,12 @@ impl Overlay {
         }
         match self.look(parent, name)? {
             None => Ok(None),
-            Some((open, looked)) => self.adopt(parent, children, name, &open, looked).map(Some),
+            Some((open, looked)) => {
+                let node = self.adopt(parent, children, name, &open, looked)?;
+                // Nobody drops it while the directory's children are held.
+                node.release(1);
+                Ok(Some(node))
+            }
         }
     }
 
@@ -159,7 +168,8 @@ impl Overlay {
         Ok(impure)
     }
 
-    /// Makes the node of something that was looked up, or finds the node of another of its names.
+    /// Makes the node of something that was looked up, or finds the node of another of its names. With a reference,
+    /// so that it is not forgotten by the one who just gives back the last.
     fn adopt(
         &self,
         parent: &Arc<Node>,
@@ -211,14 +221,20 @@ impl Overlay {
                             }
                         }
                         None if upper => Real::BY_NAME,
-                        None => lower_real(open, place, name),
+                        // Not by a name: its names may be in several layers, and come and go.
+                        None => Real::Lower {
+                            layer: place.layer,
+                            path: Some(place.path.into_boxed_path()),
+                        },
                     };
                     // Looked up and entered under one lock: two names of one file must not become two nodes.
                     let mut links = lock(&self.links);
                     match keys.iter().find_map(|key| links.get(key).cloned()) {
                         Some(known) => {
                             lock(&known.file()?.state).names.push(named.clone());
-                            known
+                            known.refer();
+                            children.nodes.insert(named.name, known.clone());
+                            return Ok(known);
                         }
                         None => {
                             let node = self
@@ -232,6 +248,7 @@ impl Overlay {
                 }
             }
         };
+        node.refer();
         children.nodes.insert(named.name, node.clone());
         Ok(node)
     }
@@ -266,28 +283,20 @@ impl Overlay {
     }
 
     fn drop_node(&self, node: Arc<Node>) {
-        let names: Vec<Name> = match &node.body {
-            Body::Dir(dir) => {
-                // Nodes beneath it still reach their files through it.
-                if !read(&dir.children).nodes.is_empty() {
-                    return;
-                }
-                lock(&dir.state).name.iter().cloned().collect()
+        let mut parents = Vec::new();
+        // One name after the other; a rename may move it meanwhile.
+        while let Some(name) = self.a_name(&node) {
+            let Ok(dir) = name.parent.dir() else { return };
+            let mut children = write(&dir.children);
+            if !self.is_idle(&node) {
+                return;
             }
-            Body::File(file) => lock(&file.state).names.iter().cloned().collect(),
-        };
-        for name in &names {
-            if let Ok(dir) = name.parent.dir()
-                && let mut children = write(&dir.children)
-                && let Slot::Occupied(slot) = children.nodes.entry(name.name.clone())
+            if let Slot::Occupied(slot) = children.nodes.entry(name.name.clone())
                 && Arc::ptr_eq(slot.get(), &node)
             {
-                let busy = node.is_referred()
-                    || matches!(&node.body, Body::Dir(dir) if !read(&dir.children).nodes.is_empty());
-                if busy {
-                    return;
-                }
                 slot.remove();
+                node.lose_name(&name);
+                parents.push(name.parent.clone());
             }
         }
         if let Body::File(file) = &node.body {
@@ -299,13 +308,34 @@ impl Overlay {
             for key in lock(&file.state).keys.drain(..) {
                 links.remove(&key);
             }
+        } else if !self.is_idle(&node) {
+            return;
         }
         self.nodes.remove(node.id);
-        for name in names {
-            if name.parent.id != ROOT && !name.parent.is_referred() {
-                self.drop_node(name.parent);
-            }
+        for parent in parents {
+            self.settle(parent);
         }
+    }
+
+    /// A name by which a node may still be found.
+    fn a_name(&self, node: &Arc<Node>) -> Option<Name> {
+        if !self.is_idle(node) {
+            return None;
+        }
+        match &node.body {
+            Body::Dir(dir) => lock(&dir.state).name.clone(),
+            Body::File(file) => lock(&file.state).names.first().cloned(),
+        }
+    }
+
+    /// Whether nobody needs a node: no front end, and no node beneath it, which reaches its file through it.
+    fn is_idle(&self, node: &Arc<Node>) -> bool {
+        node.id != ROOT
+            && !node.is_referred()
+            && match &node.body {
+                Body::Dir(dir) => read(&dir.children).nodes.is_empty(),
+                Body::File(_) => true,
+            }
     }
 }
 

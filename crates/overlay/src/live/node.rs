@@ -190,6 +190,21 @@ impl Node {
         matches!(self.body, Body::Dir(_))
     }
 
+    /// It is not found under a name any more.
+    pub(super) fn lose_name(&self, name: &Name) {
+        match &self.body {
+            Body::Dir(dir) => {
+                let mut state = lock(&dir.state);
+                state.name = None;
+                // Nothing leads here: nobody may find it as the root, which has no name either.
+                state.removed = true;
+            }
+            Body::File(file) => lock(&file.state)
+                .names
+                .retain(|known| !(Arc::ptr_eq(&known.parent, &name.parent) && known.name == name.name)),
+        }
+    }
+
     /// One more reference for the front end.
     pub(super) fn refer(&self) {
         self.refs.fetch_add(1, Ordering::Relaxed);

@@ -59,6 +59,7 @@ impl Overlay {
                 (Body::File(body), false) => {
                     let mut state = lock(&body.state);
                     if let Some(not_yet) = self.removable(&state) {
+                        node.refer();
                         drop((state, children));
                         self.make_ready(&node, not_yet)?;
                         continue;
@@ -86,15 +87,18 @@ impl Overlay {
         counted.then_some(NotYet::Lower)
     }
 
-    /// Waits for what stands in the way. Nothing may be locked.
+    /// Waits for what stands in the way. Nothing may be locked. Takes a reference back that kept the node from being
+    /// forgotten since the locks were released.
     pub(super) fn make_ready(&self, node: &Arc<Node>, not_yet: NotYet) -> Result<()> {
-        match not_yet {
+        let ready = match not_yet {
             NotYet::Copying(gate) => {
                 gate.wait();
                 Ok(())
             }
             NotYet::Lower => self.copy_up(node, Want::ALL),
-        }
+        };
+        self.forget(node.id, 1);
+        ready
     }
 
     fn remove_file(&self, parent: &Arc<Node>, state: &mut FileState, name: &OsStr) -> Result<()> {

@@ -162,6 +162,7 @@ impl Overlay {
                     .map(|not_yet| (target.clone(), not_yet)));
             }
             if let Some((node, not_yet)) = again {
+                node.refer();
                 drop(both);
                 self.make_ready(&node, not_yet)?;
                 continue;
