@@ -38,7 +38,8 @@ fn foreground(bundle: &Path) -> Result<ExitCode, Box<dyn std::error::Error>> {
         },
         bundle,
         stdio: [stdin.as_fd(), stdout.as_fd(), stderr.as_fd()],
-        size: None,
+        // As `strata run` does: the program may look before the one who stays with it has come to set it.
+        size: sys::pty::size(stdin.as_fd()).ok(),
         runtime: None,
         cleanup: Vec::new(),
         attention: Some(&attention),
