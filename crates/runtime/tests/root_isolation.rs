@@ -302,37 +302,73 @@ fn a_time_namespace_with_offsets() {
     assert_ne!(Path::new(lines(&output)[1]), host);
 }
 
-#[test]
-fn a_user_namespace_with_maps() {
-    let output = Box::script(
-        "id -u; cat /proc/self/uid_map; stat -c %u /; echo x >/dev/null; ls -l /dev/null | cut -c1; \
-         mount -t tmpfs none /tmp && echo mounted",
-    )
-    .with(|spec| {
+/// In the user namespace, given as the spec has it, and with the right to mount there. The root is the mapped root's.
+fn mapped(container: Box, namespace: serde_json::Value) -> Box {
+    let container = container.with(|spec| {
         spec["linux"]["namespaces"]
             .as_array_mut()
             .unwrap()
-            .push(json!({"type": "user"}));
-        let map = json!([{"containerID": 0, "hostID": 200_000, "size": 65536}]);
-        spec["linux"]["uidMappings"] = map.clone();
-        spec["linux"]["gidMappings"] = map;
+            .push(namespace);
         for set in ["bounding", "effective", "permitted"] {
             spec["process"]["capabilities"][set] = json!(["CAP_SYS_ADMIN"]);
         }
     });
-    // The root must be the mapped root's to make things in.
-    let chown = |path: &Path| std::os::unix::fs::chown(path, Some(200_000), Some(200_000)).unwrap();
     for path in ["", "dev", "proc", "sys", "tmp", "etc", "root"] {
-        chown(&output.inside(path));
+        std::os::unix::fs::chown(container.inside(path), Some(200_000), Some(200_000)).unwrap();
     }
-    let output = output.output();
-    let lines = lines(&output);
+    container
+}
+
+fn newly_mapped(script: &str) -> Box {
+    mapped(Box::script(script), json!({"type": "user"})).with(|spec| {
+        let map = json!([{"containerID": 0, "hostID": 200_000, "size": 65536}]);
+        spec["linux"]["uidMappings"] = map.clone();
+        spec["linux"]["gidMappings"] = map;
+    })
+}
+
+const AS_ROOT_OF_IT: &str = "id -u; cat /proc/self/uid_map; stat -c %u /; echo x >/dev/null; \
+    ls -l /dev/null | cut -c1; mount -t tmpfs none /tmp && echo mounted";
+
+fn is_root_of_it(lines: &[&str]) {
     assert_eq!(lines[0], "0");
     assert_eq!(
         lines[1].split_whitespace().collect::<Vec<_>>(),
         ["0", "200000", "65536"]
     );
     assert_eq!(lines[2..], ["0", "c", "mounted"]);
+}
+
+#[test]
+fn a_user_namespace_with_maps() {
+    is_root_of_it(&lines(&newly_mapped(AS_ROOT_OF_IT).output()));
+}
+
+#[test]
+fn the_user_namespace_of_another() {
+    let first = newly_mapped(WAITING);
+    let (mut running, _stdout) = first.ready();
+    let own = |kind: &str| format!("/proc/{}/ns/{kind}", running.pid());
+    let id = |kind: &str| std::fs::read_link(own(kind)).unwrap().display().to_string();
+    let script = format!("readlink /proc/self/ns/user; readlink /proc/self/ns/net; {AS_ROOT_OF_IT}");
+    let second = mapped(Box::script(&script), json!({"type": "user", "path": own("user")})).with(|spec| {
+        let namespaces = spec["linux"]["namespaces"].as_array_mut().unwrap();
+        namespaces.retain(|namespace| namespace["type"] != "network" && namespace["type"] != "pid");
+        namespaces.push(json!({"type": "network", "path": own("net")}));
+        namespaces.push(json!({"type": "pid", "path": own("pid")}));
+    });
+    let output = second.output();
+    let lines = lines(&output);
+    assert_eq!(lines[..2], [id("user"), id("net")]);
+    is_root_of_it(&lines[2..]);
+    running.kill(9).unwrap();
+    assert_eq!(running.wait().unwrap().signal, Some(9));
+    running.finish().unwrap();
+
+    // One's own is none to go to.
+    let own = mapped(Box::new(), json!({"type": "user", "path": "/proc/self/ns/user"}));
+    let error = own.try_run().unwrap_err().to_string();
+    assert!(error.contains("/proc/self/ns/user"), "{error}");
 }
 
 #[test]

@@ -31,9 +31,6 @@ pub(super) fn check(spec: &Spec, namespaces: &Namespaces) -> Result<()> {
             return refuse("process.selinuxLabel");
         }
     }
-    if namespaces.joined.iter().any(|joined| joined.kind == kind::USER) {
-        return refuse("joining a user namespace by path");
-    }
     for (what, kind, given) in [
         ("hostname", kind::UTS, spec.hostname().is_some()),
         ("domainname", kind::UTS, spec.domainname().is_some()),

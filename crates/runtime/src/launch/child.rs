@@ -71,7 +71,7 @@ impl Child<'_> {
         self.enter_namespaces()?;
         let proc = Proc::open()?;
         let tree = Tree::open(self.spec, self.order, &self.prepared.id_mapped)?;
-        let own_users = self.prepared.namespaces.makes(kind::USER);
+        let own_users = self.prepared.namespaces.has(kind::USER);
         if own_users {
             become_root_of_namespace()?;
         }

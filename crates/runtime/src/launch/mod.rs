@@ -19,6 +19,7 @@ mod idmap;
 mod mounts;
 mod namespaces;
 mod options;
+mod other_users;
 mod paths;
 mod program;
 mod root;
@@ -127,8 +128,12 @@ impl<'a> Launch<'a> {
             cgroup: order.cgroup,
             sibling: false,
         };
-        let child = sys::process::fork(&request, || child::run(order, &prepared, childs_end))
-            .during(|| "making the container's process and namespaces".into())?;
+        let run = || child::run(order, &prepared, childs_end);
+        let child = match prepared.namespaces.joins(kind::USER) {
+            Some(joined) => other_users::fork(joined, &request, run)?,
+            None => sys::process::fork(&request, run)
+                .during(|| "making the container's process and namespaces".into())?,
+        };
         drop(place);
         let launch = Launch {
             order,

@@ -14,8 +14,7 @@ use super::fault::{During, Fault, Result};
 pub(super) struct Namespaces {
     /// Kinds made anew: bits of [`sys::process::namespaces`].
     pub(super) new: u64,
-    /// Kinds joined, in the order the spec gives them; the user namespace first, since it gives the right to join
-    /// the others.
+    /// Kinds joined, in the order the spec gives them.
     pub(super) joined: Vec<Joined>,
 }
 
@@ -81,7 +80,6 @@ impl Namespaces {
                 }
             }
         }
-        namespaces.joined.sort_by_key(|joined| joined.kind != kind::USER);
         if seen & kind::MOUNT == 0 {
             return Err(Fault::new(
                 "a container without a mount namespace of its own is not supported",
@@ -97,7 +95,12 @@ impl Namespaces {
 
     /// Whether the kind is not the supervisor's.
     pub(super) fn has(&self, kind: u64) -> bool {
-        self.makes(kind) || self.joined.iter().any(|joined| joined.kind == kind)
+        self.makes(kind) || self.joins(kind).is_some()
+    }
+
+    /// The one of this kind that is joined.
+    pub(super) fn joins(&self, kind: u64) -> Option<&Joined> {
+        self.joined.iter().find(|joined| joined.kind == kind)
     }
 
     /// What `clone3` makes. The time namespace is the supervisor's to make first (only its children are in it), and
@@ -106,9 +109,9 @@ impl Namespaces {
         self.new & !(kind::TIME | kind::CGROUP)
     }
 
-    /// Joins those that the child itself can be moved into.
+    /// Joins those that the child was not born into.
     pub(super) fn enter_in_child(&self) -> Result<()> {
-        let by_parent = |joined: &&Joined| matches!(joined.kind, kind::PID | kind::TIME);
+        let by_parent = |joined: &&Joined| matches!(joined.kind, kind::PID | kind::TIME | kind::USER);
         self.joined
             .iter()
             .filter(|joined| !by_parent(joined))
@@ -129,7 +132,7 @@ impl BirthPlace {
             (kind::PID, "/proc/self/ns/pid"),
             (kind::TIME, "/proc/self/ns/time"),
         ] {
-            let joined = namespaces.joined.iter().find(|joined| joined.kind == kind);
+            let joined = namespaces.joins(kind);
             let makes_time = kind == kind::TIME && namespaces.makes(kind);
             if joined.is_none() && !makes_time {
                 continue;
@@ -200,7 +203,7 @@ mod tests {
         assert_eq!(namespaces.new, kind::MOUNT | kind::PID | kind::CGROUP);
         assert_eq!(namespaces.for_clone(), kind::MOUNT | kind::PID);
         let joined: Vec<_> = namespaces.joined.iter().map(|joined| joined.kind).collect();
-        assert_eq!(joined, [kind::USER, kind::NETWORK]);
+        assert_eq!(joined, [kind::NETWORK, kind::USER]);
         assert!(namespaces.has(kind::NETWORK) && !namespaces.has(kind::IPC));
     }
 
