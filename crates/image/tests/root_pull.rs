@@ -15,10 +15,10 @@ use image::pull::{PullError, PullOptions, Pulled, pull};
 use image::reference::Reference;
 use image::registry::{Client, ClientOptions, HttpOptions, RegistryError};
 use serde_json::{Value, json};
-use store::Store;
+use store::{Fault, Store};
 use testkit::registry::{Registry, skopeo};
 use testkit::scripted::{Reply, Request, Server};
-use testkit::{Built, Compression, Image, Layer};
+use testkit::{Built, Compression, Disk, Image, Layer};
 
 fn client() -> Client {
     let http = HttpOptions {
@@ -468,6 +468,30 @@ fn an_interrupted_pull_goes_on_where_it_stopped() {
         .rfind(|r| r.path.contains(&built.layer(0)))
         .unwrap();
     assert_eq!(last.range_start(), Some(100_000));
+}
+
+#[test]
+fn a_disk_that_is_full_while_a_blob_arrives() {
+    let disk = Disk::tmpfs("size=4m");
+    let store = Store::open(&disk.path().join("store")).unwrap();
+    // No compression can shrink it: every eight bytes are a number of their own.
+    let mixed = |n: u64| n.wrapping_mul(0x9e37_79b9_7f4a_7c15).to_le_bytes();
+    let noise: Vec<u8> = (0..1 << 20).flat_map(mixed).collect();
+    let built = Image::new("x")
+        .layer(Layer::new().file("noise", 0o644, noise))
+        .build();
+    let content = Content::default();
+    let server = content.put(&built, "1").serve();
+    let name = format!("{}/some/image:1", server.host());
+    match pull_with(&store, &name, None, &Silent) {
+        Err(PullError::Install { source, .. }) => match *source {
+            InstallError::Fault(Fault::Full(path)) => assert!(path.starts_with(disk.path()), "{path:?}"),
+            other => panic!("{other:?}"),
+        },
+        other => panic!("{other:?}"),
+    }
+    assert!(store.images("default").unwrap().is_empty());
+    drop(store);
 }
 
 #[test]
