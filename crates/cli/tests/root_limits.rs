@@ -64,6 +64,7 @@ fn a_size_needs_a_file_system_that_keeps_it() {
     let ended = strata.end([&["run", "--rm"], &size[..], &["host", "echo", "ran"]].concat());
     refused(&ended, &["project quotas", "/dev/shm"]);
     assert!(ended.err.contains("prjquota"), "{ended:?}");
+    assert!(strata.ok(["info"]).contains("- project quotas"));
     assert_eq!(strata.ok(["ps", "-a", "-q"]), "");
     refused(
         &strata.end(["run", "--storage-opt", "size=lots", "host", "true"]),

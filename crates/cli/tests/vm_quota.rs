@@ -38,6 +38,10 @@ fn a_container_stops_at_its_size() {
         // Not even every right lifts it.
         let privileged = [SIZE, &["--privileged"]].concat();
         stopped_at_4_megabytes(&sh(strata, &privileged, FILL));
+        assert!(
+            strata.ok(["info"]).contains("+ project quotas"),
+            "it says what can be asked for"
+        );
         assert_eq!(
             said(strata, SIZE, "df -k / | tail -n 1 | awk '{ print $2 }'"),
             "4096\n"

@@ -1,5 +1,6 @@
 //! `info`: where things lie, how much there is, and what this machine offers.
 
+use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 
 use image::platform::Platform;
@@ -105,6 +106,8 @@ impl Engine {
         };
         let disk = rustix::fs::statvfs(root).map_err(|e| io(root, e.into()))?;
         let mounts = mount::table::read().map_err(|e| io(Path::new("/proc/self/mountinfo"), e))?;
+        let mut features = features(&mounts);
+        features.push(quota(root).map_err(|e| io(root, e))?);
         let system = rustix::system::uname();
         let text = |text: &std::ffi::CStr| text.to_string_lossy().into_owned();
         Ok(Info {
@@ -125,7 +128,7 @@ impl Engine {
             architecture: Platform::host().to_string(),
             cpus: std::thread::available_parallelism().map_or(1, usize::from),
             memory: rustix::system::sysinfo().totalram as u64,
-            features: features(&mounts),
+            features,
         })
     }
 }
@@ -165,6 +168,21 @@ fn features(mounts: &[Entry]) -> Vec<Feature> {
         ),
     });
     features
+}
+
+/// Whether what a container writes can be limited.
+fn quota(store: &Path) -> std::io::Result<Feature> {
+    let enforced = sys::quota::enforced(sys::Dir::open_ambient(store)?.as_fd())?;
+    Ok(match enforced {
+        true => Feature::usable(
+            "project quotas",
+            "run --storage-opt size=SIZE limits what is written",
+        ),
+        false => Feature::missing(
+            "project quotas",
+            "not on the store's file system, or it is mounted without prjquota",
+        ),
+    })
 }
 
 impl Feature {
