@@ -9,8 +9,9 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
+use rustix::fs::FlockOperation;
 use rustix::io::Errno;
-use rustix::mount::MountFlags;
+use rustix::mount::{MountFlags, UnmountFlags};
 use sys::mount::{ConfigError, FsContext, MountAttrFlags, SetAttr, legacy};
 
 use crate::overlay::Overlay;
@@ -53,6 +54,17 @@ pub enum MountError {
     /// An option that the mount's type does not have.
     #[error("unknown option {0:?} for a bind mount")]
     UnknownOption(String),
+    /// Another overlay writes to the same directories: two of them would destroy each other's work.
+    #[error("work directory {} is in use by another overlay", .0.display())]
+    InUse(PathBuf),
+    /// The server of a FUSE mount could not be started, or said why it does not serve.
+    #[error("mounting at {}: {reason}", target.display())]
+    Served {
+        /// Where it was to be mounted.
+        target: PathBuf,
+        /// In the server's words.
+        reason: String,
+    },
     /// A call on the source or the target failed.
     #[error("{what} {}: {error}", path.display())]
     Io {
@@ -96,6 +108,14 @@ pub fn detach(target: &Path) -> Result<bool, MountError> {
             },
         }
     }
+}
+
+/// Unmounts the topmost mount at `target`, as umount(8) does: one in use answers `EBUSY`, unless it is to be taken out
+/// of the tree whoever uses it.
+pub fn unmount(target: &Path, lazy: bool) -> Result<(), MountError> {
+    let mut flags = UnmountFlags::NOFOLLOW;
+    flags.set(UnmountFlags::DETACH, lazy);
+    rustix::mount::unmount(target, flags).map_err(|errno| io_error("unmounting", target, errno.into()))
 }
 
 /// Attributes of a mount, as opposed to options of its file system.
@@ -188,6 +208,9 @@ fn attach_overlay(mount: &Mount, target: &Path) -> Result<(), MountError> {
     if layers > MAX_LOWER {
         return Err(MountError::TooManyLayers(layers));
     }
+    if let Some((_, work)) = overlay.writable.as_ref().filter(|(_, work)| is_served(work)) {
+        return Err(MountError::InUse(work.clone()));
+    }
     let (attributes, extra) = split_attributes(std::mem::take(&mut overlay.extra));
     overlay.extra = extra;
     match build_overlay(&mount.source, &overlay, attributes) {
@@ -201,6 +224,15 @@ fn attach_overlay(mount: &Mount, target: &Path) -> Result<(), MountError> {
             error,
         }),
     }
+}
+
+/// Whether a server of ours writes to an overlay with this work directory: it holds a lock on it, which the kernel's
+/// overlay does not look at.
+fn is_served(work: &Path) -> bool {
+    let Ok(dir) = sys::Dir::open_ambient(work) else {
+        return false;
+    };
+    rustix::fs::flock(&dir, FlockOperation::NonBlockingLockShared) == Err(Errno::WOULDBLOCK)
 }
 
 /// Mounts an overlay by mount(2), as [`attach`] does on a kernel without `lowerdir+`.

@@ -17,6 +17,7 @@ pub mod caps;
 pub mod creds;
 pub mod dir;
 pub mod fd;
+pub mod fuse;
 pub mod handle;
 pub mod init;
 pub mod map;

@@ -11,6 +11,7 @@ use serde_json::Value;
 const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("strata-sys", &[]),
     ("strata-overlay", &["strata-sys"]),
+    ("strata-fuse", &["strata-sys", "strata-overlay"]),
     ("strata-mount", &["strata-sys"]),
     ("strata-store", &["strata-sys", "strata-mount"]),
     ("strata-image", &["strata-sys", "strata-overlay", "strata-store"]),
@@ -26,7 +27,10 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
             "strata-runtime",
         ],
     ),
-    ("strata", &["strata-engine", "strata-runtime"]),
+    (
+        "strata",
+        &["strata-engine", "strata-fuse", "strata-mount", "strata-runtime"],
+    ),
 ];
 
 /// May import anything: nothing that users install imports them.

@@ -35,7 +35,7 @@ pub(super) struct Work {
 }
 
 /// Name of the whiteout that others are links of.
-const WHITEOUT: &str = "whiteout";
+const WHITEOUT: &str = "#whiteout";
 
 impl Work {
     pub(super) fn prepare(

@@ -1,0 +1,26 @@
+//! Not keeping a mount alive that nobody else sees.
+//!
+//! A mount namespace ends with the last process in it, and takes its mounts along. A server that stayed in the namespace
+//! where it mounted would be that last process, for ever. So once the mount is attached, every thread of the server
+//! moves to the namespace of the first process, where it stands in nobody's way.
+
+use std::os::fd::AsFd;
+
+use rustix::fs::{Mode, OFlags};
+
+/// Leaves for the first process's mount namespace. Where that is this thread's own, or is not permitted, nothing changes.
+pub(crate) fn leave() {
+    let ours = std::fs::read_link("/proc/thread-self/ns/mnt");
+    let first = std::fs::read_link("/proc/1/ns/mnt");
+    match (ours, first) {
+        (Ok(ours), Ok(first)) if ours != first => {}
+        _ => return,
+    }
+    let Ok(namespace) = rustix::fs::open("/proc/1/ns/mnt", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
+    else {
+        return;
+    };
+    if sys::process::unshare_directories().is_ok() {
+        let _ = sys::process::setns(namespace.as_fd(), sys::process::namespaces::MOUNT);
+    }
+}

@@ -1,0 +1,391 @@
+//! Options of a mount, as mount(8) spells them: those of the kernel's overlay, and those of `fuse-overlayfs`.
+//!
+//! Every word is known or refused by name; none is passed over. What a word means to the kernel's own driver is kept
+//! beside, so that a caller can choose between the two.
+
+use std::time::Duration;
+
+use overlay::live::{IdRange, Options as Rules, RedirectDir, Sync};
+use overlay::{Prefix, WhiteoutKind};
+use sys::mount::MountAttrFlags;
+
+/// Why an option is refused.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum OptionError {
+    /// No such option.
+    #[error("unknown option {0:?}")]
+    Unknown(String),
+    /// An option with a value that it does not have.
+    #[error("option {option:?}: {problem}")]
+    Value {
+        /// The option with its value.
+        option: String,
+        /// What is wrong with it.
+        problem: &'static str,
+    },
+}
+
+/// Options, understood.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// How the overlay behaves.
+    pub rules: Rules,
+    /// Attributes of the mount.
+    pub attributes: MountAttrFlags,
+    /// Whether the file system itself is read-only.
+    pub read_only: bool,
+    /// How long the kernel may believe names and attributes.
+    pub timeout: Duration,
+    /// Threads that answer; `None` leaves it to the machine.
+    pub workers: Option<usize>,
+    /// Whether others than the mounting user may use it.
+    pub allow_other: bool,
+    /// Whether the kernel checks permissions.
+    pub default_permissions: bool,
+    /// Whether POSIX ACLs are left out.
+    pub no_acl: bool,
+    /// Whether extended attributes are left out.
+    pub no_xattrs: bool,
+    /// The words that the kernel's overlay takes for the same.
+    pub kernel: Vec<String>,
+    /// The first word that the kernel's overlay has no equal for.
+    pub fuse_only: Option<String>,
+}
+
+impl Default for Options {
+    fn default() -> Options {
+        Options {
+            rules: Rules::default(),
+            attributes: MountAttrFlags::empty(),
+            read_only: false,
+            timeout: Duration::from_secs(86_400),
+            workers: None,
+            allow_other: true,
+            default_permissions: true,
+            no_acl: false,
+            no_xattrs: false,
+            kernel: Vec::new(),
+            fuse_only: None,
+        }
+    }
+}
+
+impl Options {
+    /// Reads a list of options, without those that name directories.
+    pub fn parse(words: &[String]) -> Result<Options, OptionError> {
+        let mut options = Options::default();
+        for word in words {
+            let (key, value) = match word.split_once('=') {
+                Some((key, value)) => (key, Some(value)),
+                None => (word.as_str(), None),
+            };
+            let known = match value {
+                None => options.attribute(key) || options.flag(key),
+                Some(value) => options.shared(word, key, value)? || options.own(word, key, value)?,
+            };
+            if !known {
+                return Err(OptionError::Unknown(word.clone()));
+            }
+        }
+        Ok(options)
+    }
+
+    fn kernel_too(&mut self, word: &str) {
+        self.kernel.push(word.to_owned());
+    }
+
+    fn fuse_only(&mut self, word: &str) {
+        self.fuse_only.get_or_insert_with(|| word.to_owned());
+    }
+
+    /// Attributes of a mount, which mean the same to every file system.
+    fn attribute(&mut self, word: &str) -> bool {
+        use MountAttrFlags as A;
+        let (set, clear) = match word {
+            "ro" => {
+                self.read_only = true;
+                (A::MOUNT_ATTR_RDONLY, A::empty())
+            }
+            "rw" => {
+                self.read_only = false;
+                (A::empty(), A::MOUNT_ATTR_RDONLY)
+            }
+            "nosuid" => (A::MOUNT_ATTR_NOSUID, A::empty()),
+            "suid" => (A::empty(), A::MOUNT_ATTR_NOSUID),
+            "nodev" => (A::MOUNT_ATTR_NODEV, A::empty()),
+            "dev" => (A::empty(), A::MOUNT_ATTR_NODEV),
+            "noexec" => (A::MOUNT_ATTR_NOEXEC, A::empty()),
+            "exec" => (A::empty(), A::MOUNT_ATTR_NOEXEC),
+            "noatime" => (A::MOUNT_ATTR_NOATIME, A::empty()),
+            "nodiratime" => (A::MOUNT_ATTR_NODIRATIME, A::empty()),
+            "strictatime" => (A::MOUNT_ATTR_STRICTATIME, A::empty()),
+            // What holds anyway, and what only mount(8) heeds.
+            "relatime" | "async" | "defaults" | "auto" | "noauto" | "nofail" | "_netdev" => return true,
+            word if word.starts_with("x-") => return true,
+            _ => return false,
+        };
+        self.attributes = (self.attributes | set) - clear;
+        self.kernel.push(word.to_owned());
+        true
+    }
+
+    /// Words without a value.
+    fn flag(&mut self, word: &str) -> bool {
+        match word {
+            "userxattr" => {
+                self.rules.prefix = Prefix::User;
+                self.rules.whiteouts = WhiteoutKind::Attribute;
+                self.kernel_too(word);
+            }
+            "volatile" => {
+                self.rules.sync = Sync::Volatile;
+                self.kernel_too(word);
+            }
+            "default_permissions" => {
+                self.default_permissions = true;
+                self.kernel_too(word);
+            }
+            // As root everybody may use it; `allow_root` asks for less than that.
+            "allow_other" | "allow_root" => {}
+            // Each worker has its own descriptor anyway, and a server's end ends its mount.
+            "clone_fd" | "auto_unmount" => {}
+            "squash_to_root" => {
+                self.rules.ids.squash_uid.get_or_insert(0);
+                self.rules.ids.squash_gid.get_or_insert(0);
+                self.fuse_only(word);
+            }
+            "static_nlink" => {
+                self.rules.static_nlink = true;
+                self.fuse_only(word);
+            }
+            "noacl" => {
+                self.no_acl = true;
+                self.fuse_only(word);
+            }
+            "noxattrs" => {
+                self.no_xattrs = true;
+                self.fuse_only(word);
+            }
+            _ => return false,
+        }
+        true
+    }
+
+    /// Words with a value that the kernel's overlay has too.
+    fn shared(&mut self, word: &str, key: &str, value: &str) -> Result<bool, OptionError> {
+        let refuse = |problem| {
+            Err(OptionError::Value {
+                option: word.to_owned(),
+                problem,
+            })
+        };
+        match (key, value) {
+            ("redirect_dir", "on") => self.rules.redirect_dir = RedirectDir::On,
+            ("redirect_dir", "follow") => self.rules.redirect_dir = RedirectDir::Follow,
+            // The kernel follows redirects when they are off too, unless it was built not to.
+            ("redirect_dir", "off") => self.rules.redirect_dir = RedirectDir::Follow,
+            ("redirect_dir", "nofollow") => self.rules.redirect_dir = RedirectDir::NoFollow,
+            ("redirect_dir", _) => return refuse("on, off, follow or nofollow"),
+            ("index", "on" | "1") => self.rules.index = true,
+            ("index", "off" | "0") => self.rules.index = false,
+            ("metacopy", "on" | "1") => self.rules.metacopy = true,
+            ("metacopy", "off" | "0") => self.rules.metacopy = false,
+            ("index" | "metacopy", _) => return refuse("on or off"),
+            // Inode numbers are unique and stable in every case.
+            ("xino", "on" | "off" | "auto") => {}
+            ("xino", _) => return refuse("on, off or auto"),
+            ("nfs_export", "off") | ("verity", "off") | ("uuid", "off" | "null" | "auto") => {}
+            ("nfs_export" | "verity" | "uuid", _) => self.kernel_only(word)?,
+            ("fsync", "volatile" | "0") => {
+                self.rules.sync = Sync::Volatile;
+                self.kernel_too("volatile");
+                return Ok(true);
+            }
+            ("fsync", "auto" | "1") => {
+                self.rules.sync = Sync::Auto;
+                return Ok(true);
+            }
+            ("fsync", "strict") => {
+                self.rules.sync = Sync::Strict;
+                self.fuse_only(word);
+                return Ok(true);
+            }
+            ("fsync", _) => return refuse("volatile, auto or strict"),
+            _ => return Ok(false),
+        }
+        self.kernel_too(word);
+        Ok(true)
+    }
+
+    /// What only the kernel's overlay does.
+    fn kernel_only(&self, word: &str) -> Result<(), OptionError> {
+        Err(OptionError::Value {
+            option: word.to_owned(),
+            problem: "only the kernel's own overlay has it",
+        })
+    }
+
+    /// Words with a value that only this driver has.
+    fn own(&mut self, word: &str, key: &str, value: &str) -> Result<bool, OptionError> {
+        let refuse = |problem| {
+            Err(OptionError::Value {
+                option: word.to_owned(),
+                problem,
+            })
+        };
+        let number = || value.parse::<u32>();
+        match key {
+            "uidmapping" | "gidmapping" => {
+                let Some(ranges) = ranges(value) else {
+                    return refuse("ranges are written LAYER:VIEW:COUNT, with a colon between them");
+                };
+                match key {
+                    "uidmapping" => self.rules.ids.uids = ranges,
+                    _ => self.rules.ids.gids = ranges,
+                }
+            }
+            "squash_to_uid" | "squash_to_gid" => {
+                let Ok(id) = number() else {
+                    return refuse("a number is needed");
+                };
+                match key {
+                    "squash_to_uid" => self.rules.ids.squash_uid = Some(id),
+                    _ => self.rules.ids.squash_gid = Some(id),
+                }
+            }
+            "noxattrs" | "static_nlink" => {
+                let on = match value {
+                    "0" => false,
+                    "1" => true,
+                    _ => return refuse("0 or 1"),
+                };
+                match key {
+                    "noxattrs" => self.no_xattrs = on,
+                    _ => self.rules.static_nlink = on,
+                }
+            }
+            "timeout" => match value.parse::<f64>() {
+                Ok(seconds) if (0.0..1e9).contains(&seconds) => {
+                    self.timeout = Duration::from_secs_f64(seconds)
+                }
+                _ => return refuse("seconds are needed"),
+            },
+            "threaded" => match value {
+                "0" => self.workers = Some(1),
+                "1" => self.workers = None,
+                _ => return refuse("0 or 1"),
+            },
+            "workers" | "max_threads" => match value.parse::<usize>() {
+                Ok(count @ 1..=256) => self.workers = Some(count),
+                _ => return refuse("a number from 1 to 256 is needed"),
+            },
+            // Idle workers cost nothing and never end.
+            "max_idle_threads" => {
+                if value.parse::<i64>().is_err() {
+                    return refuse("a number is needed");
+                }
+            }
+            _ => return Ok(false),
+        }
+        self.fuse_only(word);
+        Ok(true)
+    }
+}
+
+/// `0:1000:1:1:110000:65536`: triples, all separated by colons.
+fn ranges(text: &str) -> Option<Vec<IdRange>> {
+    let numbers = text
+        .split(':')
+        .map(|part| part.parse().ok())
+        .collect::<Option<Vec<u32>>>()?;
+    let (triples, []) = numbers.as_chunks::<3>() else {
+        return None;
+    };
+    let fits = |[layer, view, count]: &[u32; 3]| {
+        *count > 0 && layer.checked_add(count - 1).is_some() && view.checked_add(count - 1).is_some()
+    };
+    triples.iter().all(fits).then(|| {
+        let range = |[layer, view, count]: &[u32; 3]| IdRange {
+            layer: *layer,
+            view: *view,
+            count: *count,
+        };
+        triples.iter().map(range).collect()
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(text: &str) -> Result<Options, OptionError> {
+        Options::parse(&text.split(',').map(str::to_owned).collect::<Vec<_>>())
+    }
+
+    #[test]
+    fn words_of_the_kernel_s_overlay() {
+        let options =
+            parse("ro,nosuid,redirect_dir=nofollow,index=on,userxattr,fsync=volatile,xino=auto").unwrap();
+        assert!(options.read_only && options.rules.index && options.fuse_only.is_none());
+        assert_eq!(options.rules.redirect_dir, RedirectDir::NoFollow);
+        assert_eq!(
+            (options.rules.prefix, options.rules.sync),
+            (Prefix::User, Sync::Volatile)
+        );
+        let kernel = [
+            "ro",
+            "nosuid",
+            "redirect_dir=nofollow",
+            "index=on",
+            "userxattr",
+            "volatile",
+            "xino=auto",
+        ];
+        assert_eq!(options.kernel, kernel);
+    }
+
+    #[test]
+    fn words_of_fuse_overlayfs() {
+        let options =
+            parse("uidmapping=0:1000:1:1:110000:65536,squash_to_gid=7,squash_to_root,timeout=0.5,threaded=0")
+                .unwrap();
+        let second = IdRange {
+            layer: 1,
+            view: 110_000,
+            count: 65_536,
+        };
+        assert_eq!(options.rules.ids.uids[1], second);
+        assert_eq!(
+            (options.rules.ids.squash_uid, options.rules.ids.squash_gid),
+            (Some(0), Some(7))
+        );
+        assert_eq!((options.timeout.as_millis(), options.workers), (500, Some(1)));
+        assert_eq!(
+            options.fuse_only.as_deref(),
+            Some("uidmapping=0:1000:1:1:110000:65536")
+        );
+    }
+
+    #[test]
+    fn nothing_is_passed_over() {
+        for text in [
+            "nonsense",
+            "plugins=x",
+            "index=maybe",
+            "uidmapping=1:2",
+            "timeout=never",
+            "nfs_export=on",
+        ] {
+            let error = parse(text).unwrap_err().to_string();
+            assert!(error.contains(text), "{error}");
+        }
+        assert!(parse("uidmapping=4294967295:0:2").is_err());
+    }
+
+    #[test]
+    fn the_last_word_holds() {
+        let options = parse("ro,nodev,rw,dev").unwrap();
+        assert!(!options.read_only && options.attributes.is_empty());
+    }
+}

@@ -1,0 +1,42 @@
+//! Listings. A directory needs no open and a handle no state: a cookie says where to go on.
+
+use overlay::live::DirEntry;
+use rustix::io::Errno;
+
+use super::Shared;
+use super::worker::Out;
+use crate::session::MAX_WRITE;
+
+type Done = Result<(), Errno>;
+
+impl Shared {
+    pub(super) fn readdir(&self, node: u64, offset: u64, size: u32, out: &mut Out) -> Done {
+        let limit = (size as usize).min(MAX_WRITE);
+        let reply = &mut out.reply;
+        self.overlay.list(node, offset, &mut |entry: &DirEntry<'_>| {
+            reply.dirent(limit, entry.name, entry.ino, entry.file_type, entry.next)
+        })
+    }
+
+    /// A listing with each name looked up. First the names that fit, then their nodes: the overlay is not asked for
+    /// one while it lists. A name that is gone by then stays without a node, and the kernel asks again.
+    pub(super) fn readdir_plus(&self, node: u64, offset: u64, size: u32, out: &mut Out) -> Done {
+        let limit = (size as usize).min(MAX_WRITE);
+        let reply = &mut out.reply;
+        self.overlay.list(node, offset, &mut |entry: &DirEntry<'_>| {
+            reply.dirent_plus(limit, entry.name, entry.ino, entry.file_type, entry.next)
+        })?;
+        let mut at = 0;
+        while let Some((name, next)) = reply.name_at(at) {
+            if name != "."
+                && name != ".."
+                && let Ok(found) = self.overlay.lookup(node, name)
+            {
+                out.granted.nodes.push(found.node);
+                reply.fill_entry(at, found.node, &found.attr, self.timeouts);
+            }
+            at = next;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,209 @@
+//! Workers that read requests and answer them.
+//!
+//! Each worker has its own descriptor of the connection and its own buffers, reads one request at a time, and
+//! answers it before it reads the next. They share the overlay, which is `Sync`, the open [`handles`] and the
+//! [`backing`] files. Locks of this module are held for a moment and never across a call of the overlay.
+//!
+//! A reply that the kernel no longer wants (its caller was killed meanwhile) is answered ENOENT; what it would have
+//! handed out is taken back then.
+
+mod backing;
+mod data;
+mod dispatch;
+mod handles;
+mod listing;
+mod names;
+mod worker;
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use overlay::live::Overlay;
+use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
+use rustix::io::Errno;
+
+use crate::abi::InitFlags;
+use crate::abi::reply::Timeouts;
+use crate::session::{Session, SessionError, Wishes};
+use backing::Backings;
+use handles::{Handles, Unopened};
+use worker::Worker;
+
+/// Name of the attribute by which the root tells who serves it; it is never listed.
+pub const SERVER_ATTRIBUTE: &str = "security.strata.server";
+
+/// How to serve.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// How long the kernel may believe names and attributes. Nothing else changes the layers: a day is honest.
+    pub timeout: Duration,
+    /// Threads that read requests.
+    pub workers: usize,
+    /// Whether files of the writable layer may be passed through.
+    pub passthrough: bool,
+    /// Whether layers lie on a stacked file system.
+    pub stacked: bool,
+    /// Whether the kernel checks permissions.
+    pub default_permissions: bool,
+    /// Whether POSIX ACLs are left out.
+    pub no_acl: bool,
+    /// Whether extended attributes are left out: every call about them is answered EOPNOTSUPP.
+    pub no_xattrs: bool,
+    /// Value of [`SERVER_ATTRIBUTE`].
+    pub identity: Vec<u8>,
+    /// Whether the workers leave the mount namespace that they were started in, so that they do not keep it alive.
+    pub leave_namespace: bool,
+}
+
+impl Default for Config {
+    fn default() -> Config {
+        Config {
+            timeout: Duration::from_secs(86_400),
+            workers: std::thread::available_parallelism().map_or(2, |n| n.get().clamp(2, 8)),
+            passthrough: true,
+            stacked: false,
+            default_permissions: true,
+            no_acl: false,
+            no_xattrs: false,
+            identity: Vec::new(),
+            leave_namespace: false,
+        }
+    }
+}
+
+impl Config {
+    /// What INIT is to agree on. `writable`: whether the overlay is.
+    pub fn wishes(&self, writable: bool) -> Wishes {
+        Wishes {
+            passthrough: self.passthrough && writable,
+            stacked: self.stacked,
+            no_open: !writable,
+            default_permissions: self.default_permissions,
+            no_acl: self.no_acl,
+        }
+    }
+}
+
+/// How serving ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum End {
+    /// The last user of the mount is gone, or the connection was aborted.
+    Unmounted,
+    /// The server was told to stop.
+    Stopped,
+}
+
+/// What the workers share.
+#[derive(Debug)]
+struct Shared {
+    overlay: Overlay,
+    agreed: InitFlags,
+    handles: Handles,
+    unopened: Unopened,
+    backings: Backings,
+    timeouts: Timeouts,
+    no_open: bool,
+    no_xattrs: bool,
+    identity: Vec<u8>,
+    /// Becomes readable when a worker has ended.
+    ended: OwnedFd,
+}
+
+/// A file system that is served.
+#[derive(Debug)]
+pub struct Server {
+    shared: Arc<Shared>,
+    threads: Vec<std::thread::JoinHandle<()>>,
+    session: Session,
+}
+
+impl Server {
+    /// Starts the workers.
+    pub fn start(session: Session, overlay: Overlay, config: &Config) -> Result<Server, SessionError> {
+        let flags = EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK;
+        let ended = eventfd(0, flags).map_err(|errno| SessionError::Greeting(errno.into()))?;
+        let agreed = session.agreed();
+        let no_open = !overlay.is_writable() && agreed.contains(InitFlags::NO_OPEN_SUPPORT);
+        let shared = Arc::new(Shared {
+            overlay,
+            agreed,
+            handles: Handles::default(),
+            unopened: Unopened::default(),
+            backings: Backings::new(agreed.contains(InitFlags::PASSTHROUGH)),
+            timeouts: Timeouts {
+                entry: config.timeout,
+                attr: config.timeout,
+            },
+            no_open,
+            no_xattrs: config.no_xattrs,
+            identity: config.identity.clone(),
+            ended,
+        });
+        let mut server = Server {
+            shared,
+            threads: Vec::new(),
+            session,
+        };
+        for number in 0..config.workers.max(1) {
+            let device = server.session.device();
+            let device = match number {
+                0 => device.try_clone_to_owned(),
+                _ => sys::fuse::clone_device(device),
+            };
+            let mut worker = Worker::new(device.map_err(SessionError::Device)?, server.shared.clone());
+            let thread = std::thread::Builder::new().name(format!("fuse-{number}"));
+            let thread = thread
+                .spawn(move || worker.run())
+                .map_err(SessionError::Greeting)?;
+            server.threads.push(thread);
+        }
+        Ok(server)
+    }
+
+    /// The session, to attach its mount.
+    pub fn session(&mut self) -> &mut Session {
+        &mut self.session
+    }
+
+    /// Waits until the file system is no longer mounted, or `stop` becomes readable.
+    pub fn wait(&self, stop: BorrowedFd<'_>) -> io::Result<End> {
+        loop {
+            let mut fds = [
+                PollFd::new(&self.shared.ended, PollFlags::IN),
+                PollFd::from_borrowed_fd(stop, PollFlags::IN),
+            ];
+            match poll(&mut fds, None) {
+                Ok(_) | Err(Errno::INTR) => {}
+                Err(errno) => return Err(errno.into()),
+            }
+            let [ended, stop] = fds.map(|fd| !fd.revents().is_empty());
+            if ended {
+                return Ok(End::Unmounted);
+            }
+            if stop {
+                return Ok(End::Stopped);
+            }
+        }
+    }
+
+    /// Waits at most `patience` for all workers to end, which they do once the file system is nowhere mounted or in
+    /// use; whether they have.
+    pub fn finish(self, patience: Duration) -> bool {
+        let deadline = Instant::now() + patience;
+        let mut fds = [PollFd::from_borrowed_fd(self.shared.ended.as_fd(), PollFlags::IN)];
+        let timeout = Timespec {
+            tv_sec: patience.as_secs() as _,
+            tv_nsec: patience.subsec_nanos() as _,
+        };
+        let _ = poll(&mut fds, Some(&timeout));
+        while self.threads.iter().any(|thread| !thread.is_finished()) {
+            if Instant::now() >= deadline {
+                return false;
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        true
+    }
+}

@@ -1,0 +1,226 @@
+//! The FUSE driver: an overlay that a process of our own serves.
+//!
+//! The server is a program given by path, started in a role by the arguments that come with it. It reads a
+//! [`Request`] from its standard input, mounts, answers on its standard output, and then is nobody's child: it ends when
+//! the last user of the mount is gone, or when it is told to.
+//!
+//! A mount tells who serves it by an attribute of its root, so that no socket, file or registry has to be where both
+//! sides find it.
+
+use std::ffi::OsString;
+use std::io::{self, Read, Write};
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use rustix::event::{PollFd, PollFlags, Timespec};
+use rustix::fs::{AtFlags, CWD, StatxFlags};
+use rustix::io::Errno;
+use rustix::mount::UnmountFlags;
+use rustix::process::{Pid, PidfdFlags, Signal};
+use serde::{Deserialize, Serialize};
+
+use crate::{Mount, MountError, table};
+
+/// Type of such a mount in the mount table.
+pub const KIND: &str = "fuse.strata";
+
+/// The attribute of a root that tells who serves it: process id and start time.
+const SERVER_ATTRIBUTE: &str = "security.strata.server";
+
+/// What the server answers when the mount is there; anything else says why it is not.
+pub const READY: &str = "ready";
+
+/// The program that serves, and the arguments that bring it into that role.
+#[derive(Debug, Clone)]
+pub struct Helper {
+    /// Path of the program.
+    pub program: PathBuf,
+    /// Arguments that select the role.
+    pub args: Vec<OsString>,
+}
+
+/// What a server is asked.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Request {
+    /// The overlay. Its paths are absolute.
+    pub mount: Mount,
+    /// Where it is to be mounted: an absolute path.
+    pub target: PathBuf,
+    /// Type behind `fuse.` in the mount table.
+    pub subtype: String,
+}
+
+impl Request {
+    /// `mount` at `target`, as [`KIND`].
+    pub fn new(mount: &Mount, target: &Path) -> Request {
+        Request {
+            mount: mount.clone(),
+            target: target.to_path_buf(),
+            subtype: KIND.trim_start_matches("fuse.").to_owned(),
+        }
+    }
+
+    /// Reads the request that this process was started with.
+    pub fn receive(from: &mut impl Read) -> io::Result<Request> {
+        Ok(serde_json::from_reader(from)?)
+    }
+}
+
+/// Starts a server and returns when its file system is mounted.
+///
+/// The child is returned because it is one: it lives as long as the mount, and its parent reaps it or ends.
+pub fn attach(helper: &Helper, request: &Request) -> Result<Child, MountError> {
+    let failed = |reason: String| MountError::Served {
+        target: request.target.clone(),
+        reason,
+    };
+    let started = |error: io::Error| failed(format!("{}: {error}", helper.program.display()));
+    let mut child = Command::new(&helper.program)
+        .args(&helper.args)
+        // For whoever reads a list of processes.
+        .arg(&request.target)
+        .env_clear()
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .map_err(started)?;
+    let mut answer = String::new();
+    let asked = child.stdin.take().map_or(Ok(()), |mut to| {
+        let text = serde_json::to_vec(request)?;
+        to.write_all(&text)
+    });
+    // A server that ended before it read says why in its answer.
+    let heard = child
+        .stdout
+        .take()
+        .map_or(Ok(0), |from| from.take(4096).read_to_string(&mut answer));
+    match (answer.trim(), asked.and(heard)) {
+        (READY, _) => Ok(child),
+        ("", Err(error)) => {
+            let _ = child.wait();
+            Err(started(error))
+        }
+        ("", Ok(_)) => {
+            let status = child.wait().map_err(started)?;
+            Err(failed(format!("its server ended without a word ({status})")))
+        }
+        (reason, _) => {
+            let reason = reason.to_owned();
+            let _ = child.wait();
+            Err(failed(reason))
+        }
+    }
+}
+
+/// How [`stop`] unmounts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Unmount {
+    /// As umount(8): a mount that is in use stays.
+    IfUnused,
+    /// Out of the tree at once, whoever uses it.
+    Detach,
+}
+
+/// How long a server may take to end.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Unmounts the topmost FUSE mount at `target` and ends its server; returns when it has ended. Whatever other
+/// namespace still shows the mount shows a dead one from then on.
+///
+/// # Errors
+/// `EBUSY` for a mount in use, with [`Unmount::IfUnused`]; `EINVAL` for what is no mount of ours.
+pub fn stop(target: &Path, how: Unmount) -> Result<(), MountError> {
+    let failed = |what, error: Errno| MountError::Io {
+        what,
+        path: target.to_path_buf(),
+        error: error.into(),
+    };
+    let entry = table::at(target).map_err(|error| MountError::Io {
+        what: "reading the mount table for",
+        path: target.to_path_buf(),
+        error,
+    })?;
+    let Some(entry) = entry.filter(|entry| is_ours(&entry.kind)) else {
+        return Err(failed("unmounting", Errno::INVAL));
+    };
+    let connection = connection(target);
+    let server = Server::of(target);
+    let flags = match how {
+        Unmount::IfUnused => UnmountFlags::NOFOLLOW,
+        Unmount::Detach => UnmountFlags::NOFOLLOW | UnmountFlags::DETACH,
+    };
+    rustix::mount::unmount(target, flags).map_err(|errno| failed("unmounting", errno))?;
+    // The same file system may be mounted elsewhere, such as by a bind: that mount is not ours to end.
+    let elsewhere = table::read()
+        .unwrap_or_default()
+        .iter()
+        .any(|other| other.device == entry.device);
+    if elsewhere {
+        return Ok(());
+    }
+    if server.is_some_and(|server| server.end(PATIENCE)) {
+        return Ok(());
+    }
+    // No server that can be told: its connection is ended for it, where it is still there.
+    if let Some(connection) = connection.filter(|_| entry.kind == KIND) {
+        abort(connection);
+    }
+    Ok(())
+}
+
+/// Whether a type in the mount table is one of this driver's.
+pub fn is_ours(kind: &str) -> bool {
+    kind == KIND || kind == "fuse.fuse-overlayfs"
+}
+
+/// Number of the connection behind the file system at `path`: the minor number of its device. Its server is not asked.
+fn connection(path: &Path) -> Option<u32> {
+    let flags = AtFlags::SYMLINK_NOFOLLOW | AtFlags::NO_AUTOMOUNT | AtFlags::STATX_DONT_SYNC;
+    let status = rustix::fs::statx(CWD, path, flags, StatxFlags::TYPE).ok()?;
+    (status.stx_dev_major == 0).then_some(status.stx_dev_minor)
+}
+
+/// Ends a connection through the kernel's control file system, where that is mounted.
+fn abort(connection: u32) {
+    let path = format!("/sys/fs/fuse/connections/{connection}/abort");
+    if let Ok(mut file) = std::fs::OpenOptions::new().write(true).open(path) {
+        let _ = file.write_all(b"1");
+    }
+}
+
+/// The process behind a mount.
+struct Server(OwnedFd);
+
+impl Server {
+    /// Asks the root at `target` who serves it.
+    fn of(target: &Path) -> Option<Server> {
+        let mut buffer = [0u8; 64];
+        let length = rustix::fs::getxattr(target, SERVER_ATTRIBUTE, &mut buffer).ok()?;
+        let text = std::str::from_utf8(buffer.get(..length)?).ok()?;
+        let (pid, start) = text.split_once(' ')?;
+        let pid = pid.parse().ok()?;
+        // The descriptor first: what it refers to cannot become another process.
+        let process = rustix::process::pidfd_open(Pid::from_raw(pid)?, PidfdFlags::empty()).ok()?;
+        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+        let (_, rest) = stat.rsplit_once(')')?;
+        let started = rest.split_ascii_whitespace().nth(19)?;
+        (started == start).then_some(Server(process))
+    }
+
+    /// Asks it to end; whether it has within `patience`.
+    fn end(&self, patience: Duration) -> bool {
+        match rustix::process::pidfd_send_signal(&self.0, Signal::TERM) {
+            Ok(()) => {}
+            Err(errno) => return errno == Errno::SRCH,
+        }
+        let timeout = Timespec {
+            tv_sec: patience.as_secs() as _,
+            tv_nsec: 0,
+        };
+        let mut fds = [PollFd::from_borrowed_fd(self.0.as_fd(), PollFlags::IN)];
+        matches!(rustix::event::poll(&mut fds, Some(&timeout)), Ok(1))
+    }
+}
