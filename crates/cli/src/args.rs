@@ -61,6 +61,10 @@ Images:
   login        Log in to a registry
   logout       Log out of a registry
 
+File systems:
+  mount        Mount an overlay of directories
+  umount       Unmount an overlay, and end its server
+
 Strata:
   info         Show the store, the state and what this machine offers
   version      Show the version
@@ -133,6 +137,8 @@ pub(crate) enum Command {
     Rmi(commands::rmi::RmiArgs),
     Login(commands::login::LoginArgs),
     Logout(commands::logout::LogoutArgs),
+    Mount(commands::mount::MountArgs),
+    Umount(commands::umount::UmountArgs),
     Info(commands::info::InfoArgs),
     Version(commands::version::VersionArgs),
     Completion(commands::completion::CompletionArgs),

@@ -4,7 +4,9 @@
 //! several share lies beside: [`args`] (the whole command line), [`config`] (settings), [`failure`] (errors, hints,
 //! exit codes), [`progress`] (bars and lines), `render` (tables, sizes, times, colour), `password` (asking for one). Nothing here decides anything about images or containers: that is the engine's.
 //!
-//! The program also plays the supervisor of a container, a role it is started in by itself: see [`main`].
+//! The program also plays roles that it is started in by itself: the supervisor of a container, and the server of an
+//! overlay (`server`). Under the names `mount.fuse.strata` and `fuse-overlayfs` it is a mount helper and a drop-in for
+//! that program: see [`main`].
 //!
 //! Start reading at [`args`].
 
@@ -13,11 +15,16 @@ mod commands;
 mod config;
 mod explain;
 mod failure;
+mod fuse_overlayfs;
+mod overlay;
 mod password;
 mod progress;
 mod registries;
 mod render;
+mod server;
 
+use std::ffi::OsStr;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser};
@@ -28,6 +35,21 @@ const SUPERVISOR: &str = "supervise";
 /// First argument when a supervisor starts it because its container has ended and nobody is left to look after that.
 const REAPER: &str = "reap";
 
+/// First argument of the program when it is started as the server of an overlay. No command of the user's.
+const SERVER: &str = "serve-overlay";
+
+/// The program as a drop-in for fuse-overlayfs: by this first argument, or by this name.
+const DROP_IN: &str = "fuse-overlayfs";
+
+/// The program's name as a helper of mount(8).
+const MOUNT_HELPER: &str = "mount.fuse.strata";
+
+/// The file that this program was started from; the kernel's own link to it where it has been replaced since.
+fn program() -> PathBuf {
+    let program = std::env::current_exe().ok().filter(|path| path.exists());
+    program.unwrap_or_else(|| PathBuf::from("/proc/self/exe"))
+}
+
 /// The command line's definition, for completions and man pages.
 pub fn command() -> clap::Command {
     args::Cli::command()
@@ -36,16 +58,23 @@ pub fn command() -> clap::Command {
 /// The program: plays the role or runs the command that its arguments name.
 pub fn main() -> ExitCode {
     // Roles first: a container's start waits for one, and they need nothing of the command line's definition.
-    let mut words = std::env::args_os().skip(1);
-    let role = words.next().unwrap_or_default();
-    ExitCode::from(if role == SUPERVISOR {
-        return runtime::supervisor::main(&words.collect::<Vec<_>>());
-    } else if role == REAPER {
-        commands::reap::main(words.collect())
-    } else {
-        match args::Cli::try_parse() {
+    let mut words = std::env::args_os();
+    let called = words.next().unwrap_or_default();
+    let called = Path::new(&called).file_name().and_then(OsStr::to_str);
+    match called {
+        Some(DROP_IN) => return ExitCode::from(fuse_overlayfs::main(words)),
+        Some(MOUNT_HELPER) => return ExitCode::from(commands::mount::helper(words)),
+        _ => {}
+    }
+    let role = words.next();
+    ExitCode::from(match role.as_deref().and_then(OsStr::to_str) {
+        Some(SUPERVISOR) => return runtime::supervisor::main(&words.collect::<Vec<_>>()),
+        Some(SERVER) => return server::main(),
+        Some(REAPER) => commands::reap::main(words.collect()),
+        Some(DROP_IN) => fuse_overlayfs::main(words),
+        _ => match args::Cli::try_parse() {
             Ok(cli) => commands::run(cli),
             Err(error) => failure::usage(&error),
-        }
+        },
     })
 }

@@ -10,6 +10,7 @@ pub(crate) mod layers;
 pub(crate) mod load;
 pub(crate) mod login;
 pub(crate) mod logout;
+pub(crate) mod mount;
 pub(crate) mod ps;
 pub(crate) mod pull;
 pub(crate) mod reap;
@@ -17,11 +18,11 @@ pub(crate) mod rm;
 pub(crate) mod rmi;
 pub(crate) mod run;
 pub(crate) mod tag;
+pub(crate) mod umount;
 pub(crate) mod version;
 
 use std::ffi::OsString;
 use std::io::{self, BufWriter, ErrorKind, Write};
-use std::path::PathBuf;
 
 use engine::{Engine, Helper};
 
@@ -47,9 +48,7 @@ impl Context {
     /// The engine on the settings' store.
     pub(crate) fn engine(&self) -> Result<Engine, Failure> {
         let settings = &self.settings;
-        // The file that this program was started from; the kernel's own link to it where it has been replaced since.
-        let program = std::env::current_exe().ok().filter(|path| path.exists());
-        let program = program.unwrap_or_else(|| PathBuf::from("/proc/self/exe"));
+        let program = crate::program();
         let remover = [
             program.as_os_str(),
             crate::REAPER.as_ref(),
@@ -120,6 +119,8 @@ fn dispatch(context: &Context, command: Command) -> Outcome {
         Command::Rmi(args) | Command::Image(ImageCommand::Rm(args)) => rmi::run(context, args),
         Command::Login(args) => login::run(context, args),
         Command::Logout(args) => logout::run(context, args),
+        Command::Mount(args) => mount::run(context, args),
+        Command::Umount(args) => umount::run(&args),
         Command::Info(args) => info::run(context, args),
         Command::Version(args) => version::run(context, args),
         Command::Completion(args) => completion::run(args),

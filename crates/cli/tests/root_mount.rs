@@ -1,0 +1,451 @@
+//! `strata mount` and `strata umount`, and the program under its other names. What the file system does is the
+//! contract's (`root_contract_fuse`).
+
+use std::fs;
+use std::io::{BufRead, BufReader, Read};
+use std::os::unix::fs::{FileExt, MetadataExt, symlink};
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal, kill_process};
+use testkit::Ended;
+
+const PROGRAM: &str = env!("CARGO_BIN_EXE_strata");
+
+/// Directories for one overlay, at `mnt`; unmounted when the value goes.
+struct Place(tempfile::TempDir);
+
+impl Place {
+    fn new() -> Place {
+        assert!(
+            rustix::process::geteuid().is_root(),
+            "overlays are mounted here: run the tests as root"
+        );
+        let dir = tempfile::tempdir().unwrap();
+        for name in ["low", "top", "up", "work", "mnt"] {
+            fs::create_dir(dir.path().join(name)).unwrap();
+        }
+        fs::write(dir.path().join("low/low"), "low").unwrap();
+        fs::write(dir.path().join("top/top"), "top").unwrap();
+        Place(dir)
+    }
+
+    fn at(&self, name: &str) -> PathBuf {
+        self.0.path().join(name)
+    }
+
+    /// A command of the program, in the directory: relative paths are meant from there.
+    fn command(&self, name: impl AsRef<std::ffi::OsStr>, words: &[&str]) -> Command {
+        let mut command = Command::new(PROGRAM);
+        command
+            .arg0(name)
+            .args(words)
+            .current_dir(self.0.path())
+            .stdin(Stdio::null());
+        command
+    }
+
+    fn strata(&self, words: &[&str]) -> Ended {
+        self.command("strata", words).output().unwrap().into()
+    }
+
+    #[track_caller]
+    fn ok(&self, words: &[&str]) -> Ended {
+        let ended = self.strata(words);
+        assert_eq!(ended.code, 0, "{words:?}: {ended:?}");
+        ended
+    }
+
+    /// Type, source and options in the mount table.
+    fn entry(&self) -> Option<mount::table::Entry> {
+        mount::table::at(&self.at("mnt").canonicalize().unwrap()).unwrap()
+    }
+
+    fn server(&self) -> i32 {
+        let mut buffer = [0u8; 64];
+        let length = rustix::fs::getxattr(self.at("mnt"), "security.strata.server", &mut buffer[..]).unwrap();
+        let text = std::str::from_utf8(&buffer[..length]).unwrap();
+        text.split(' ').next().unwrap().parse().unwrap()
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        while sys::mount::detach_at(self.at("mnt")).is_ok() {}
+    }
+}
+
+const LOWER: &str = "lowerdir=top:low";
+const WRITABLE: &str = "lowerdir=top:low,upperdir=up,workdir=work";
+
+fn lives(pid: i32) -> bool {
+    // A zombie has ended; its parent may be a test that has not reaped it.
+    fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|stat| !stat.contains(") Z "))
+}
+
+fn wait_for(what: &str, mut done: impl FnMut() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while !done() {
+        assert!(Instant::now() < deadline, "{what}");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+#[test]
+fn a_mount_is_there_when_the_command_returns_and_its_server_gone_when_it_is_unmounted() {
+    let place = Place::new();
+    place.ok(&["mount", "--driver", "fuse", "-o", WRITABLE, "mnt"]);
+    let entry = place.entry().unwrap();
+    assert_eq!(
+        (entry.kind.as_str(), entry.source.to_str()),
+        ("fuse.strata", Some("overlay"))
+    );
+    assert_eq!(fs::read_to_string(place.at("mnt/low")).unwrap(), "low");
+    fs::write(place.at("mnt/new"), "new").unwrap();
+    let server = place.server();
+    assert!(lives(server));
+    place.ok(&["umount", "mnt"]);
+    assert!(!lives(server));
+    assert!(place.entry().is_none());
+    assert_eq!(fs::read_to_string(place.at("up/new")).unwrap(), "new");
+}
+
+#[test]
+fn the_kernel_serves_where_it_can() {
+    let place = Place::new();
+    let ended = place.ok(&["mount", "-v", "-o", WRITABLE, "mnt"]);
+    assert_eq!(ended.err, "mounted with the kernel's overlay\n");
+    assert_eq!(place.entry().unwrap().kind, "overlay");
+    place.ok(&["umount", "mnt"]);
+    let squashed = format!("{LOWER},squash_to_root");
+    let ended = place.ok(&["mount", "-v", "-o", &squashed, "mnt"]);
+    assert_eq!(
+        ended.err,
+        "mounted with FUSE (the kernel's overlay has no squash_to_root)\n"
+    );
+    assert_eq!(place.entry().unwrap().kind, "fuse.strata");
+    place.ok(&["umount", "mnt"]);
+    let ended = place.strata(&["mount", "--driver", "kernel", "-o", &squashed, "mnt"]);
+    assert!(
+        ended.code == 125 && ended.err.contains("squash_to_root"),
+        "{ended:?}"
+    );
+}
+
+#[test]
+fn without_an_upper_directory_nothing_is_written() {
+    let place = Place::new();
+    place.ok(&["mount", "--driver", "fuse", "-o", LOWER, "mnt"]);
+    assert_eq!(fs::read_to_string(place.at("mnt/top")).unwrap(), "top");
+    let error = fs::write(place.at("mnt/top"), "x").unwrap_err();
+    assert_eq!(error.kind(), std::io::ErrorKind::ReadOnlyFilesystem);
+    // Read again: the file was never opened, only read.
+    let file = fs::File::open(place.at("mnt/low")).unwrap();
+    let mut two = [0; 2];
+    file.read_exact_at(&mut two, 1).unwrap();
+    assert_eq!(&two, b"ow");
+    drop(file);
+    place.ok(&["umount", "mnt"]);
+}
+
+#[test]
+fn attributes_of_the_mount() {
+    let place = Place::new();
+    let options = format!("{WRITABLE},nosuid,nodev,noexec,noatime");
+    place.ok(&["mount", "--driver", "fuse", "-o", &options, "mnt"]);
+    assert_eq!(place.entry().unwrap().options, "rw,nosuid,nodev,noexec,noatime");
+    place.ok(&["umount", "mnt"]);
+    let options = format!("{WRITABLE},ro");
+    place.ok(&["mount", "--driver", "fuse", "-o", &options, "mnt"]);
+    assert!(place.entry().unwrap().options.starts_with("ro,"));
+    place.ok(&["umount", "mnt"]);
+}
+
+#[test]
+fn what_is_not_understood_is_refused_by_name() {
+    let place = Place::new();
+    let cases = [
+        (format!("{LOWER},nonsense"), "nonsense"),
+        (format!("{LOWER},index=perhaps"), "index=perhaps"),
+        ("upperdir=up,workdir=work".to_owned(), "lower"),
+        (format!("{LOWER},upperdir=up"), "workdir"),
+        ("lowerdir=absent".to_owned(), "absent"),
+        ("lowerdir=top::low".to_owned(), "data-only"),
+    ];
+    for (options, word) in &cases {
+        let ended = place.strata(&["mount", "--driver", "fuse", "-o", options, "mnt"]);
+        assert!(
+            ended.code == 125 && ended.err.contains(word),
+            "{options}: {ended:?}"
+        );
+        assert!(place.entry().is_none());
+    }
+    let ended = place.strata(&["mount", "-o", LOWER, "absent"]);
+    assert!(ended.code == 125 && ended.err.contains("absent"), "{ended:?}");
+}
+
+#[test]
+fn names_with_colons_and_commas() {
+    let place = Place::new();
+    fs::rename(place.at("low"), place.at("a:b,c\\d")).unwrap();
+    place.ok(&[
+        "mount",
+        "--driver",
+        "fuse",
+        "-o",
+        "lowerdir=top:a\\:b\\,c\\\\d",
+        "mnt",
+    ]);
+    assert_eq!(fs::read_to_string(place.at("mnt/low")).unwrap(), "low");
+    place.ok(&["umount", "mnt"]);
+}
+
+#[test]
+fn directories_in_use_are_refused() {
+    let place = Place::new();
+    fs::create_dir(place.at("second")).unwrap();
+    for driver in ["kernel", "fuse"] {
+        place.ok(&["mount", "--driver", driver, "-o", WRITABLE, "mnt"]);
+        for other in ["kernel", "fuse"] {
+            let ended = place.strata(&["mount", "--driver", other, "-o", WRITABLE, "second"]);
+            assert!(
+                ended.code == 125 && ended.err.contains("in use"),
+                "{driver}, {other}: {ended:?}"
+            );
+        }
+        place.ok(&["umount", "mnt"]);
+    }
+}
+
+#[test]
+fn a_mount_in_use_stays_unless_it_must_go() {
+    let place = Place::new();
+    place.ok(&["mount", "--driver", "fuse", "-o", WRITABLE, "mnt"]);
+    let server = place.server();
+    let mut open = fs::File::open(place.at("mnt/low")).unwrap();
+    let ended = place.strata(&["umount", "mnt"]);
+    assert!(ended.code == 125 && ended.err.contains("busy"), "{ended:?}");
+    assert!(lives(server));
+    place.ok(&["umount", "--lazy", "mnt"]);
+    assert!(!lives(server));
+    let error = open.read(&mut [0; 4]).map(drop);
+    assert!(
+        error.is_ok() || error.unwrap_err().raw_os_error() == Some(107),
+        "from the page cache, or ENOTCONN"
+    );
+    let ended = place.strata(&["umount", "mnt"]);
+    assert!(
+        ended.code == 125 && ended.err.contains("not mounted"),
+        "{ended:?}"
+    );
+}
+
+#[test]
+fn a_server_ends_when_it_is_told_to() {
+    let place = Place::new();
+    for signal in [Signal::TERM, Signal::INT] {
+        place.ok(&["mount", "--driver", "fuse", "-o", WRITABLE, "mnt"]);
+        let server = place.server();
+        kill_process(Pid::from_raw(server).unwrap(), signal).unwrap();
+        wait_for("the server ends", || !lives(server));
+        assert!(place.entry().is_none(), "it unmounts");
+    }
+}
+
+#[test]
+fn a_server_that_died_leaves_a_mount_that_can_be_taken_away() {
+    let place = Place::new();
+    place.ok(&["mount", "--driver", "fuse", "-o", WRITABLE, "mnt"]);
+    let server = place.server();
+    fs::write(place.at("mnt/kept"), "kept").unwrap();
+    kill_process(Pid::from_raw(server).unwrap(), Signal::KILL).unwrap();
+    wait_for("the server ends", || !lives(server));
+    assert_eq!(
+        fs::metadata(place.at("mnt")).unwrap_err().raw_os_error(),
+        Some(107)
+    );
+    place.ok(&["umount", "mnt"]);
+    place.ok(&["mount", "--driver", "fuse", "-o", WRITABLE, "mnt"]);
+    assert_eq!(fs::read_to_string(place.at("mnt/kept")).unwrap(), "kept");
+    place.ok(&["umount", "mnt"]);
+}
+
+/// A server in the foreground, told by its own words that it is mounted.
+struct Foreground(Child);
+
+impl Drop for Foreground {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+#[test]
+fn in_the_foreground() {
+    let place = Place::new();
+    let mut command = place.command("strata", &["mount", "-f", "-v", "-o", WRITABLE, "mnt"]);
+    let mut server = Foreground(command.stderr(Stdio::piped()).spawn().unwrap());
+    let mut line = String::new();
+    BufReader::new(server.0.stderr.take().unwrap())
+        .read_line(&mut line)
+        .unwrap();
+    assert_eq!(line, "mounted with FUSE (to stay in the foreground)\n");
+    assert_eq!(place.server(), server.0.id() as i32);
+    assert_eq!(fs::read_to_string(place.at("mnt/low")).unwrap(), "low");
+    place.ok(&["umount", "mnt"]);
+    assert!(server.0.wait().unwrap().success());
+}
+
+#[test]
+fn as_a_helper_of_mount() {
+    let place = Place::new();
+    let words = [
+        "name",
+        "mnt",
+        "-n",
+        "-o",
+        &format!("rw,{WRITABLE}"),
+        "-t",
+        "fuse.strata",
+    ];
+    let ended: Ended = place
+        .command("mount.fuse.strata", &words)
+        .output()
+        .unwrap()
+        .into();
+    assert_eq!(ended.code, 0, "{ended:?}");
+    let entry = place.entry().unwrap();
+    assert_eq!(
+        (entry.kind.as_str(), entry.source.to_str()),
+        ("fuse.strata", Some("name"))
+    );
+    place.ok(&["umount", "mnt"]);
+    let words = ["name", "mnt", "-o", "lowerdir=absent"];
+    let ended: Ended = place
+        .command("mount.fuse.strata", &words)
+        .output()
+        .unwrap()
+        .into();
+    assert_eq!(ended.code, 32, "mount(8): a mount that failed");
+}
+
+#[test]
+fn as_a_drop_in_for_fuse_overlayfs() {
+    let place = Place::new();
+    let options = format!("{WRITABLE},volatile,uidmapping=0:1000:1:1:100000:65536,squash_to_gid=7");
+    // Twice: an upper directory that was volatile is taken again.
+    for by_name in [true, false] {
+        let words = ["-o", &options, "mnt"];
+        let mut command = match by_name {
+            true => place.command("/usr/bin/fuse-overlayfs", &words),
+            false => place.command("strata", &[&["fuse-overlayfs"][..], &words].concat()),
+        };
+        let ended: Ended = command.output().unwrap().into();
+        assert_eq!(ended.code, 0, "{ended:?}");
+        assert_eq!(place.entry().unwrap().kind, "fuse.fuse-overlayfs");
+        let status = fs::metadata(place.at("mnt/low")).unwrap();
+        assert_eq!((status.uid(), status.gid()), (1000, 7));
+        place.ok(&["umount", "mnt"]);
+    }
+    let ended: Ended = place
+        .command("fuse-overlayfs", &["-o", "lowerdir=low,plugins=x", "mnt"])
+        .output()
+        .unwrap()
+        .into();
+    assert!(ended.code == 1 && ended.err.contains("plugins=x"), "{ended:?}");
+    let ended: Ended = place
+        .command("fuse-overlayfs", &["--version"])
+        .output()
+        .unwrap()
+        .into();
+    assert!(ended.out.starts_with("fuse-overlayfs: "), "{ended:?}");
+}
+
+#[test]
+fn podman_runs_on_it() {
+    let place = Place::new();
+    let dir = place.at("podman");
+    fs::create_dir(&dir).unwrap();
+    let archive = dir.join("image.tar");
+    testkit::Image::busybox().write_docker_archive(&archive);
+    let program = dir.join("fuse-overlayfs");
+    symlink(PROGRAM, &program).unwrap();
+    let podman = Podman {
+        dir: &dir,
+        program: &program,
+    };
+    podman.ok(&["load", "--quiet", "-i", archive.to_str().unwrap()]);
+    let image = podman.ok(&["images", "--quiet"]);
+    let image = image.trim();
+    let script = "echo here > /new; rm /bin/ls; mkdir /d; mv /d /e; grep ' / ' /proc/mounts";
+    let said = podman.run(&["--name", "one", image, "sh", "-c", script]);
+    assert!(said.contains("fuse.fuse-overlayfs"), "{said}");
+    let changes = podman.ok(&["diff", "one"]);
+    let changes: Vec<_> = changes.lines().collect();
+    for change in ["A /new", "D /bin/ls", "A /e"] {
+        assert!(changes.contains(&change), "{changes:?}");
+    }
+    podman.ok(&["commit", "--quiet", "one", "localhost/two"]);
+    assert_eq!(
+        podman.run(&["--rm", "localhost/two", "sh", "-c", "cat /new"]),
+        "here\n"
+    );
+    podman.ok(&["rm", "one"]);
+    podman.ok(&["rmi", "--all", "--force"]);
+    let left: Vec<_> = mount::table::read()
+        .unwrap()
+        .into_iter()
+        .filter(|entry| entry.target.starts_with(&dir))
+        .collect();
+    // Its own storage directory is a mount point as long as podman's storage exists.
+    assert!(
+        left.iter().all(|entry| !entry.kind.starts_with("fuse")),
+        "{left:?}"
+    );
+    for entry in left.iter().rev() {
+        sys::mount::detach_at(&entry.target).unwrap();
+    }
+}
+
+struct Podman<'a> {
+    dir: &'a Path,
+    program: &'a Path,
+}
+
+impl Podman<'_> {
+    #[track_caller]
+    fn ok(&self, words: &[&str]) -> String {
+        let output = Command::new("podman")
+            .arg("--root")
+            .arg(self.dir.join("root"))
+            .arg("--runroot")
+            .arg(self.dir.join("run"))
+            .args([
+                "--storage-driver=overlay",
+                "--cgroup-manager=cgroupfs",
+                "--storage-opt",
+            ])
+            .arg(format!("overlay.mount_program={}", self.program.display()))
+            .args(words)
+            .output()
+            .expect("podman runs: install the package podman");
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "podman {words:?}: {said}");
+        String::from_utf8(output.stdout).unwrap()
+    }
+
+    #[track_caller]
+    fn run(&self, words: &[&str]) -> String {
+        // Limits that need no privilege to be set.
+        let run = [
+            "run",
+            "--network=none",
+            "--runtime=runc",
+            "--ulimit=nofile=1024:1024",
+            "--ulimit=nproc=1024:1024",
+        ];
+        self.ok(&[&run[..], words].concat())
+    }
+}
