@@ -39,9 +39,10 @@ pub(crate) fn main(args: &Args) -> Result<()> {
     let place = tempfile::Builder::new()
         .prefix("strata-bench-")
         .tempdir_in("/var/tmp")?;
-    let _state = Tmpfs::mount(place.path(), &["state", "podman-run", "runtimes"])?;
     let image = Image::busybox();
     let strata = Strata::beneath(place.path(), &release.strata);
+    let passing = ["podman-run", "runtimes"].map(|name| place.path().join(name));
+    let _passing = Tmpfs::mount(passing.into_iter().chain([strata.state()]))?;
     strata.load(&image);
     let bundle = Bundle::prepare(place.path(), &strata, &Layer::busybox().finish())?;
     let hidden = WithoutCgroup2::new()?;
@@ -85,10 +86,9 @@ pub(crate) fn main(args: &Args) -> Result<()> {
 struct Tmpfs(Vec<PathBuf>);
 
 impl Tmpfs {
-    fn mount(place: &Path, names: &[&str]) -> Result<Tmpfs> {
+    fn mount(targets: impl Iterator<Item = PathBuf>) -> Result<Tmpfs> {
         let mut mounted = Tmpfs(Vec::new());
-        for name in names {
-            let target = place.join(name);
+        for target in targets {
             std::fs::create_dir(&target)?;
             let tmpfs = FsContext::open("tmpfs")?.mount(MountAttrFlags::empty())?;
             sys::mount::attach_at(tmpfs.as_fd(), &target)?;
