@@ -205,7 +205,10 @@ impl Wanted {
 
     /// Whether an image built for `built` may be taken.
     pub fn allows(&self, built: &Platform) -> bool {
-        self.candidates().iter().any(|want| want.accepts(built))
+        // Hardly an image asks for more than the architecture; what more the processor can takes long to ask in a
+        // virtual machine.
+        let plainly = *self == Self::Host && Platform::host().accepts(built);
+        plainly || self.candidates().iter().any(|want| want.accepts(built))
     }
 }
 

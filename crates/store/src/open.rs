@@ -9,7 +9,7 @@ use std::time::SystemTime;
 use rustix::fs::{FlockOperation, Mode, OFlags, StatVfsMountFlags};
 use sys::Dir;
 
-use crate::db::{Access, Db, Durability};
+use crate::db::{Access, Db, Durability, PAGE};
 use crate::error::Fault;
 use crate::layout::{self, Layout};
 use crate::reserve::RESERVE;
@@ -181,8 +181,9 @@ impl Store {
     /// Makes or migrates the schema, once, whoever else tries at the same time.
     fn migrate(&self, steps: &[&str]) -> Result<(), Fault> {
         let _lock = lock_root(&self.layout)?;
-        // Outside a transaction, and without effect when it is so already. The mode is kept in the file.
-        self.db.batch("PRAGMA journal_mode = WAL")?;
+        // Outside a transaction, and without effect when it is so already. Both are kept in the file.
+        self.db
+            .batch(&format!("PRAGMA page_size = {PAGE}; PRAGMA journal_mode = WAL"))?;
         self.db.write(Durability::Full, |q| {
             let from = schema::version(q)?;
             schema::migrate(q, from, steps, now())

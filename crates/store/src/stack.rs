@@ -32,31 +32,29 @@ impl Lower {
 /// A directory that occurs twice is told once, in its topmost place: overlayfs refuses the same directory twice
 /// (`ELOOP`), and whatever the lower occurrence holds, whiteouts included, the upper one holds as well.
 pub(crate) fn lowers(q: &Query<'_>, id: i64) -> Result<Vec<Lower>, Fault> {
-    let rows = q.all(
-        "WITH RECURSIVE chain (depth, parent, n, lower) AS (
-           SELECT 0, parent, n, lower FROM snapshots WHERE id = ?
-           UNION ALL
-           SELECT depth + 1, s.parent, s.n, s.lower FROM chain JOIN snapshots s ON s.id = chain.parent)
-         SELECT chain.n, chain.lower, ifnull(layers.root_listed, 1)
-         FROM chain LEFT JOIN layers ON layers.n = chain.n ORDER BY depth",
-        (id,),
-        |row| {
-            Ok((
-                row.get::<_, Option<i64>>(0)?,
-                row.get::<_, Option<String>>(1)?,
-                row.get::<_, bool>(2)?,
-            ))
-        },
-    )?;
-    let mut lowers: Vec<Lower> = Vec::with_capacity(rows.len());
+    let mut lowers: Vec<Lower> = Vec::new();
     let mut seen = std::collections::HashSet::new();
-    for (n, foreign, root_counts) in rows {
+    let mut next = Some(id);
+    while let Some(id) = next {
+        let sql = "SELECT parent, n, lower, ifnull((SELECT root_listed FROM layers WHERE layers.n = snapshots.n), 1)
+                   FROM snapshots WHERE id = ?";
+        let (parent, n, foreign, root_counts) = q
+            .one(sql, (id,), |row| {
+                Ok((
+                    row.get::<_, Option<i64>>(0)?,
+                    row.get::<_, Option<i64>>(1)?,
+                    row.get::<_, Option<String>>(2)?,
+                    row.get::<_, bool>(3)?,
+                ))
+            })?
+            .ok_or_else(|| q.corrupt(format!("there is no snapshot {id}, which another stands on")))?;
         if let Some(n) = n.and_then(|n| u64::try_from(n).ok())
             && seen.insert(n)
         {
             lowers.push(Lower::Number { n, root_counts });
         }
         lowers.extend(foreign.map(|path| Lower::Foreign(path.into())));
+        next = parent;
     }
     Ok(lowers)
 }
