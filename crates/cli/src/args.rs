@@ -2,6 +2,7 @@
 //!
 //! Each command's own flags stand in its file under [`crate::commands`].
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
@@ -32,6 +33,48 @@ pub(crate) struct Cli {
     /// What to do.
     #[command(subcommand)]
     pub(crate) command: Command,
+}
+
+/// The command line's definition with one command. That of all of them takes as long to make as a tenth of what it
+/// takes to start a container.
+#[derive(Debug, Parser)]
+#[command(args_override_self = true)]
+struct CliOfRun {
+    #[command(flatten)]
+    global: Global,
+    #[arg(short, long)]
+    verbose: bool,
+    #[command(subcommand)]
+    command: CommandRun,
+}
+
+#[derive(Debug, Subcommand)]
+enum CommandRun {
+    Run(Box<commands::run::RunArgs>),
+}
+
+/// Parses the program's arguments.
+///
+/// # Errors
+/// They are not understood, or ask for help.
+pub(crate) fn parse() -> Result<Cli, clap::Error> {
+    let words: Vec<OsString> = std::env::args_os().collect();
+    parse_words(&words)
+}
+
+fn parse_words(words: &[OsString]) -> Result<Cli, clap::Error> {
+    // What is no plain `run` is for the whole definition to say.
+    if words.get(1).is_some_and(|word| word == "run")
+        && let Ok(parsed) = CliOfRun::try_parse_from(words)
+    {
+        let CommandRun::Run(run) = parsed.command;
+        return Ok(Cli {
+            global: parsed.global,
+            verbose: parsed.verbose,
+            command: Command::Run(run),
+        });
+    }
+    Cli::try_parse_from(words)
 }
 
 /// Heading of the flags that every command has.
@@ -219,6 +262,32 @@ mod tests {
                 ..
             }) => *run,
             other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn run_alone_is_understood_as_among_all_commands() {
+        for line in [
+            "strata run --rm busybox echo --rm -v",
+            "strata run --root /x -it -e A=1 -e B=2 --name a --name b --namespace n -m 64m busybox",
+            "strata run --rootfs /x --network host --pull never true",
+            "strata run --sig-proxy=false --config c -- busybox -x",
+            "strata run",
+            "strata run --nosuch busybox",
+            "strata run --help",
+            "strata --root /x run busybox",
+            "strata runs",
+        ] {
+            let words: Vec<OsString> = line.split(' ').map(OsString::from).collect();
+            let text = |parsed: Result<Cli, clap::Error>| match parsed {
+                Ok(cli) => format!("{cli:?}"),
+                Err(error) => error.to_string(),
+            };
+            assert_eq!(
+                text(parse_words(&words)),
+                text(Cli::try_parse_from(&words)),
+                "{line}"
+            );
         }
     }
 

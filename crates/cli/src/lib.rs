@@ -27,7 +27,7 @@ use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use clap::{CommandFactory, Parser};
+use clap::CommandFactory;
 
 /// First argument of the program when it is started as a container's supervisor. No command of the user's.
 const SUPERVISOR: &str = "supervise";
@@ -72,7 +72,7 @@ pub fn main() -> ExitCode {
         Some(SERVER) => return server::main(),
         Some(REAPER) => commands::reap::main(words.collect()),
         Some(DROP_IN) => fuse_overlayfs::main(words),
-        _ => match args::Cli::try_parse() {
+        _ => match args::parse() {
             Ok(cli) => commands::run(cli),
             Err(error) => failure::usage(&error),
         },
