@@ -2,7 +2,9 @@
 
 mod common;
 
-use common::{busybox, refused, said, sh};
+use std::process::Command;
+
+use common::{Ended, Image, Layer, busybox, empty, refused, said, sh};
 
 #[test]
 fn memory_has_a_limit() {
@@ -70,4 +72,42 @@ fn a_size_needs_a_file_system_that_keeps_it() {
         &strata.end(["run", "--storage-opt", "size=lots", "host", "true"]),
         &["lots"],
     );
+}
+
+/// An image of many layers has several files open for each while it is brought in: more than a shell's usual limit
+/// may allow, less than what the program may allow itself. The container does not get what the program took.
+#[test]
+fn open_files_are_limited_for_the_container_and_not_for_the_program() {
+    let strata = empty();
+    let limited = |args: &[&str]| {
+        let wanted = strata.command(args);
+        let mut command = Command::new("sh");
+        command
+            .args(["-c", "ulimit -Sn 100; exec \"$@\"", "sh"])
+            .arg(wanted.get_program())
+            .args(wanted.get_args());
+        for (name, value) in wanted.get_envs() {
+            match value {
+                Some(value) => command.env(name, value),
+                None => command.env_remove(name),
+            };
+        }
+        Ended::from(command.output().unwrap())
+    };
+    let image = (0..60).fold(Image::busybox(), |image, layer| {
+        image.layer(Layer::new().file(format!("f{layer}"), 0o644, ""))
+    });
+    let archive = strata.dir().join("image.tar");
+    image.write_oci_archive(&archive);
+    let loaded = limited(&["load", "-q", "-i", archive.to_str().unwrap()]);
+    assert_eq!(loaded.code, 0, "{loaded:#?}");
+    let seen = limited(&[
+        "run",
+        "--rm",
+        "busybox",
+        "sh",
+        "-c",
+        "ls / | grep -c ^f; ulimit -Sn",
+    ]);
+    assert_eq!((seen.code, seen.out.as_str()), (0, "60\n100\n"), "{seen:#?}");
 }

@@ -68,6 +68,13 @@ pub struct Setup {
     pub limits: Limits,
 }
 
+impl Setup {
+    /// Directory of the namespace's bundles.
+    fn bundles(&self) -> PathBuf {
+        self.state.join(&self.namespace)
+    }
+}
+
 /// Everything that can be done with images and containers of one namespace.
 pub struct Engine {
     store: Store,
@@ -93,7 +100,7 @@ impl Engine {
 
     /// Directory of the namespace's bundles.
     fn bundles(&self) -> PathBuf {
-        self.setup.state.join(&self.setup.namespace)
+        self.setup.bundles()
     }
 
     /// The bundle of the container with this id, which may not exist.

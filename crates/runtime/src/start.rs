@@ -112,6 +112,9 @@ pub fn start(request: &StartRequest<'_>) -> Result<Running, StartError> {
 pub struct Summoned {
     /// Present until it is told.
     parts: Option<(Connection, Child)>,
+    /// The copy of the helper's mount. To close it is to unmount it, which waits until all processors have noticed
+    /// (`synchronize_rcu`): that is done when nobody waits for us.
+    _program: OwnedFd,
 }
 
 /// Makes the supervisor of a bundle, which need not exist yet: what takes a program a while to begin with goes on
@@ -140,6 +143,7 @@ pub fn summon(helper: &Helper, bundle: &Path) -> Result<Summoned, StartError> {
         .map_err(helper_error)?;
     Ok(Summoned {
         parts: Some((Connection::from_socket(ours), supervisor)),
+        _program: program,
     })
 }
 

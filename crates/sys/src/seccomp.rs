@@ -47,6 +47,34 @@ impl Program {
     pub fn instructions(&self) -> &[Instruction] {
         &self.instructions
     }
+
+    /// The program in the kernel's own layout, to be carried to another process of this machine.
+    pub fn to_bytes(&self) -> Vec<u8> {
+        let mut bytes = Vec::with_capacity(self.instructions.len() * size_of::<Instruction>());
+        for one in &self.instructions {
+            bytes.extend(one.code.to_ne_bytes());
+            bytes.extend([one.jump_true, one.jump_false]);
+            bytes.extend(one.k.to_ne_bytes());
+        }
+        bytes
+    }
+
+    /// What [`Program::to_bytes`] made.
+    ///
+    /// # Errors
+    /// As [`Program::new`]; bytes that are no whole number of instructions.
+    pub fn from_bytes(bytes: &[u8]) -> io::Result<Program> {
+        let (instructions, []) = bytes.as_chunks() else {
+            return Err(io::ErrorKind::InvalidData.into());
+        };
+        let instructions = instructions.iter().map(|&[a, b, t, f, w, x, y, z]| Instruction {
+            code: u16::from_ne_bytes([a, b]),
+            jump_true: t,
+            jump_false: f,
+            k: u32::from_ne_bytes([w, x, y, z]),
+        });
+        Program::new(instructions.collect())
+    }
 }
 
 bitflags::bitflags! {

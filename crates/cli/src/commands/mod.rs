@@ -25,6 +25,7 @@ use std::ffi::OsString;
 use std::io::{self, BufWriter, ErrorKind, Write};
 
 use engine::{Engine, Helper};
+use rustix::process::{Resource, getrlimit, setrlimit};
 
 use crate::args::{Cli, Command, ContainerCommand, Global, ImageCommand};
 use crate::config::Settings;
@@ -47,6 +48,11 @@ pub(crate) struct Context {
 impl Context {
     /// The engine on the settings' store.
     pub(crate) fn engine(&self) -> Result<Engine, Failure> {
+        open_engine(self.setup())
+    }
+
+    /// What the engine is made of.
+    pub(crate) fn setup(&self) -> engine::Setup {
         let settings = &self.settings;
         let program = crate::program();
         let remover = [
@@ -64,7 +70,7 @@ impl Context {
         ])
         .map(OsString::from)
         .collect();
-        Ok(Engine::open(engine::Setup {
+        engine::Setup {
             root: settings.root.clone(),
             state: settings.state.clone(),
             namespace: settings.namespace.clone(),
@@ -74,8 +80,19 @@ impl Context {
             },
             remover,
             limits: settings.limits.clone(),
-        })?)
+        }
     }
+}
+
+/// Opens the engine. From here on the program may have as many files open as it is ever allowed to: an image of 500
+/// layers has several open for each while it is brought in. What a container may have open is its supervisor's, which
+/// was started before.
+pub(crate) fn open_engine(setup: engine::Setup) -> Result<Engine, Failure> {
+    let mut limit = getrlimit(Resource::Nofile);
+    limit.current = limit.maximum;
+    // Where it is refused the old one holds, which is enough for nearly every image.
+    let _ = setrlimit(Resource::Nofile, limit);
+    Ok(Engine::open(setup)?)
 }
 
 /// Runs the command and gives the exit code, after an error is told on standard error.

@@ -229,7 +229,9 @@ pub(crate) enum Pull {
 
 pub(crate) fn run(context: &Context, args: RunArgs) -> Outcome {
     let request = options::request(context, &args)?;
-    let engine = context.engine()?;
+    let setup = context.setup();
+    let summons = setup.summon()?;
+    let engine = super::open_engine(setup)?;
     let (stdin, stdout, stderr) = (io::stdin(), io::stdout(), io::stderr());
     if args.tty && args.interactive && !stdin.is_terminal() {
         eprintln!(
@@ -256,7 +258,7 @@ pub(crate) fn run(context: &Context, args: RunArgs) -> Outcome {
         size: size.filter(|_| args.tty).map(|size| (size.ws_row, size.ws_col)),
         attention: attention.as_ref(),
     };
-    let started = engine.run(&request, base, &streams)?;
+    let started = engine.run(summons, &request, base, &streams)?;
     if context.verbose {
         tell_left_out(&started.left_out);
     }
@@ -268,6 +270,8 @@ pub(crate) fn run(context: &Context, args: RunArgs) -> Outcome {
     for warning in &exit.warnings {
         eprintln!("{} {warning}", Style::of(&stderr).yellow("warning:"));
     }
+    // The kernel closes everything at once, and the program ends now.
+    std::mem::forget(engine);
     Ok(exit.code)
 }
 

@@ -23,7 +23,7 @@ pub use self::base::{Base, BaseError};
 pub use self::host::LeftOut;
 pub use self::spec::SpecError;
 pub(crate) use self::spec::shared_memory;
-pub use self::start::{RunError, Started, Streams};
+pub use self::start::{RunError, Started, Streams, Summons};
 pub use crate::pull::Registries;
 
 /// Where the read-only part of a container's root comes from.

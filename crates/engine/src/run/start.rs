@@ -11,7 +11,7 @@ use mount::MountError;
 use runtime::bundle::{Bundle, BundleError};
 use runtime::state::Exit;
 use runtime::terminal::{Attention, Screen, attend};
-use runtime::{Running, StartError, StartRequest};
+use runtime::{Running, StartError, StartRequest, Summoned};
 use rustix::fs::{FlockOperation, flock};
 use rustix::rand::{GetRandomFlags, getrandom};
 use store::{ContainerError, NewContainer, PrepareOptions};
@@ -23,7 +23,7 @@ use super::spec::{Draft, SpecError};
 use super::{Details, Request};
 use crate::rm::{self, RmError};
 use crate::state::State;
-use crate::{Engine, names};
+use crate::{Engine, Setup, names};
 
 /// Why a container was not run. Nothing of it is left.
 #[derive(Debug, thiserror::Error)]
@@ -84,6 +84,36 @@ pub struct Streams<'a> {
     pub size: Option<(u16, u16)>,
     /// Signals that the caller holds back: one that asks to end, before the process runs, ends the start.
     pub attention: Option<&'a Attention>,
+}
+
+/// A container to be: it has an id, and its supervisor comes up. Dropped, it leaves again.
+#[derive(Debug)]
+pub struct Summons {
+    id: String,
+    /// Where among the names that are made up its own is sought.
+    dice: u16,
+    supervisor: Summoned,
+}
+
+impl Setup {
+    /// Begins to run a container, with what takes a while and needs to know nothing of it: the supervisor is started,
+    /// and comes up beside everything until [`Engine::run`] tells it what to do.
+    ///
+    /// # Errors
+    /// [`RunError::Start`], [`RunError::State`].
+    pub fn summon(&self) -> Result<Summons, RunError> {
+        let mut random = [0; 34];
+        getrandom(&mut random, GetRandomFlags::empty())
+            .map_err(|e| state_error("reading random bytes for", &self.state, e.into()))?;
+        let [id @ .., high, low] = random;
+        let id: String = id.iter().map(|byte| format!("{byte:02x}")).collect();
+        let supervisor = runtime::summon(&self.helper, &self.bundles().join(&id))?;
+        Ok(Summons {
+            id,
+            dice: u16::from_be_bytes([high, low]),
+            supervisor,
+        })
+    }
 }
 
 /// A container whose process runs.
@@ -156,11 +186,18 @@ impl Started<'_> {
 const ATTEMPTS: u32 = 16;
 
 impl Engine {
-    /// Runs a container on what [`Engine::base`] found: returns when its process was executed.
+    /// Runs a container on what [`Engine::base`] found: returns when its process was executed. `summons` is this
+    /// engine's own [`Setup`]'s.
     ///
     /// # Errors
     /// [`RunError`]; then nothing of the container is left.
-    pub fn run(&self, request: &Request, base: Base, streams: &Streams<'_>) -> Result<Started<'_>, RunError> {
+    pub fn run(
+        &self,
+        summons: Summons,
+        request: &Request,
+        base: Base,
+        streams: &Streams<'_>,
+    ) -> Result<Started<'_>, RunError> {
         // Held until the process runs, so that nobody takes the container for one that died: see `sweep`.
         let _starting = self.starting()?;
         let view = base
@@ -168,15 +205,9 @@ impl Engine {
             .as_deref()
             .map(|lower| self.host_view(lower))
             .transpose()?;
-        let mut random = [0; 34];
-        getrandom(&mut random, GetRandomFlags::empty())
-            .map_err(|e| state_error("reading random bytes for", &self.bundles(), e.into()))?;
-        let (id, rest) = random.split_at(32);
-        let id: String = id.iter().map(|byte| format!("{byte:02x}")).collect();
-        // It comes up beside everything that is still to be prepared.
-        let supervisor = runtime::summon(&self.setup.helper, &self.bundle_path(&id))?;
+        let Summons { id, dice, supervisor } = summons;
         let draft = Draft::new(self, request, &base, &id).map_err(Box::new)?;
-        let (name, mounts) = self.create(request, &base, &draft, view.as_ref(), rest)?;
+        let (name, mounts) = self.create(request, &base, &draft, view.as_ref(), dice)?;
         let result = self
             .prepare(request, &draft, &mounts, view.as_ref())
             .and_then(|bundle| Ok(supervisor.start(&self.order(request, &bundle, streams))?));
@@ -229,7 +260,7 @@ impl Engine {
         base: &Base,
         draft: &Draft,
         view: Option<&HostView>,
-        random: &[u8],
+        dice: u16,
     ) -> Result<(String, Vec<mount::Mount>), RunError> {
         let details = Details {
             source: request.source.to_string(),
@@ -270,7 +301,6 @@ impl Engine {
             ephemeral: request.remove,
             details: serde_json::to_value(details).unwrap_or_default(),
         };
-        let dice = random.iter().fold(0, |all, byte| all << 8 | u16::from(*byte));
         let mut attempt = 0;
         loop {
             new.name = request.name.clone().unwrap_or_else(|| names::name(dice, attempt));

@@ -25,7 +25,6 @@ use super::{INIT_ANNOTATION, Order, apparmor, scheduling};
 /// What was prepared before the fork.
 pub(super) struct Prepared {
     pub(super) namespaces: Namespaces,
-    pub(super) filter: Option<Filter>,
     pub(super) program: Program,
     /// What [`super::idmap::prepare`] made for the spec's mounts.
     pub(super) id_mapped: Vec<Option<OwnedFd>>,
@@ -87,7 +86,7 @@ impl Child<'_> {
         rootfs::change_root(self.spec, &root)?;
         drop(root);
 
-        self.sync.wait()?;
+        let filter = self.sync.wait_for_program()?;
         self.run_hooks("startContainer", "created")?;
         self.take_streams(process, pty)?;
         program::enter_directory(process.cwd().as_os_str())?;
@@ -97,12 +96,12 @@ impl Child<'_> {
         }
         if self.wants_init() {
             // The init process executes nothing, and is to be confined as what it stands before.
-            self.stand_before(process, || {
+            self.stand_before(process, filter.as_ref(), || {
                 profile.map_or(Ok(()), |name| apparmor::now(&proc, name))
             })
         } else {
             drop(proc);
-            self.execute(process)
+            self.execute(process, filter.as_ref())
         }
     }
 
@@ -224,18 +223,23 @@ impl Child<'_> {
     }
 
     /// The last steps: after them the process has no more rights than its program.
-    fn execute(&self, process: &Process) -> Result<Infallible> {
+    fn execute(&self, process: &Process, filter: Option<&Filter>) -> Result<Infallible> {
         sys::process::close_on_exec_from(3).during(|| "closing descriptors".into())?;
         sys::signal::reset_all();
         self.sync.say(&Word::Executing)?;
         // The filter may deny anything but exec from here on.
-        identity::assume(process, self.prepared.filter.as_ref())?;
+        identity::assume(process, filter)?;
         sys::signal::set_mask(Set::empty()).during(|| "letting signals through".into())?;
         Err(self.prepared.program.execute())
     }
 
     /// Forks the program off and stays before it as the first process of the pid namespace, itself confined by `confine`.
-    fn stand_before(&self, process: &Process, confine: impl FnOnce() -> Result<()>) -> Result<Infallible> {
+    fn stand_before(
+        &self,
+        process: &Process,
+        filter: Option<&Filter>,
+        confine: impl FnOnce() -> Result<()>,
+    ) -> Result<Infallible> {
         let terminal = process.terminal().unwrap_or(false);
         let program = sys::process::fork(&sys::process::Fork::default(), || {
             let result = || -> Result<Infallible> {
@@ -246,7 +250,7 @@ impl Child<'_> {
                         .and_then(|()| rustix::termios::tcsetpgrp(rustix::stdio::stdin(), own))
                         .during(|| "the terminal's foreground".into())?;
                 }
-                self.execute(process)
+                self.execute(process, filter)
             };
             match result() {
                 Err(fault) => {
@@ -259,7 +263,7 @@ impl Child<'_> {
         .during(|| "forking the program".into())?;
         rustix::thread::set_name(c"init").during(|| "naming the init process".into())?;
         confine()?;
-        identity::assume(process, self.prepared.filter.as_ref())?;
+        identity::assume(process, filter)?;
         sys::init::stand_in(program.pid)
     }
 }

@@ -10,7 +10,7 @@ use sys::seccomp::{Flags, Program};
 use super::fault::{During, Fault, Result};
 
 /// A seccomp filter and the flags to install it with.
-#[derive(Debug)]
+#[derive(Debug, PartialEq, Eq)]
 pub(super) struct Filter {
     pub(super) program: Program,
     pub(super) flags: Flags,

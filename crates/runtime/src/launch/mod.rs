@@ -41,6 +41,7 @@ pub(crate) use fault::{CANNOT_RUN, During, FAILED, Fault, IntoText, NOT_FOUND, R
 use hooks::HookState;
 use identity::Filter;
 pub(crate) use mounts::CgroupView;
+pub(crate) use namespaces::SpareNetwork;
 use namespaces::{BirthPlace, Namespaces};
 use program::Program;
 pub use root::make_directory;
@@ -88,6 +89,7 @@ pub(crate) struct Launch<'a> {
     order: &'a Order<'a>,
     child: Option<sys::process::Child>,
     sync: Sync,
+    filter: Option<Filter>,
 }
 
 /// A container's program was executed.
@@ -98,9 +100,11 @@ pub(crate) struct Launched {
 }
 
 impl<'a> Launch<'a> {
-    /// Forks the process. The caller must have one thread only, and hold all signals back.
-    pub(crate) fn fork(order: &'a Order<'a>) -> Result<Launch<'a>> {
-        let namespaces = Namespaces::of(order.spec)?;
+    /// Forks the process, into the network namespace `spare` where it is to have a new one. The caller must have one
+    /// thread only, and hold all signals back.
+    pub(crate) fn fork(order: &'a Order<'a>, spare: Option<SpareNetwork>) -> Result<Launch<'a>> {
+        let mut namespaces = Namespaces::of(order.spec)?;
+        namespaces.take_ready(spare);
         check::check(order.spec, &namespaces)?;
         let linux = order.spec.linux().as_ref();
         if let Some(sysctls) = linux.and_then(|linux| linux.sysctl().as_ref()) {
@@ -116,7 +120,6 @@ impl<'a> Launch<'a> {
         }
         let prepared = Prepared {
             waits_for_parent: namespaces.makes(kind::USER) || order.join.is_some(),
-            filter: filter(order.spec)?,
             program: Program::of(process)?,
             id_mapped: idmap::prepare(order.spec, order.bundle)?,
             namespaces,
@@ -135,10 +138,11 @@ impl<'a> Launch<'a> {
                 .during(|| "making the container's process and namespaces".into())?,
         };
         drop(place);
-        let launch = Launch {
+        let mut launch = Launch {
             order,
             child: Some(child),
             sync,
+            filter: None,
         };
         if prepared.waits_for_parent {
             if prepared.namespaces.makes(kind::USER) {
@@ -149,6 +153,8 @@ impl<'a> Launch<'a> {
             }
             launch.allow()?;
         }
+        // The child has enough to do until it needs it.
+        launch.filter = filter(order.spec)?;
         Ok(launch)
     }
 
@@ -160,6 +166,12 @@ impl<'a> Launch<'a> {
     fn allow(&self) -> Result<()> {
         self.sync
             .allow()
+            .during(|| "telling the container's process".into())
+    }
+
+    fn allow_program(&self) -> Result<()> {
+        self.sync
+            .allow_program(self.filter.as_ref())
             .during(|| "telling the container's process".into())
     }
 
@@ -180,7 +192,7 @@ impl<'a> Launch<'a> {
         let mut console = None;
         let mut executing = false;
         if !self.order.hooks_before_pivot() {
-            self.allow()?;
+            self.allow_program()?;
         }
         loop {
             let mut polled = vec![PollFd::new(&self.sync, PollFlags::IN)];
@@ -208,7 +220,7 @@ impl<'a> Launch<'a> {
                     self.run_runtime_hooks()?;
                     // One for the hooks of the container, one for the program.
                     self.allow()?;
-                    self.allow()?;
+                    self.allow_program()?;
                 }
                 Some(Word::Console(master)) => console = Some(master),
                 Some(Word::Executing) => executing = true,

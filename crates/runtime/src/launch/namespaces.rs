@@ -16,6 +16,29 @@ pub(super) struct Namespaces {
     pub(super) new: u64,
     /// Kinds joined, in the order the spec gives them.
     pub(super) joined: Vec<Joined>,
+    /// A new network namespace that was made ahead of time: joined in place of one that `clone3` would make.
+    pub(super) ready: Option<SpareNetwork>,
+}
+
+/// A network namespace that nobody is in. To make one is the dearest part of making a process with namespaces, and
+/// needs to know nothing of the container: a supervisor does it while it waits to be told what to start.
+#[derive(Debug)]
+pub(crate) struct SpareNetwork(OwnedFd);
+
+impl SpareNetwork {
+    /// Makes one if it can be made; the calling process stays in its own. After a fault it did not come back.
+    pub(crate) fn make() -> Result<Option<SpareNetwork>> {
+        let flags = OFlags::RDONLY | OFlags::CLOEXEC;
+        let current = || rustix::fs::openat(CWD, "/proc/self/ns/net", flags, Mode::empty());
+        let Ok(own) = current() else { return Ok(None) };
+        if sys::process::unshare(kind::NETWORK).is_err() {
+            return Ok(None);
+        }
+        let made = current().ok().map(SpareNetwork);
+        sys::process::setns(own.as_fd(), kind::NETWORK)
+            .during(|| "going back to the network namespace".into())?;
+        Ok(made)
+    }
 }
 
 /// A namespace that exists already.
@@ -88,6 +111,13 @@ impl Namespaces {
         Ok(namespaces)
     }
 
+    /// Uses `spare`, if a network namespace is wanted that belongs to the host's users as the spare does.
+    pub(super) fn take_ready(&mut self, spare: Option<SpareNetwork>) {
+        if self.makes(kind::NETWORK) && !self.has(kind::USER) {
+            self.ready = spare;
+        }
+    }
+
     /// Whether the kinds in `bits` are all made anew.
     pub(super) fn makes(&self, bits: u64) -> bool {
         self.new & bits == bits
@@ -106,7 +136,11 @@ impl Namespaces {
     /// What `clone3` makes. The time namespace is the supervisor's to make first (only its children are in it), and
     /// the cgroup namespace is made by the child once it is in its cgroup: it is rooted where its maker is.
     pub(super) fn for_clone(&self) -> u64 {
-        self.new & !(kind::TIME | kind::CGROUP)
+        let ready = match self.ready {
+            Some(_) => kind::NETWORK,
+            None => 0,
+        };
+        self.new & !(kind::TIME | kind::CGROUP | ready)
     }
 
     /// Joins those that the child was not born into.
@@ -115,7 +149,12 @@ impl Namespaces {
         self.joined
             .iter()
             .filter(|joined| !by_parent(joined))
-            .try_for_each(Joined::enter)
+            .try_for_each(Joined::enter)?;
+        match &self.ready {
+            Some(SpareNetwork(fd)) => sys::process::setns(fd.as_fd(), kind::NETWORK)
+                .during(|| "joining the network namespace".into()),
+            None => Ok(()),
+        }
     }
 }
 
@@ -205,6 +244,28 @@ mod tests {
         let joined: Vec<_> = namespaces.joined.iter().map(|joined| joined.kind).collect();
         assert_eq!(joined, [kind::NETWORK, kind::USER]);
         assert!(namespaces.has(kind::NETWORK) && !namespaces.has(kind::IPC));
+    }
+
+    #[test]
+    fn a_spare_is_used_where_it_is_what_is_wanted() {
+        // Any descriptor will do for what is decided here.
+        let spare = || Some(SpareNetwork(rustix::pipe::pipe().unwrap().0));
+        for (listed, used) in [
+            (r#"[{"type":"mount"},{"type":"network"}]"#, true),
+            (r#"[{"type":"mount"}]"#, false),
+            (
+                r#"[{"type":"mount"},{"type":"network","path":"/proc/self/ns/net"}]"#,
+                false,
+            ),
+            (r#"[{"type":"mount"},{"type":"network"},{"type":"user"}]"#, false),
+        ] {
+            let mut namespaces = Namespaces::of(&spec(listed)).unwrap();
+            let before = namespaces.for_clone();
+            namespaces.take_ready(spare());
+            assert_eq!(namespaces.ready.is_some(), used, "{listed}");
+            let network = if used { kind::NETWORK } else { 0 };
+            assert_eq!(namespaces.for_clone(), before & !network, "{listed}");
+        }
     }
 
     #[test]

@@ -1,13 +1,21 @@
 //! What the launcher and the container's process to be tell each other between fork and exec.
 //!
 //! The child speaks when it has come to a point ([`Word`]) and the launcher answers [`Sync::allow`] where the child
-//! has to wait. Permission may be given before it is asked for, so that the usual start waits for nothing. Both ends
-//! are close-on-exec: the end of the conversation after [`Word::Executing`] means that the program runs.
+//! has to wait. Permission may be given before it is asked for, so that the usual start waits for nothing. The last
+//! one, for the program ([`Sync::allow_program`]), brings the seccomp filter: it is compiled while the child makes its
+//! mounts. Both ends are close-on-exec: the end of the conversation after [`Word::Executing`] means that the program runs.
 
+use std::ffi::c_ulong;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
+use sys::seccomp::{Flags, MAX_INSTRUCTIONS, Program};
+
 use super::fault::{During, Fault, Result};
+use super::identity::Filter;
+
+/// No permission is longer: flags and instructions of a filter.
+const MAX_PERMISSION: usize = 8 + 8 * MAX_INSTRUCTIONS;
 
 /// A fault's text is cut at this length.
 const MAX_WORD: usize = 4096;
@@ -81,7 +89,21 @@ impl Sync {
 
     /// The launcher's: gives one permission. A child that has ended does not take it, and says so otherwise.
     pub(super) fn allow(&self) -> io::Result<()> {
-        match sys::socket::send(self.0.as_fd(), b"g", &[]) {
+        self.send_permission(b"g")
+    }
+
+    /// The launcher's: gives the permission to come to the program, behind the filter.
+    pub(super) fn allow_program(&self, filter: Option<&Filter>) -> io::Result<()> {
+        let Some(filter) = filter else {
+            return self.allow();
+        };
+        let mut bytes = filter.flags.bits().to_ne_bytes().to_vec();
+        bytes.extend(filter.program.to_bytes());
+        self.send_permission(&bytes)
+    }
+
+    fn send_permission(&self, bytes: &[u8]) -> io::Result<()> {
+        match sys::socket::send(self.0.as_fd(), bytes, &[]) {
             Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
             other => other,
         }
@@ -89,8 +111,23 @@ impl Sync {
 
     /// The child's: waits for one permission. Fails when the supervisor has died.
     pub(super) fn wait(&self) -> Result<()> {
-        match sys::socket::receive(self.0.as_fd(), 1) {
-            Ok(Some(_)) => Ok(()),
+        self.permission(1).map(drop)
+    }
+
+    /// The child's: waits for the permission to come to its program, and takes the filter.
+    pub(super) fn wait_for_program(&self) -> Result<Option<Filter>> {
+        let bytes = self.permission(MAX_PERMISSION)?;
+        let Some((flags, program)) = bytes.split_first_chunk() else {
+            return Ok(None);
+        };
+        let program = Program::from_bytes(program).during(|| "taking the seccomp filter".into())?;
+        let flags = Flags::from_bits_retain(c_ulong::from_ne_bytes(*flags));
+        Ok(Some(Filter { program, flags }))
+    }
+
+    fn permission(&self, longest: usize) -> Result<Vec<u8>> {
+        match sys::socket::receive(self.0.as_fd(), longest) {
+            Ok(Some(message)) => Ok(message.bytes),
             Ok(None) => Err(Fault::new(
                 "the supervisor died while the container was being started",
             )),
@@ -116,6 +153,20 @@ mod tests {
         assert!(matches!(launcher.hear().unwrap(), Some(Word::Failed(heard)) if heard == fault));
         launcher.allow().unwrap();
         child.wait().unwrap();
+        launcher.allow_program(None).unwrap();
+        assert_eq!(child.wait_for_program().unwrap(), None);
+        let kill = sys::seccomp::Instruction {
+            code: 6,
+            jump_true: 1,
+            jump_false: 2,
+            k: 0x8000_0000,
+        };
+        let filter = Filter {
+            program: Program::new(vec![kill; MAX_INSTRUCTIONS]).unwrap(),
+            flags: Flags::LOG | Flags::SPEC_ALLOW,
+        };
+        launcher.allow_program(Some(&filter)).unwrap();
+        assert_eq!(child.wait_for_program().unwrap(), Some(filter));
         let (reader, _) = rustix::pipe::pipe().unwrap();
         child.say(&Word::Console(reader)).unwrap();
         assert!(matches!(launcher.hear().unwrap(), Some(Word::Console(_))));

@@ -134,7 +134,7 @@ mod tests {
     fn only_the_containers_own() {
         let namespaces = Namespaces {
             new: kind::IPC,
-            joined: Vec::new(),
+            ..Namespaces::default()
         };
         let one = |name: &str| check(&HashMap::from([(name.to_owned(), "1".to_owned())]), &namespaces);
         one("kernel.shmmax").unwrap();

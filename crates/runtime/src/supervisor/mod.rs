@@ -27,10 +27,16 @@ use crate::bundle::{self, Bundle};
 use crate::cgroup::CgroupPaths;
 use crate::control::{Connection, Reply, Request};
 use crate::external::External;
-use crate::launch::{During, FAILED, Fault, Launch, Order, Result, hooks};
+use crate::launch::{During, FAILED, Fault, Launch, Order, Result, SpareNetwork, hooks};
 use crate::state::{self, Exit, ProcessId, State, Status};
 use cgroups::Cgroups;
 use serve::{End, Running, Serving};
+
+/// To ask without waiting.
+const NOW: Timespec = Timespec {
+    tv_sec: 0,
+    tv_nsec: 0,
+};
 
 /// What a start request asks for.
 struct Wanted {
@@ -95,9 +101,10 @@ fn settle() -> Result<(Connection, SignalFd)> {
 }
 
 fn supervise(path: &Path, owner: Connection, signals: &SignalFd) -> Result<()> {
+    let spare = spare_network(&owner)?;
     let wanted = receive_order(&owner)?;
     let cleanup = wanted.cleanup.clone();
-    let Started { running, left } = match start(path, wanted, &owner, signals) {
+    let Started { running, left } = match start(path, wanted, spare, &owner, signals) {
         Ok(started) => started,
         Err(fault) => {
             let reply = Reply::Failed {
@@ -156,12 +163,28 @@ fn receive_order(owner: &Connection) -> Result<Wanted> {
     }
 }
 
-fn start(path: &Path, wanted: Wanted, owner: &Connection, signals: &SignalFd) -> Result<Started> {
+/// What most containers will want, made while nothing is wanted yet: only where the order is not there already.
+fn spare_network(owner: &Connection) -> Result<Option<SpareNetwork>> {
+    let mut poll = [PollFd::new(owner, PollFlags::IN)];
+    match rustix::event::poll(&mut poll, Some(&NOW)) {
+        // Where it cannot be made it is missed only if it is asked for, and then the error is told.
+        Ok(0) => SpareNetwork::make(),
+        _ => Ok(None),
+    }
+}
+
+fn start(
+    path: &Path,
+    wanted: Wanted,
+    spare: Option<SpareNetwork>,
+    owner: &Connection,
+    signals: &SignalFd,
+) -> Result<Started> {
     let bundle = Bundle::open(path).map_err(|error| Fault::new(error.to_string()))?;
     claim(&bundle)?;
     let spec = bundle.spec().map_err(|error| Fault::new(error.to_string()))?;
     let mut started = match wanted.runtime.clone() {
-        None => launch(bundle, &spec, wanted, owner, signals)?,
+        None => launch(bundle, &spec, wanted, spare, owner, signals)?,
         Some(runtime) => drive(bundle, &spec, &runtime, wanted)?,
     };
     if let Some(hooks) = spec.hooks() {
@@ -214,6 +237,7 @@ fn launch(
     bundle: Bundle,
     spec: &Spec,
     wanted: Wanted,
+    spare: Option<SpareNetwork>,
     owner: &Connection,
     signals: &SignalFd,
 ) -> Result<Started> {
@@ -230,7 +254,7 @@ fn launch(
         cgroup_view: cgroups.view(),
         root_nodev: !cgroups.refuse_devices(),
     };
-    let launched = Launch::fork(&order).and_then(|launch| {
+    let launched = Launch::fork(&order, spare).and_then(|launch| {
         // From here on the process exists: whoever comes after us must be able to find it.
         write_state(&bundle, launch.pid(), cgroups.paths())?;
         let listener = listen(&bundle)?;
@@ -328,11 +352,7 @@ fn interrupted(signals: &SignalFd, owner: &Connection) -> Option<Fault> {
         }
     }
     let mut poll = [PollFd::new(owner, PollFlags::IN)];
-    let now = Timespec {
-        tv_sec: 0,
-        tv_nsec: 0,
-    };
-    match rustix::event::poll(&mut poll, Some(&now)) {
+    match rustix::event::poll(&mut poll, Some(&NOW)) {
         Ok(0) => return None,
         Ok(_) => {}
         Err(_) => return None,
