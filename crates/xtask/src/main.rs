@@ -6,6 +6,7 @@
 
 mod bench;
 mod build;
+mod conformance;
 mod dist;
 mod leftovers;
 mod libtest;
@@ -32,6 +33,8 @@ enum Command {
     /// Measure, against the peers, in one interleaved run
     #[command(subcommand)]
     Bench(bench::Bench),
+    /// Run what others test file systems with, on the kernel's overlay and on ours
+    Conformance(conformance::Args),
     /// Make the shell completions and the man pages
     Dist(dist::Args),
     /// Do random things to the program, and kill it at random moments, for as long as one likes
@@ -42,6 +45,7 @@ fn main() -> ExitCode {
     let ended = match Cli::parse().command {
         Command::Test(args) => test::main(&args),
         Command::Bench(bench) => bench::main(&bench),
+        Command::Conformance(args) => conformance::main(&args),
         Command::Dist(args) => dist::main(&args),
         Command::Soak(args) => soak::main(&args),
     };

@@ -33,6 +33,7 @@ const PACKAGES: &[(&str, &str)] = &[
         "e2fsprogs",
         "mkfs.ext4: disks for the virtual machine and for loop mounts",
     ),
+    ("fio", "writes in every way, and reads back by checksums"),
     (
         "libcap2-bin",
         "setcap and getcap: file capabilities through layers",
@@ -46,6 +47,7 @@ const PACKAGES: &[(&str, &str)] = &[
         "a runtime to run our bundles with, and to be compared with",
     ),
     ("skopeo", "fills the registry and writes archives of every kind"),
+    ("stress-ng", "its file-system stressors"),
     ("strace", "counts system calls"),
     ("umoci", "an unpacker to be compared with"),
     (
