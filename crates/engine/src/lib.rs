@@ -35,6 +35,7 @@ use std::path::{Path, PathBuf};
 use store::Store;
 
 pub use image::unpack::Limits;
+pub use mount::fuse::{Driver, Helper as Server};
 pub use runtime::Helper;
 pub use store::OpenError;
 
@@ -61,6 +62,8 @@ pub struct Setup {
     pub namespace: String,
     /// The program that becomes a container's supervisor.
     pub helper: Helper,
+    /// The program that serves the root file system of a container where the kernel's overlay does not.
+    pub server: Server,
     /// Program and first arguments that remove a container once it has ended and whoever ran it is gone; its id
     /// follows. Empty for none.
     pub remover: Vec<OsString>,

@@ -170,5 +170,5 @@ fn is_id(name: &str) -> bool {
 pub(crate) fn detach(bundle: &Path) -> Result<(), MountError> {
     let memory = crate::run::shared_memory(bundle);
     mount::detach(&memory)?;
-    mount::detach(&bundle.join(ROOTFS)).map(drop)
+    mount::fuse::detach(&bundle.join(ROOTFS)).map(drop)
 }

@@ -41,6 +41,55 @@ pub struct Helper {
     pub args: Vec<OsString>,
 }
 
+/// Who makes an overlay real.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Driver {
+    /// The kernel's overlay, and a server of ours where the kernel refuses.
+    #[default]
+    Auto,
+    /// The kernel's overlay.
+    Kernel,
+    /// A server of ours.
+    Fuse,
+}
+
+/// Makes `mount` real at `target` as [`crate::attach`] does, with the driver that is asked for if it is an overlay.
+pub fn attach_with(driver: Driver, helper: &Helper, mount: &Mount, target: &Path) -> Result<(), MountError> {
+    let refused = match (driver, mount.kind.as_str()) {
+        (Driver::Fuse, "overlay") => None,
+        (Driver::Auto, "overlay") => match crate::attach(mount, target) {
+            Err(error @ MountError::Refused { .. }) => Some(error),
+            other => return other,
+        },
+        _ => return crate::attach(mount, target),
+    };
+    match (attach(helper, &Request::new(mount, target)), refused) {
+        (Ok(_), _) => Ok(()),
+        // What the kernel has to say is the first thing to be heard.
+        (Err(_), Some(refused)) => Err(refused),
+        (Err(error), None) => Err(error),
+    }
+}
+
+/// Takes away every mount at `target`, whoever serves it. Answers whether there was one, as [`crate::detach`] does.
+pub fn detach(target: &Path) -> Result<bool, MountError> {
+    let mut found = false;
+    while is_served(target) && matches!(table::at(target), Ok(Some(entry)) if entry.kind == KIND) {
+        stop(target, Unmount::Detach)?;
+        found = true;
+    }
+    Ok(crate::kernel::detach(target)? || found)
+}
+
+/// Whether `target` shows a FUSE file system, be its server alive or not.
+fn is_served(target: &Path) -> bool {
+    const FUSE: u64 = 0x6573_5546;
+    match rustix::fs::statfs(target) {
+        Ok(status) => status.f_type as u64 == FUSE,
+        Err(errno) => matches!(errno, Errno::NOTCONN | Errno::CONNABORTED),
+    }
+}
+
 /// What a server is asked.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Request {

@@ -78,6 +78,7 @@ impl Context {
                 program,
                 args: vec![crate::SUPERVISOR.into()],
             },
+            server: crate::overlay::helper(),
             remover,
             limits: settings.limits.clone(),
         }

@@ -47,6 +47,16 @@ pub(crate) enum Driver {
     Fuse,
 }
 
+impl From<Driver> for engine::Driver {
+    fn from(driver: Driver) -> engine::Driver {
+        match driver {
+            Driver::Auto => engine::Driver::Auto,
+            Driver::Kernel => engine::Driver::Kernel,
+            Driver::Fuse => engine::Driver::Fuse,
+        }
+    }
+}
+
 /// Runs the command.
 pub(crate) fn run(context: &Context, args: MountArgs) -> Outcome {
     let asked = Asked::read(&args.options, "overlay")?;

@@ -123,6 +123,9 @@ pub(crate) struct RunArgs {
     /// Make the root file system read-only
     #[arg(long, help_heading = "Files")]
     pub(crate) read_only: bool,
+    /// Who serves the root file system: the kernel, a process of strata's own, or the kernel where it can
+    #[arg(long, value_name = "DRIVER", default_value = "auto", help_heading = "Files")]
+    pub(crate) driver: super::mount::Driver,
     /// Size of /dev/shm [default: 64m]
     #[arg(long, value_name = "SIZE", help_heading = "Files")]
     pub(crate) shm_size: Option<String>,

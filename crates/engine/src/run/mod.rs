@@ -86,6 +86,8 @@ pub struct Request {
     pub labels: BTreeMap<String, String>,
     /// Another OCI runtime to run the bundle.
     pub runtime: Option<PathBuf>,
+    /// Who makes the root file system real.
+    pub driver: mount::fuse::Driver,
 }
 
 impl Request {
@@ -104,6 +106,7 @@ impl Request {
             dns: Vec::new(),
             labels: BTreeMap::new(),
             runtime: None,
+            driver: mount::fuse::Driver::default(),
         }
     }
 }

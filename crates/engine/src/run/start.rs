@@ -336,7 +336,7 @@ impl Engine {
         let bundle = Bundle::create(&self.bundles(), &draft.id)?;
         let rootfs = bundle.rootfs();
         for mount in mounts {
-            mount::attach(mount, &rootfs)?;
+            mount::fuse::attach_with(request.driver, &self.setup.server, mount, &rootfs)?;
         }
         draft.write(self, request, &bundle)?;
         Ok(bundle)

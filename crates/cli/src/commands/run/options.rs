@@ -49,6 +49,7 @@ pub(super) fn request(context: &Context, args: &RunArgs) -> Result<Request, Fail
     }
     request.hosts = each(&args.add_host, network::add_host)?;
     request.dns = each(&args.dns, network::dns)?;
+    request.driver = args.driver.into();
     request.runtime = args.runtime.clone().or_else(|| context.settings.runtime.clone());
     Ok(request)
 }
