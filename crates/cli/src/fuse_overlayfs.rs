@@ -1,9 +1,9 @@
 //! The program under another's name: `fuse-overlayfs [-f] [-d] [-o OPTIONS]… MOUNTPOINT`, as podman and buildah call
 //! their `mount_program`.
 //!
-//! Its options are those of that program's manual; the ones it does not have are refused. Two things are as with it and
-//! not as with `strata mount`: the mount table shows `fuse.fuse-overlayfs`, and an upper directory that was once mounted
-//! `volatile` is taken again.
+//! Its options are those of that program's manual; the ones it does not have are refused. Three things are as with it
+//! and not as with `strata mount`: the mount table shows `fuse.fuse-overlayfs`, an upper directory that was once mounted
+//! `volatile` is taken again, and files named `.wh.NAME` and `.wh..wh..opq` in layers are whiteouts.
 
 use std::ffi::OsString;
 use std::io::Write;
@@ -55,7 +55,7 @@ fn run(call: &Call) -> Result<(), Failure> {
         fuse::layers::forgive_volatile(work)
             .map_err(|error| Failure::user(format!("work directory {}: {error}", work.display())))?;
     }
-    overlay::serve(&asked, &target, "fuse-overlayfs", call.foreground, || ())
+    overlay::serve(&asked, &target, crate::DROP_IN, call.foreground, || ())
 }
 
 fn read(words: impl Iterator<Item = OsString>) -> Result<Call, Failure> {

@@ -109,8 +109,11 @@ pub(crate) fn setup(request: &Request) -> Result<Setup, String> {
     if !overlay.data.is_empty() {
         return Err("data-only lower directories (a::b) need the kernel's own overlay".to_owned());
     }
+    let mut options = Options::parse(&overlay.extra).map_err(|error| error.to_string())?;
+    // As that program does: podman unpacks layers with `.wh.` files for it.
+    options.rules.named_whiteouts = request.subtype == crate::DROP_IN;
     Ok(Setup {
-        options: Options::parse(&overlay.extra).map_err(|error| error.to_string())?,
+        options,
         paths: Paths {
             lower: overlay.lower,
             writable: overlay.writable,

@@ -364,6 +364,67 @@ fn as_a_drop_in_for_fuse_overlayfs() {
 }
 
 #[test]
+fn the_drop_in_reads_whiteouts_that_are_names() {
+    let place = Place::new();
+    for dir in ["low/d", "low/e", "low/e/in", "top/d", "top/e"] {
+        fs::create_dir(place.at(dir)).unwrap();
+    }
+    for file in [
+        "low/gone",
+        "low/both",
+        "low/d/hidden",
+        "low/e/deep",
+        "top/.wh.gone",
+        "top/both",
+        "top/.wh.both",
+        "top/d/.wh..wh..opq",
+        "top/d/new",
+        "top/e/.wh.in",
+        "top/e/new",
+    ] {
+        fs::write(place.at(file), file).unwrap();
+    }
+    let names = |dir: &str| -> Vec<String> {
+        let mut names: Vec<_> = fs::read_dir(place.at(dir))
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+            .collect();
+        names.sort();
+        names
+    };
+    let mounted = |options: &str| {
+        let ended: Ended = place
+            .command("fuse-overlayfs", &["-o", options, "mnt"])
+            .output()
+            .unwrap()
+            .into();
+        assert_eq!(ended.code, 0, "{ended:?}");
+    };
+    mounted(WRITABLE);
+    assert_eq!(names("mnt"), ["both", "d", "e", "low", "top"]);
+    assert_eq!(fs::read_to_string(place.at("mnt/both")).unwrap(), "top/both");
+    assert_eq!(
+        (names("mnt/d"), names("mnt/e")),
+        (vec!["new".to_owned()], vec!["deep".to_owned(), "new".to_owned()])
+    );
+    assert!(
+        !place.at("mnt/gone").exists()
+            && !place.at("mnt/.wh.gone").exists()
+            && !place.at("mnt/d/hidden").exists()
+    );
+    let error = fs::write(place.at("mnt/.wh.x"), "").unwrap_err();
+    assert_eq!(error.kind(), std::io::ErrorKind::InvalidInput);
+    fs::write(place.at("mnt/gone"), "again").unwrap();
+    fs::remove_file(place.at("mnt/d/new")).unwrap();
+    fs::remove_dir(place.at("mnt/d")).unwrap();
+    place.ok(&["umount", "mnt"]);
+    mounted(WRITABLE);
+    assert_eq!(names("mnt"), ["both", "e", "gone", "low", "top"]);
+    assert_eq!(fs::read_to_string(place.at("mnt/gone")).unwrap(), "again");
+    place.ok(&["umount", "mnt"]);
+}
+
+#[test]
 fn podman_runs_on_it() {
     let place = Place::new();
     let dir = place.at("podman");
@@ -389,7 +450,7 @@ fn podman_runs_on_it() {
     }
     podman.ok(&["commit", "--quiet", "one", "localhost/two"]);
     assert_eq!(
-        podman.run(&["--rm", "localhost/two", "sh", "-c", "cat /new"]),
+        podman.run(&["--rm", "localhost/two", "sh", "-c", "cat /new; test ! -e /bin/ls"]),
         "here\n"
     );
     podman.ok(&["rm", "one"]);

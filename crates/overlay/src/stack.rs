@@ -29,6 +29,8 @@ pub struct Stack<D> {
     prefix: Prefix,
     /// Whether redirects are followed. Else they answer `EPERM`.
     redirects: bool,
+    /// Whether whiteouts of the named kind are read too.
+    named: bool,
 }
 
 /// A place in one layer.
@@ -114,6 +116,7 @@ impl<D: Borrow<Dir>> Stack<D> {
             layers: layers.into_iter().collect(),
             prefix,
             redirects: prefix == Prefix::Trusted,
+            named: false,
         }
     }
 
@@ -123,6 +126,17 @@ impl<D: Borrow<Dir>> Stack<D> {
     pub fn with_redirects(mut self, follow: bool) -> Stack<D> {
         self.redirects = follow;
         self
+    }
+
+    /// The same stack, reading whiteouts of the named kind (`.wh.NAME`) too, or not.
+    pub fn with_named_whiteouts(mut self, read: bool) -> Stack<D> {
+        self.named = read;
+        self
+    }
+
+    /// Whether whiteouts of the named kind are read.
+    pub fn named_whiteouts(&self) -> bool {
+        self.named
     }
 
     /// The layers, topmost first.
@@ -303,8 +317,12 @@ impl<D: Borrow<Dir>> Stack<D> {
     }
 
     pub(crate) fn single(&self, dir: &Dir, name: &OsStr) -> io::Result<Single> {
+        if self.named && whiteout::named(name).is_some() {
+            return Ok(Single::Missing);
+        }
         let stat = match dir.try_stat(name) {
             Ok(Some(stat)) => stat,
+            Ok(None) if self.named && whiteout::has_named(dir, name)? => return Ok(Single::Whiteout),
             Ok(None) => return Ok(Single::Missing),
             // A name longer than this layer's file system allows is simply not there.
             Err(error) if error.kind() == io::ErrorKind::InvalidFilename => return Ok(Single::Missing),
@@ -317,7 +335,10 @@ impl<D: Borrow<Dir>> Stack<D> {
             return Ok(Single::File(stat));
         }
         let child = dir.open_dir(name)?;
-        let mark = Opaque::read(child.as_fd(), self.prefix)?;
+        let mut mark = Opaque::read(child.as_fd(), self.prefix)?;
+        if self.named && (whiteout::has_named(dir, name)? || whiteout::is_opaque_by_name(&child)?) {
+            mark = Opaque::Yes;
+        }
         let redirect = match mark {
             Opaque::Yes => None,
             _ => self
@@ -447,7 +468,12 @@ impl<D: Borrow<Dir>> Stack<D> {
         for part in &dir.parts {
             self.with(part, |dir| {
                 let mark = Opaque::read(dir.as_fd(), self.prefix)?;
+                let mut below = Vec::new();
                 for entry in dir.entries()? {
+                    if let Some(name) = whiteout::named(&entry.name).filter(|_| self.named) {
+                        below.push(name.to_owned());
+                        continue;
+                    }
                     if shown.contains(&entry.name) || hidden.contains(&entry.name) {
                         continue;
                     }
@@ -467,6 +493,7 @@ impl<D: Borrow<Dir>> Stack<D> {
                         shown.insert(entry.name);
                     }
                 }
+                hidden.extend(below);
                 Ok(())
             })?;
         }

@@ -3,10 +3,14 @@
 //! A whiteout is a character device 0/0 (the usual kind), or an empty regular file with the attribute `whiteout`
 //! in a directory whose attribute `opaque` is `x` (for those who cannot make device nodes; the kernel reads this
 //! kind since 6.7 and never writes it).
+//!
+//! A third kind is read only where that is asked for: files whose names say it, `.wh.NAME` and `.wh..wh..opq`, as layers
+//! have them in archives. `fuse-overlayfs` reads them, and podman unpacks them for it.
 
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::ffi::OsStrExt;
 
 use rustix::fs::{FileType, Mode, Stat};
 use sys::Dir;
@@ -69,6 +73,41 @@ pub fn is_whiteout(dir: &Dir, name: &OsStr, stat: &Stat, prefix: Prefix) -> io::
     }
     let candidate = FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile && stat.st_size == 0;
     Ok(candidate && dir.get_xattr(name, prefix.name(WHITEOUT))?.is_some())
+}
+
+/// What the names of whiteouts of the named kind begin with.
+const NAMED: &str = ".wh.";
+
+/// The name that makes a directory opaque, of the named kind.
+const NAMED_OPAQUE: &str = ".wh..wh..opq";
+
+/// Of a name of the named kind: what it hides; empty for one that hides no name of its own.
+pub fn named(name: &OsStr) -> Option<&OsStr> {
+    let hidden = name.as_bytes().strip_prefix(NAMED.as_bytes())?;
+    Some(OsStr::from_bytes(match hidden.starts_with(NAMED.as_bytes()) {
+        true => b"",
+        false => hidden,
+    }))
+}
+
+/// Whether `dir` has a whiteout of the named kind for `name`.
+pub fn has_named(dir: &Dir, name: &OsStr) -> io::Result<bool> {
+    let mut whiteout = OsString::from(NAMED);
+    whiteout.push(name);
+    exists(dir, &whiteout)
+}
+
+/// Whether an open directory is opaque by a name in it.
+pub fn is_opaque_by_name(dir: &Dir) -> io::Result<bool> {
+    exists(dir, OsStr::new(NAMED_OPAQUE))
+}
+
+fn exists(dir: &Dir, name: &OsStr) -> io::Result<bool> {
+    match dir.try_stat(name) {
+        Ok(stat) => Ok(stat.is_some()),
+        Err(error) if error.kind() == io::ErrorKind::InvalidFilename => Ok(false),
+        Err(error) => Err(error),
+    }
 }
 
 /// Makes the whiteout `name` in `dir`, which must not have such an entry. For the attribute kind the directory is

@@ -47,7 +47,7 @@ impl Overlay {
         make: impl Fn(&Dir, &OsStr) -> Result<R>,
     ) -> Result<(UpperDir, R)> {
         self.work()?;
-        self.check(name)?;
+        self.check_new(name)?;
         if children.nodes.contains_key(name) {
             return Err(Errno::EXIST);
         }

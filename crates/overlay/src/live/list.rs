@@ -202,7 +202,13 @@ impl Overlay {
             let upper = self.is_upper(part.place.layer);
             let read = |dir: &sys::Dir| {
                 let mark = Opaque::read(dir.as_fd(), self.options.prefix)?;
+                let mut below = Vec::new();
                 for entry in dir.entries()? {
+                    if let Some(name) = whiteout::named(&entry.name).filter(|_| self.options.named_whiteouts)
+                    {
+                        below.push(name.into());
+                        continue;
+                    }
                     if seen.contains(entry.name.as_os_str()) {
                         continue;
                     }
@@ -237,6 +243,7 @@ impl Overlay {
                     };
                     listing.insert(self.cookie(&name), listed);
                 }
+                seen.extend(below);
                 Ok(())
             };
             self.stack.with(part, read).map_err(errno)?;

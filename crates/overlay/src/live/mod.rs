@@ -130,7 +130,9 @@ impl Overlay {
             .f_namemax as usize;
         // Who serves the overlay reads no more than its layers: redirects are followed under either prefix.
         let follow = options.redirect_dir != RedirectDir::NoFollow;
-        let stack = Stack::new(all, options.prefix).with_redirects(follow);
+        let stack = Stack::new(all, options.prefix)
+            .with_redirects(follow)
+            .with_named_whiteouts(options.named_whiteouts);
         let merged = stack.root().map_err(reading("a layer's root cannot be read"))?;
         let mut lower = merged.map(|merged| merged.parts).unwrap_or_default();
         if writable {
@@ -211,5 +213,14 @@ impl Overlay {
             return Err(Errno::NAMETOOLONG);
         }
         Ok(())
+    }
+
+    /// Checks a name that something is to be given: what would be read as a whiteout is none.
+    fn check_new(&self, name: &OsStr) -> Result<()> {
+        self.check(name)?;
+        match self.options.named_whiteouts && crate::whiteout::named(name).is_some() {
+            true => Err(Errno::INVAL),
+            false => Ok(()),
+        }
     }
 }

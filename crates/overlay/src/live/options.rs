@@ -105,6 +105,8 @@ pub struct Options {
     pub prefix: Prefix,
     /// Which kind of whiteout is written.
     pub whiteouts: WhiteoutKind,
+    /// Whether whiteouts of the named kind (`.wh.NAME`) are read too. Nothing can then be given such a name.
+    pub named_whiteouts: bool,
     /// Renaming of directories.
     pub redirect_dir: RedirectDir,
     /// Whether hard links of lower files stay one file when they are copied up. Needs a file system with file

@@ -101,7 +101,7 @@ impl Overlay {
     ) -> Result<()> {
         self.work()?;
         self.check(name)?;
-        self.check(new_name)?;
+        self.check_new(new_name)?;
         let exchange = flags == RenameFlags::EXCHANGE;
         if !flags.is_empty() && !exchange && flags != RenameFlags::NOREPLACE {
             return Err(Errno::INVAL);
