@@ -39,6 +39,8 @@ pub fn on_terminal(strata: &Strata, args: &[&str], rows: u16, columns: u16) -> S
             None => command.env_remove(key),
         };
     }
+    // Whoever runs the tests may sit at none, or want no colour.
+    command.env("TERM", "xterm").env_remove("NO_COLOR");
     let other = |fd: &std::os::fd::OwnedFd| Stdio::from(fd.try_clone().unwrap());
     let child = command
         .stdin(other(&slave))
