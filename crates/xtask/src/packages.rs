@@ -34,6 +34,9 @@ const PACKAGES: &[(&str, &str)] = &[
         "mkfs.ext4: disks for the virtual machine and for loop mounts",
     ),
     ("fio", "writes in every way, and reads back by checksums"),
+    ("fuse-overlayfs", "to be compared with"),
+    ("gcc", "compiles something on an overlay"),
+    ("git", "looks at a repository on an overlay"),
     (
         "libcap2-bin",
         "setcap and getcap: file capabilities through layers",

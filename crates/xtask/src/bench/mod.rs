@@ -4,6 +4,7 @@
 //! interleaved (round by round, so that whatever else the machine does falls on all alike), and checks that the
 //! work was done.
 
+mod fuse;
 mod peers;
 mod start;
 
@@ -20,6 +21,8 @@ use crate::build;
 pub(crate) enum Bench {
     /// How long a container takes from nothing to gone, against podman, crun, runc and the floor
     Start(start::Args),
+    /// How fast the overlay in user space is, against the kernel's and fuse-overlayfs
+    Fuse(fuse::Args),
 }
 
 pub(crate) fn main(bench: &Bench) -> Result<()> {
@@ -29,6 +32,7 @@ pub(crate) fn main(bench: &Bench) -> Result<()> {
     crate::packages::install_missing()?;
     match bench {
         Bench::Start(args) => start::main(args),
+        Bench::Fuse(args) => fuse::main(args),
     }
 }
 
@@ -36,6 +40,7 @@ pub(crate) fn main(bench: &Bench) -> Result<()> {
 struct Release {
     strata: PathBuf,
     floor: PathBuf,
+    filework: PathBuf,
 }
 
 impl Release {
@@ -53,6 +58,8 @@ impl Release {
                 "strata",
                 "--bin",
                 "floor",
+                "--bin",
+                "filework",
             ])
             .status()
             .context("cargo build")?;
@@ -63,6 +70,7 @@ impl Release {
         Ok(Release {
             strata: dir.join("strata"),
             floor: dir.join("floor"),
+            filework: dir.join("filework"),
         })
     }
 }
