@@ -11,6 +11,8 @@ use std::path::Path;
 use std::process::ExitCode;
 use std::time::Instant;
 
+use rustix::fs::{AtFlags, CWD, FileType, Stat};
+use rustix::io::Errno;
 use sys::map::{Map, Sharing};
 
 /// How many things, how many bytes.
@@ -78,15 +80,16 @@ fn with_list<R>(dir: &str, list: &str, work: impl FnOnce(&[String]) -> io::Resul
 /// Everything beneath a directory; its bytes when each entry is looked at.
 fn walk(dir: &Path, stats: bool) -> Outcome {
     let (mut count, mut bytes) = (0, 0);
+    let at = File::open(dir)?;
     for entry in fs::read_dir(dir)? {
         let entry = entry?;
         count += 1;
         let is_dir = if stats {
-            let status = entry.metadata()?;
-            if status.is_file() {
-                bytes += status.len();
+            let status = rustix::fs::statat(&at, entry.file_name(), AtFlags::SYMLINK_NOFOLLOW)?;
+            if FileType::from_raw_mode(status.st_mode) == FileType::RegularFile {
+                bytes += status.st_size as u64;
             }
-            status.is_dir()
+            FileType::from_raw_mode(status.st_mode) == FileType::Directory
         } else {
             entry.file_type()?.is_dir()
         };
@@ -99,10 +102,15 @@ fn walk(dir: &Path, stats: bool) -> Outcome {
     Ok((count, bytes))
 }
 
+/// As most programs ask: without the time of birth, which `std::fs` asks for too and which FUSE has a request for.
+fn lstat(path: &str) -> Result<Stat, Errno> {
+    rustix::fs::statat(CWD, path, AtFlags::SYMLINK_NOFOLLOW)
+}
+
 fn stat(paths: &[String]) -> Outcome {
     let mut bytes = 0;
     for path in paths {
-        bytes += fs::symlink_metadata(path)?.len();
+        bytes += lstat(path)?.st_size as u64;
     }
     Ok((paths.len() as u64, bytes))
 }
@@ -110,8 +118,8 @@ fn stat(paths: &[String]) -> Outcome {
 /// Names that are not there, beside those that are.
 fn missing(paths: &[String]) -> Outcome {
     for path in paths {
-        match fs::symlink_metadata(format!("{path}~")) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        match lstat(&format!("{path}~")) {
+            Err(Errno::NOENT) => {}
             _ => return Err(io::Error::other(format!("{path}~ is there"))),
         }
     }
