@@ -72,6 +72,28 @@ impl Reply {
         &self.0
     }
 
+    /// Makes a message that answers nothing: `FUSE_NOTIFY_INVAL_INODE` for the attributes of a node.
+    pub fn forget_attributes(node: u64) -> [u8; OUT_HEADER + 24] {
+        const INVAL_INODE: i32 = 2;
+        let mut message = [0; OUT_HEADER + 24];
+        let length = message.len() as u32;
+        let mut at = 0;
+        let mut put = |bytes: &[u8]| {
+            if let Some(place) = message.get_mut(at..at + bytes.len()) {
+                place.copy_from_slice(bytes);
+            }
+            at += bytes.len();
+        };
+        put(&length.to_ne_bytes());
+        put(&INVAL_INODE.to_ne_bytes());
+        put(&0u64.to_ne_bytes());
+        put(&node.to_ne_bytes());
+        // A negative offset leaves the data alone.
+        put(&(-1i64).to_ne_bytes());
+        put(&0i64.to_ne_bytes());
+        message
+    }
+
     /// Bytes of the body so far.
     pub fn body_len(&self) -> usize {
         self.0.len().saturating_sub(OUT_HEADER)

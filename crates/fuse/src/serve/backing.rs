@@ -5,12 +5,15 @@
 //! kernel counts a file as closed before it sends RELEASE, so these counts are never below its own, and going by them
 //! is safe.
 //!
+//! A map of a backing file changes its time of modification without a word to the kernel's FUSE client. So attributes of
+//! a node that is passed through for writing are not to be believed for any time ([`Backings::is_written`]).
+//!
 //! Only a file whose data lies in the writable layer is ever given to the kernel: a backing id is write access.
 //! A backing id outlives RELEASE for a while, because files are opened again; FORGET of its node ends it.
 
 use std::collections::{HashMap, VecDeque};
 use std::os::fd::{AsFd, BorrowedFd};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use overlay::live::NodeId;
@@ -23,6 +26,8 @@ const IDLE: usize = 512;
 struct Io {
     cached: u32,
     passthrough: u32,
+    /// Those of `passthrough` that are open for writing.
+    writers: u32,
     backing: Option<u32>,
     /// Counts how often the node became idle: tells a stale place in the queue.
     turn: u64,
@@ -41,6 +46,16 @@ struct Table {
 pub(super) struct Backings {
     table: Mutex<Table>,
     enabled: AtomicBool,
+    /// Opens for writing that are passed through, of all nodes.
+    writers: AtomicU32,
+}
+
+/// How the data of an open file travels: through this backing id.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Through {
+    pub(super) id: u32,
+    /// It is the node's first open for writing: what the kernel believes of its attributes holds no longer.
+    pub(super) first_writer: bool,
 }
 
 impl Backings {
@@ -48,6 +63,7 @@ impl Backings {
         Backings {
             table: Mutex::default(),
             enabled: AtomicBool::new(enabled),
+            writers: AtomicU32::new(0),
         }
     }
 
@@ -61,8 +77,9 @@ impl Backings {
         &self,
         device: BorrowedFd<'_>,
         node: NodeId,
+        writes: bool,
         file: impl FnOnce() -> Option<F>,
-    ) -> Option<u32> {
+    ) -> Option<Through> {
         if !self.enabled.load(Ordering::Relaxed) && self.lock().nodes.is_empty() {
             return None;
         }
@@ -74,7 +91,12 @@ impl Backings {
         match io.backing {
             Some(id) if io.cached == 0 => {
                 io.passthrough += 1;
-                Some(id)
+                if writes {
+                    io.writers += 1;
+                    self.writers.fetch_add(1, Ordering::Relaxed);
+                }
+                let first_writer = writes && io.writers == 1;
+                Some(Through { id, first_writer })
             }
             _ => {
                 io.cached += 1;
@@ -98,8 +120,14 @@ impl Backings {
         }
     }
 
-    /// Counts a RELEASE.
-    pub(super) fn close(&self, device: BorrowedFd<'_>, node: NodeId, passthrough: bool) {
+    /// Whether a node is passed through for writing.
+    pub(super) fn is_written(&self, node: NodeId) -> bool {
+        self.writers.load(Ordering::Relaxed) > 0
+            && self.lock().nodes.get(&node).is_some_and(|io| io.writers > 0)
+    }
+
+    /// Counts a RELEASE of an open that was passed through or not, and was for writing or not.
+    pub(super) fn close(&self, device: BorrowedFd<'_>, node: NodeId, passthrough: bool, writes: bool) {
         let mut table = self.lock();
         let table = &mut *table;
         let Some(io) = table.nodes.get_mut(&node) else {
@@ -113,6 +141,10 @@ impl Backings {
             return;
         }
         io.passthrough = io.passthrough.saturating_sub(1);
+        if writes && io.writers > 0 {
+            io.writers -= 1;
+            self.writers.fetch_sub(1, Ordering::Relaxed);
+        }
         if io.passthrough > 0 {
             return;
         }

@@ -43,7 +43,11 @@ impl Shared {
         // Fewer bytes than asked for mean the end of the file to the kernel.
         while let Some(rest) = buffer.get_mut(done..).filter(|rest| !rest.is_empty()) {
             match file.read_at(rest, offset + done as u64) {
-                Ok(0) => break,
+                // A regular file gives less at its end alone.
+                Ok(count) if count < rest.len() => {
+                    done += count;
+                    break;
+                }
                 Ok(count) => done += count,
                 Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
                 Err(_) if done > 0 => break,

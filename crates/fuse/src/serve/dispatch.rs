@@ -1,14 +1,17 @@
 //! From a request to the overlay's call and back.
 
 use std::os::fd::BorrowedFd;
+use std::time::Duration;
 
 use overlay::live::{Caller, Found, OpenFile, SetAttr, SetTime};
 use rustix::fs::{OFlags, Timespec};
 use rustix::io::Errno;
 
 use super::Shared;
+use super::backing::Through;
 use super::handles::Handle;
 use super::worker::{Answer, Granted, Out};
+use crate::abi::reply::{Reply, Timeouts};
 use crate::abi::request::{SetAttrIn, Time};
 use crate::abi::{OpenReply, Operation, Request, SetAttrValid};
 
@@ -148,7 +151,7 @@ impl Shared {
         let stat = self
             .overlay
             .getattr(node, handle.as_ref().map(|handle| &handle.file))?;
-        out.reply.attr_out(&stat, self.timeouts.attr);
+        out.reply.attr_out(&stat, self.timeouts(node).attr);
         Ok(())
     }
 
@@ -158,7 +161,7 @@ impl Shared {
             .overlay
             .getattr(node, handle.as_ref().map(|handle| &handle.file))?;
         let birth = self.overlay.birth_time(node)?;
-        out.reply.statx_out(&stat, birth, self.timeouts.attr);
+        out.reply.statx_out(&stat, birth, self.timeouts(node).attr);
         Ok(())
     }
 
@@ -169,7 +172,7 @@ impl Shared {
         };
         let file = handle.as_ref().map(|handle| &handle.file);
         let stat = self.overlay.setattr(node, &changes(change), file)?;
-        out.reply.attr_out(&stat, self.timeouts.attr);
+        out.reply.attr_out(&stat, self.timeouts(node).attr);
         Ok(())
     }
 
@@ -178,42 +181,59 @@ impl Shared {
             return Err(Errno::NOSYS);
         }
         let file = self.overlay.open(node, open_flags(flags), kill)?;
-        self.opened(device, file, out);
+        let (fh, flags, through) = self.admit(device, file);
+        if through.is_some_and(|through| through.first_writer) {
+            // It fails where the kernel believes nothing of the node.
+            let _ = rustix::io::write(device, &Reply::forget_attributes(node));
+        }
+        out.granted.handle = Some(fh);
+        out.reply.open(fh, flags, through.map_or(0, |through| through.id));
         Ok(())
     }
 
     fn created(&self, device: BorrowedFd<'_>, made: Result<(Found, OpenFile), Errno>, out: &mut Out) -> Done {
         let (found, file) = made?;
+        let (fh, flags, through) = self.admit(device, file);
         self.entry(Ok(found), out)?;
-        self.opened(device, file, out);
+        out.granted.handle = Some(fh);
+        out.reply.open(fh, flags, through.map_or(0, |through| through.id));
         Ok(())
     }
 
     /// Gives the open file a number, and chooses how its data travels.
-    fn opened(&self, device: BorrowedFd<'_>, file: OpenFile, out: &mut Out) {
+    fn admit(&self, device: BorrowedFd<'_>, file: OpenFile) -> (u64, OpenReply, Option<Through>) {
         let upper = || match file.is_upper() {
             true => file.file(&self.overlay).ok(),
             false => None,
         };
-        let backing = self.backings.open(device, file.node_id(), upper);
+        let through = self
+            .backings
+            .open(device, file.node_id(), file.is_writable(), upper);
         // The page cache is always right: whatever changes a file comes through it. The kernel refuses a backing file
         // together with a kept cache.
-        let flags = match backing {
+        let flags = match through {
             Some(_) => OpenReply::PASSTHROUGH,
             None => OpenReply::KEEP_CACHE,
         } | OpenReply::NOFLUSH;
-        let fh = self.handles.insert(Handle {
-            file,
-            passthrough: backing.is_some(),
-        });
-        out.granted.handle = Some(fh);
-        out.reply.open(fh, flags, backing.unwrap_or(0));
+        let passthrough = through.is_some();
+        (self.handles.insert(Handle { file, passthrough }), flags, through)
+    }
+
+    /// How long the kernel may believe what it is told of a node.
+    pub(super) fn timeouts(&self, node: u64) -> Timeouts {
+        match self.backings.is_written(node) {
+            true => Timeouts {
+                attr: Duration::ZERO,
+                ..self.timeouts
+            },
+            false => self.timeouts,
+        }
     }
 
     fn release(&self, device: BorrowedFd<'_>, fh: u64) {
         if let Some(handle) = self.handles.remove(fh) {
-            self.backings
-                .close(device, handle.file.node_id(), handle.passthrough);
+            let (node, writes) = (handle.file.node_id(), handle.file.is_writable());
+            self.backings.close(device, node, handle.passthrough, writes);
         }
     }
 }

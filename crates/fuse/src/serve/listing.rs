@@ -33,7 +33,7 @@ impl Shared {
                 && let Ok(found) = self.overlay.lookup(node, name)
             {
                 out.granted.nodes.push(found.node);
-                reply.fill_entry(at, found.node, &found.attr, self.timeouts);
+                reply.fill_entry(at, found.node, &found.attr, self.timeouts(found.node));
             }
             at = next;
         }

@@ -15,7 +15,8 @@ impl Shared {
     pub(super) fn entry(&self, found: Result<Found, Errno>, out: &mut Out) -> Done {
         let found = found?;
         out.granted.nodes.push(found.node);
-        out.reply.entry(found.node, &found.attr, self.timeouts);
+        out.reply
+            .entry(found.node, &found.attr, self.timeouts(found.node));
         Ok(())
     }
 

@@ -126,6 +126,20 @@ pub fn a_shared_map_writes_to_the_file(d: &Drivers) {
     assert_eq!(&f::read(s.upper("f")).unwrap()[8000..8006], b"mapped");
 }
 
+/// A write through a shared map sets the modification time, also of a file whose times were asked for before.
+pub fn a_shared_map_sets_the_time(d: &Drivers) {
+    let s = Scene::mounted(d, |t| t.dir("d", 0o755));
+    f::write(s.at("f"), vec![b'.'; 5000]).unwrap();
+    f::set_times(s.at("f"), (100, 0), (200, 0)).unwrap();
+    assert_eq!(f::lstat(s.at("f")).unwrap().st_mtime, 200);
+    let file = f::open_write(s.at("f")).unwrap();
+    let mut map = Map::new(file.as_fd(), 5000, Sharing::Shared, true).unwrap();
+    map.write(4000, b"new");
+    map.sync().unwrap();
+    drop((map, file));
+    assert!(f::lstat(s.at("f")).unwrap().st_mtime > 1_000_000_000);
+}
+
 /// What a shared map wrote is in the file after the map, the descriptor and the mount are gone.
 pub fn a_shared_map_outlives_its_descriptor(d: &Drivers) {
     let mut s = Scene::mounted(d, |t| t.file("f", vec![b'.'; 5000]));

@@ -117,7 +117,7 @@ macro_rules! for_each_contract_case {
                 reading_ends_at_the_end writing_beyond_the_end a_large_file_is_copied_up_whole
                 an_old_descriptor_sees_later_writes two_descriptors_see_each_other
                 odd_sizes_and_places a_shared_map_writes_to_the_file
-                a_shared_map_outlives_its_descriptor a_private_map_changes_nothing
+                a_shared_map_outlives_its_descriptor a_shared_map_sets_the_time a_private_map_changes_nothing
                 a_readers_map_is_not_writable a_shared_map_made_before_the_copy_up
                 a_map_keeps_an_unlinked_file a_map_follows_the_size sendfile_between_layers
                 reading_during_a_copy_up writing_sets_the_times
