@@ -3,6 +3,7 @@
 use std::io::IoSlice;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
+use std::time::Duration;
 
 use overlay::live::NodeId;
 use rustix::io::Errno;
@@ -76,6 +77,14 @@ pub(super) struct Out {
     pub(super) granted: Granted,
 }
 
+impl Out {
+    fn clear(&mut self) {
+        self.reply.clear();
+        self.granted.nodes.clear();
+        self.granted.handle = None;
+    }
+}
+
 /// A thread's part of the connection.
 #[derive(Debug)]
 pub(super) struct Worker {
@@ -84,6 +93,9 @@ pub(super) struct Worker {
     requests: Aligned,
     out: Out,
 }
+
+/// How long other workers are given to let go of removed files.
+const LET_GO: Duration = Duration::from_millis(2);
 
 /// Where a request begins in its buffer, so that the data of a WRITE begins at a page.
 const BEGIN: usize = PAGE - IN_HEADER - WRITE_IN;
@@ -121,14 +133,19 @@ impl Worker {
         let bytes = self.requests.get(BEGIN, BEGIN + length);
         let long_setxattr = self.shared.agreed.contains(InitFlags::SETXATTR_EXT);
         let out = &mut self.out;
-        out.reply.clear();
-        out.granted.nodes.clear();
-        out.granted.handle = None;
+        out.clear();
         let (unique, answer) = match Request::decode(bytes, long_setxattr) {
-            Ok(request) => (
-                request.unique,
-                self.shared.dispatch(self.device.as_fd(), &request, out),
-            ),
+            Ok(request) => {
+                let mut answer = self.shared.dispatch(self.device.as_fd(), &request, out);
+                // The space of a file that was just removed comes free when its FORGET is answered, which nobody waits
+                // for and another worker may be at. What was refused left nothing behind, and is tried once more.
+                if matches!(answer, Answer::Reply(Err(Errno::NOSPC | Errno::DQUOT))) {
+                    std::thread::sleep(LET_GO);
+                    out.clear();
+                    answer = self.shared.dispatch(self.device.as_fd(), &request, out);
+                }
+                (request.unique, answer)
+            }
             Err(_) => match Request::unique_of(bytes) {
                 Some(unique) => (unique, Answer::Reply(Err(Errno::IO))),
                 None => return,
