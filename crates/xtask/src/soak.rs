@@ -34,15 +34,15 @@ const LOOPS: &[(&str, Loop)] = &[
     ("crowd", |program, seed, time| {
         commands(soak::crowd(program, seed, time))
     }),
-    ("overlay", |_, seed, time| {
-        let done = differential::run(&Drivers::kernel_alone(), seed, time);
+    ("overlay", |program, seed, time| {
+        let done = differential::run(&Drivers::fuse(program), seed, time);
         format!(
             "{} operations agreed, {} of them succeeded",
             done.operations, done.succeeded
         )
     }),
-    ("overlay-threads", |_, seed, time| {
-        let operations = differential::crowd::run(&Drivers::kernel_alone(), seed, time);
+    ("overlay-threads", |program, seed, time| {
+        let operations = differential::crowd::run(&Drivers::fuse(program), seed, time);
         format!("{operations} operations")
     }),
 ];

@@ -43,6 +43,24 @@ pub const FICLONE_IS_NOT_CARRIED: Exception = Exception {
     reason: "the kernel's FUSE client has no remap_file_range; copy_file_range shares blocks instead",
 };
 
+/// Space comes back late.
+pub const SPACE_COMES_BACK_LATE: Exception = Exception {
+    what: "the space of a removed file is free a moment after its last descriptor was closed",
+    reason: "the kernel's FUSE client tells the server of a close without waiting for it",
+};
+
+/// Set-gid that means nothing stays.
+pub const A_STRANGERS_WRITE_LEAVES_SETGID: Exception = Exception {
+    what: "a write by who is not in the file's group leaves set-gid where the group may not execute",
+    reason: "FUSE says when privileges go, not who writes; by its protocol set-gid goes only with group execution",
+};
+
+/// A change of neither owner nor group is not refused.
+pub const CHOWN_OF_NOTHING: Exception = Exception {
+    what: "chown(-1, -1) of somebody else's file succeeds, where it would take set-id bits away",
+    reason: "the kernel's FUSE client leaves that to the server and does not say that it was a chown",
+};
+
 /// Every exception.
 pub const ALL: &[Exception] = &[
     MAP_BEFORE_COPY_UP,
@@ -50,6 +68,9 @@ pub const ALL: &[Exception] = &[
     CHANGING_AN_UNLINKED_LOWER_FILE,
     RANGES_ARE_NOT_MOVED,
     FICLONE_IS_NOT_CARRIED,
+    SPACE_COMES_BACK_LATE,
+    A_STRANGERS_WRITE_LEAVES_SETGID,
+    CHOWN_OF_NOTHING,
 ];
 
 impl Exception {

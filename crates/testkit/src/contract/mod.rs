@@ -169,7 +169,8 @@ macro_rules! for_each_contract_case {
             setid {
                 an_unprivileged_write_clears_them a_privileged_write_leaves_them
                 a_copy_up_leaves_them every_write_counts setgid_without_group_execution
-                chown_clears_them setgid_directories setgid_for_strangers sticky_directories
+                setgid_written_by_a_stranger chown_of_nothing chown_clears_them
+                setgid_directories setgid_for_strangers sticky_directories
             }
             create {
                 what_is_made_is_in_the_upper_directory what_is_there_is_not_made_again

@@ -4,7 +4,7 @@ use rustix::fs::{FallocateFlags, OFlags, fallocate};
 use rustix::io::Errno;
 
 use super::xattrs::CAPABILITY;
-use super::{Drivers, Scene, Tree};
+use super::{Drivers, Scene, Tree, exceptions};
 use crate::files::{self as f, refused};
 
 /// Files with set-id bits that anybody may write.
@@ -75,6 +75,29 @@ pub fn setgid_without_group_execution(d: &Drivers) {
     let s = Scene::mounted(d, |t| files(t).mode("d/write", 0o2767));
     f::as_user(1000, 1000, &[], || f::append(s.at("d/write"), "x").unwrap());
     assert_eq!(f::mode(s.at("d/write")), Ok(0o2767));
+}
+
+/// It goes when who writes is not in the file's group.
+pub fn setgid_written_by_a_stranger(d: &Drivers) {
+    let s = Scene::mounted(d, |t| files(t).owner("d/write", 0, 0).mode("d/write", 0o2766));
+    f::as_user(1000, 1000, &[], || f::append(s.at("d/write"), "x").unwrap());
+    let excepted = exceptions::A_STRANGERS_WRITE_LEAVES_SETGID.applies(&s);
+    assert_eq!(
+        f::mode(s.at("d/write")),
+        Ok(if excepted { 0o2766 } else { 0o766 })
+    );
+}
+
+/// A change of neither owner nor group is refused to who does not own a file with set-id bits.
+pub fn chown_of_nothing(d: &Drivers) {
+    let s = Scene::mounted(d, |t| files(t).owner("d/chown", 0, 0).mode("d/chown", 0o4755));
+    let answer = f::as_user(1000, 1000, &[], || f::chown(s.at("d/chown"), None, None));
+    if exceptions::CHOWN_OF_NOTHING.applies(&s) {
+        answer.unwrap();
+    } else {
+        refused(answer, Errno::PERM);
+        assert_eq!(f::mode(s.at("d/chown")), Ok(0o4755));
+    }
 }
 
 /// A change of owner or group takes them, from root as well; of a directory it does not.

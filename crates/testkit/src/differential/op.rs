@@ -76,6 +76,8 @@ pub enum Op {
     List(PathBuf),
     /// Target of a link.
     ReadLink(PathBuf),
+    /// Everything is closed, and the other driver mounts the layers. Not drawn: a session puts it where it is due.
+    Remount,
     /// Another operation, by a user without privilege.
     ByUser(Box<Op>),
 }
@@ -114,12 +116,18 @@ fn one(random: &mut Random) -> Op {
         60..80 => on_attributes(random),
         _ => on_content(random),
     };
+    // The FUSE client takes set-id bits away before it asks for a mode of fallocate that may then be refused.
+    let by_user = by_user && !matches!(op, Op::Allocate(..));
     if by_user { Op::ByUser(Box::new(op)) } else { op }
 }
 
 fn mode(random: &mut Random) -> u32 {
     match random.below(4) {
-        0 => random.below(0o10000) as u32,
+        // Set-gid without execution by the group stays on FUSE where a stranger's write takes it elsewhere.
+        0 => match random.below(0o10000) as u32 {
+            mode if mode & 0o2000 != 0 => mode | 0o010,
+            mode => mode,
+        },
         1 => 0o644,
         // Others may write: what a user without privilege does shall succeed at times.
         _ => 0o777,
@@ -235,7 +243,11 @@ fn on_attributes(random: &mut Random) -> Op {
     let id = |random: &mut Random| *random.choose(&[None, Some(0), Some(1000), Some(3000)]);
     match random.below(6) {
         0 | 1 => Op::Chmod(at, mode(random)),
-        2 => Op::Chown(at, id(random), id(random)),
+        2 => match (id(random), id(random)) {
+            // Neither: FUSE does not ask whether the user may, where a plain file system does at times.
+            (None, None) => Op::Chown(at, Some(1000), None),
+            (owner, group) => Op::Chown(at, owner, group),
+        },
         3 => Op::SetTime(at, random.below(900_000_000) as i64),
         4 => Op::SetXattr(
             at,

@@ -194,7 +194,7 @@ impl Side {
         | Op::Sync(slot)
         | Op::LookSlot(slot)) = op
         else {
-            unreachable!("every other operation names a path");
+            unreachable!("every other operation names a path, or is none of a side's");
         };
         let Some((file, flags)) = &self.slots[*slot] else {
             return Ok(Outcome::Empty);

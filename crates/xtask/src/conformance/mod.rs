@@ -21,7 +21,7 @@ pub(crate) struct Args {
     #[arg(value_name = "NAME")]
     only: Option<String>,
     /// Whose overlay is tested; the kernel's is run first in any case
-    #[arg(long, value_enum, default_value_t = Which::Kernel)]
+    #[arg(long, value_enum, default_value_t = Which::Fuse)]
     driver: Which,
     /// How long each stressor of stress-ng runs, in seconds
     #[arg(long, default_value_t = 2)]

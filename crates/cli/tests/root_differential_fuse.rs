@@ -1,0 +1,26 @@
+//! Random operations on our own overlay and on a plain directory agree, and so does the kernel's that mounts the same
+//! layers in between.
+
+use std::time::Duration;
+
+use testkit::contract::Drivers;
+use testkit::differential;
+
+fn drivers() -> Drivers {
+    Drivers::fuse(env!("CARGO_BIN_EXE_strata"))
+}
+
+#[test]
+fn our_overlay_agrees_with_a_plain_directory() {
+    let done = differential::run(&drivers(), 2, Duration::from_secs(30));
+    assert!(
+        done.succeeded > 1000 && done.too_long < done.succeeded / 20,
+        "{done:?}"
+    );
+}
+
+#[test]
+fn several_threads_at_once() {
+    let applied = differential::crowd::run(&drivers(), 2, Duration::from_secs(15));
+    assert!(applied > 1000, "only {applied} operations");
+}
