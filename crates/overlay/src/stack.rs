@@ -413,9 +413,23 @@ impl<D: Borrow<Dir>> Stack<D> {
 
     /// What the merged view has under `name`, a single component.
     pub fn child(&self, dir: &OpenMerged, name: &OsStr) -> io::Result<Option<Found>> {
+        self.child_among(dir, name, |_| true)
+    }
+
+    /// As [`Stack::child`], for one who knows that the parts of some layers have nothing under the name: only those
+    /// that `may` are looked into.
+    pub(crate) fn child_among(
+        &self,
+        dir: &OpenMerged,
+        name: &OsStr,
+        may: impl Fn(usize) -> bool,
+    ) -> io::Result<Option<Found>> {
         let mut name = name.to_owned();
         let mut merged: Option<Merged> = None;
         for (index, part) in dir.parts.iter().enumerate() {
+            if merged.is_none() && !may(part.place.layer) {
+                continue;
+            }
             let place = || Place {
                 layer: part.place.layer,
                 path: part.place.path.join(&name),

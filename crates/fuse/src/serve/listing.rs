@@ -22,15 +22,22 @@ impl Shared {
     /// one while it lists. A name that is gone by then stays without a node, and the kernel asks again.
     pub(super) fn readdir_plus(&self, node: u64, offset: u64, size: u32, out: &mut Out) -> Done {
         let limit = (size as usize).min(MAX_WRITE);
-        let reply = &mut out.reply;
+        let (reply, layers) = (&mut out.reply, &mut out.layers);
+        layers.clear();
         self.overlay.list(node, offset, &mut |entry: &DirEntry<'_>| {
-            reply.dirent_plus(limit, entry.name, entry.ino, entry.file_type, entry.next)
+            let fits = reply.dirent_plus(limit, entry.name, entry.ino, entry.file_type, entry.next);
+            if fits {
+                layers.push(entry.layer);
+            }
+            fits
         })?;
         let mut at = 0;
+        let mut layers = layers.iter();
         while let Some((name, next)) = reply.name_at(at) {
+            let layer = layers.next().copied().unwrap_or(0);
             if name != "."
                 && name != ".."
-                && let Ok(found) = self.overlay.lookup(node, name)
+                && let Ok(found) = self.overlay.lookup_listed(node, name, layer)
             {
                 out.granted.nodes.push(found.node);
                 reply.fill_entry(at, found.node, &found.attr, self.timeouts(found.node));

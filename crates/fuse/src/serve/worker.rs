@@ -75,6 +75,8 @@ pub(super) struct Out {
     /// What READ brings.
     pub(super) data: Aligned,
     pub(super) granted: Granted,
+    /// Where the entries of a listing lie.
+    pub(super) layers: Vec<usize>,
 }
 
 impl Out {
@@ -110,6 +112,7 @@ impl Worker {
                 reply: Reply::default(),
                 data: Aligned::new(MAX_WRITE),
                 granted: Granted::default(),
+                layers: Vec::new(),
             },
         }
     }

@@ -136,9 +136,17 @@ impl Overlay {
     }
 
     pub(super) fn attr(&self, node: &Arc<Node>) -> Result<Stat> {
+        self.attr_from(node, None)
+    }
+
+    /// As [`Overlay::attr`], from the status of the real file when the caller has just read it.
+    pub(super) fn attr_from(&self, node: &Arc<Node>, real: Option<Stat>) -> Result<Stat> {
         let mut stat = match &node.body {
             Body::Dir(dir) => {
-                let mut stat = self.entry(node, |entry| entry.stat())?;
+                let mut stat = match real {
+                    Some(stat) => stat,
+                    None => self.entry(node, |entry| entry.stat())?,
+                };
                 let state = lock(&dir.state);
                 if state.removed {
                     stat.st_nlink = 0;
@@ -153,7 +161,17 @@ impl Overlay {
             }
             Body::File(file) => {
                 let state = lock(&file.state);
-                let mut stat = self.entry_in(&state, |entry| entry.stat())?;
+                let mut stat = match (real, &state.real) {
+                    // It was read by its name; its entry in the index is another file.
+                    (
+                        _,
+                        Real::Upper {
+                            via: Via::Index(_), ..
+                        },
+                    )
+                    | (None, _) => self.entry_in(&state, |entry| entry.stat())?,
+                    (Some(stat), _) => stat,
+                };
                 match &state.real {
                     Real::Upper {
                         via: Via::Index(indexed),

@@ -8,7 +8,7 @@ use std::fs::File;
 use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::sync::Mutex;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use rustix::fs::{self, AtFlags, FileType, Mode, OFlags, Stat};
 use rustix::io::Errno;
@@ -130,6 +130,9 @@ impl Overlay {
             FileType::Directory => dir_body(Some(named), true, Vec::new()),
             kind => file_body(kind, true, named, Real::BY_NAME),
         });
+        if let Body::File(file) = &node.body {
+            file.incapable.store(true, Ordering::Relaxed);
+        }
         node.refer();
         node
     }
@@ -151,7 +154,7 @@ impl Overlay {
         let stat = upper.stat(name).map_err(errno)?;
         let node = self.made(&parent, &mut children, name, stat);
         drop(children);
-        self.found(node)
+        self.found(node, Some(stat))
     }
 
     /// Makes a regular file, device, fifo or socket; `mode` has its type. The overlay's own whiteout cannot be made
@@ -200,10 +203,11 @@ impl Overlay {
             let _maker = self.maker(caller)?;
             fs::openat(dir, name, real, mode)
         })?;
-        let node = self.made(&parent, &mut children, name, fs::fstat(&file)?);
+        let stat = fs::fstat(&file)?;
+        let node = self.made(&parent, &mut children, name, stat);
         drop(children);
         let open = OpenFile::new(node.clone(), flags, File::from(file), true);
-        Ok((self.found(node)?, open))
+        Ok((self.found(node, Some(stat))?, open))
     }
 
     /// Makes a regular file without a name, which a [`Overlay::link`] may give one (not with `O_EXCL`).
@@ -228,6 +232,7 @@ impl Overlay {
         let body = Body::File(FileBody {
             kind: FileType::RegularFile,
             upper_data: AtomicBool::new(true),
+            incapable: AtomicBool::new(true),
             state: Mutex::new(FileState {
                 names: SmallVec::new(),
                 real: Real::Upper {
@@ -241,7 +246,7 @@ impl Overlay {
         let node = self.nodes.insert(self.devices.ino(0, stat.st_ino), body);
         node.refer();
         let open = OpenFile::new(node.clone(), flags, File::from(file), true);
-        Ok((self.found(node)?, open))
+        Ok((self.found(node, Some(stat))?, open))
     }
 
     /// Gives a file another name.
@@ -297,6 +302,6 @@ impl Overlay {
             lock(&body.state).keys.push(key);
         }
         node.refer();
-        self.found(node)
+        self.found(node, None)
     }
 }

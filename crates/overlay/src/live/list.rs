@@ -28,6 +28,8 @@ pub struct DirEntry<'a> {
     pub file_type: FileType,
     /// The cookie after which the next entry comes.
     pub next: u64,
+    /// Number of the topmost layer that has it: [`Overlay::lookup_listed`] need not look above.
+    pub layer: usize,
 }
 
 /// The entries of a directory by their cookies.
@@ -41,6 +43,7 @@ struct Listed {
     name: Arc<OsStr>,
     ino: u64,
     file_type: FileType,
+    layer: u32,
 }
 
 /// The cookies of `.` and `..`; all others are greater.
@@ -87,6 +90,7 @@ impl Overlay {
                 ino,
                 file_type: FileType::Directory,
                 next,
+                layer: 0,
             })
         };
         if offset < DOT && !dot(".", node.ino, DOT) {
@@ -107,6 +111,7 @@ impl Overlay {
                     ino: entry.ino,
                     file_type: entry.file_type,
                     next: *cookie,
+                    layer: entry.layer as usize,
                 };
                 if !each(&shown) {
                     return Ok(());
@@ -128,7 +133,7 @@ impl Overlay {
         };
         let known = read(&dir.children).listing.as_ref().map(take);
         if let Some(piece) = known {
-            if piece.len() < PIECE {
+            if piece.is_empty() {
                 // The reader is at the end.
                 write(&dir.children).listing = None;
             }
@@ -138,7 +143,7 @@ impl Overlay {
         if children.listing.is_none() {
             let listing = self.read_listing(node, &children)?;
             let piece = take(&listing);
-            if piece.len() < PIECE {
+            if piece.is_empty() {
                 return Ok(piece);
             }
             children.listing = Some(listing);
@@ -178,6 +183,7 @@ impl Overlay {
                 name: name.into(),
                 ino: node.ino,
                 file_type: node.file_type(),
+                layer: 0,
             };
             listing.insert(self.cookie(name), entry);
         }
@@ -240,6 +246,7 @@ impl Overlay {
                         name: name.clone(),
                         ino,
                         file_type,
+                        layer: part.place.layer as u32,
                     };
                     listing.insert(self.cookie(&name), listed);
                 }

@@ -21,15 +21,21 @@ use crate::xattr::IMPURE;
 impl Overlay {
     /// Looks `name` up in a directory. The front end holds one more reference to what is found.
     pub fn lookup(&self, parent: NodeId, name: &OsStr) -> Result<Found> {
-        self.check(name)?;
-        let parent = self.nodes.get(parent)?;
-        let node = self.child(&parent, name, true)?.ok_or(Errno::NOENT)?;
-        self.found(node)
+        self.lookup_listed(parent, name, 0)
     }
 
-    /// Node and status of something that the front end holds a reference to.
-    pub(super) fn found(&self, node: Arc<Node>) -> Result<Found> {
-        match self.attr(&node) {
+    /// As [`Overlay::lookup`], of a name that a listing showed, with the layer that it told of it. What is above that
+    /// layer had no such name then. The upper layer may have it by now, and is looked into; lower ones do not change.
+    pub fn lookup_listed(&self, parent: NodeId, name: &OsStr, layer: usize) -> Result<Found> {
+        self.check(name)?;
+        let parent = self.nodes.get(parent)?;
+        let (node, stat) = self.child(&parent, name, layer)?.ok_or(Errno::NOENT)?;
+        self.found(node, stat)
+    }
+
+    /// Node and status of something that the front end holds a reference to. `stat`: of the real file, just read.
+    pub(super) fn found(&self, node: Arc<Node>, stat: Option<Stat>) -> Result<Found> {
+        match self.attr_from(&node, stat) {
             Ok(attr) => Ok(Found { node: node.id, attr }),
             Err(errno) => {
                 self.forget(node.id, 1);
@@ -50,27 +56,31 @@ impl Overlay {
         }
     }
 
-    /// The node under `name`, made when it was not known; with one more reference when `refer`.
-    pub(super) fn child(&self, parent: &Arc<Node>, name: &OsStr, refers: bool) -> Result<Option<Arc<Node>>> {
+    /// The node under `name`, made when it was not known, with one more reference; and the status of its real file,
+    /// when that was read. No lower layer above `layer` has the name.
+    fn child(
+        &self,
+        parent: &Arc<Node>,
+        name: &OsStr,
+        layer: usize,
+    ) -> Result<Option<(Arc<Node>, Option<Stat>)>> {
         let dir = parent.dir()?;
         let refer = |node: &Arc<Node>| {
-            if refers {
-                node.refer();
-            }
+            node.refer();
             node.clone()
         };
         loop {
             let version = {
                 let children = read(&dir.children);
                 if let Some(node) = children.nodes.get(name) {
-                    return Ok(Some(refer(node)));
+                    return Ok(Some((refer(node), None)));
                 }
                 children.version
             };
-            let looked = self.look(parent, name)?;
+            let looked = self.look_from(parent, name, layer)?;
             let mut children = write(&dir.children);
             if let Some(node) = children.nodes.get(name) {
-                return Ok(Some(refer(node)));
+                return Ok(Some((refer(node), None)));
             }
             if children.version != version {
                 continue;
@@ -78,11 +88,8 @@ impl Overlay {
             return Ok(match looked {
                 None => None,
                 Some((open, looked)) => {
-                    let node = self.adopt(parent, &mut children, name, &open, looked)?;
-                    if !refers {
-                        node.release(1);
-                    }
-                    Some(node)
+                    let (node, stat) = self.adopt(parent, &mut children, name, &open, looked)?;
+                    Some((node, stat))
                 }
             });
         }
@@ -101,7 +108,7 @@ impl Overlay {
         match self.look(parent, name)? {
             None => Ok(None),
             Some((open, looked)) => {
-                let node = self.adopt(parent, children, name, &open, looked)?;
+                let (node, _) = self.adopt(parent, children, name, &open, looked)?;
                 // Nobody drops it while the directory's children are held.
                 node.release(1);
                 Ok(Some(node))
@@ -111,8 +118,19 @@ impl Overlay {
 
     /// What the layers have under a name.
     pub(super) fn look(&self, parent: &Arc<Node>, name: &OsStr) -> Result<Option<(Arc<OpenMerged>, Looked)>> {
+        self.look_from(parent, name, 0)
+    }
+
+    /// As [`Overlay::look`], of a name that no lower layer above `layer` has.
+    fn look_from(
+        &self,
+        parent: &Arc<Node>,
+        name: &OsStr,
+        layer: usize,
+    ) -> Result<Option<(Arc<OpenMerged>, Looked)>> {
         let open = self.opened(parent)?;
-        let looked = self.stack.child(&open, name).map_err(errno)?;
+        let may = |part: usize| part >= layer || self.is_upper(part);
+        let looked = self.stack.child_among(&open, name, may).map_err(errno)?;
         Ok(looked.map(|looked| (open, looked)))
     }
 
@@ -169,7 +187,8 @@ impl Overlay {
     }
 
     /// Makes the node of something that was looked up, or finds the node of another of its names. With a reference,
-    /// so that it is not forgotten by the one who just gives back the last.
+    /// so that it is not forgotten by the one who just gives back the last. A new node comes with the status that was
+    /// read of it; nobody can have changed it since.
     fn adopt(
         &self,
         parent: &Arc<Node>,
@@ -177,12 +196,16 @@ impl Overlay {
         name: &OsStr,
         open: &OpenMerged,
         looked: Looked,
-    ) -> Result<Arc<Node>> {
+    ) -> Result<(Arc<Node>, Option<Stat>)> {
         let named = Name {
             parent: parent.clone(),
             name: Arc::from(name),
         };
         let mut ino = self.ino_of(parent, name, open, &looked)?;
+        let status = match &looked {
+            Looked::Dir(merged) => merged.stat,
+            Looked::File { stat, .. } => *stat,
+        };
         let node = match looked {
             Looked::Dir(mut merged) => {
                 let upper = self.is_upper(merged.parts[0].layer);
@@ -234,7 +257,7 @@ impl Overlay {
                             lock(&known.file()?.state).names.push(named.clone());
                             known.refer();
                             children.nodes.insert(named.name, known.clone());
-                            return Ok(known);
+                            return Ok((known, None));
                         }
                         None => {
                             let node = self
@@ -250,7 +273,7 @@ impl Overlay {
         };
         node.refer();
         children.nodes.insert(named.name, node.clone());
-        Ok(node)
+        Ok((node, Some(status)))
     }
 
     /// Enters something new under a name.
@@ -295,6 +318,8 @@ impl Overlay {
                 && Arc::ptr_eq(slot.get(), &node)
             {
                 slot.remove();
+                // Who looked before and enters it again must look again.
+                children.version += 1;
                 node.lose_name(&name);
                 parents.push(name.parent.clone());
             }
@@ -357,6 +382,7 @@ pub(super) fn file_body(kind: FileType, upper: bool, name: Name, real: Real) -> 
     Body::File(FileBody {
         kind,
         upper_data: AtomicBool::new(upper),
+        incapable: AtomicBool::new(false),
         state: Mutex::new(FileState {
             names: smallvec![name],
             real,

@@ -93,6 +93,9 @@ pub(super) struct FileBody {
     pub(super) kind: FileType,
     /// Whether its data is in the upper layer. Never goes back.
     pub(super) upper_data: AtomicBool,
+    /// Whether it was made here and never given capabilities. The kernel asks for them at the first write and at every
+    /// change of owner.
+    pub(super) incapable: AtomicBool,
     pub(super) state: Mutex<FileState>,
 }
 

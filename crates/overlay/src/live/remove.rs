@@ -104,7 +104,12 @@ impl Overlay {
     fn remove_file(&self, parent: &Arc<Node>, state: &mut FileState, name: &OsStr) -> Result<()> {
         let left = self.before_loss(state)?;
         let has_upper = matches!(state.real, Real::Upper { .. });
-        self.take_away(parent, name, has_upper, false)?;
+        // Reached by its name in a lower layer: there is something to cover.
+        let covers = match &state.real {
+            Real::Lower { path: None, .. } => true,
+            _ => self.is_below(parent, name)?,
+        };
+        self.take_away(parent, name, has_upper, covers, false)?;
         self.after_loss(state, parent, name, left)
     }
 
@@ -117,14 +122,21 @@ impl Overlay {
         // It is still looked at by who has it open.
         self.opened(node)?;
         let has_upper = lock(&dir.state).upper;
-        self.take_away(parent, name, has_upper, true)?;
+        let covers = self.is_below(parent, name)?;
+        self.take_away(parent, name, has_upper, covers, true)?;
         removed(dir, children);
         Ok(())
     }
 
-    /// Takes an entry out of the view: removes the upper one, and covers what is below it.
-    fn take_away(&self, parent: &Arc<Node>, name: &OsStr, has_upper: bool, is_dir: bool) -> Result<()> {
-        let covers = self.is_below(parent, name)?;
+    /// Takes an entry out of the view: removes the upper one, and `covers` what is below it.
+    fn take_away(
+        &self,
+        parent: &Arc<Node>,
+        name: &OsStr,
+        has_upper: bool,
+        covers: bool,
+        is_dir: bool,
+    ) -> Result<()> {
         if covers {
             self.copy_up(parent, Want::Metadata)?;
         }

@@ -3,13 +3,18 @@
 use std::borrow::Cow;
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
+use std::sync::atomic::Ordering;
 
 use rustix::fs::{self, XattrFlags};
 use rustix::io::Errno;
 use sys::xattr::{MAX_SIZE, path_at, path_of};
 
+use super::node::Body;
 use super::place::Entry;
 use super::{NodeId, Overlay, Result};
+
+/// The attribute that holds a file's capabilities.
+const CAPABILITY: &str = "security.capability";
 
 /// A path of the entry, whose last component must not be followed when the flag is set.
 fn path(entry: &Entry<'_>) -> (OsString, bool) {
@@ -93,6 +98,12 @@ impl Overlay {
     /// The value of an attribute; `ENODATA` when there is none.
     pub fn getxattr(&self, node: NodeId, name: &OsStr) -> Result<Vec<u8>> {
         let node = self.nodes.get(node)?;
+        if name == CAPABILITY
+            && let Body::File(file) = &node.body
+            && file.incapable.load(Ordering::Acquire)
+        {
+            return Err(Errno::NODATA);
+        }
         let stored = self.stored(name);
         self.entry(&node, |entry| get_raw(&entry, &stored))
     }
@@ -129,6 +140,11 @@ impl Overlay {
         let node = self.nodes.get(node)?;
         let stored = self.stored(name);
         self.copy_up(&node, super::copy_up::Want::Metadata)?;
+        if name == CAPABILITY
+            && let Body::File(file) = &node.body
+        {
+            file.incapable.store(false, Ordering::Release);
+        }
         self.entry(&node, |entry| {
             set_raw(&entry, &stored, value, flags)?;
             if clear_sgid {
