@@ -272,6 +272,43 @@ fn a_server_that_died_leaves_a_mount_that_can_be_taken_away() {
     place.ok(&["umount", "mnt"]);
 }
 
+/// Several threads look at files that others rename, remove and make: nobody ever meets a whiteout, or a node that the
+/// kernel has given up (EIO).
+#[test]
+fn names_that_change_lead_nobody_astray() {
+    let place = Place::new();
+    for n in 0..6 {
+        fs::write(place.at(&format!("low/f{n}")), "low").unwrap();
+    }
+    place.ok(&["mount", "--driver", "fuse", "-o", WRITABLE, "mnt"]);
+    let file = |n: usize| place.at(&format!("mnt/f{}", n % 6));
+    let work = |seed: usize| {
+        for n in 0..600 {
+            let path = file(n * 7 + seed);
+            let done = match (n + seed) % 6 {
+                0 => fs::File::open(&path).map(drop),
+                1 => fs::OpenOptions::new().append(true).open(&path).map(drop),
+                2 => fs::rename(&path, file(n * 5 + seed + 1)),
+                3 => fs::remove_file(&path),
+                4 => fs::metadata(&path).map(drop),
+                _ => fs::write(&path, "new"),
+            };
+            let fine = [std::io::ErrorKind::NotFound, std::io::ErrorKind::AlreadyExists];
+            assert!(
+                done.as_ref()
+                    .map_or_else(|error| fine.contains(&error.kind()), |()| true),
+                "{n}: {done:?}"
+            );
+        }
+    };
+    std::thread::scope(|scope| {
+        for seed in 0..4 {
+            scope.spawn(move || work(seed));
+        }
+    });
+    place.ok(&["umount", "mnt"]);
+}
+
 /// A server in the foreground, told by its own words that it is mounted.
 struct Foreground(Child);
 

@@ -8,14 +8,14 @@ use std::ffi::{OsStr, OsString};
 use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
-use std::sync::{Arc, RwLockWriteGuard};
+use std::sync::{Arc, MutexGuard, RwLockWriteGuard};
 
 use rustix::fs::{self, Mode, RenameFlags};
 use rustix::io::Errno;
 use sys::Dir;
 
 use super::copy_up::Want;
-use super::node::{Body, Children, FileState, Name, Node, Real, Via, lock, write};
+use super::node::{Body, Children, DirState, FileState, Name, Node, Real, Via, lock, write};
 use super::place::{Entry, UpperDir};
 use super::remove::{NotYet, removed};
 use super::work::is_whiteout;
@@ -29,6 +29,51 @@ use crate::xattr::REDIRECT;
 struct Both<'a> {
     old: RwLockWriteGuard<'a, Children>,
     new: Option<RwLockWriteGuard<'a, Children>>,
+}
+
+/// The state of something that moves, held from before the move until it says where the thing is now: who looks at it
+/// meanwhile would find by its old name a whiteout, or something else.
+enum Held<'a> {
+    File(MutexGuard<'a, FileState>),
+    Dir(MutexGuard<'a, DirState>),
+}
+
+/// Holds the states of two nodes: files before directories, files in the order of their numbers.
+fn hold<'a>(node: &'a Node, other: Option<&'a Arc<Node>>) -> (Held<'a>, Option<Held<'a>>) {
+    let one = |node: &'a Node| match &node.body {
+        Body::File(body) => Held::File(lock(&body.state)),
+        Body::Dir(dir) => Held::Dir(lock(&dir.state)),
+    };
+    match other {
+        Some(other) if (other.is_dir(), other.id) < (node.is_dir(), node.id) => {
+            let other = one(other);
+            (one(node), Some(other))
+        }
+        other => (one(node), other.map(|other| one(other))),
+    }
+}
+
+impl Held<'_> {
+    /// Notes where it is now.
+    fn moved(&mut self, old: &End<'_>, new: &End<'_>) {
+        let named = Name {
+            parent: new.parent.clone(),
+            name: Arc::from(new.name),
+        };
+        match self {
+            Held::Dir(state) => state.name = Some(named),
+            Held::File(state) => {
+                let known = state
+                    .names
+                    .iter_mut()
+                    .find(|known| Arc::ptr_eq(&known.parent, old.parent) && *known.name == *old.name);
+                match known {
+                    Some(known) => *known = named,
+                    None => state.names.push(named),
+                }
+            }
+        }
+    }
 }
 
 impl<'a> Both<'a> {
@@ -247,16 +292,18 @@ impl Overlay {
         let covers = self.is_below(old.parent, old.name)?;
         self.prepare_move(old, node, new, &from)?;
         let slot = is_whiteout(&to, new.name, self.options.format())?;
+        let (mut held, lost) = hold(node, target.filter(|target| !target.is_dir()));
         match target {
             None => {
                 self.move_over(old, new, &from, &to, node.is_dir(), covers, slot)?;
             }
             Some(target) => match &target.body {
-                Body::File(body) => {
-                    let mut state = lock(&body.state);
-                    let left = self.before_loss(&state)?;
-                    self.move_over(old, new, &from, &to, node.is_dir(), covers, slot)?;
-                    self.after_loss(&mut state, new.parent, new.name, left)?;
+                Body::File(_) => {
+                    if let Some(Held::File(mut state)) = lost {
+                        let left = self.before_loss(&state)?;
+                        self.move_over(old, new, &from, &to, node.is_dir(), covers, slot)?;
+                        self.after_loss(&mut state, new.parent, new.name, left)?;
+                    }
                 }
                 Body::Dir(dir) => {
                     let children = write(&dir.children);
@@ -276,7 +323,8 @@ impl Overlay {
                 }
             },
         }
-        self.moved(node, old, new)
+        held.moved(old, new);
+        Ok(())
     }
 
     /// Replaces an empty directory that holds whiteouts by one that holds none.
@@ -358,9 +406,13 @@ impl Overlay {
         let (from, to) = (self.upper_dir(old.parent)?, self.upper_dir(new.parent)?);
         self.prepare_move(old, node, new, &from)?;
         self.prepare_move(new, target, old, &to)?;
+        let (mut held, other) = hold(node, Some(target));
         fs::renameat_with(&*from, old.name, &*to, new.name, RenameFlags::EXCHANGE)?;
-        self.moved(node, old, new)?;
-        self.moved(target, new, old)
+        held.moved(old, new);
+        if let Some(mut other) = other {
+            other.moved(new, old);
+        }
+        Ok(())
     }
 
     /// Sees to it that what moves means the same in its new place.
@@ -461,28 +513,5 @@ impl Overlay {
             at = name.parent;
         }
         Ok(components.iter().rev().collect())
-    }
-
-    /// Notes where something is now.
-    fn moved(&self, node: &Arc<Node>, old: &End<'_>, new: &End<'_>) -> Result<()> {
-        let named = Name {
-            parent: new.parent.clone(),
-            name: Arc::from(new.name),
-        };
-        match &node.body {
-            Body::Dir(dir) => lock(&dir.state).name = Some(named),
-            Body::File(body) => {
-                let mut state = lock(&body.state);
-                let known = state
-                    .names
-                    .iter_mut()
-                    .find(|known| Arc::ptr_eq(&known.parent, old.parent) && *known.name == *old.name);
-                match known {
-                    Some(known) => *known = named,
-                    None => state.names.push(named),
-                }
-            }
-        }
-        Ok(())
     }
 }
