@@ -281,16 +281,21 @@ fn names_that_change_lead_nobody_astray() {
         fs::write(place.at(&format!("low/f{n}")), "low").unwrap();
     }
     place.ok(&["mount", "--driver", "fuse", "-o", WRITABLE, "mnt"]);
-    let file = |n: usize| place.at(&format!("mnt/f{}", n % 6));
-    let work = |seed: usize| {
-        for n in 0..600 {
-            let path = file(n * 7 + seed);
-            let done = match (n + seed) % 6 {
+    let file = |n: u64| place.at(&format!("mnt/f{}", n % 6));
+    let work = |seed: u64| {
+        let mut dice = seed;
+        for n in 0..6000 {
+            // Knuth's generator; its upper bits are the better ones.
+            dice = dice
+                .wrapping_mul(6_364_136_223_846_793_005)
+                .wrapping_add(1_442_695_040_888_963_407);
+            let path = file(dice >> 40);
+            let done = match (dice >> 33) % 7 {
                 0 => fs::File::open(&path).map(drop),
                 1 => fs::OpenOptions::new().append(true).open(&path).map(drop),
-                2 => fs::rename(&path, file(n * 5 + seed + 1)),
-                3 => fs::remove_file(&path),
-                4 => fs::metadata(&path).map(drop),
+                2 | 3 => fs::rename(&path, file(dice >> 50)),
+                4 => fs::remove_file(&path),
+                5 => fs::metadata(&path).map(drop),
                 _ => fs::write(&path, "new"),
             };
             let fine = [std::io::ErrorKind::NotFound, std::io::ErrorKind::AlreadyExists];
@@ -302,7 +307,7 @@ fn names_that_change_lead_nobody_astray() {
         }
     };
     std::thread::scope(|scope| {
-        for seed in 0..4 {
+        for seed in 0..6 {
             scope.spawn(move || work(seed));
         }
     });
