@@ -19,7 +19,7 @@ use super::node::{Body, FileBody, FileState, Gate, Indexed, Node, Real, Via, loc
 use super::place::{Entry, UpperDir};
 use super::{Overlay, Result, Sync, errno, index, work, xattrs};
 use crate::stack::Place;
-use crate::xattr::{IMPURE, METACOPY, ORIGIN};
+use crate::xattr::{IMPURE, METACOPY, NLINK, ORIGIN};
 
 /// What a change needs of a file in the upper layer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -140,7 +140,7 @@ impl Overlay {
                 if want == Want::Metadata || body.kind != FileType::RegularFile {
                     return Ok(());
                 }
-                return self.complete(body, state, want);
+                return self.complete(body, state);
             }
             // Its parents first: nothing is published before its parent.
             if let Some(name) = state.names.first()
@@ -208,7 +208,9 @@ impl Overlay {
         let work = self.work()?;
         let from = Entry::Fd(source.as_fd());
         let stat = from.stat()?;
-        let origin = self.encode_origin(layer, source.as_fd());
+        // Without an index the copy is another file than the other names lead to, with a number of its own.
+        let layer = Some(layer).filter(|_| stat.st_nlink == 1 || work.index().is_ok());
+        let origin = layer.map_or_else(Vec::new, |layer| self.encode_origin(layer, source.as_fd()));
         if body.kind != FileType::RegularFile {
             let temp = work.fresh();
             let make = || {
@@ -223,7 +225,7 @@ impl Overlay {
                         .mknod(&temp, kind, Mode::RUSR | Mode::WUSR, stat.st_rdev)
                         .map_err(errno)?,
                 }
-                self.copy_attributes(Some(layer), &from, &Entry::At(dir, temp.as_ref()))
+                self.copy_attributes(layer, &from, &Entry::At(dir, temp.as_ref()))
             };
             make().inspect_err(|_| work.discard(&temp))?;
             return Ok(Copy {
@@ -263,7 +265,15 @@ impl Overlay {
                 }
             }
             let to = Entry::Fd(file.as_fd());
-            self.copy_attributes(Some(layer), &from, &to)?;
+            self.copy_attributes(layer, &from, &to)?;
+            if let Want::Data { up_to } = want
+                && up_to < size
+            {
+                // With its name it will be the file that was cut, not the old one.
+                let mut times = times_of(&stat);
+                times.last_modification.tv_nsec = fs::UTIME_NOW as _;
+                set_times(&to, &times)?;
+            }
             if left {
                 xattrs::set(&to, &self.options.prefix.name(METACOPY), b"")?;
             }
@@ -297,6 +307,7 @@ impl Overlay {
             Some(None) => Some(Box::new(self.lower_place(state)?)),
         };
         let indexed = work.index().is_ok() && copy.lower.st_nlink > 1 && !copy.origin.is_empty();
+        let indexed = indexed && self.count_links(&copy)?;
         let place = |to: &Dir, name: &std::ffi::OsStr| match &copy.temporary {
             Temporary::Unnamed(file) => work::link_unnamed(file, to, name),
             Temporary::Named(temp) => work.dir().rename_noreplace(temp, to, name).map_err(errno),
@@ -328,8 +339,12 @@ impl Overlay {
                     nlink: copy.lower.st_nlink as i64,
                     lower_nlink: copy.lower.st_nlink as i64,
                 };
-                self.nlink_by_lower(&indexed)?;
-                self.link_from_index(&indexed, &upper, &name.name)?;
+                let linked = self.link_from_index(&indexed, &upper, &name.name);
+                if linked.is_err() {
+                    // Another attempt must find it free.
+                    let _ = self.remove_entry(&indexed);
+                }
+                linked?;
                 self.nlink_by_upper(&indexed)?;
                 let stat = work.index()?.stat(&*indexed.entry).map_err(errno)?;
                 key = Some((stat.st_dev, stat.st_ino));
@@ -353,22 +368,42 @@ impl Overlay {
         Ok(key)
     }
 
-    /// Brings the data of a metadata-only upper file into it.
-    fn complete(
-        &self,
-        body: &FileBody,
-        mut state: std::sync::MutexGuard<'_, FileState>,
-        want: Want,
-    ) -> Result<()> {
+    /// Whether an upper file says that its data is below.
+    pub(super) fn is_metadata_only(&self, body: &FileBody, state: &FileState) -> Result<bool> {
+        if body.kind != FileType::RegularFile || self.options.prefix == crate::Prefix::User {
+            return Ok(false);
+        }
+        let attribute = self.options.prefix.name(METACOPY);
+        let mark = self.entry_in(state, |entry| xattrs::get(&entry, &attribute))?;
+        Ok(mark.is_some())
+    }
+
+    /// States on a copy that is about to enter the index that it has as many links as the lower file. `false` where
+    /// that cannot be stated: only regular files take attributes of the prefix `user.`.
+    fn count_links(&self, copy: &Copy) -> Result<bool> {
+        let entry = match &copy.temporary {
+            Temporary::Unnamed(file) => Entry::Fd(file.as_fd()),
+            Temporary::Named(temp) => Entry::At(self.work()?.dir(), temp.as_ref()),
+        };
+        match xattrs::set(&entry, &self.options.prefix.name(NLINK), index::ALL_LINKS) {
+            Err(Errno::PERM) if self.options.prefix == crate::Prefix::User => Ok(false),
+            other => other.map(|()| true),
+        }
+    }
+
+    /// Brings the data of a metadata-only upper file into it: all of it, even if some is about to be cut off. Half of
+    /// it would be neither the old file nor the new one. A crash in the middle leaves the old content, and, as with the
+    /// kernel's driver, the time of the crash as that of its last change.
+    fn complete(&self, body: &FileBody, mut state: std::sync::MutexGuard<'_, FileState>) -> Result<()> {
         let Real::Upper { data, .. } = &state.real else {
             return Ok(());
         };
         let place = match data {
             Some(place) => (**place).clone(),
             None => {
-                // Without blocks it may be one that the kernel's driver left so.
-                let stat = self.entry_in(&state, |entry| entry.stat())?;
-                if stat.st_size == 0 || stat.st_blocks > 0 {
+                // It may be one that an earlier server, or the kernel's driver, left so. Blocks of its own say nothing:
+                // that server may have died while it brought the data.
+                if !self.is_metadata_only(body, &state)? {
                     return Ok(());
                 }
                 let file = self.entry_in(&state, |entry| entry.open(OFlags::RDONLY | OFlags::NONBLOCK))?;
@@ -384,10 +419,7 @@ impl Overlay {
         drop(state);
         let fill = || {
             let stat = fs::fstat(&upper)?;
-            let size = match want {
-                Want::Data { up_to } => (stat.st_size as u64).min(up_to),
-                Want::Metadata => stat.st_size as u64,
-            };
+            let size = stat.st_size as u64;
             copy_data(&self.open_place(&place)?, &upper, size, stat.st_blksize as u64)?;
             if self.options.sync != Sync::Volatile {
                 fs::fsync(&upper)?;

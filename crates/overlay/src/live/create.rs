@@ -264,7 +264,12 @@ impl Overlay {
             ..
         } = &state.real
         {
-            self.nlink_by_lower(indexed)?;
+            self.nlink_by_upper(indexed)?;
+        }
+        self.copy_up(&parent, Want::Metadata)?;
+        let stat = self.entry_in(&state, |entry| entry.stat())?;
+        if node.ino != self.devices.ino(0, stat.st_ino) {
+            self.mark_impure(&parent)?;
         }
         let (upper, ()) = self.make(&parent, &children, new_name, false, |dir, name| {
             self.entry_in(&state, |entry| match &entry {
@@ -275,10 +280,7 @@ impl Overlay {
         let nameless = state.names.is_empty();
         if let Real::Upper { via, .. } = &mut state.real {
             match via {
-                Via::Index(indexed) => {
-                    indexed.nlink += 1;
-                    self.nlink_by_upper(indexed)?;
-                }
+                Via::Index(indexed) => indexed.nlink += 1,
                 Via::Anchor(_) if nameless => *via = Via::Name,
                 Via::Anchor(_) | Via::Name => {}
             }
@@ -290,9 +292,6 @@ impl Overlay {
         state.names.push(named.clone());
         drop(state);
         let stat = upper.stat(new_name).map_err(errno)?;
-        if node.ino != self.devices.ino(0, stat.st_ino) {
-            self.mark_impure(&parent)?;
-        }
         self.list_added(&mut children, new_name, &node);
         children.version += 1;
         children.nodes.insert(named.name, node.clone());

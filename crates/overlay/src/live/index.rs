@@ -6,12 +6,13 @@
 use std::ffi::{OsStr, OsString};
 use std::os::fd::AsFd;
 
-use rustix::fs::{AtFlags, Mode, Stat};
+use rustix::fs::{AtFlags, FileType, Mode, Stat};
 use sys::Dir;
 
 use super::node::Indexed;
 use super::place::Entry;
 use super::{Overlay, Result, errno, xattrs};
+use crate::Prefix;
 use crate::stack::{OpenMerged, Place};
 use crate::xattr::{NLINK, ORIGIN};
 
@@ -45,6 +46,13 @@ fn parse_nlink(value: &[u8], upper: i64, lower: i64) -> Option<i64> {
     };
     let count = base + text[1..].parse::<i64>().ok()?;
     (count >= 1).then_some(count)
+}
+
+/// Whether a value of `nlink` says that a file whose only link is its entry has no name in the view.
+fn is_orphan(value: &[u8]) -> bool {
+    value.starts_with(b"U-")
+        && parse_nlink(value, 1, 0).is_none()
+        && parse_nlink(value, i64::MAX, 0).is_some()
 }
 
 impl Overlay {
@@ -103,13 +111,15 @@ impl Overlay {
         }))
     }
 
-    /// Before its links change: states the count relative to the lower file, which will not.
+    /// Before the upper file gets or loses a link that the view does not: states the count relative to the lower
+    /// file, whose links stay.
     pub(super) fn nlink_by_lower(&self, indexed: &Indexed) -> Result<()> {
         let difference = indexed.nlink - indexed.lower_nlink;
         self.write_nlink(indexed, format!("L{difference:+}"))
     }
 
-    /// After its links changed: states the new count relative to the upper file.
+    /// Before the upper file gets or loses a link with the view, and after one that the view does not see: states the
+    /// count relative to the upper file, with which it will change at once.
     pub(super) fn nlink_by_upper(&self, indexed: &Indexed) -> Result<()> {
         let stat = self.work()?.index()?.stat(&*indexed.entry).map_err(errno)?;
         let difference = indexed.nlink - stat.st_nlink as i64;
@@ -137,18 +147,27 @@ impl Overlay {
     }
 }
 
-/// Opens or makes the index directory.
-pub(super) fn prepare(work: &Dir) -> std::io::Result<Dir> {
+/// What `nlink` says of a file that has all the links of its lower file.
+pub(super) const ALL_LINKS: &[u8] = b"L+0";
+
+/// Opens or makes the index directory, and removes from it what a crash left: temporaries, and files that lost their
+/// last name in the view.
+pub(super) fn prepare(work: &Dir, prefix: Prefix) -> std::io::Result<Dir> {
     match work.mkdir("index", Mode::RWXU) {
         Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {}
         other => other?,
     }
     let dir = work.open_dir("index")?;
-    // What is not a hex name is a temporary of a copy-up that a crash cut short.
     for entry in dir.entries()? {
+        // What is not a hex name is a temporary of a copy-up.
         let hex = entry.name.as_encoded_bytes().iter().all(u8::is_ascii_hexdigit);
         if !hex {
             dir.remove_tree(&entry.name)?;
+        } else if entry.file_type.0 != FileType::Directory && dir.stat(&entry.name)?.st_nlink == 1 {
+            let nlink = dir.get_xattr(&entry.name, prefix.name(NLINK))?;
+            if nlink.is_some_and(|value| is_orphan(&value)) {
+                dir.unlink(&entry.name)?;
+            }
         }
     }
     Ok(dir)
@@ -166,6 +185,7 @@ mod tests {
         for bad in [&b""[..], b"X+1", b"U", b"U+x", b"\xff"] {
             assert_eq!(parse_nlink(bad, 2, 9), None);
         }
+        assert!(is_orphan(b"U-1") && !is_orphan(b"U+0") && !is_orphan(b"L-1") && !is_orphan(b"U-x"));
         assert_eq!(entry_name(&[0, 0xfb, 0x1d]), "00fb1d");
     }
 }

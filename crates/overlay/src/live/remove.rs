@@ -102,7 +102,7 @@ impl Overlay {
     }
 
     fn remove_file(&self, parent: &Arc<Node>, state: &mut FileState, name: &OsStr) -> Result<()> {
-        let left = self.before_loss(state)?;
+        let left = self.before_loss(state, parent, name)?;
         let has_upper = matches!(state.real, Real::Upper { .. });
         // Reached by its name in a lower layer: there is something to cover.
         let covers = match &state.real {
@@ -214,7 +214,7 @@ impl Overlay {
     }
 
     /// Prepares a file for the loss of a name.
-    pub(super) fn before_loss(&self, state: &FileState) -> Result<Left> {
+    pub(super) fn before_loss(&self, state: &FileState, parent: &Arc<Node>, name: &OsStr) -> Result<Left> {
         let last = state.names.len() <= 1;
         match &state.real {
             Real::Lower { path: None, .. } if last => {
@@ -231,7 +231,10 @@ impl Overlay {
                     true => Left::Anchor(self.entry_in(state, |entry| entry.pin())?),
                     false => Left::Same,
                 };
-                self.nlink_by_lower(indexed)?;
+                // The upper file loses a link in the same moment as the view; for that it must have it.
+                self.copy_up(parent, Want::Metadata)?;
+                self.ensure_named(state, parent, name)?;
+                self.nlink_by_upper(indexed)?;
                 Ok(anchor)
             }
             _ => Ok(Left::Same),
@@ -262,9 +265,8 @@ impl Overlay {
             Real::Upper { via, .. } => {
                 if let Via::Index(indexed) = via {
                     indexed.nlink -= 1;
-                    match indexed.nlink {
-                        ..=0 => self.remove_entry(indexed)?,
-                        _ => self.nlink_by_upper(indexed)?,
+                    if indexed.nlink <= 0 {
+                        self.remove_entry(indexed)?;
                     }
                 }
                 if let Left::Anchor(fd) = left {

@@ -3,6 +3,10 @@
 //! Both are one `renameat2(2)` in the upper layer, after everything that can be prepared was: copy-up, redirects and
 //! opaque marks, which change nothing that the view shows. Where a lower layer has the old name, the same call
 //! leaves a whiteout there.
+//!
+//! Where no such call is to be had (whiteouts of the attribute kind) and something is replaced, there are two steps,
+//! and a crash between them leaves what rename(2) allows: a file under both names; of directories, the old one in its
+//! place, and the empty one that it was to replace gone. What moves is never lost.
 
 use std::ffi::{OsStr, OsString};
 use std::os::fd::AsFd;
@@ -10,7 +14,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 use std::sync::{Arc, MutexGuard, RwLockWriteGuard};
 
-use rustix::fs::{self, Mode, RenameFlags};
+use rustix::fs::{self, AtFlags, Mode, RenameFlags};
 use rustix::io::Errno;
 use sys::Dir;
 
@@ -274,11 +278,13 @@ impl Overlay {
             return Ok(Some(not_yet));
         }
         // A metadata-only file would need a redirect; its data is brought instead.
-        let below = matches!(
-            &state.real,
-            Real::Lower { .. } | Real::Upper { data: Some(_), .. }
-        );
-        Ok((moves && below).then_some(NotYet::Lower))
+        let below = moves
+            && match &state.real {
+                Real::Lower { .. } | Real::Upper { data: Some(_), .. } => true,
+                // Nobody has looked at its data yet.
+                Real::Upper { data: None, .. } => self.is_metadata_only(body, &state)?,
+            };
+        Ok(below.then_some(NotYet::Lower))
     }
 
     fn replace(
@@ -290,18 +296,18 @@ impl Overlay {
     ) -> Result<()> {
         let (from, to) = (self.upper_dir(old.parent)?, self.upper_dir(new.parent)?);
         let covers = self.is_below(old.parent, old.name)?;
-        self.prepare_move(old, node, new, &from)?;
-        let slot = is_whiteout(&to, new.name, self.options.format())?;
+        self.prepare_move(old, node, new)?;
+        let slot = || is_whiteout(&to, new.name, self.options.format());
         let (mut held, lost) = hold(node, target.filter(|target| !target.is_dir()));
         match target {
             None => {
-                self.move_over(old, new, &from, &to, node.is_dir(), covers, slot)?;
+                self.move_over(old, new, &from, &to, node.is_dir(), covers, slot()?)?;
             }
             Some(target) => match &target.body {
                 Body::File(_) => {
                     if let Some(Held::File(mut state)) = lost {
-                        let left = self.before_loss(&state)?;
-                        self.move_over(old, new, &from, &to, node.is_dir(), covers, slot)?;
+                        let left = self.before_loss(&state, new.parent, new.name)?;
+                        self.move_over(old, new, &from, &to, node.is_dir(), covers, slot()?)?;
                         self.after_loss(&mut state, new.parent, new.name, left)?;
                     }
                 }
@@ -311,11 +317,11 @@ impl Overlay {
                         return Err(Errno::NOTEMPTY);
                     }
                     let opened = self.opened(target)?;
-                    match self.move_over(old, new, &from, &to, true, covers, slot) {
+                    match self.move_over(old, new, &from, &to, true, covers, slot()?) {
                         // The view is empty: there are only whiteouts in it.
                         Err(Errno::NOTEMPTY | Errno::EXIST) => {
                             self.clear(&opened.parts[0].dir, &to, new.name)?;
-                            self.move_over(old, new, &from, &to, true, covers, slot)?;
+                            self.move_over(old, new, &from, &to, true, covers, slot()?)?;
                         }
                         other => other?,
                     }
@@ -382,30 +388,41 @@ impl Overlay {
             }
         }
         let work = self.work()?;
-        if slot.is_none() {
-            // A whiteout where nothing is changes nothing; then both change places at once.
+        if slot.is_none() && (is_dir || !self.is_below(new.parent, new.name)?) {
+            // A whiteout where nothing is changes nothing, and an empty directory of a lower layer may go first; then
+            // both change places at once.
+            self.mark_whiteouts(to)?;
             work.whiteout(to, new.name)?;
             return rename(RenameFlags::EXCHANGE).inspect_err(|_| drop(to.unlink(new.name)));
         }
-        // What is replaced shows for a moment under the old name, until its whiteout is there.
         let temp = work.fresh();
-        work.whiteout(work.dir(), OsStr::new(&temp))?;
-        let renamed = rename(RenameFlags::EXCHANGE).and_then(|()| {
-            let flags = if is_dir {
-                RenameFlags::EXCHANGE
-            } else {
-                RenameFlags::empty()
-            };
-            fs::renameat_with(work.dir(), &temp, from, old.name, flags)
+        if is_dir {
+            // The directory that is replaced, which is empty, goes first; the whiteout in its place then goes where
+            // it is needed.
+            self.mark_whiteouts(to)?;
+            work.whiteout(work.dir(), OsStr::new(&temp))?;
+            let replaced = fs::renameat_with(work.dir(), &temp, to, new.name, RenameFlags::EXCHANGE);
+            let renamed = replaced.and_then(|()| {
+                rename(RenameFlags::EXCHANGE).inspect_err(|_| drop(work.dir().exchange(&temp, to, new.name)))
+            });
+            work.discard(&temp);
+            return renamed;
+        }
+        // For a moment both names lead to it, as rename(2) says.
+        let cover = work.fresh();
+        work.whiteout(work.dir(), OsStr::new(&cover))?;
+        let renamed = fs::linkat(from, old.name, work.dir(), &temp, AtFlags::empty()).and_then(|()| {
+            let both = work.dir().rename(&temp, to, new.name);
+            both.inspect_err(|_| work.discard(&temp)).map_err(errno)?;
+            work.dir().rename(&cover, from, old.name).map_err(errno)
         });
-        work.discard(&temp);
-        renamed
+        renamed.inspect_err(|_| work.discard(&cover))
     }
 
     fn exchange(&self, old: &End<'_>, node: &Arc<Node>, new: &End<'_>, target: &Arc<Node>) -> Result<()> {
         let (from, to) = (self.upper_dir(old.parent)?, self.upper_dir(new.parent)?);
-        self.prepare_move(old, node, new, &from)?;
-        self.prepare_move(new, target, old, &to)?;
+        self.prepare_move(old, node, new)?;
+        self.prepare_move(new, target, old)?;
         let (mut held, other) = hold(node, Some(target));
         fs::renameat_with(&*from, old.name, &*to, new.name, RenameFlags::EXCHANGE)?;
         held.moved(old, new);
@@ -416,7 +433,7 @@ impl Overlay {
     }
 
     /// Sees to it that what moves means the same in its new place.
-    fn prepare_move(&self, old: &End<'_>, node: &Arc<Node>, new: &End<'_>, from: &UpperDir) -> Result<()> {
+    fn prepare_move(&self, old: &End<'_>, node: &Arc<Node>, new: &End<'_>) -> Result<()> {
         let same_dir = Arc::ptr_eq(old.parent, new.parent);
         match &node.body {
             Body::Dir(dir) => {
@@ -430,7 +447,7 @@ impl Overlay {
                         .map_err(errno)?;
                 }
             }
-            Body::File(body) => self.ensure_named(&mut lock(&body.state), old, from)?,
+            Body::File(body) => self.ensure_named(&lock(&body.state), old.parent, old.name)?,
         }
         if !same_dir && (node.is_dir() || self.has_origin(node)?) {
             self.mark_impure(new.parent)?;
@@ -444,7 +461,7 @@ impl Overlay {
     }
 
     /// A name of an indexed file may be in lower layers alone: then the upper layer gets it too.
-    fn ensure_named(&self, state: &mut FileState, at: &End<'_>, upper: &Dir) -> Result<()> {
+    pub(super) fn ensure_named(&self, state: &FileState, parent: &Arc<Node>, name: &OsStr) -> Result<()> {
         let Real::Upper {
             via: Via::Index(indexed),
             ..
@@ -452,12 +469,13 @@ impl Overlay {
         else {
             return Ok(());
         };
-        if is_whiteout(upper, at.name, self.options.format())?.is_some() {
+        let upper = self.upper_dir(parent)?;
+        if is_whiteout(&upper, name, self.options.format())?.is_some() {
             return Ok(());
         }
-        self.mark_impure(at.parent)?;
+        self.mark_impure(parent)?;
         self.nlink_by_lower(indexed)?;
-        self.link_from_index(indexed, upper, at.name)?;
+        self.link_from_index(indexed, &upper, name)?;
         self.nlink_by_upper(indexed)
     }
 

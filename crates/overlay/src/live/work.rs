@@ -15,9 +15,9 @@ use sys::handle::{FileHandle, fs_uuid};
 
 use super::options::{OpenError, Options, Sync};
 use super::{Result, errno, index};
+use crate::Format;
 use crate::handle::Handle;
 use crate::xattr::{ORIGIN, UPPER};
-use crate::{Format, WhiteoutKind};
 
 /// The work directory of a writable overlay.
 #[derive(Debug)]
@@ -109,28 +109,34 @@ impl Work {
         format!("#{:x}", self.next.fetch_add(1, Ordering::Relaxed))
     }
 
-    /// Makes a whiteout under a name that does not exist. All of them are links of one, as long as it can have more.
+    /// Makes a whiteout under a name that does not exist, at once. All of them are links of one, as long as it can
+    /// have more. For the attribute kind `to` must be marked before ([`Overlay::mark_whiteouts`]).
+    ///
+    /// [`Overlay::mark_whiteouts`]: super::Overlay::mark_whiteouts
     pub(super) fn whiteout(&self, to: &Dir, name: &OsStr) -> Result<()> {
-        if self.format.whiteouts == WhiteoutKind::Attribute {
-            return crate::whiteout::make(to, name, self.format).map_err(errno);
-        }
-        for _ in 0..2 {
+        loop {
             if !self.shared.load(Ordering::Acquire) {
-                match crate::whiteout::make(&self.dir, OsStr::new(WHITEOUT), self.format) {
-                    Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(errno(error)),
-                    _ => self.shared.store(true, Ordering::Release),
+                // Under another name first: one of the attribute kind is a plain file until it has its attribute.
+                let temp = self.fresh();
+                let made = crate::whiteout::make(&self.dir, OsStr::new(&temp), self.format)
+                    .and_then(|()| self.dir.rename(&temp, &self.dir, WHITEOUT));
+                if let Err(error) = made {
+                    self.discard(&temp);
+                    return Err(errno(error));
                 }
+                self.shared.store(true, Ordering::Release);
             }
             match fs::linkat(&self.dir, WHITEOUT, to, name, AtFlags::empty()) {
                 // As many links as an inode takes: the next one begins a new inode.
-                Err(Errno::MLINK) => {
-                    let _ = self.dir.unlink(WHITEOUT);
+                Err(Errno::MLINK) => self.shared.store(false, Ordering::Release),
+                // A file system without links gives its whiteout away, and makes another.
+                Err(Errno::PERM | Errno::OPNOTSUPP) => {
                     self.shared.store(false, Ordering::Release);
+                    return self.dir.rename_noreplace(WHITEOUT, to, name).map_err(errno);
                 }
                 other => return other,
             }
         }
-        crate::whiteout::make(to, name, self.format).map_err(errno)
     }
 
     /// Removes a temporary, and everything in it. What cannot be removed now is removed by the next overlay.
@@ -170,7 +176,7 @@ fn prepare_index(
     lower: &Dir,
     options: &Options,
 ) -> std::result::Result<Dir, OpenError> {
-    let dir = index::prepare(work).map_err(|source| OpenError::Io {
+    let dir = index::prepare(work, options.prefix).map_err(|source| OpenError::Io {
         what: "the index cannot be prepared",
         source,
     })?;
