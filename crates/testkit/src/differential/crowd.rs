@@ -41,6 +41,8 @@ const ALLOWED: &[Errno] = &[
     Errno::BUSY,
     Errno::NODEV,
     Errno::SPIPE,
+    // A fifo that nobody reads is full at last.
+    Errno::AGAIN,
 ];
 
 /// Runs rounds, each with other layers, until the time is over; answers how many operations there were.
