@@ -81,3 +81,34 @@ pub fn no_inodes_left(d: &Drivers) {
     assert_eq!(f::names(s.at("")).unwrap(), ["a", "d"]);
     s.same_after_remounts();
 }
+
+/// On a disk with blocks and inodes of its own: neither a copy-up without room, nor one without an inode, leaves
+/// anything in the work directory, and what is there can still be removed.
+pub fn a_full_disk(d: &Drivers) {
+    let disk = Disk::new("ext4", &["mkfs.ext4", "-q", "-m0", "-N64"], 16 << 20, "rw");
+    let content = vec![b'x'; 20 << 20];
+    let s = scene(d, &disk, |t| {
+        t.file("big", &content).file("small", "s").file("gone", "g")
+    });
+    let works = || std::fs::read_dir(s.work("work")).unwrap().count();
+    f::write(s.at("mine"), "m").unwrap();
+    refused(f::append(s.at("big"), "y"), Errno::NOSPC);
+    assert!(f::read(s.at("big")).unwrap() == content);
+    assert_eq!(works(), 0);
+    refused(f::write(s.at("filler"), &content), Errno::NOSPC);
+    refused(f::append(s.at("big"), "y"), Errno::NOSPC);
+    assert_eq!(works(), 0);
+    // A whiteout takes an inode, and no block.
+    f::unlink(s.at("gone")).unwrap();
+    f::unlink(s.at("filler")).unwrap();
+    let mut made = 0;
+    while f::write(s.at(format!("new{made}")), "").is_ok() {
+        made += 1;
+    }
+    refused(f::chmod(s.at("small"), 0o600), Errno::NOSPC);
+    assert_eq!(f::mode(s.at("small")), Ok(0o644));
+    f::unlink(s.at("mine")).unwrap();
+    f::append(s.at("small"), "+").unwrap();
+    assert_eq!(f::read(s.at("small")).unwrap(), b"s+");
+    assert!(!f::exists(s.at("gone")) && !f::exists(s.at("mine")));
+}
