@@ -57,6 +57,7 @@ pub fn command() -> clap::Command {
 
 /// The program: plays the role or runs the command that its arguments name.
 pub fn main() -> ExitCode {
+    runtime::hear_of_children();
     // Roles first: a container's start waits for one, and they need nothing of the command line's definition.
     let mut words = std::env::args_os();
     let called = words.next().unwrap_or_default();

@@ -3,7 +3,7 @@
 mod common;
 
 use std::io::Write;
-use std::process::Stdio;
+use std::process::{Command, Stdio};
 
 use common::{Ended, Image, Layer, busybox, empty, refused, said, sh};
 use serde_json::json;
@@ -496,4 +496,20 @@ fn signals_are_forwarded() {
         (line.as_str(), child.wait().unwrap().code()),
         ("caught\n", Some(9))
     );
+}
+
+/// What is ignored stays so across exec: one who does not care for its children must not keep strata from hearing of
+/// the container's end.
+#[test]
+fn one_who_ignores_its_children_gets_the_exit_code() {
+    let strata = busybox();
+    let run = strata.command(["run", "--rm", "busybox", "sh", "-c", "exit 6"]);
+    let mut ignoring = Command::new("timeout");
+    ignoring.args(["60", "env", "--ignore-signal=CHLD"]);
+    ignoring.arg(run.get_program()).args(run.get_args());
+    let environment = run
+        .get_envs()
+        .filter_map(|(name, value)| value.map(|value| (name, value)));
+    ignoring.envs(environment);
+    assert_eq!(ignoring.status().unwrap().code(), Some(6));
 }

@@ -46,3 +46,5 @@ pub mod user;
 pub use end::{EndError, end};
 pub use launch::{INIT_ANNOTATION, make_directory};
 pub use start::{Helper, Running, StartError, StartRequest, Summoned, start, summon};
+/// For a program that starts containers, before it does: whoever started it may have had SIGCHLD ignored.
+pub use sys::signal::hear_of_children;

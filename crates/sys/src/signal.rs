@@ -65,21 +65,31 @@ pub fn set_mask(set: Set) -> io::Result<Set> {
 /// what is ignored stays so across exec. The two that the C library keeps for itself are among them: its own
 /// `posix_spawn` leaves them ignored.
 pub fn reset_all() {
+    for signal in 1..=MAX {
+        // The two that cannot be handled are refused.
+        reset(signal);
+    }
+}
+
+/// Lets this process hear of its children's ends, whoever started it: with SIGCHLD ignored, which stays so across
+/// exec, they end without a word and cannot be waited for.
+pub fn hear_of_children() {
+    reset(libc::SIGCHLD);
+}
+
+fn reset(signal: i32) {
     /// As the kernel takes it, of no handler and no flags; longer than on any machine.
     const DEFAULT: [u64; 4] = [0; 4];
-    for signal in 1..=MAX {
-        // SAFETY: the kernel reads a `struct kernel_sigaction`, all zero: SIG_DFL, which runs none of our code. The
-        // two signals that cannot be handled make the call fail.
-        unsafe {
-            libc::syscall(
-                libc::SYS_rt_sigaction,
-                signal,
-                DEFAULT.as_ptr(),
-                std::ptr::null_mut::<u64>(),
-                size_of::<u64>(),
-            )
-        };
-    }
+    // SAFETY: the kernel reads a `struct kernel_sigaction`, all zero: SIG_DFL, which runs none of our code.
+    unsafe {
+        libc::syscall(
+            libc::SYS_rt_sigaction,
+            signal,
+            DEFAULT.as_ptr(),
+            std::ptr::null_mut::<u64>(),
+            size_of::<u64>(),
+        )
+    };
 }
 
 /// A signal that was taken from a [`SignalFd`].

@@ -51,7 +51,10 @@ const PACKAGES: &[(&str, &str)] = &[
     ),
     ("skopeo", "fills the registry and writes archives of every kind"),
     ("stress-ng", "its file-system stressors"),
-    ("strace", "counts system calls, and kills a server between two of them"),
+    (
+        "strace",
+        "counts system calls, and kills a server between two of them",
+    ),
     ("umoci", "an unpacker to be compared with"),
     (
         "xfsprogs",

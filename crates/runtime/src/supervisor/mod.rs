@@ -79,6 +79,7 @@ fn settle() -> Result<(Connection, SignalFd)> {
     let doing = || "becoming a supervisor".to_owned();
     // What the one who started us had open, locks and pipes among it, is not ours to keep.
     sys::fd::close_inherited().during(doing)?;
+    sys::signal::hear_of_children();
     let signals = Set::full();
     sys::signal::set_mask(signals).during(doing)?;
     let signals = SignalFd::new(signals).during(doing)?;
