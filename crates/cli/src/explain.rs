@@ -318,6 +318,11 @@ impl Explain for RunError {
             RunError::State { source, .. } if source.kind() == ErrorKind::PermissionDenied => {
                 "strata runs as root"
             }
+            RunError::Start(StartError::Helper { source, .. })
+                if source.kind() == ErrorKind::PermissionDenied =>
+            {
+                "strata runs as root"
+            }
             RunError::State { .. } => {
                 "the state lies where --state says, or STRATA_STATE, or the configuration file: name a directory there"
             }

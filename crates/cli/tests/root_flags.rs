@@ -389,3 +389,15 @@ fn other_oci_runtimes_run_the_same_bundle() {
         &["/no/such/runtime"],
     );
 }
+
+#[test]
+fn in_the_hosts_network_it_is_called_as_the_host() {
+    let strata = busybox();
+    let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
+    assert_eq!(
+        said(&strata, &["--network", "host"], "hostname"),
+        format!("{host}\n")
+    );
+    let named = said(&strata, &["--network", "host", "--hostname", "other"], "hostname");
+    assert_eq!(named, "other\n");
+}

@@ -131,3 +131,13 @@ fn words_and_forms_that_are_not_known() {
     assert!(ended.err.contains("--format json"), "{ended:?}");
     strata.ok(["rm", "one"]);
 }
+
+#[test]
+fn a_completion_script_that_cannot_be_written() {
+    let strata = empty();
+    let mut command = strata.command(["completion", "bash"]);
+    let full = std::fs::File::options().write(true).open("/dev/full").unwrap();
+    let output = command.stdout(full).output().unwrap();
+    assert_eq!(output.status.code(), Some(125));
+    assert!(String::from_utf8_lossy(&output.stderr).starts_with("error: cannot write the output"));
+}

@@ -16,8 +16,8 @@ pub(crate) struct CompletionArgs {
 }
 
 pub(crate) fn run(args: CompletionArgs) -> Outcome {
-    print(|out| {
-        clap_complete::generate(args.shell, &mut crate::command(), "strata", out);
-        Ok(())
-    })
+    // Into memory first: the generator panics where it cannot write.
+    let mut script = Vec::new();
+    clap_complete::generate(args.shell, &mut crate::command(), "strata", &mut script);
+    print(|out| out.write_all(&script))
 }

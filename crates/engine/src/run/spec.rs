@@ -134,7 +134,8 @@ impl Draft {
                 let name = named_as.and_then(|other| engine.file_of(&other, "hostname"));
                 name.unwrap_or_default().trim_end().to_owned()
             }
-            (None, NamespaceOption::Host) => {
+            // In the host's network it is called as the host too, which that network's names lead to.
+            (None, uts) if [uts, &options.network].contains(&&NamespaceOption::Host) => {
                 rustix::system::uname().nodename().to_string_lossy().into_owned()
             }
             (None, _) => id[..SHORT].to_owned(),

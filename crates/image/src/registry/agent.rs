@@ -143,6 +143,11 @@ fn tls(error: &rustls::Error) -> Broken {
             let help = "install the certificate of its authority, or the package ca-certificates";
             (format!("its certificate is not trusted ({why}); {help}"), false)
         }
+        // What came is no TLS at all: most likely http.
+        rustls::Error::InvalidMessage(_) => {
+            let help = "if it speaks plain http, ask for that with --plain-http, or list it as plain_http in the configuration";
+            (format!("it does not answer with TLS; {help}"), true)
+        }
         other => (format!("TLS failed: {}", printable(&other.to_string())), true),
     };
     Broken {
