@@ -227,6 +227,9 @@ impl Overlay {
                     self.nodes
                         .insert(ino, file_body(kind, upper, named.clone(), real))
                 } else {
+                    // Looked up and entered under one lock, the index too: two names of one file must not become two
+                    // nodes, and one that was copied up meanwhile must not be taken for a lower one.
+                    let mut links = lock(&self.links);
                     let indexed = match self.options.index && self.is_writable() {
                         false => None,
                         true if upper => self.indexed_upper(open, name, &stat)?,
@@ -250,8 +253,6 @@ impl Overlay {
                             path: Some(place.path.into_boxed_path()),
                         },
                     };
-                    // Looked up and entered under one lock: two names of one file must not become two nodes.
-                    let mut links = lock(&self.links);
                     match keys.iter().find_map(|key| links.get(key).cloned()) {
                         Some(known) => {
                             lock(&known.file()?.state).names.push(named.clone());

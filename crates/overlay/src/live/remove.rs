@@ -266,7 +266,8 @@ impl Overlay {
                 if let Via::Index(indexed) = via {
                     indexed.nlink -= 1;
                     if indexed.nlink <= 0 {
-                        self.remove_entry(indexed)?;
+                        // The name is gone: what remains of the entry is found by the next overlay.
+                        let _ = self.remove_entry(indexed);
                     }
                 }
                 if let Left::Anchor(fd) = left {
