@@ -328,10 +328,12 @@ impl Overlay {
         if let Body::File(file) = &node.body {
             // No new reference through the table, once the keys are gone.
             let mut links = lock(&self.links);
-            if node.is_referred() {
+            let mut state = lock(&file.state);
+            // Through the table another of its names may have found it since its last was taken.
+            if node.is_referred() || !state.names.is_empty() {
                 return;
             }
-            for key in lock(&file.state).keys.drain(..) {
+            for key in state.keys.drain(..) {
                 links.remove(&key);
             }
         } else if !self.is_idle(&node) {
