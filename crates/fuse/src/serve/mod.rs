@@ -104,6 +104,8 @@ struct Shared {
     unopened: Unopened,
     backings: Backings,
     timeouts: Timeouts,
+    /// Held by what concerns names.
+    naming: std::sync::Mutex<()>,
     no_open: bool,
     no_xattrs: bool,
     identity: Vec<u8>,
@@ -136,6 +138,7 @@ impl Server {
                 entry: config.timeout,
                 attr: config.timeout,
             },
+            naming: std::sync::Mutex::default(),
             no_open,
             no_xattrs: config.no_xattrs,
             identity: config.identity.clone(),
