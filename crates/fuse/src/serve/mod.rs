@@ -2,7 +2,9 @@
 //!
 //! Each worker has its own descriptor of the connection and its own buffers, reads one request at a time, and
 //! answers it before it reads the next. They share the overlay, which is `Sync`, the open [`handles`] and the
-//! [`backing`] files. Locks of this module are held for a moment and never across a call of the overlay.
+//! [`backing`] files. Locks of this module are held for a moment and never across a call of the overlay, but for one:
+//! `naming` is taken first, around whatever finds, makes, moves or forgets a name. A rename or a link of a lower file
+//! copies it up under that lock, so names wait for it; opens, data and changes of status do not.
 //!
 //! A reply that the kernel no longer wants (its caller was killed meanwhile) is answered ENOENT; what it would have
 //! handed out is taken back then.
