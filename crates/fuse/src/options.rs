@@ -5,8 +5,8 @@
 
 use std::time::Duration;
 
+use overlay::Prefix;
 use overlay::live::{IdRange, Options as Rules, RedirectDir, Sync};
-use overlay::{Prefix, WhiteoutKind};
 use sys::mount::MountAttrFlags;
 
 /// Why an option is refused.
@@ -135,7 +135,6 @@ impl Options {
         match word {
             "userxattr" => {
                 self.rules.prefix = Prefix::User;
-                self.rules.whiteouts = WhiteoutKind::Attribute;
                 self.kernel_too(word);
             }
             "volatile" => {

@@ -112,14 +112,18 @@ fn errno(error: io::Error) -> Errno {
 impl Overlay {
     /// An overlay of `layers`. What a crash left in the work directory is removed; the upper directory is left as it
     /// is. The work directory stays locked until the overlay is dropped.
-    pub fn new(layers: Layers, options: Options) -> std::result::Result<Overlay, OpenError> {
+    pub fn new(layers: Layers, mut options: Options) -> std::result::Result<Overlay, OpenError> {
         if layers.lower.is_empty() {
             return Err(OpenError::NoLower);
         }
         let reading = |what| move |source| OpenError::Io { what, source };
         let work = match (&layers.upper, layers.work) {
             (None, None) => None,
-            (Some(upper), Some(work)) => Some(Work::prepare(upper, work, &layers.lower[0], &options)?),
+            (Some(upper), Some(work)) => {
+                let work = Work::prepare(upper, work, &layers.lower[0], &options)?;
+                options.whiteouts = work.whiteouts();
+                Some(work)
+            }
             _ => return Err(OpenError::HalfWritable),
         };
         let writable = layers.upper.is_some();

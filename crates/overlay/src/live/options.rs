@@ -103,7 +103,7 @@ impl Ids {
 pub struct Options {
     /// Which attributes are the overlay's own (`userxattr`).
     pub prefix: Prefix,
-    /// Which kind of whiteout is written.
+    /// Which kind of whiteout is written; the attribute kind too where devices cannot be made.
     pub whiteouts: WhiteoutKind,
     /// Whether whiteouts of the named kind (`.wh.NAME`) are read too. Nothing can then be given such a name.
     pub named_whiteouts: bool,

@@ -15,9 +15,9 @@ use sys::handle::{FileHandle, fs_uuid};
 
 use super::options::{OpenError, Options, Sync};
 use super::{Result, errno, index};
-use crate::Format;
 use crate::handle::Handle;
 use crate::xattr::{ORIGIN, UPPER};
+use crate::{Format, WhiteoutKind};
 
 /// The work directory of a writable overlay.
 #[derive(Debug)]
@@ -80,6 +80,8 @@ impl Work {
         )?;
         // Left behind it would only be a curiosity.
         let _ = fs::fremovexattr(&dir, &*name);
+        let mut format = options.format();
+        format.whiteouts = possible(&dir, format.whiteouts).map_err(preparing)?;
         let index = match options.index {
             false => None,
             true => Some(prepare_index(upper, &work, lower, options)?),
@@ -88,10 +90,15 @@ impl Work {
             dir,
             index,
             _lock: work,
-            format: options.format(),
+            format,
             next: AtomicU64::new(0),
             shared: AtomicBool::new(false),
         })
+    }
+
+    /// The kind of whiteout that is written.
+    pub(super) fn whiteouts(&self) -> WhiteoutKind {
+        self.format.whiteouts
     }
 
     /// Where temporaries are made.
@@ -142,6 +149,24 @@ impl Work {
     /// Removes a temporary, and everything in it. What cannot be removed now is removed by the next overlay.
     pub(super) fn discard(&self, name: &str) {
         let _ = self.dir.remove_tree(name);
+    }
+}
+
+/// The kind of whiteout that is asked for, or the attribute kind where devices cannot be made: an unprivileged user may
+/// make the device 0/0 since Linux 5.8, but not on every file system.
+fn possible(dir: &Dir, wanted: WhiteoutKind) -> io::Result<WhiteoutKind> {
+    const NAME: &str = "#check";
+    if wanted == WhiteoutKind::Attribute {
+        return Ok(wanted);
+    }
+    match dir.mknod(NAME, FileType::CharacterDevice, Mode::empty(), 0) {
+        Ok(()) => dir.unlink(NAME).map(|()| wanted),
+        Err(error) => match Errno::from_io_error(&error) {
+            Some(Errno::PERM | Errno::ACCESS | Errno::OPNOTSUPP | Errno::INVAL) => {
+                Ok(WhiteoutKind::Attribute)
+            }
+            _ => Err(error),
+        },
     }
 }
 
