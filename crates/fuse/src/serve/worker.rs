@@ -171,3 +171,6 @@ impl Worker {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;
