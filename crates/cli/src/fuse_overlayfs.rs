@@ -55,7 +55,7 @@ fn run(call: &Call) -> Result<(), Failure> {
         fuse::layers::forgive_volatile(work)
             .map_err(|error| Failure::user(format!("work directory {}: {error}", work.display())))?;
     }
-    overlay::serve(&asked, &target, crate::DROP_IN, call.foreground, || ())
+    overlay::serve(&asked, &target, crate::DROP_IN, call.foreground, |_| ())
 }
 
 fn read(words: impl Iterator<Item = OsString>) -> Result<Call, Failure> {

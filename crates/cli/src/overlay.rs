@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use ::mount::Mount;
 use ::mount::fuse::{Helper, Request};
 use ::mount::overlay::{Overlay, split_options};
+use fuse::Transport;
 use fuse::layers::Paths;
 use fuse::options::Options;
 use fuse::process::Setup;
@@ -132,7 +133,7 @@ pub(crate) fn serve(
     target: &Path,
     subtype: &str,
     foreground: bool,
-    ready: impl FnOnce(),
+    ready: impl FnOnce(Transport),
 ) -> Result<(), Failure> {
     let mut request = Request::new(&asked.mount, target);
     request.subtype = subtype.to_owned();
@@ -145,7 +146,10 @@ pub(crate) fn serve(
     }
     // Said before a process is started for nothing.
     setup(&request).map_err(Failure::user)?;
-    ::mount::fuse::attach(&helper(), &request).map_err(Failure::user)?;
-    ready();
+    let served = ::mount::fuse::attach(&helper(), &request).map_err(Failure::user)?;
+    ready(match served.over_io_uring {
+        true => Transport::IoUring,
+        false => Transport::Device,
+    });
     Ok(())
 }

@@ -3,7 +3,8 @@
 use std::io::Write;
 use std::process::ExitCode;
 
-use ::mount::fuse::{READY, Request};
+use ::fuse::Transport;
+use ::mount::fuse::{READY, READY_IO_URING, Request};
 
 use crate::overlay;
 
@@ -23,8 +24,12 @@ fn serve() -> Result<(), String> {
     let request = Request::receive(&mut std::io::stdin()).map_err(|error| error.to_string())?;
     let setup = overlay::setup(&request)?;
     fuse::process::settle().map_err(|error| error.to_string())?;
-    fuse::process::serve(&setup, || {
-        let _ = writeln!(std::io::stdout(), "{READY}");
+    fuse::process::serve(&setup, |transport| {
+        let ready = match transport {
+            Transport::Device => READY,
+            Transport::IoUring => READY_IO_URING,
+        };
+        let _ = writeln!(std::io::stdout(), "{ready}");
         let _ = fuse::process::leave_streams();
     })
     .map_err(|error| error.to_string())

@@ -5,14 +5,15 @@
 //! flags, backing files, statx, answers without a reply to OPEN) fits in a few hundred lines.
 //!
 //! - [`abi`]: numbers and flags of the protocol, requests from bytes, replies to bytes.
-//! - [`session`]: the device, the mount, and what INIT agrees on.
+//! - [`session`]: the device, the mount, what INIT agrees on, and rings where requests come through io_uring.
 //! - [`serve`]: workers that read requests and answer them.
 //! - [`options`], [`layers`], [`process`]: from the words of a mount to a process that serves it.
 //!
 //! What it never does: decide what a merged directory shows, print, start a process.
 //!
 //! One request's way: a worker's read of its descriptor of `/dev/fuse` → [`abi::Request::decode`] → `serve::dispatch` →
-//! `Overlay` → `abi::reply` → one write. Reads and writes of files in the writable layer do not come here at all: the
+//! `Overlay` → `abi::reply` → one write (through io_uring: `serve::ring`, and one
+//! call for an answer and the next request). Reads and writes of files in the writable layer do not come here at all: the
 //! kernel passes them through to the file itself (`serve::backing`).
 //!
 //! Start reading at [`serve`].
@@ -25,5 +26,5 @@ pub mod process;
 pub mod serve;
 pub mod session;
 
-pub use serve::{Config, End, Server};
+pub use serve::{Config, End, Server, Transport};
 pub use session::{MountOptions, Session, SessionError};

@@ -16,7 +16,7 @@ use sys::signal::{Set, SignalFd};
 
 use crate::layers::{self, LayerError, Opened, Paths};
 use crate::options::Options;
-use crate::serve::{Config, End, Server};
+use crate::serve::{Config, End, Server, Transport};
 use crate::session::{MountOptions, Session, SessionError};
 
 /// What to serve, and where.
@@ -62,10 +62,11 @@ pub enum ServeError {
 /// How long users of other mount namespaces, and files still open, keep a server that is told to stop.
 const PATIENCE: Duration = Duration::from_secs(2);
 
-/// Serves until the file system is unmounted or a signal asks for the end. `ready` is called once it is mounted.
+/// Serves until the file system is unmounted or a signal asks for the end. `ready` is called once it is
+/// mounted.
 ///
 /// Call it while the process has one thread: the signals it holds back are those of the threads made from here on.
-pub fn serve(setup: &Setup, ready: impl FnOnce()) -> Result<(), ServeError> {
+pub fn serve(setup: &Setup, ready: impl FnOnce(Transport)) -> Result<(), ServeError> {
     let signals = hold_signals().map_err(ServeError::Settle)?;
     raise_limits();
     let Opened {
@@ -106,7 +107,7 @@ pub fn serve(setup: &Setup, ready: impl FnOnce()) -> Result<(), ServeError> {
     if !setup.foreground {
         crate::namespace::leave();
     }
-    ready();
+    ready(server.transport());
     let end = until_end(&server, &signals).map_err(ServeError::Settle)?;
     if end == End::Stopped {
         unmount(&setup.target, device);

@@ -31,6 +31,17 @@ const SERVER_ATTRIBUTE: &str = "security.strata.server";
 
 /// What the server answers when the mount is there; anything else says why it is not.
 pub const READY: &str = "ready";
+/// The same, where requests travel through io_uring.
+pub const READY_IO_URING: &str = "ready, over io_uring";
+
+/// A server that was started.
+#[derive(Debug)]
+pub struct Served {
+    /// Its process, which is a child of this one: it lives as long as the mount, and its parent reaps it or ends.
+    pub process: Child,
+    /// Whether the kernel's requests travel through io_uring.
+    pub over_io_uring: bool,
+}
 
 /// The program that serves, and the arguments that bring it into that role.
 #[derive(Debug, Clone)]
@@ -118,9 +129,7 @@ impl Request {
 }
 
 /// Starts a server and returns when its file system is mounted.
-///
-/// The child is returned because it is one: it lives as long as the mount, and its parent reaps it or ends.
-pub fn attach(helper: &Helper, request: &Request) -> Result<Child, MountError> {
+pub fn attach(helper: &Helper, request: &Request) -> Result<Served, MountError> {
     let failed = |reason: String| MountError::Served {
         target: request.target.clone(),
         reason,
@@ -147,7 +156,10 @@ pub fn attach(helper: &Helper, request: &Request) -> Result<Child, MountError> {
         .take()
         .map_or(Ok(0), |from| from.take(4096).read_to_string(&mut answer));
     match (answer.trim(), asked.and(heard)) {
-        (READY, _) => Ok(child),
+        (ready @ (READY | READY_IO_URING), _) => Ok(Served {
+            process: child,
+            over_io_uring: ready == READY_IO_URING,
+        }),
         ("", Err(error)) => {
             let _ = child.wait();
             Err(started(error))

@@ -18,6 +18,7 @@ pub mod creds;
 pub mod dir;
 pub mod fd;
 pub mod fuse;
+pub mod fuse_ring;
 pub mod handle;
 pub mod init;
 pub mod map;

@@ -6,6 +6,8 @@ use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
 
+use fuse::Transport;
+
 use super::{Context, Outcome};
 use crate::failure::Failure;
 use crate::overlay::{self, Asked};
@@ -112,8 +114,12 @@ fn mount(asked: &Asked, target: &std::path::Path, wanted: Wanted) -> Outcome {
             Err(error) => format!("the kernel's overlay refused: {error}"),
         },
     };
-    overlay::serve(asked, &target, "strata", wanted.foreground, || {
-        let _ = told(&format!("FUSE ({reason})"));
+    overlay::serve(asked, &target, "strata", wanted.foreground, |transport| {
+        let fuse = match transport {
+            Transport::Device => "FUSE",
+            Transport::IoUring => "FUSE over io_uring",
+        };
+        let _ = told(&format!("{fuse} ({reason})"));
     })?;
     Ok(0)
 }

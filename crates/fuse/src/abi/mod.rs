@@ -31,6 +31,18 @@ pub const WRITE_IN: usize = 40;
 /// Bytes of a reply's header.
 pub const OUT_HEADER: usize = 16;
 
+/// Where things lie in `fuse_uring_req_header`, and in the memory of a request that came through io_uring.
+pub mod ring {
+    /// The request's fixed part (`op_in`); the header, of request or reply, lies at 0.
+    pub const OPERATION: usize = 128;
+    /// Bytes that the fixed part has at most.
+    pub const OPERATION_MOST: usize = 128;
+    /// `commit_id` of `fuse_uring_ent_in_out`.
+    pub const COMMIT: usize = 264;
+    /// `payload_sz` of `fuse_uring_ent_in_out`.
+    pub const PAYLOAD_SIZE: usize = 272;
+}
+
 /// Numbers of the operations (`enum fuse_opcode`).
 pub mod opcode {
     #![allow(missing_docs)]

@@ -38,7 +38,8 @@ impl Shared {
             Ok(file) => file,
             Err(errno) => return Answer::Reply(Err(errno)),
         };
-        let buffer = out.data.get_mut(0, (size as usize).min(MAX_WRITE));
+        let most = (size as usize).min(MAX_WRITE).min(out.data.len());
+        let buffer = out.data.get_mut(..most).unwrap_or_default();
         let mut done = 0;
         // Fewer bytes than asked for mean the end of the file to the kernel.
         while let Some(rest) = buffer.get_mut(done..).filter(|rest| !rest.is_empty()) {

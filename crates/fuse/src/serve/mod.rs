@@ -1,7 +1,8 @@
 //! Workers that read requests and answer them.
 //!
-//! Each worker has its own descriptor of the connection and its own buffers, reads one request at a time, and
-//! answers it before it reads the next. They share the overlay, which is `Sync`, the open [`handles`] and the
+//! Each worker has its own descriptor of the connection, or its own ring, and its own buffers; it takes one request at a
+//! time and answers it before it takes the next ([`worker`], [`ring`]). Where requests come through rings, one worker
+//! still reads the device: what is forgotten is told there. They share the overlay, which is `Sync`, the open [`handles`] and the
 //! [`backing`] files. Locks of this module are held for a moment and never across a call of the overlay, but for one:
 //! `naming` is taken first, around whatever finds, makes, moves or forgets a name. A rename or a link of a lower file
 //! copies it up under that lock, so names wait for it; opens, data and changes of status do not.
@@ -15,6 +16,7 @@ mod dispatch;
 mod handles;
 mod listing;
 mod names;
+mod ring;
 mod worker;
 
 use std::io;
@@ -31,6 +33,7 @@ use crate::abi::reply::Timeouts;
 use crate::session::{Session, SessionError, Wishes};
 use backing::Backings;
 use handles::{Handles, Unopened};
+use ring::RingWorker;
 use worker::Worker;
 
 /// Name of the attribute by which the root tells who serves it; it is never listed.
@@ -84,6 +87,7 @@ impl Config {
             no_open: !writable,
             default_permissions: self.default_permissions,
             no_acl: self.no_acl,
+            pairs: if self.workers > 1 { self.workers } else { 0 },
         }
     }
 }
@@ -95,6 +99,15 @@ pub enum End {
     Unmounted,
     /// The server was told to stop.
     Stopped,
+}
+
+/// How requests and answers travel.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Transport {
+    /// Read from the device and written to it.
+    Device,
+    /// Through io_uring.
+    IoUring,
 }
 
 /// What the workers share.
@@ -121,11 +134,12 @@ pub struct Server {
     shared: Arc<Shared>,
     threads: Vec<std::thread::JoinHandle<()>>,
     session: Session,
+    transport: Transport,
 }
 
 impl Server {
     /// Starts the workers.
-    pub fn start(session: Session, overlay: Overlay, config: &Config) -> Result<Server, SessionError> {
+    pub fn start(mut session: Session, overlay: Overlay, config: &Config) -> Result<Server, SessionError> {
         let flags = EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK;
         let ended = eventfd(0, flags).map_err(|errno| SessionError::Greeting(errno.into()))?;
         let agreed = session.agreed();
@@ -146,25 +160,47 @@ impl Server {
             identity: config.identity.clone(),
             ended,
         });
+        let rings = session.take_rings();
         let mut server = Server {
             shared,
             threads: Vec::new(),
             session,
+            transport: Transport::Device,
         };
-        for number in 0..config.workers.max(1) {
+        let (tell, registered) = std::sync::mpsc::channel();
+        for seat in rings {
+            let (worker, tell) = (RingWorker::new(seat, server.shared.clone()), tell.clone());
+            server.spawn(move || worker.run(&tell))?;
+        }
+        drop(tell);
+        let rings = server.threads.len();
+        let mut readers = config.workers.max(1);
+        if rings > 0 && registered.iter().take(rings).filter(|taken| *taken).count() == rings {
+            server.transport = Transport::IoUring;
+            readers = 1;
+        }
+        for number in 0..readers {
             let device = server.session.device();
             let device = match number {
                 0 => device.try_clone_to_owned(),
                 _ => sys::fuse::clone_device(device),
             };
             let mut worker = Worker::new(device.map_err(SessionError::Device)?, server.shared.clone());
-            let thread = std::thread::Builder::new().name(format!("fuse-{number}"));
-            let thread = thread
-                .spawn(move || worker.run())
-                .map_err(SessionError::Greeting)?;
-            server.threads.push(thread);
+            server.spawn(move || worker.run())?;
         }
         Ok(server)
+    }
+
+    fn spawn(&mut self, run: impl FnOnce() + Send + 'static) -> Result<(), SessionError> {
+        let name = format!("fuse-{}", self.threads.len());
+        let thread = std::thread::Builder::new().name(name).spawn(run);
+        self.threads.push(thread.map_err(SessionError::Greeting)?);
+        Ok(())
+    }
+
+    /// How requests travel.
+    pub fn transport(&self) -> Transport {
+        self.transport
     }
 
     /// The session, to attach its mount.

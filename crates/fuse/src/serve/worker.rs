@@ -1,7 +1,7 @@
-//! One worker: read, decode, answer.
+//! One worker at the device: read, decode, answer.
 
 use std::io::IoSlice;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -70,20 +70,67 @@ pub(super) struct Granted {
 
 /// The buffers that an answer is made in.
 #[derive(Debug)]
-pub(super) struct Out {
-    pub(super) reply: Reply,
+pub(super) struct Out<'a> {
+    pub(super) reply: &'a mut Reply,
     /// What READ brings.
-    pub(super) data: Aligned,
-    pub(super) granted: Granted,
+    pub(super) data: &'a mut [u8],
+    pub(super) granted: &'a mut Granted,
     /// Where the entries of a listing lie.
-    pub(super) layers: Vec<usize>,
+    pub(super) layers: &'a mut Vec<usize>,
 }
 
-impl Out {
+/// Buffers that a thread keeps from answer to answer.
+#[derive(Debug, Default)]
+pub(super) struct Buffers {
+    pub(super) reply: Reply,
+    pub(super) granted: Granted,
+    layers: Vec<usize>,
+}
+
+impl Buffers {
+    pub(super) fn out<'a>(&'a mut self, data: &'a mut [u8]) -> Out<'a> {
+        Out {
+            reply: &mut self.reply,
+            data,
+            granted: &mut self.granted,
+            layers: &mut self.layers,
+        }
+    }
+}
+
+impl Out<'_> {
     fn clear(&mut self) {
         self.reply.clear();
         self.granted.nodes.clear();
         self.granted.handle = None;
+    }
+}
+
+/// How long other workers are given to let go of removed files.
+const LET_GO: Duration = Duration::from_millis(2);
+
+impl Shared {
+    /// Answers the request in `bytes`: its number and how. `None` for what has no number.
+    pub(super) fn answer(
+        &self,
+        device: BorrowedFd<'_>,
+        bytes: &[u8],
+        out: &mut Out,
+    ) -> Option<(u64, Answer)> {
+        let long_setxattr = self.agreed.contains(InitFlags::SETXATTR_EXT);
+        out.clear();
+        let Ok(request) = Request::decode(bytes, long_setxattr) else {
+            return Some((Request::unique_of(bytes)?, Answer::Reply(Err(Errno::IO))));
+        };
+        let mut answer = self.dispatch(device, &request, out);
+        // The space of a file that was just removed comes free when its FORGET is answered, which nobody waits for and
+        // another worker may be at. What was refused left nothing behind, and is tried once more.
+        if matches!(answer, Answer::Reply(Err(Errno::NOSPC | Errno::DQUOT))) {
+            std::thread::sleep(LET_GO);
+            out.clear();
+            answer = self.dispatch(device, &request, out);
+        }
+        Some((request.unique, answer))
     }
 }
 
@@ -93,11 +140,9 @@ pub(super) struct Worker {
     device: OwnedFd,
     shared: Arc<Shared>,
     requests: Aligned,
-    out: Out,
+    data: Aligned,
+    buffers: Buffers,
 }
-
-/// How long other workers are given to let go of removed files.
-const LET_GO: Duration = Duration::from_millis(2);
 
 /// Where a request begins in its buffer, so that the data of a WRITE begins at a page.
 const BEGIN: usize = PAGE - IN_HEADER - WRITE_IN;
@@ -108,12 +153,8 @@ impl Worker {
             device,
             shared,
             requests: Aligned::new(PAGE + MAX_WRITE),
-            out: Out {
-                reply: Reply::default(),
-                data: Aligned::new(MAX_WRITE),
-                granted: Granted::default(),
-                layers: Vec::new(),
-            },
+            data: Aligned::new(MAX_WRITE),
+            buffers: Buffers::default(),
         }
     }
 
@@ -134,40 +175,22 @@ impl Worker {
 
     fn answer(&mut self, length: usize) {
         let bytes = self.requests.get(BEGIN, BEGIN + length);
-        let long_setxattr = self.shared.agreed.contains(InitFlags::SETXATTR_EXT);
-        let out = &mut self.out;
-        out.clear();
-        let (unique, answer) = match Request::decode(bytes, long_setxattr) {
-            Ok(request) => {
-                let mut answer = self.shared.dispatch(self.device.as_fd(), &request, out);
-                // The space of a file that was just removed comes free when its FORGET is answered, which nobody waits
-                // for and another worker may be at. What was refused left nothing behind, and is tried once more.
-                if matches!(answer, Answer::Reply(Err(Errno::NOSPC | Errno::DQUOT))) {
-                    std::thread::sleep(LET_GO);
-                    out.clear();
-                    answer = self.shared.dispatch(self.device.as_fd(), &request, out);
-                }
-                (request.unique, answer)
-            }
-            Err(_) => match Request::unique_of(bytes) {
-                Some(unique) => (unique, Answer::Reply(Err(Errno::IO))),
-                None => return,
-            },
+        let device = self.device.as_fd();
+        let mut out = self.buffers.out(self.data.get_mut(0, MAX_WRITE));
+        let (unique, result, data) = match self.shared.answer(device, bytes, &mut out) {
+            Some((unique, Answer::Reply(result))) => (unique, result, 0),
+            Some((unique, Answer::Data(length))) => (unique, Ok(()), length),
+            Some((_, Answer::Silent)) | None => return,
         };
-        let (result, data) = match answer {
-            Answer::Reply(result) => (result, 0),
-            Answer::Data(length) => (Ok(()), length),
-            Answer::Silent => return,
-        };
-        let head = out.reply.finish(unique, result, data);
+        let head = self.buffers.reply.finish(unique, result, data);
         let written = if data == 0 {
-            rustix::io::write(&self.device, head)
+            rustix::io::write(device, head)
         } else {
-            let parts = [IoSlice::new(head), IoSlice::new(out.data.get(0, data))];
-            rustix::io::writev(&self.device, &parts)
+            let parts = [IoSlice::new(head), IoSlice::new(self.data.get(0, data))];
+            rustix::io::writev(device, &parts)
         };
         if written.is_err() {
-            self.shared.take_back(self.device.as_fd(), &out.granted);
+            self.shared.take_back(device, &self.buffers.granted);
         }
     }
 }

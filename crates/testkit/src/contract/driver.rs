@@ -2,6 +2,7 @@
 
 use std::ffi::OsString;
 use std::fmt;
+use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -17,6 +18,8 @@ pub enum Driver {
     Kernel,
     /// `strata mount --driver fuse`, by the program at this path.
     Fuse(PathBuf),
+    /// The same, served over io_uring: the kernel's switch is on for the moment of each mount.
+    FuseOverIoUring(PathBuf),
 }
 
 /// The driver that a case looks at, and the one that a tree is handed to in between.
@@ -75,10 +78,54 @@ impl Drivers {
     }
 }
 
+impl Drivers {
+    /// As [`Drivers::fuse`], over io_uring.
+    pub fn fuse_over_io_uring(program: impl Into<PathBuf>) -> Drivers {
+        Drivers {
+            judged: Driver::FuseOverIoUring(program.into()),
+            other: Driver::Kernel,
+        }
+    }
+}
+
+/// The kernel's switch for FUSE over io_uring, on until this is dropped. It concerns mounts made meanwhile, anybody's;
+/// two that turn it on wait for each other.
+struct Switch {
+    file: File,
+    before: String,
+}
+
+impl Switch {
+    const PATH: &str = "/sys/module/fuse/parameters/enable_uring";
+
+    fn on() -> Switch {
+        let open = || {
+            let file = File::options().read(true).write(true).open(Switch::PATH)?;
+            rustix::fs::flock(&file, rustix::fs::FlockOperation::LockExclusive)?;
+            let before = std::fs::read_to_string(Switch::PATH)?;
+            std::fs::write(Switch::PATH, "Y")?;
+            std::io::Result::Ok(Switch { file, before })
+        };
+        open().unwrap_or_else(|error| {
+            panic!(
+                "FUSE over io_uring needs Linux 6.14 and {}: {error}",
+                Switch::PATH
+            )
+        })
+    }
+}
+
+impl Drop for Switch {
+    fn drop(&mut self) {
+        let _ = std::fs::write(Switch::PATH, self.before.trim());
+        let _ = rustix::fs::flock(&self.file, rustix::fs::FlockOperation::Unlock);
+    }
+}
+
 impl Driver {
     /// Whether it is the program's server.
     pub fn is_fuse(&self) -> bool {
-        matches!(self, Driver::Fuse(_))
+        !matches!(self, Driver::Kernel)
     }
 
     /// Mounts at the directory `at`.
@@ -95,7 +142,17 @@ impl Driver {
             Driver::Fuse(program) => {
                 let mut command = Command::new(program);
                 command.args(["mount", "--driver", "fuse", "-o", &value.options.join(",")]);
-                run(command.arg(at))
+                run(command.arg(at)).map(drop)
+            }
+            Driver::FuseOverIoUring(program) => {
+                let mut command = Command::new(program);
+                command.args(["mount", "-v", "--driver", "fuse", "-o", &value.options.join(",")]);
+                let switch = Switch::on();
+                let said = run(command.arg(at));
+                drop(switch);
+                let said = said?;
+                assert!(said.contains("over io_uring"), "another way was taken: {said}");
+                Ok(())
             }
         }
     }
@@ -108,9 +165,11 @@ impl Driver {
             let ended = match self {
                 Driver::Kernel => rustix::mount::unmount(at, UnmountFlags::NOFOLLOW)
                     .map_err(|errno| (errno == Errno::BUSY, Refused(format!("umount: {errno}")))),
-                Driver::Fuse(program) => {
+                Driver::Fuse(program) | Driver::FuseOverIoUring(program) => {
                     let ended = run(Command::new(program).arg("umount").arg(at));
-                    ended.map_err(|error| (error.0.to_lowercase().contains("busy"), error))
+                    ended
+                        .map(drop)
+                        .map_err(|error| (error.0.to_lowercase().contains("busy"), error))
                 }
             };
             match ended {
@@ -122,7 +181,8 @@ impl Driver {
     }
 }
 
-fn run(command: &mut Command) -> Result<(), Refused> {
+/// Runs the program; what it said on its standard error.
+fn run(command: &mut Command) -> Result<String, Refused> {
     // To a file, not a pipe: a server that stays in the background may hold it open.
     let said = tempfile::NamedTempFile::new().expect("a temporary file");
     let errors = said.reopen().expect("a temporary file");
@@ -132,10 +192,10 @@ fn run(command: &mut Command) -> Result<(), Refused> {
         .stderr(errors)
         .status()
         .expect("the program starts");
+    let said = std::fs::read_to_string(said.path()).unwrap_or_default();
     if status.success() {
-        return Ok(());
+        return Ok(said);
     }
     let words: Vec<OsString> = command.get_args().map(OsString::from).collect();
-    let said = std::fs::read_to_string(said.path()).unwrap_or_default();
     Err(Refused(format!("strata {words:?}: {status}: {said}")))
 }

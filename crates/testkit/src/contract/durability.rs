@@ -62,6 +62,6 @@ pub fn statfs(d: &Drivers) {
     let fstype = fstatfs(&file).unwrap().f_type as u64;
     match s.judged() {
         Driver::Kernel => assert_eq!(fstype, 0x794c_7630),
-        Driver::Fuse(_) => assert_eq!(fstype, 0x6573_5546),
+        Driver::Fuse(_) | Driver::FuseOverIoUring(_) => assert_eq!(fstype, 0x6573_5546),
     }
 }

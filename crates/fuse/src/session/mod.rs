@@ -2,6 +2,11 @@
 //!
 //! The mount is made with `fsopen("fuse")`, which needs no helper program, and stays detached until the server
 //! answers: nobody can meet a file system that does not. Kernels without the new mount API get it by mount(2).
+//!
+//! Where the kernel offers it in INIT, which it does while its switch `enable_uring` is on, requests travel through
+//! io_uring ([`rings`]); the device stays for INIT, FORGET, INTERRUPT and notifications.
+
+pub(crate) mod rings;
 
 use std::ffi::OsString;
 use std::io;
@@ -86,6 +91,8 @@ pub struct Wishes {
     pub default_permissions: bool,
     /// Whether ACLs are left out although the kernel checks permissions.
     pub no_acl: bool,
+    /// Pairs of threads for requests through io_uring at most; 0 is a single thread.
+    pub pairs: usize,
 }
 
 /// A mounted file system whose requests nobody reads yet.
@@ -95,6 +102,8 @@ pub struct Session {
     /// The detached mount, until it is attached.
     mount: Option<OwnedFd>,
     agreed: InitFlags,
+    /// For requests through io_uring; none where that is not agreed on.
+    rings: Vec<rings::Seat>,
 }
 
 impl Session {
@@ -110,11 +119,12 @@ impl Session {
             }
             Err(error) => return Err(SessionError::Mount(error)),
         };
-        let agreed = greet(device.as_fd(), wishes)?;
+        let (agreed, rings) = greet(device.as_fd(), wishes)?;
         Ok(Session {
             device,
             mount,
             agreed,
+            rings,
         })
     }
 
@@ -144,6 +154,11 @@ impl Session {
     /// What both sides can do.
     pub fn agreed(&self) -> InitFlags {
         self.agreed
+    }
+
+    /// The rings, for those who use them.
+    pub(crate) fn take_rings(&mut self) -> Vec<rings::Seat> {
+        std::mem::take(&mut self.rings)
     }
 }
 
@@ -219,7 +234,7 @@ fn mount2(device: &OwnedFd, options: &MountOptions, target: &Path) -> Result<(),
 }
 
 /// Answers INIT, which the kernel sends first and alone.
-fn greet(device: BorrowedFd<'_>, wishes: Wishes) -> Result<InitFlags, SessionError> {
+fn greet(device: BorrowedFd<'_>, wishes: Wishes) -> Result<(InitFlags, Vec<rings::Seat>), SessionError> {
     // The kernel refuses a read into less than the largest request that was agreed on, or 8 KiB.
     let mut buffer = vec![0u8; 1 << 16];
     let length = loop {
@@ -236,6 +251,7 @@ fn greet(device: BorrowedFd<'_>, wishes: Wishes) -> Result<InitFlags, SessionErr
     let Operation::Init(init) = request.operation else {
         return Err(SessionError::Greeting(Errno::PROTO.into()));
     };
+    let mut seats = Vec::new();
     let (result, agreed) = if init.major != MAJOR || init.minor < OLDEST_MINOR {
         (
             Err(SessionError::Version {
@@ -245,7 +261,15 @@ fn greet(device: BorrowedFd<'_>, wishes: Wishes) -> Result<InitFlags, SessionErr
             InitFlags::empty(),
         )
     } else {
-        let agreed = wanted(wishes) & InitFlags::from_bits_retain(init.flags);
+        let mut agreed = wanted(wishes) & InitFlags::from_bits_retain(init.flags);
+        if agreed.contains(InitFlags::OVER_IO_URING) {
+            // Made before it is promised: the kernel lets nobody ask anything until all are there. Who may not have them
+            // does without.
+            match rings::make(device, wishes.pairs) {
+                Ok(made) => seats = made,
+                Err(_) => agreed.remove(InitFlags::OVER_IO_URING),
+            }
+        }
         reply.init(&InitOut {
             minor: init.minor.min(MINOR),
             max_readahead: init.max_readahead,
@@ -263,7 +287,7 @@ fn greet(device: BorrowedFd<'_>, wishes: Wishes) -> Result<InitFlags, SessionErr
     let status = if result.is_ok() { Ok(()) } else { Err(Errno::PROTO) };
     let bytes = reply.finish(request.unique, status, 0);
     rustix::io::write(device, bytes).map_err(|errno| SessionError::Greeting(errno.into()))?;
-    result.map(|()| agreed)
+    result.map(|()| (agreed, seats))
 }
 
 fn wanted(wishes: Wishes) -> InitFlags {
@@ -283,6 +307,7 @@ fn wanted(wishes: Wishes) -> InitFlags {
         | InitFlags::HANDLE_KILLPRIV_V2
         | InitFlags::SETXATTR_EXT
         | InitFlags::INIT_EXT
+        | InitFlags::OVER_IO_URING
         | InitFlags::NO_EXPORT_SUPPORT;
     flags.set(InitFlags::PASSTHROUGH, wishes.passthrough);
     flags.set(InitFlags::NO_OPEN_SUPPORT, wishes.no_open);
