@@ -290,6 +290,20 @@ impl Nodes {
     }
 }
 
+impl Drop for Nodes {
+    /// A directory holds what is in it, which holds the directory: nothing would let go of them, and of the descriptors
+    /// that they keep.
+    fn drop(&mut self) {
+        for shard in &self.shards {
+            for node in read(shard).values() {
+                if let Body::Dir(dir) = &node.body {
+                    write(&dir.children).nodes.clear();
+                }
+            }
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
