@@ -2,6 +2,7 @@
 
 use std::path::Path;
 use std::process::Command;
+use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 
@@ -56,9 +57,19 @@ impl Disk {
 
 impl Drop for Disk {
     fn drop(&mut self) {
-        let unmounted = Command::new("umount").arg(self.path()).status();
+        // A program that another test starts holds our descriptors for a moment, from fork to exec.
+        let deadline = Instant::now() + Duration::from_secs(5);
+        let unmount = || {
+            let output = Command::new("umount").arg(self.path()).output();
+            output.expect("umount").status.success()
+        };
+        let mut unmounted = unmount();
+        while !unmounted && Instant::now() < deadline {
+            std::thread::sleep(Duration::from_millis(20));
+            unmounted = unmount();
+        }
         if !std::thread::panicking() {
-            assert!(unmounted.expect("umount").success(), "a disk is still in use");
+            assert!(unmounted, "a disk is still in use");
         }
     }
 }

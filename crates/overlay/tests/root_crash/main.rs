@@ -195,8 +195,15 @@ fn formats(case: &Case) -> Vec<(&'static str, Format)> {
     }
 }
 
-/// Cuts every case short everywhere; or, in the process that is to be killed, does the one that it is told.
+/// Cuts every case short everywhere, in memory.
 fn cut_short(test: &str, cases: &[Case]) {
+    if !is_told(cases) {
+        cut_short_in(Path::new("/dev/shm"), test, cases);
+    }
+}
+
+/// In the process that is to be killed, does the one that it is told.
+fn is_told(cases: &[Case]) -> bool {
     if let Ok(told) = std::env::var(tracer::OPERATION) {
         let (name, place) = told.split_once(' ').expect("an operation and a place");
         let (format, name) = name.split_once(':').expect("a format and a case");
@@ -210,32 +217,46 @@ fn cut_short(test: &str, cases: &[Case]) {
         let _ = std::fs::File::open(tracer::BEGIN);
         let overlay = place::open(Path::new(place), *format, case.metacopy);
         (case.operation)(&overlay).expect("the operation succeeds");
-        return;
+        return true;
     }
+    false
+}
+
+/// Cuts every case short everywhere, with the layers in `base`; the calls of each.
+fn cut_short_in(base: &Path, test: &str, cases: &[Case]) -> Vec<String> {
+    let mut calls = Vec::new();
     let only = std::env::var("STRATA_CRASH_ONLY").unwrap_or_default();
     let mut wrong = Vec::new();
     for case in cases {
         for (name, format) in formats(case) {
             let operation = format!("{name}:{}", case.name);
             if operation.contains(&only) {
-                cut_case(test, &operation, case, format, &mut wrong);
+                calls.extend(cut_case(base, test, &operation, case, format, &mut wrong));
             }
         }
     }
     assert!(wrong.is_empty(), "{} wrong\n{}", wrong.len(), wrong.join("\n"));
+    calls
 }
 
-fn prepared(case: &Case, format: Format) -> Place {
-    let place = Place::new(format, case.metacopy);
+fn prepared(base: &Path, case: &Case, format: Format) -> Place {
+    let place = Place::new(base, format, case.metacopy);
     if let Some(before) = case.before {
         before(&place.open()).expect("what is done before");
     }
     place
 }
 
-fn cut_case(test: &str, operation: &str, case: &Case, format: Format, wrong: &mut Vec<String>) {
+fn cut_case(
+    base: &Path,
+    test: &str,
+    operation: &str,
+    case: &Case,
+    format: Format,
+    wrong: &mut Vec<String>,
+) -> Vec<String> {
     let kernel_follows = format == Format::TRUSTED || !case.redirects;
-    let place = prepared(case, format);
+    let place = prepared(base, case, format);
     let lower = place.lower();
     let old = view::ours(&place.open());
     let moments = tracer::moments(test, operation, place.path());
@@ -265,7 +286,7 @@ fn cut_case(test: &str, operation: &str, case: &Case, format: Format, wrong: &mu
             if kernel_first && !kernel_follows {
                 continue;
             }
-            let place = prepared(case, format);
+            let place = prepared(base, case, format);
             tracer::kill_at(test, operation, place.path(), moment);
             let mut views = Vec::new();
             if kernel_first {
@@ -322,6 +343,7 @@ fn cut_case(test: &str, operation: &str, case: &Case, format: Format, wrong: &mu
             }
         }
     }
+    moments.into_iter().map(|moment| moment.line).collect()
 }
 
 #[test]
@@ -350,6 +372,23 @@ fn copy_up() {
             case("directory", |o| chmod(o, "d/e")),
         ],
     );
+}
+
+/// On a file system whose files share blocks a copy is one call.
+#[test]
+fn copy_up_by_reflink() {
+    let cases = [
+        case("open", |o| open(o, "f", OFlags::RDWR)),
+        case("setxattr", |o| set(o, "d/f")),
+        indexed("hard-link", |o| open(o, "h1", OFlags::RDWR)),
+    ];
+    if is_told(&cases) {
+        return;
+    }
+    let disk = testkit::disk::Disk::xfs();
+    let calls = cut_short_in(&disk.path(), "copy_up_by_reflink", &cases);
+    let shared = |line: &&String| line.contains("FICLONE") && line.ends_with("= 0");
+    assert!(calls.iter().filter(shared).count() >= 5, "{calls:#?}");
 }
 
 #[test]

@@ -19,7 +19,7 @@ const ACL: [u8; 44] = [
     0, 7, 0, 255, 255, 255, 255, 32, 0, 5, 0, 255, 255, 255, 255,
 ];
 
-/// Directories of an overlay, in memory.
+/// Directories of an overlay.
 pub(crate) struct Place {
     dir: tempfile::TempDir,
     format: Format,
@@ -27,8 +27,8 @@ pub(crate) struct Place {
 }
 
 impl Place {
-    pub(crate) fn new(format: Format, metacopy: bool) -> Place {
-        let dir = tempfile::tempdir_in("/dev/shm").expect("memory to put layers in");
+    pub(crate) fn new(base: &Path, format: Format, metacopy: bool) -> Place {
+        let dir = tempfile::tempdir_in(base).expect("room to put layers in");
         let place = Place {
             dir,
             format,
