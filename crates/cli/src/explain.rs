@@ -1,7 +1,6 @@
 //! From the engine's errors to a sentence, a hint and an exit code.
 //!
-//! An error's own words name what it concerns; here is decided whose fault it is and what may help. Errors of
-//! registries and archives bring their advice along in their words.
+//! An error's own words name what it concerns; here is decided whose fault it is and what may help.
 
 use std::fmt::Display;
 use std::io::ErrorKind;
@@ -9,7 +8,7 @@ use std::io::ErrorKind;
 use engine::OpenError;
 use engine::diff::DiffError;
 use engine::errors::{
-    BlobError, ContainerError, Fault, ImageError, IngestError, InstallError, SnapshotError,
+    BlobError, ContainerError, Fault, ImageError, IngestError, InstallError, SnapshotError, UnpackError,
 };
 use engine::images::ImagesError;
 use engine::import::{self, ImportError};
@@ -191,9 +190,29 @@ impl Explain for InstallError {
     fn hint(&self) -> Option<String> {
         match self {
             InstallError::Full { .. } => Some(FREE_SPACE.to_owned()),
+            InstallError::Unpack { source, .. } => Some(unpack_hint(source).to_owned()),
+            InstallError::DiffId { .. } | InstallError::Digest { .. } | InstallError::Size { .. } => {
+                Some("the image is damaged, or not what it says it is: fetch or save it again".to_owned())
+            }
             InstallError::Blob(error) => error.hint(),
             _ => None,
         }
+    }
+}
+
+fn unpack_hint(error: &UnpackError) -> &'static str {
+    match error {
+        UnpackError::Archive(_) => "the layer is damaged: fetch or save the image again",
+        UnpackError::Refused { .. } => {
+            "nothing of it was kept; who made the image must build it again without that entry"
+        }
+        UnpackError::TooLarge { .. } => {
+            "if the image is to be trusted, raise layer_bytes or layer_entries under [limits] in the configuration"
+        }
+        UnpackError::Make { .. } | UnpackError::Record(_) => {
+            "see that the disk of the store is sound, and that its file system has what layers need (dmesg may tell more)"
+        }
+        _ => "see that this machine has processes and memory left",
     }
 }
 
@@ -209,15 +228,50 @@ impl Explain for FindImageError {
         let hint = match self {
             FindImageError::NotFound(_) => "strata images lists those there are",
             FindImageError::Ambiguous { .. } => "give more digits of the id",
-            _ => return None,
+            FindImageError::Store(_) => return None,
+            _ => NAMES,
         };
         Some(hint.to_owned())
     }
 }
 
-impl Explain for ReferenceError {}
-impl Explain for RegistryError {}
-impl Explain for AuthError {}
+const NAMES: &str = "names look like debian, debian:12 or ghcr.io/owner/name:tag";
+
+impl Explain for ReferenceError {
+    fn hint(&self) -> Option<String> {
+        Some(NAMES.to_owned())
+    }
+}
+
+impl Explain for RegistryError {
+    fn hint(&self) -> Option<String> {
+        match self {
+            RegistryError::Auth(error) => error.hint(),
+            other => other.advice(),
+        }
+    }
+}
+
+impl Explain for AuthError {
+    fn hint(&self) -> Option<String> {
+        let hint = match self {
+            AuthError::Helper { .. } => {
+                "install that program, or take it out of credHelpers and credsStore in the credentials"
+            }
+            AuthError::Empty => "give them with -u USER and --password-stdin, or on a terminal",
+            AuthError::Registry { .. } => "strata login docker.io is the one of short names",
+            _ => "REGISTRY_AUTH_FILE names another file",
+        };
+        Some(hint.to_owned())
+    }
+}
+
+fn take_anyway(built: &impl Display) -> String {
+    format!("take it anyway with --platform {built}")
+}
+
+const PLATFORMS: &str = "the machine's own is the default; strata info tells it";
+const CHOOSE_PLATFORM: &str = "choose another build with --platform os/architecture";
 
 impl Explain for PullError {
     fn fault(&self) -> Option<&Fault> {
@@ -228,10 +282,18 @@ impl Explain for PullError {
     }
 
     fn hint(&self) -> Option<String> {
-        match self {
-            PullError::Pull(pull::Refusal::Install { source, .. }) => source.hint(),
-            _ => None,
-        }
+        Some(match self {
+            PullError::Reference(error) => return error.hint(),
+            PullError::Platform(_) => PLATFORMS.to_owned(),
+            PullError::Pull(refusal) => match refusal {
+                pull::Refusal::Install { source, .. } => return source.hint(),
+                pull::Refusal::Registry(error) => return error.hint(),
+                pull::Refusal::NoPlatform { .. } => CHOOSE_PLATFORM.to_owned(),
+                pull::Refusal::OtherPlatform { built, .. } => take_anyway(built),
+                _ => "what was pushed there is no image that can be run; push it again".to_owned(),
+            },
+            _ => return None,
+        })
     }
 }
 
@@ -248,15 +310,23 @@ impl Explain for LoadError {
 
     fn hint(&self) -> Option<String> {
         let LoadError::Load(refusal) = self else {
-            return None;
+            return Some(PLATFORMS.to_owned());
         };
-        match &*refusal.problem {
+        Some(match &*refusal.problem {
+            LoadProblem::Open { .. } => "name an archive or an OCI layout, or give the archive on standard input".to_owned(),
             LoadProblem::NotTar => {
-                Some("load takes what docker save, podman save, skopeo and buildah write".to_owned())
+                "load takes what docker save, podman save, skopeo and buildah write".to_owned()
             }
-            LoadProblem::Install { source, .. } => source.hint(),
-            _ => None,
-        }
+            LoadProblem::Unknown { .. } => {
+                "load takes what docker save and the like write; a root file system is brought in by strata import"
+                    .to_owned()
+            }
+            LoadProblem::NoPlatform { .. } => CHOOSE_PLATFORM.to_owned(),
+            LoadProblem::OtherPlatform { built, .. } => take_anyway(built),
+            LoadProblem::Sparse { .. } => "pack it without --sparse".to_owned(),
+            LoadProblem::Install { source, .. } => return source.hint(),
+            _ => "the archive is damaged or not complete: save it again".to_owned(),
+        })
     }
 }
 
@@ -269,10 +339,19 @@ impl Explain for ImportError {
     }
 
     fn hint(&self) -> Option<String> {
-        match self {
-            ImportError::Import(import::Refusal::Install { source, .. }) => source.hint(),
-            _ => None,
-        }
+        Some(match self {
+            ImportError::Reference(error) => return error.hint(),
+            ImportError::Platform(_) => PLATFORMS.to_owned(),
+            ImportError::Import(refusal) => match refusal {
+                import::Refusal::Install { source, .. } => return source.hint(),
+                import::Refusal::Download(error) => return error.hint(),
+                import::Refusal::Change(_) => "strata import --help lists what --change takes".to_owned(),
+                import::Refusal::Directory { .. } => return None,
+                _ => "import takes the tar of a root file system, plain or compressed by gzip or zstd"
+                    .to_owned(),
+            },
+            _ => return None,
+        })
     }
 }
 
@@ -295,6 +374,8 @@ impl Explain for BaseError {
             BaseError::OtherPlatform { built, .. } => {
                 format!("take the one that is there with --platform {built}")
             }
+            BaseError::Platform(_) => PLATFORMS.to_owned(),
+            BaseError::Config { .. } => "the image cannot be run here; have it built again".to_owned(),
             BaseError::Directory { .. } => "name a directory that holds a root file system".to_owned(),
             BaseError::Find(error) => return error.hint(),
             BaseError::Pull(error) => return error.hint(),
@@ -326,12 +407,11 @@ impl Explain for RunError {
             RunError::State { .. } => {
                 "the state lies where --state says, or STRATA_STATE, or the configuration file: name a directory there"
             }
-            RunError::Spec(error) if matches!(**error, SpecError::Build(spec::SpecError::Device(_))) => {
-                "name a device of this machine, as ls -l /dev shows them, or a directory that holds some"
-            }
             RunError::Remove { .. } => "remove it with strata rm -f",
-            RunError::Spec(error) if matches!(**error, SpecError::User(_)) => {
-                "names are looked up in the image's own /etc/passwd and /etc/group; numbers need no entry there"
+            RunError::Spec(error) => return Some(spec_hint(error)),
+            RunError::Start(StartError::Setup(words)) => setup_hint(words),
+            RunError::Start(StartError::CannotRun(_)) => {
+                "see that it is executable, for this machine, and that its interpreter is in the image"
             }
             RunError::Start(StartError::NotFound(_)) => {
                 "it is looked for in the container's root: a path as it is, a plain name by the PATH of its environment"
@@ -346,6 +426,46 @@ impl Explain for RunError {
             RunError::Start(error) => Some(error.exit_code()),
             _ => None,
         }
+    }
+}
+
+fn spec_hint(error: &SpecError) -> String {
+    let hint = match error {
+        SpecError::Joined { .. } => "strata ps -a lists all containers",
+        SpecError::NotRunning { .. } => "strata ps lists those that run",
+        SpecError::User(_) => {
+            "names are looked up in the image's own /etc/passwd and /etc/group; numbers need no entry there"
+        }
+        SpecError::Build(error) => match error {
+            spec::SpecError::NoCommand(_) => "give one at the end of the line",
+            spec::SpecError::Device(_) => {
+                "name a device of this machine, as ls -l /dev shows them, or a directory that holds some"
+            }
+            spec::SpecError::Seccomp { .. } => {
+                "give a profile as docker and podman take it (JSON), or unconfined"
+            }
+            spec::SpecError::CapabilityMissing(_) => "leave it out, or run strata with it",
+            spec::SpecError::Sysctl { .. } => {
+                "a container has net.* (with a network of its own), fs.mqueue.*, and kernel.msg*, kernel.sem, kernel.shm* and kernel.domainname of its own"
+            }
+            _ => "strata run --help lists the flags and what they take",
+        },
+        _ => "strata run --help lists the flags and what they take",
+    };
+    hint.to_owned()
+}
+
+/// What the launcher says comes through a socket: its first words tell what it concerns.
+fn setup_hint(words: &str) -> &'static str {
+    let concerns = |what: &str| words.starts_with(what);
+    if concerns("mount ") {
+        "-v, --mount and --tmpfs say what is mounted where; both must be files, or both directories"
+    } else if concerns("AppArmor") {
+        "--security-opt apparmor= takes a profile that this kernel has loaded, or unconfined"
+    } else if words.contains(" create: ") {
+        "--runtime names the program of an OCI runtime, such as crun or runc"
+    } else {
+        "strata run --help tells what each flag needs; strata info tells what this machine has"
     }
 }
 

@@ -42,6 +42,7 @@ pub use store::OpenError;
 /// What lies behind the errors of the verbs, for those who tell them apart.
 pub mod errors {
     pub use image::install::InstallError;
+    pub use image::unpack::UnpackError;
     pub use store::{BlobError, ContainerError, Fault, ImageError, IngestError, SnapshotError};
 }
 

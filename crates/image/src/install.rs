@@ -51,7 +51,7 @@ pub enum InstallError {
     },
     /// A layer holds something else than the image's configuration says.
     #[error(
-        "layer {layer} is not what the image's configuration says: its content has the diff ID {got}, not {expected}; the image is damaged or forged"
+        "layer {layer} is not what the image's configuration says: its content has the diff ID {got}, not {expected}"
     )]
     DiffId {
         /// Digest of the layer's blob.
@@ -70,7 +70,7 @@ pub enum InstallError {
         got: Digest,
     },
     /// A blob is in the store, but not with the size that the manifest says.
-    #[error("blob {blob} has {got} bytes, the manifest says {expected}; the image is damaged")]
+    #[error("blob {blob} has {got} bytes, the manifest says {expected}")]
     Size {
         /// Which blob.
         blob: Digest,

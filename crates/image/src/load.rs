@@ -55,7 +55,7 @@ pub enum LoadProblem {
     NotTar,
     /// It is a tar or a directory of something else.
     #[error(
-        "it holds no images: neither index.json (an OCI layout) nor manifest.json (docker save) is in it, but {}; a root file system is brought in by `strata import`",
+        "it holds no images: neither index.json (an OCI layout) nor manifest.json (docker save) is in it, but {}",
         some(.found)
     )]
     Unknown {
@@ -90,13 +90,13 @@ pub enum LoadProblem {
         max: usize,
     },
     /// A file with holes, which no tool writes into such an archive.
-    #[error("{name:?} in it is a sparse file; pack it without --sparse")]
+    #[error("{name:?} in it is a sparse file")]
     Sparse {
         /// Which file.
         name: String,
     },
     /// A file is not in it that should be.
-    #[error("{image} needs {name:?}, which is not in it; the archive is not complete")]
+    #[error("{image} needs {name:?}, which is not in it")]
     Missing {
         /// Which image.
         image: String,
@@ -151,7 +151,7 @@ pub enum LoadProblem {
         offers: Vec<String>,
     },
     /// The only build is for another platform.
-    #[error("{image} is built for {built}, not for {wanted}; take it anyway with --platform {built}")]
+    #[error("{image} is built for {built}, not for {wanted}")]
     OtherPlatform {
         /// Which image.
         image: String,

@@ -33,7 +33,7 @@ pub enum PullError {
         offers: Vec<String>,
     },
     /// The only build is for another platform.
-    #[error("image {name} is built for {built}, not for {wanted}; take it anyway with --platform {built}")]
+    #[error("image {name} is built for {built}, not for {wanted}")]
     OtherPlatform {
         /// The image.
         name: String,
@@ -78,10 +78,7 @@ impl PullError {
 pub(crate) fn offered(offers: &[String]) -> String {
     match offers {
         [] => String::from("; it does not say for what it is"),
-        offers => format!(
-            ", only for {}; choose one of them with --platform",
-            offers.join(", ")
-        ),
+        offers => format!(", only for {}", offers.join(", ")),
     }
 }
 

@@ -136,10 +136,10 @@ fn a_token_is_fetched_once_and_goes_to_its_registry_alone() {
     let error = with_password(USER, "wrong")
         .manifest(&name, None, &Silent)
         .unwrap_err();
-    let text = error.to_string();
+    let (text, advice) = (error.to_string(), error.advice().unwrap_or_default());
     assert!(
-        matches!(error, E::Denied { .. }) && text.contains("incorrect") && text.contains("strata login"),
-        "{text}"
+        matches!(error, E::Denied { .. }) && text.contains("incorrect") && advice.contains("strata login"),
+        "{text}; {advice}"
     );
     assert!(!text.contains("wrong"), "the password is in the error: {text}");
 }
@@ -191,11 +191,10 @@ fn refusals_say_what_to_do() {
         let name = Reference::parse(&format!("{}/{path}/x", server.host())).unwrap();
         client().manifest(&name, None, &Silent).unwrap_err()
     };
-    let error = ask("basic").to_string();
-    assert!(
-        error.contains("without a login") && error.contains("strata login 127.0.0.1"),
-        "{error}"
-    );
+    let error = ask("basic");
+    assert!(error.to_string().contains("without a login"), "{error}");
+    let advice = error.advice().unwrap_or_default();
+    assert!(advice.contains("strata login 127.0.0.1"), "{advice}");
     assert!(matches!(ask("odd"), E::Challenge { .. }));
     assert!(matches!(ask("bare"), E::Challenge { .. }));
     assert!(matches!(ask("denied"), E::Denied { .. }));

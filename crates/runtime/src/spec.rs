@@ -61,7 +61,7 @@ pub struct Context<'a> {
 #[non_exhaustive]
 pub enum SpecError {
     /// Neither the user nor the image says what to run.
-    #[error("no command: {0}; give one at the end of the line")]
+    #[error("no command: {0}")]
     NoCommand(&'static str),
     /// Two options that exclude each other.
     #[error("{one} and {other} exclude each other: {why}")]

@@ -30,16 +30,13 @@ pub fn said(strata: &Strata, flags: &[&str], script: &str) -> String {
 }
 
 /// A failure of strata's own, as every one must be: exit code 125, nothing on standard output, one line that says
-/// what is wrong and names all of `words`, and at most a hint after it.
+/// what is wrong and names all of `words`, and one that says what helps.
 #[track_caller]
 pub fn refused(ended: &Ended, words: &[&str]) {
     assert_eq!((ended.code, ended.out.as_str()), (125, ""), "{ended:#?}");
     let lines: Vec<_> = ended.err.lines().collect();
-    let clear = match lines.as_slice() {
-        [error] => error.starts_with("error: "),
-        [error, hint] => error.starts_with("error: ") && hint.starts_with("hint: "),
-        _ => false,
-    };
+    let clear =
+        matches!(lines[..], [error, hint] if error.starts_with("error: ") && hint.starts_with("hint: "));
     assert!(clear, "one line and a hint: {ended:#?}");
     for word in words {
         assert!(lines[0].contains(word), "{word:?} is not in {:?}", lines[0]);

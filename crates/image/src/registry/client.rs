@@ -277,10 +277,6 @@ impl Client {
         Err(match status {
             401 | 403 => denied(want, reason),
             404 => RegistryError::NotFound {
-                hint: match what.starts_with("blob") {
-                    true => "the image is not complete there; push it again",
-                    false => "check the name and the tag",
-                },
                 what,
                 host,
                 reason: bracketed(&reason),

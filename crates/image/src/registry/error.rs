@@ -22,9 +22,7 @@ pub enum RegistryError {
         reason: String,
     },
     /// The host speaks plain http and nobody allowed that.
-    #[error(
-        "cannot get {what} from {host}: it would go over plain http, unencrypted; name the host as an insecure registry if that is meant"
-    )]
+    #[error("cannot get {what} from {host}: it would go over plain http, unencrypted")]
     PlainHttp {
         /// What was asked for.
         what: String,
@@ -32,7 +30,7 @@ pub enum RegistryError {
         host: String,
     },
     /// Credentials are missing or were refused. Registries answer the same for what is not there at all.
-    #[error("{host} does not give {what} {whom}: {reason}; check the name, or `strata login {}`", super::domain_of(.host))]
+    #[error("{host} does not give {what} {whom}: {reason}")]
     Denied {
         /// What was asked for.
         what: String,
@@ -44,7 +42,7 @@ pub enum RegistryError {
         reason: String,
     },
     /// 404.
-    #[error("{host} has no {what}{reason}; {hint}")]
+    #[error("{host} has no {what}{reason}")]
     NotFound {
         /// What was asked for.
         what: String,
@@ -52,11 +50,9 @@ pub enum RegistryError {
         host: String,
         /// The registry's words, in brackets, or nothing.
         reason: String,
-        /// What to do.
-        hint: &'static str,
     },
     /// 429, and waiting did not help or would take too long.
-    #[error("{host} gives {what} only later: too many requests{}; wait, or log in for a higher limit", wait(.after))]
+    #[error("{host} gives {what} only later: too many requests{}", wait(.after))]
     TooManyRequests {
         /// What was asked for.
         what: String,
@@ -88,9 +84,7 @@ pub enum RegistryError {
         reason: String,
     },
     /// The bytes are others than announced.
-    #[error(
-        "{host} sent another {what} than it should: expected {expected}, got {got}; pull again, and tell the registry's owner if it stays so"
-    )]
+    #[error("{host} sent another {what} than it should: expected {expected}, got {got}")]
     Digest {
         /// What was asked for.
         what: String,
@@ -102,9 +96,7 @@ pub enum RegistryError {
         got: Digest,
     },
     /// More or fewer bytes than announced.
-    #[error(
-        "{host} sent {got} bytes for {what} instead of {expected}; the manifest or the registry is damaged"
-    )]
+    #[error("{host} sent {got} bytes for {what} instead of {expected}")]
     Size {
         /// What was asked for.
         what: String,
@@ -153,6 +145,47 @@ pub enum RegistryError {
         /// What was asked for.
         what: String,
     },
+}
+
+impl RegistryError {
+    /// What may help, where something is known to.
+    pub fn advice(&self) -> Option<String> {
+        let again = "pull again; if it stays so, the registry or what was pushed to it is damaged";
+        let advice = match self {
+            // Where more is known, the reason says it.
+            Self::Unreachable { host, .. } => {
+                format!("see that the name is right, that {host} runs, and that this machine reaches it")
+            }
+            Self::PlainHttp { host, .. } => {
+                format!(
+                    "if that is meant, add --plain-http, or list {host} as plain_http in the configuration"
+                )
+            }
+            Self::Denied { host, .. } => {
+                format!(
+                    "check the name, or log in: strata login {}",
+                    super::domain_of(host)
+                )
+            }
+            Self::NotFound { what, .. } => match what.starts_with("blob") {
+                true => String::from("the image is not complete there; push it again"),
+                false => String::from("check the name and the tag"),
+            },
+            Self::TooManyRequests { host, .. } => format!(
+                "wait, or log in for a higher limit: strata login {}",
+                super::domain_of(host)
+            ),
+            Self::Status { status: 500.., .. } => {
+                String::from("the registry has trouble of its own; try again later")
+            }
+            Self::Status { host, .. } | Self::Redirect { host, .. } | Self::Challenge { host, .. } => {
+                format!("see that {host} is a registry")
+            }
+            Self::Digest { .. } | Self::Size { .. } | Self::Manifest { .. } => String::from(again),
+            Self::Auth(_) | Self::Setup(_) | Self::Write { .. } | Self::Aborted { .. } => return None,
+        };
+        Some(advice)
+    }
 }
 
 fn wait(after: &Option<Duration>) -> String {

@@ -186,7 +186,9 @@ fn environment(args: &RunArgs) -> Result<Vec<(String, Option<String>)>, Failure>
 }
 
 fn read(path: &Path, what: &str) -> Result<String, Failure> {
-    fs::read_to_string(path).map_err(|e| Failure::user(format!("{what} {}: {e}", path.display())))
+    fs::read_to_string(path).map_err(|e| {
+        Failure::user(format!("{what} {}: {e}", path.display())).hint("name a text file that can be read")
+    })
 }
 
 fn absolute(path: &Path) -> Result<PathBuf, Failure> {
