@@ -1,0 +1,124 @@
+//! What helps when a container cannot be run.
+
+use std::io::ErrorKind;
+
+use engine::errors::Fault;
+use engine::run::{BaseError, RunError, SpecError};
+use runtime::{StartError, spec};
+
+use super::Explain;
+use super::image::PLATFORMS;
+
+impl Explain for BaseError {
+    fn fault(&self) -> Option<&Fault> {
+        match self {
+            BaseError::Store(fault) => Some(fault),
+            BaseError::Pull(error) => error.fault(),
+            BaseError::Find(error) => error.fault(),
+            BaseError::Blob { source, .. } => source.fault(),
+            _ => None,
+        }
+    }
+
+    fn hint(&self) -> Option<String> {
+        Some(match self {
+            BaseError::Missing(name) => {
+                format!("pull it with strata pull {name}, or load it with strata load")
+            }
+            BaseError::OtherPlatform { built, .. } => {
+                format!("take the one that is there with --platform {built}")
+            }
+            BaseError::Platform(_) => PLATFORMS.to_owned(),
+            BaseError::Config { .. } => "the image cannot be run here; have it built again".to_owned(),
+            BaseError::Directory { .. } => "name a directory that holds a root file system".to_owned(),
+            BaseError::Find(error) => return error.hint(),
+            BaseError::Pull(error) => return error.hint(),
+            BaseError::Blob { source, .. } => return source.hint(),
+            _ => return None,
+        })
+    }
+}
+
+impl Explain for RunError {
+    fn fault(&self) -> Option<&Fault> {
+        match self {
+            RunError::Container(error) => error.fault(),
+            _ => None,
+        }
+    }
+
+    fn hint(&self) -> Option<String> {
+        let hint = match self {
+            RunError::Container(error) => return error.hint(),
+            RunError::State { source, .. } if source.kind() == ErrorKind::PermissionDenied => {
+                "strata runs as root"
+            }
+            RunError::Start(StartError::Helper { source, .. })
+                if source.kind() == ErrorKind::PermissionDenied =>
+            {
+                "strata runs as root"
+            }
+            RunError::State { .. } => {
+                "the state lies where --state says, or STRATA_STATE, or the configuration file: name a directory there"
+            }
+            RunError::Remove { .. } => "remove it with strata rm -f",
+            RunError::Spec(error) => return Some(spec_hint(error)),
+            RunError::Start(StartError::Setup(words)) => setup_hint(words),
+            RunError::Start(StartError::CannotRun(_)) => {
+                "see that it is executable, for this machine, and that its interpreter is in the image"
+            }
+            RunError::Start(StartError::NotFound(_)) => {
+                "it is looked for in the container's root: a path as it is, a plain name by the PATH of its environment"
+            }
+            _ => return None,
+        };
+        Some(hint.to_owned())
+    }
+
+    fn code(&self) -> Option<u8> {
+        match self {
+            RunError::Start(error) => Some(error.exit_code()),
+            _ => None,
+        }
+    }
+}
+
+fn spec_hint(error: &SpecError) -> String {
+    let hint = match error {
+        SpecError::Joined { .. } => "strata ps -a lists all containers",
+        SpecError::NotRunning { .. } => "strata ps lists those that run",
+        SpecError::User(_) => {
+            "names are looked up in the image's own /etc/passwd and /etc/group; numbers need no entry there"
+        }
+        SpecError::Build(error) => match error {
+            spec::SpecError::NoCommand(_) => "give one at the end of the line",
+            spec::SpecError::Device(_) => {
+                "name a device of this machine, as ls -l /dev shows them, or a directory that holds some"
+            }
+            spec::SpecError::Seccomp { .. } => {
+                "give a profile as docker and podman take it (JSON), or unconfined"
+            }
+            spec::SpecError::CapabilityMissing(_) => "leave it out, or run strata with it",
+            spec::SpecError::Sysctl { .. } => {
+                "a container has net.* (with a network of its own), fs.mqueue.*, and kernel.msg*, kernel.sem, kernel.shm* and kernel.domainname of its own"
+            }
+            _ => "strata run --help lists the flags and what they take",
+        },
+        _ => "strata run --help lists the flags and what they take",
+    };
+    hint.to_owned()
+}
+
+/// What the launcher says comes through a socket: its first words tell what it concerns.
+fn setup_hint(words: &str) -> &'static str {
+    let concerns = |what: &str| words.starts_with(what);
+    if concerns("mount ") {
+        "-v, --mount and --tmpfs say what is mounted where; both must be files, or both directories"
+    } else if concerns("AppArmor") {
+        "--security-opt apparmor= takes a profile that this kernel has loaded, or unconfined"
+    } else if words.contains(" create: ") {
+        "--runtime names the program of an OCI runtime, such as crun or runc"
+    } else {
+        "strata run --help tells what each flag needs; strata info tells what this machine has"
+    }
+}
