@@ -141,3 +141,24 @@ fn a_completion_script_that_cannot_be_written() {
     assert_eq!(output.status.code(), Some(125));
     assert!(String::from_utf8_lossy(&output.stderr).starts_with("error: cannot write the output"));
 }
+
+#[test]
+fn an_image_called_host_is_told_apart_from_the_machine() {
+    let strata = busybox();
+    let ended = strata.end(["tag", "busybox", "host"]);
+    assert_eq!((ended.code, ended.out.as_str()), (0, ""), "{ended:?}");
+    assert!(
+        ended.err.starts_with("note: ") && ended.err.contains("host:latest"),
+        "{ended:?}"
+    );
+    let of_image = strata.ok([
+        "run",
+        "--rm",
+        "host:latest",
+        "sh",
+        "-c",
+        "test -e /var/lib/dpkg || echo image",
+    ]);
+    assert_eq!(of_image, "image\n");
+    assert_eq!(strata.end(["tag", "busybox", "hosts"]).err, "");
+}

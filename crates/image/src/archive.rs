@@ -282,7 +282,7 @@ fn index(file: &mut File) -> Result<HashMap<String, Member>, LoadProblem> {
     let mut at = 0;
     loop {
         let failed = |source| {
-            let name = "a header".into();
+            let name = None;
             malformed(TarError::Read { name, at, source })
         };
         let len = file.metadata().map_err(failed)?.len();
@@ -299,7 +299,10 @@ fn index(file: &mut File) -> Result<HashMap<String, Member>, LoadProblem> {
         let name = clean(&entry.name);
         let end = offset.checked_add(size).filter(|end| *end <= len);
         let Some(end) = end else {
-            return Err(malformed(TarError::Truncated { name, at: len }));
+            return Err(malformed(TarError::Truncated {
+                name: Some(name),
+                at: len,
+            }));
         };
         at = end.next_multiple_of(BLOCK as u64);
         let member = match entry.kind {

@@ -6,7 +6,7 @@ use std::path::Path;
 use clap::Args;
 use engine::import::{Request, Source};
 
-use super::{Context, Outcome, print};
+use super::{Context, Outcome, note_host, print};
 use crate::failure::Failure;
 use crate::{progress, registries};
 
@@ -57,5 +57,6 @@ pub(crate) fn run(context: &Context, args: ImportArgs) -> Outcome {
     let imported = context
         .engine()?
         .import(request, progress::choose(args.quiet, progress::UNPACK).as_ref())?;
+    note_host(imported.names.iter());
     print(|out| writeln!(out, "{}", imported.id))
 }

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use clap::Args;
 use engine::load::Source;
 
-use super::{Context, Outcome, print};
+use super::{Context, Outcome, note_host, print};
 use crate::failure::Failure;
 use crate::progress;
 
@@ -40,6 +40,7 @@ pub(crate) fn run(context: &Context, args: LoadArgs) -> Outcome {
     let loaded = context
         .engine()?
         .load(source, args.platform.as_deref(), progress.as_ref())?;
+    note_host(loaded.iter().flat_map(|image| &image.names));
     print(|out| {
         for image in &loaded {
             match image.names.is_empty() {

@@ -157,6 +157,15 @@ pub(crate) fn print(write: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> Out
     }
 }
 
+/// `run host` is a view of the machine itself: who gives an image that name is told by which it is found.
+pub(crate) fn note_host(mut names: impl Iterator<Item = impl AsRef<str>>) {
+    if names.any(|name| matches!(name.as_ref(), "host:latest" | "docker.io/library/host:latest")) {
+        let note = "note: `strata run host` is a view of this machine; this image is run as host:latest";
+        // Who does not listen misses nothing.
+        let _ = writeln!(io::stderr(), "{note}");
+    }
+}
+
 /// Does one thing for each name, tells each failure, goes on with the rest; the exit code is that of a failure when
 /// there was one.
 pub(crate) fn for_each(names: &[String], mut what: impl FnMut(&str) -> Result<(), Failure>) -> u8 {

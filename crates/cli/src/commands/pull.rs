@@ -2,7 +2,7 @@
 
 use clap::Args;
 
-use super::{Context, Outcome, print};
+use super::{Context, Outcome, note_host, print};
 use crate::{progress, registries};
 
 /// Fetch an image from a registry
@@ -35,6 +35,7 @@ pub(crate) fn run(context: &Context, args: PullArgs) -> Outcome {
             .transpose()?;
         let registries = registries::options(&context.settings, registry.as_deref());
         let pulled = engine.pull(name, args.platform.as_deref(), registries, progress.as_ref())?;
+        note_host(pulled.image.names.iter());
         print(|out| writeln!(out, "{}", pulled.image.id))?;
     }
     Ok(0)

@@ -2,7 +2,7 @@
 
 use clap::Args;
 
-use super::{Context, Outcome};
+use super::{Context, Outcome, note_host};
 
 /// Give an image another name
 #[derive(Debug, Args)]
@@ -18,7 +18,8 @@ pub(crate) struct TagArgs {
 pub(crate) fn run(context: &Context, args: TagArgs) -> Outcome {
     let engine = context.engine()?;
     for name in &args.names {
-        engine.tag(&args.image, name)?;
+        let name = engine.tag(&args.image, name)?;
+        note_host([name].iter());
     }
     Ok(0)
 }

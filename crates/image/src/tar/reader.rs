@@ -12,10 +12,10 @@ use super::{BLOCK, Entry, Kind, Segment, Time};
 #[non_exhaustive]
 pub enum TarError {
     /// The stream beneath failed.
-    #[error("reading failed after {at} bytes, inside of {name:?}")]
+    #[error("reading failed after {at} bytes, inside of {}", entry(.name))]
     Read {
-        /// The entry that is not complete, or "a header".
-        name: String,
+        /// The entry that is not complete; `None` in a header.
+        name: Option<String>,
         /// Bytes read before.
         at: u64,
         /// What the stream said.
@@ -23,23 +23,28 @@ pub enum TarError {
         source: io::Error,
     },
     /// The archive ends inside of an entry.
-    #[error("the archive is truncated: it ends after {at} bytes, inside of {name:?}")]
+    #[error("the archive is truncated: it ends after {at} bytes, inside of {}", entry(.name))]
     Truncated {
-        /// The entry that is not complete, or "a header".
-        name: String,
+        /// The entry that is not complete; `None` in a header.
+        name: Option<String>,
         /// Bytes read before.
         at: u64,
     },
     /// A header that makes no sense.
-    #[error("{name:?}: {what} (header at byte {at})")]
+    #[error("{}: {what} (header at byte {at})", entry(.name))]
     Malformed {
-        /// The entry's name as far as it is known.
-        name: String,
+        /// The entry's name where it is known.
+        name: Option<String>,
         /// What is wrong with it.
         what: String,
         /// Where its header begins.
         at: u64,
     },
+}
+
+fn entry(name: &Option<String>) -> String {
+    name.as_ref()
+        .map_or("a header".into(), |name| format!("{name:?}"))
 }
 
 /// Reads the entries of an archive from a stream.
@@ -55,8 +60,8 @@ pub struct Reader<R> {
     padding: u64,
     raw: Vec<u8>,
     global: Extended,
-    /// Name of the current entry, for errors.
-    current: String,
+    /// Name of the current entry, for errors; `None` in a header.
+    current: Option<String>,
     /// Most bytes of extended headers and maps that one entry may have.
     limit: usize,
     done: bool,
@@ -87,7 +92,7 @@ impl<R: BufRead> Reader<R> {
             padding: 0,
             raw: Vec::new(),
             global: Extended::default(),
-            current: "a header".into(),
+            current: None,
             limit,
             done: false,
         }
@@ -115,7 +120,7 @@ impl<R: BufRead> Reader<R> {
         if self.done {
             return Ok(None);
         }
-        self.current = "a header".into();
+        self.current = None;
         let mut before = Before::default();
         loop {
             let start = self.at;
@@ -136,7 +141,7 @@ impl<R: BufRead> Reader<R> {
             }
             match header.flag() {
                 b'x' | b'g' => {
-                    self.current = shown(&header.name());
+                    self.current = Some(shown(&header.name()));
                     let content = self.meta(&header, start, &mut before)?;
                     let extended = Extended::parse(&content).map_err(|what| self.malformed(start, what))?;
                     if header.flag() == b'x' {
@@ -306,7 +311,7 @@ impl<R: BufRead> Reader<R> {
         let sparse_name = extended.sparse.name.clone().filter(|_| extended.sparse.is_one());
         let name = sparse_name.or(before.name.take()).or(extended.path.clone());
         let name = name.unwrap_or_else(|| header.name());
-        self.current = shown(&name);
+        self.current = Some(shown(&name));
 
         let field = |range, what: &str| {
             number(header.field(range)).ok_or_else(|| self.malformed(start, format!("malformed {what}")))
@@ -441,8 +446,8 @@ impl<R: BufRead> Reader<R> {
     }
 }
 
-fn read_error(name: &str, at: u64, source: io::Error) -> TarError {
-    let name = name.to_owned();
+fn read_error(name: &Option<String>, at: u64, source: io::Error) -> TarError {
+    let name = name.clone();
     TarError::Read { name, at, source }
 }
 
