@@ -13,7 +13,12 @@ pub struct Disk(TempDir);
 impl Disk {
     /// Makes one of `size` bytes by the program and arguments `make`, and mounts it with `options`.
     pub fn new(kind: &str, make: &[&str], size: u64, options: &str) -> Disk {
-        let dir = tempfile::tempdir().expect("a temporary directory");
+        Disk::new_in(&std::env::temp_dir(), kind, make, size, options)
+    }
+
+    /// The same, its file in a directory of a chosen file system.
+    pub fn new_in(beneath: &Path, kind: &str, make: &[&str], size: u64, options: &str) -> Disk {
+        let dir = tempfile::tempdir_in(beneath).expect("a temporary directory");
         let (image, place) = (dir.path().join("image"), dir.path().join("mounted"));
         std::fs::create_dir(&place).expect("the directory is new");
         let file = std::fs::File::create(&image).expect("the directory is new");
@@ -23,6 +28,20 @@ impl Disk {
         run(Command::new("mount")
             .args(["-t", kind, "-o", &options])
             .args([&image, &place]));
+        Disk(dir)
+    }
+
+    /// The disk as a power cut would leave it: what reached it in one instant, without what is only in memory. The
+    /// file system that its file lies on must be one that clones files.
+    pub fn cut(&self) -> Disk {
+        let beneath = self.0.path().parent().expect("it lies in a directory");
+        let dir = tempfile::tempdir_in(beneath).expect("a temporary directory");
+        let (image, place) = (dir.path().join("image"), dir.path().join("mounted"));
+        std::fs::create_dir(&place).expect("the directory is new");
+        let copy = std::fs::File::create(&image).expect("the directory is new");
+        let disk = std::fs::File::open(self.0.path().join("image")).expect("made by us");
+        rustix::fs::ioctl_ficlone(&copy, &disk).expect("a file system that clones files");
+        run(Command::new("mount").args(["-o", "loop"]).args([&image, &place]));
         Disk(dir)
     }
 

@@ -3,6 +3,8 @@
 //! The tests run each for a seeded while; `cargo xtask soak` runs them for minutes or hours with seeds of its own. A
 //! failure panics with the seed that leads to it; times differ from run to run, so it may take several.
 
+mod cuts;
+
 use std::ffi::OsString;
 use std::fs;
 use std::path::PathBuf;
@@ -10,6 +12,8 @@ use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
 use store::Store;
+
+pub use cuts::{Cuts, cuts};
 
 use crate::random::Random;
 use crate::{Ended, Image, Layer, Strata};

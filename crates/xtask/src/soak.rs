@@ -13,7 +13,7 @@ use crate::build;
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// Only the loops whose name contains this: kills, crowd, overlay, overlay-threads
+    /// Only the loops whose name contains this: kills, crowd, cuts, overlay, overlay-threads
     #[arg(value_name = "NAME")]
     only: Option<String>,
     /// How long in all
@@ -33,6 +33,18 @@ const LOOPS: &[(&str, Loop)] = &[
     }),
     ("crowd", |program, seed, time| {
         commands(soak::crowd(program, seed, time))
+    }),
+    ("cuts", |program, seed, time| {
+        let soak::Cuts {
+            cuts,
+            at_work,
+            layers,
+            blobs,
+            kept,
+        } = soak::cuts(program, seed, time);
+        format!(
+            "{cuts} power cuts, {at_work} of them while a command was at work; {layers} layers and {blobs} blobs whole, {kept} reports kept"
+        )
     }),
     ("overlay", |program, seed, time| {
         let done = differential::run(&Drivers::fuse(program), seed, time);

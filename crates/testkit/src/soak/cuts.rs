@@ -1,0 +1,234 @@
+//! Power cuts: the disk under a store is copied in one instant, at any moment of any command, and what is found on the
+//! copy must be whole.
+//!
+//! The disk is a file on an xfs, which clones files: the clone has what reached the disk, and nothing of what was only
+//! in memory. Mounting it replays its journal, as after a cut.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::{Duration, Instant};
+
+use sha2::{Digest as _, Sha256};
+use store::Store;
+use tempfile::TempDir;
+
+use crate::random::Random;
+use crate::{Disk, Ended, Image, Layer, Strata};
+
+/// What was cut, and what was looked at afterwards.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Cuts {
+    /// Power cuts.
+    pub cuts: usize,
+    /// Of these, while a command was at work.
+    pub at_work: usize,
+    /// Layers that gave back the tar of their diff ID.
+    pub layers: usize,
+    /// Blobs that had their digest.
+    pub blobs: usize,
+    /// Names that were there, or gone, as a command had reported before the cut.
+    pub kept: usize,
+}
+
+const IMAGES: u64 = 4;
+
+/// Whether a name must be there; without an entry nobody knows.
+type Expected = BTreeMap<String, bool>;
+
+/// Commands that change a store, one after the other, and a power cut at a random moment of each.
+pub fn cuts(program: impl Into<PathBuf>, seed: u64, how_long: Duration) -> Cuts {
+    let mut random = Random::new(seed);
+    let under = Disk::new("xfs", &["mkfs.xfs", "-q"], 1 << 30, "rw");
+    let disk = Disk::new_in(&under.path(), "ext4", &["mkfs.ext4", "-q"], 256 << 20, "rw");
+    let strata = Strata::beneath(&disk.path(), program);
+    let archives = archives(&mut random);
+    let place = strata
+        .root()
+        .strip_prefix(disk.path())
+        .expect("it lies there")
+        .to_owned();
+    let mut expected = Expected::new();
+    let mut longest = Duration::from_millis(100);
+    let mut done = Cuts::default();
+    let until = Instant::now() + how_long;
+    while Instant::now() < until {
+        let (words, concerns) = words(&mut random, archives.path());
+        let mut command = strata.command(&words);
+        let mut child = command
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("the program starts");
+        let started = Instant::now();
+        std::thread::sleep(random.duration(longest));
+        let ended = child.try_wait().expect("our own child");
+        let mut known = expected.clone();
+        match (&concerns, ended) {
+            (Some((name, there)), Some(status)) if status.success() => {
+                known.insert(name.clone(), *there);
+            }
+            (Some((name, _)), None) => {
+                known.remove(name);
+            }
+            _ => {}
+        }
+        let cut = disk.cut();
+        let ending = child.wait().expect("our own child");
+        if ended.is_none() {
+            done.at_work += 1;
+            longest = longest.max(started.elapsed()).min(Duration::from_secs(1));
+        }
+        if let Some((name, there)) = concerns
+            && ending.success()
+        {
+            expected.insert(name, there);
+        }
+        done.cuts += 1;
+        let what = format!("seed {seed}, cut {}, {words:?}", done.cuts);
+        After {
+            strata: &strata,
+            root: cut.path().join(&place),
+            what,
+        }
+        .check(&known, &mut done);
+    }
+    done
+}
+
+/// Archives of images: a common layer, and one of many files of its own for each.
+fn archives(random: &mut Random) -> TempDir {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    for number in 0..IMAGES {
+        let mut layer = Layer::new().file("number", 0o644, number.to_string());
+        for file in 0..30 {
+            let content: Vec<u8> = (0..random.below(40_000)).map(|_| random.number() as u8).collect();
+            layer = layer.file(format!("data/{file}"), 0o644, content);
+        }
+        let image = Image::busybox()
+            .layer(layer)
+            .name(&format!("docker.io/library/image{number}:latest"));
+        image.write_oci_archive(&dir.path().join(format!("image{number}.tar")));
+    }
+    dir
+}
+
+/// A command, and the name that is there, or gone, when it has succeeded.
+fn words(random: &mut Random, archives: &Path) -> (Vec<String>, Option<(String, bool)>) {
+    let text = |words: &[&str]| words.iter().map(|word| (*word).to_owned()).collect::<Vec<_>>();
+    let full = |name: &str| format!("docker.io/library/{name}:latest");
+    let image = format!("image{}", random.below(IMAGES));
+    let tagged = format!("tagged{}", random.below(IMAGES));
+    match random.below(10) {
+        0..4 => {
+            let archive = archives.join(format!("{image}.tar"));
+            let archive = archive.to_str().expect("a plain name");
+            (text(&["load", "-q", "-i", archive]), Some((full(&image), true)))
+        }
+        4..6 => (text(&["rmi", &image]), Some((full(&image), false))),
+        6 => (text(&["tag", &image, &tagged]), Some((full(&tagged), true))),
+        7 => (text(&["rmi", &tagged]), Some((full(&tagged), false))),
+        _ => (
+            text(&["run", "--rm", &image, "sh", "-c", "echo x >/x; rm /number"]),
+            None,
+        ),
+    }
+}
+
+/// A store after a cut.
+struct After<'a> {
+    strata: &'a Strata,
+    root: PathBuf,
+    what: String,
+}
+
+impl After<'_> {
+    fn check(&self, known: &Expected, done: &mut Cuts) {
+        let what = &self.what;
+        let store = Store::open(&self.root).unwrap_or_else(|error| panic!("{what}: {error}"));
+        let images = store.images("default").expect(what);
+        for (name, there) in known {
+            let found = images.iter().any(|image| image.name == *name);
+            assert_eq!(found, *there, "{what}: {name} was reported");
+            done.kept += 1;
+        }
+        let layers = store.layers().expect(what);
+        for layer in &layers {
+            let fs = store.layer_dir(layer.n).expect(what);
+            let record = store.layer_record(layer.n).expect(what);
+            let diff_id = image::record::rebuild(&fs, &record, io::sink());
+            let diff_id = diff_id.unwrap_or_else(|error| panic!("{what}: layer {}: {error}", layer.n));
+            assert_eq!(diff_id, layer.diff_id, "{what}: layer {}", layer.n);
+            done.layers += 1;
+        }
+        for image in &images {
+            for layer in store.manifest_layers(&image.manifest.digest).expect(what) {
+                let is_there = layers.iter().any(|known| known.n == layer.layer_n);
+                assert!(is_there, "{what}: {} has no layer {}", image.name, layer.diff_id);
+                assert!(
+                    store.blob_size(&layer.blob.digest).expect(what).is_some(),
+                    "{what}"
+                );
+            }
+            store.read_blob(&image.config.digest, 1 << 20).expect(what);
+        }
+        for (name, path) in self.entries("content/blobs/sha256") {
+            let digest = Sha256::digest(fs::read(path).expect(what));
+            let hex: String = digest.iter().map(|byte| format!("{byte:02x}")).collect();
+            assert_eq!(hex, name, "{what}");
+            done.blobs += 1;
+        }
+        drop(store);
+        self.mend(images.iter().map(|image| image.name.as_str()));
+    }
+
+    /// What the cut left half done is mended by what people do next, and nothing stays.
+    fn mend<'n>(&self, mut images: impl Iterator<Item = &'n str> + Clone) {
+        let what = &self.what;
+        if let Some(name) = images.next() {
+            assert_eq!(self.ok(&["run", "--rm", name, "echo", "up"]), "up\n", "{what}");
+        }
+        for id in self.ok(&["ps", "-a", "-q", "--no-trunc"]).lines() {
+            self.ok(&["rm", "-f", id]);
+        }
+        for id in self.ok(&["images", "-q", "--no-trunc"]).lines() {
+            // By another of its names it may be gone already.
+            let _ = self.end(&["rmi", "-f", id]);
+        }
+        assert_eq!(self.ok(&["images", "-q"]), "", "{what}");
+        let store = Store::open(&self.root).expect(what);
+        store.collect_older_than(Duration::ZERO).expect(what);
+        drop(store);
+        for dir in ["snapshots", "content/blobs/sha256", "content/ingest", "leases"] {
+            let left: Vec<_> = self.entries(dir).map(|(name, _)| name).collect();
+            assert!(left.is_empty(), "{what}: {dir} holds {left:?}");
+        }
+    }
+
+    fn entries(&self, dir: &str) -> impl Iterator<Item = (String, PathBuf)> {
+        let entries = fs::read_dir(self.root.join(dir)).into_iter().flatten().flatten();
+        entries.map(|entry| (entry.file_name().to_string_lossy().into_owned(), entry.path()))
+    }
+
+    fn end(&self, words: &[&str]) -> Ended {
+        let mut command = self.strata.command(words);
+        command
+            .env("STRATA_ROOT", &self.root)
+            .env("STRATA_STATE", self.root.with_file_name("state after"));
+        command.output().expect("the program starts").into()
+    }
+
+    #[track_caller]
+    fn ok(&self, words: &[&str]) -> String {
+        let ended = self.end(words);
+        assert!(
+            ended.code == 0,
+            "{}: strata {} ended with {ended:#?}",
+            self.what,
+            words.join(" ")
+        );
+        ended.out
+    }
+}
