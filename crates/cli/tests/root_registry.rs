@@ -123,4 +123,10 @@ fn a_login_is_remembered_and_forgotten() {
     assert_eq!(pulled.code, 0, "{pulled:?}");
     assert_eq!(with(&strata, &["logout", &registry.host()], "").code, 0);
     refused(&with(&strata, &["pull", &name], ""), &["127.0.0.1"]);
+
+    assert_eq!(with(&strata, &wrong, PASSWORD).code, 0);
+    let all = with(&strata, &["logout", "--all"], "");
+    assert!(all.code == 0 && all.out.contains(&registry.host()), "{all:?}");
+    refused(&with(&strata, &["pull", &name], ""), &["127.0.0.1"]);
+    assert_eq!(with(&strata, &["logout", "--all"], "").out, "");
 }

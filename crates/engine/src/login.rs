@@ -5,7 +5,7 @@ use std::path::Path;
 use image::progress::Progress;
 use image::registry::Client;
 
-pub use image::auth::{AuthError, LoggedOut};
+pub use image::auth::{AuthError, LoggedOut, logged_in};
 pub use image::registry::{ClientOptions as Registries, RegistryError};
 
 /// Tries a user's name and password with a registry and keeps them in `file`.

@@ -1,5 +1,7 @@
 //! `strata logout`: forgets a registry's password.
 
+use std::path::Path;
+
 use clap::Args;
 
 use super::login::login_file;
@@ -12,12 +14,26 @@ pub(crate) struct LogoutArgs {
     /// The registry [default: docker.io]
     #[arg(value_name = "REGISTRY")]
     registry: Option<String>,
+    /// Of every registry
+    #[arg(short, long, conflicts_with = "registry")]
+    all: bool,
 }
 
 pub(crate) fn run(context: &Context, args: LogoutArgs) -> Outcome {
-    let registry = args.registry.as_deref().unwrap_or("docker.io");
+    let file = login_file()?;
+    let registries = match (args.all, args.registry) {
+        (true, _) => engine::login::logged_in(&file)?,
+        (false, registry) => vec![registry.unwrap_or_else(|| "docker.io".to_owned())],
+    };
+    for registry in &registries {
+        log_out(context, registry, &file)?;
+    }
+    Ok(0)
+}
+
+fn log_out(context: &Context, registry: &str, file: &Path) -> Outcome {
     let options = registries::options(&context.settings, None);
-    let done = engine::login::logout(&options, registry, &login_file()?)?;
+    let done = engine::login::logout(&options, registry, file)?;
     print(|out| {
         match done.removed {
             true => writeln!(out, "Removed the login for {registry}")?,

@@ -116,6 +116,8 @@ fn setup_hint(words: &str) -> &'static str {
         "-v, --mount and --tmpfs say what is mounted where; both must be files, or both directories"
     } else if concerns("AppArmor") {
         "--security-opt apparmor= takes a profile that this kernel has loaded, or unconfined"
+    } else if words.contains(" create failed") {
+        "its own words stand above; crun 1.8 runs on no machine with cgroup v1 and v2 side by side: runc does, and strata itself"
     } else if words.contains(" create: ") {
         "--runtime names the program of an OCI runtime, such as crun or runc"
     } else {

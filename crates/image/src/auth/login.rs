@@ -87,6 +87,18 @@ pub fn logout(registry: &str, file: &Path, files: &AuthFiles) -> Result<LoggedOu
     })
 }
 
+/// The registries for which `file`, or a helper in its stead, keeps credentials: their domains, each once, in order.
+///
+/// # Errors
+/// [`AuthError`]; a file that is not there keeps none.
+pub fn logged_in(file: &Path) -> Result<Vec<String>, AuthError> {
+    let content = File::read(file)?.unwrap_or_default();
+    let mut domains: Vec<String> = content.auths.keys().map(|key| normal(key)).collect();
+    domains.sort_unstable();
+    domains.dedup();
+    Ok(domains)
+}
+
 /// A registry's name as a user types it, as the domain of image names.
 fn domain_of(registry: &str) -> Result<String, AuthError> {
     let domain = normal(registry);

@@ -21,7 +21,7 @@ use self::helper::Helper;
 use crate::config::nullable;
 use crate::reference::DEFAULT_DOMAIN;
 
-pub use login::{LoggedOut, login, logout};
+pub use login::{LoggedOut, logged_in, login, logout};
 
 /// Docker's name for its own registry in `config.json`, as old as its first version.
 const DOCKER_KEY: &str = "https://index.docker.io/v1/";
