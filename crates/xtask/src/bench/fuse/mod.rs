@@ -5,15 +5,16 @@
 //! name: nothing stays, however it ends.
 
 mod mounts;
+mod switch;
 mod tree;
 mod works;
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, bail};
 
 use super::{Release, Sample};
 use crate::leftovers;
@@ -32,7 +33,7 @@ pub(crate) struct Args {
     /// Only works whose name contains this; may be repeated
     #[arg(long, value_name = "NAME")]
     only: Vec<String>,
-    /// Let the kernel speak FUSE over io_uring, and put its switch back at the end
+    /// strata over io_uring too: the kernel's switch for it is on for the moment of each such mount
     #[arg(long)]
     io_uring: bool,
 }
@@ -47,9 +48,8 @@ pub(crate) fn main(args: &Args) -> Result<()> {
         bail!("no such work; there are: {}", names.join("; "));
     }
     let release = Release::build()?;
-    let (contestants, absent) = Contestant::all(&release.strata);
+    let (contestants, absent) = Contestant::all(&release.strata, args.io_uring);
     leftovers::set_apart()?;
-    let _switch = args.io_uring.then(Switch::on).transpose()?;
     let place = tempfile::Builder::new()
         .prefix("strata-bench-")
         .tempdir_in("/var/tmp")?;
@@ -69,7 +69,7 @@ pub(crate) fn main(args: &Args) -> Result<()> {
         size.data >> 20,
         size.copied >> 20
     );
-    println!("fuse's enable_uring: {}", Switch::read());
+    println!("fuse's enable_uring: {}", switch::read());
     for absence in absent {
         println!("{absence}");
     }
@@ -80,7 +80,7 @@ pub(crate) fn main(args: &Args) -> Result<()> {
         let samples = measure(work, &contestants, &kit, rounds)?;
         println!("{}", table.row(work, &samples));
     }
-    println!("\nmilliseconds; then strata's time as a share of each other's; * misses what is wanted");
+    println!("\nmilliseconds; then the last one's time as a share of each other's; * misses what is wanted");
     if !table.missed.is_empty() {
         println!("missed: {}", table.missed.join("; "));
     }
@@ -190,7 +190,7 @@ impl Table {
 
     fn row(&mut self, work: &Work, samples: &[Sample]) -> String {
         let medians: Vec<f64> = samples.iter().map(Sample::median).collect();
-        let (ours, others) = medians.split_last().expect("strata is the last");
+        let (ours, others) = medians.split_last().expect("what is judged is the last");
         let mut text = format!("{:NAME$}", work.name);
         for median in &medians {
             write!(text, "{median:COLUMN$.1}").expect("a string takes it");
@@ -198,10 +198,11 @@ impl Table {
         let mut wanted = String::new();
         for (number, other) in others.iter().enumerate() {
             let ratio = ours / other;
-            let limit = if number == 0 {
-                work.wanted.of_kernel
-            } else {
-                work.wanted.of_peers
+            let limit = match self.names[number].as_str() {
+                mounts::KERNEL => work.wanted.of_kernel,
+                // Against ourselves over /dev/fuse nothing is wanted.
+                mounts::STRATA => None,
+                _ => work.wanted.of_peers,
             };
             let misses = limit.is_some_and(|limit| ratio > limit);
             write!(
@@ -225,35 +226,5 @@ impl Table {
             write!(wanted, ", ≤ {limit} × f-o").expect("a string takes it");
         }
         format!("{text}  {wanted}")
-    }
-}
-
-/// The kernel's switch for FUSE over io_uring, put back when dropped.
-struct Switch(String);
-
-impl Switch {
-    const PATH: &str = "/sys/module/fuse/parameters/enable_uring";
-
-    fn read() -> String {
-        match fs::read_to_string(Switch::PATH) {
-            Ok(value) => value.trim().to_owned(),
-            Err(_) => "this kernel has none".to_owned(),
-        }
-    }
-
-    fn on() -> Result<Switch> {
-        ensure!(
-            Path::new(Switch::PATH).exists(),
-            "this kernel does not speak FUSE over io_uring"
-        );
-        let before = Switch::read();
-        fs::write(Switch::PATH, "Y").context(Switch::PATH)?;
-        Ok(Switch(before))
-    }
-}
-
-impl Drop for Switch {
-    fn drop(&mut self) {
-        let _ = fs::write(Switch::PATH, &self.0);
     }
 }

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use rustix::mount::UnmountFlags;
 
+use super::switch;
 use super::tree::{Tree, run};
 use crate::build;
 
@@ -17,17 +18,23 @@ pub(super) struct Contestant {
     pub(super) name: String,
     /// Its server with the words before the options; the kernel has none.
     server: Option<Vec<PathBuf>>,
+    /// It is mounted with the kernel's switch for FUSE over io_uring on.
+    over_io_uring: bool,
 }
 
+pub(super) const KERNEL: &str = "kernel";
+pub(super) const STRATA: &str = "strata";
 const PEER: &str = "fuse-overlayfs";
 const PEER_VERSION: &str = "2.0.0";
 
 impl Contestant {
-    /// All that can be had here, the kernel first and strata last; and a word about each that cannot.
-    pub(super) fn all(strata: &Path) -> (Vec<Contestant>, Vec<String>) {
+    /// All that can be had here, the kernel first and strata last, over io_uring if that is wanted too; and a word about
+    /// each that cannot.
+    pub(super) fn all(strata: &Path, io_uring: bool) -> (Vec<Contestant>, Vec<String>) {
         let mut all = vec![Contestant {
-            name: "kernel".into(),
+            name: KERNEL.into(),
             server: None,
+            over_io_uring: false,
         }];
         let mut absent = Vec::new();
         let peers = [
@@ -40,15 +47,24 @@ impl Contestant {
                 Ok((version, program)) => all.push(Contestant {
                     name: format!("f-o {version}"),
                     server: Some(vec![program]),
+                    over_io_uring: false,
                 }),
                 Err(error) => absent.push(format!("{PEER} {origin} is NOT compared: {error:#}")),
             }
         }
         let words = [strata, "mount".as_ref(), "--driver".as_ref(), "fuse".as_ref()];
-        all.push(Contestant {
-            name: "strata".into(),
+        let ours = Contestant {
+            name: STRATA.into(),
             server: Some(words.map(PathBuf::from).to_vec()),
+            over_io_uring: false,
+        };
+        let over_io_uring = io_uring.then(|| Contestant {
+            name: "s-uring".into(),
+            over_io_uring: true,
+            ..ours.clone()
         });
+        all.push(ours);
+        all.extend(over_io_uring);
         (all, absent)
     }
 
@@ -86,6 +102,7 @@ impl Contestant {
             .stdin(Stdio::null())
             .stdout(words.try_clone()?)
             .stderr(words);
+        let switch = self.over_io_uring.then(switch::on).transpose()?;
         let child = command.spawn().with_context(|| self.name.clone())?;
         let server = mounted.server.insert(child);
         let deadline = Instant::now() + Duration::from_secs(10);
@@ -95,6 +112,9 @@ impl Contestant {
             }
             std::thread::sleep(Duration::from_millis(2));
         }
+        // Answered only when kernel and server have agreed on how they speak.
+        fs::metadata(&mounted.at)?;
+        drop(switch);
         Ok(mounted)
     }
 }
