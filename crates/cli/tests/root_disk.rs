@@ -1,4 +1,4 @@
-//! A disk that is full before an image is in the store: one line that names archive and store, a hint, and nothing of the
+//! A disk that cannot be written, or is full before an image is in the store: one line that names archive and store, a hint, and nothing of the
 //! image left; with room again the same command succeeds. Needs root, for a small file system of its own.
 
 mod common;
@@ -150,4 +150,30 @@ fn import() {
             .unwrap();
         small.fails_until_there_is_room(&archive, |strata| strata.end(words(&["import", "-q"], &archive)));
     }
+}
+
+#[test]
+fn a_store_that_cannot_be_written() {
+    let disk = Disk::tmpfs(LARGE);
+    let strata = Strata::beneath(&disk.path(), env!("CARGO_BIN_EXE_strata"));
+    strata.load(&Image::busybox());
+    let archive = tempfile::NamedTempFile::new().unwrap();
+    Image::busybox().write_oci_archive(archive.path());
+    mount_remount(disk.path(), MountFlags::RDONLY, LARGE).unwrap();
+    let (root, state) = (strata.root(), tempfile::tempdir().unwrap());
+    let root = root.to_str().unwrap();
+    for words in [
+        words(&["load", "-q", "-i"], archive.path()),
+        words(&["run", "--rm", "busybox"], Path::new("true")),
+        words(&["rmi"], Path::new("busybox")),
+        words(&["tag", "busybox"], Path::new("other")),
+    ] {
+        let mut command = strata.command(&words);
+        command.env("STRATA_STATE", state.path());
+        let ended = Ended::from(command.output().unwrap());
+        refused(&ended, &[root]);
+        assert!(ended.err.contains("--root"), "{words:?}: {ended:?}");
+    }
+    mount_remount(disk.path(), MountFlags::empty(), LARGE).unwrap();
+    assert_eq!(strata.ok(["run", "--rm", "busybox", "echo", "again"]), "again\n");
 }

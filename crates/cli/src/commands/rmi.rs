@@ -28,21 +28,27 @@ pub(crate) fn run(context: &Context, args: RmiArgs) -> Outcome {
         true => engine.images(None)?.into_iter().map(|i| i.name).collect(),
         false => args.images,
     };
+    let mut any = false;
     let code = for_each(&names, |name| match engine.rmi(name, args.force) {
-        Ok(removed) => print(|out| {
-            removed
-                .names
-                .iter()
-                .try_for_each(|name| writeln!(out, "Untagged: {name}"))?;
-            removed
-                .id
-                .iter()
-                .try_for_each(|id| writeln!(out, "Deleted: {id}"))
-        })
-        .map(drop),
+        Ok(removed) => {
+            any = true;
+            let told = print(|out| {
+                removed
+                    .names
+                    .iter()
+                    .try_for_each(|name| writeln!(out, "Untagged: {name}"))?;
+                removed
+                    .id
+                    .iter()
+                    .try_for_each(|id| writeln!(out, "Deleted: {id}"))
+            });
+            told.map(drop)
+        }
         Err(engine::rmi::RmiError::NotFound(_)) if args.force => Ok(()),
         Err(error) => Err(Failure::from(error)),
     });
-    engine.collect()?;
+    if any {
+        engine.collect()?;
+    }
     Ok(code)
 }
