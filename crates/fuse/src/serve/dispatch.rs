@@ -202,7 +202,14 @@ impl Shared {
     fn created(&self, device: BorrowedFd<'_>, made: Result<(Found, OpenFile), Errno>, out: &mut Out) -> Done {
         let (found, file) = made?;
         let (fh, flags, through) = self.admit(device, file);
-        self.entry(Ok(found), out)?;
+        // Nobody has mapped what is still empty, and whatever makes it longer has the kernel ask again; without belief
+        // it would ask at once, to check permissions.
+        let timeouts = match found.attr.st_size {
+            0 => self.timeouts,
+            _ => self.timeouts(found.node),
+        };
+        out.granted.nodes.push(found.node);
+        out.reply.entry(found.node, &found.attr, timeouts);
         out.granted.handle = Some(fh);
         out.reply.open(fh, flags, through.map_or(0, |through| through.id));
         Ok(())
