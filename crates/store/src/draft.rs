@@ -7,6 +7,7 @@
 use std::path::Path;
 
 use mount::Mount;
+use mount::fuse::Driver;
 
 use crate::db::{Query, int};
 use crate::error::Fault;
@@ -153,7 +154,7 @@ impl Draft<'_> {
         let inserted = q.run(
             "INSERT INTO snapshots (ns, key, kind, parent, n, held_by_image, ephemeral, created, updated, labels,
                lower, driver, userxattr, redirect_dir, metacopy, volatile, uidmap, gidmap)
-             VALUES (?, ?, ?, ?, ?, 0, ?, ?7, ?7, ?, ?, 'kernel', ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING",
+             VALUES (?, ?, ?, ?, ?, 0, ?, ?7, ?7, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING",
             rusqlite::params![
                 self.ns,
                 self.key,
@@ -164,6 +165,7 @@ impl Draft<'_> {
                 now(),
                 labels_to(&self.options.labels),
                 self.lower,
+                driver(self.options),
                 how.userxattr,
                 how.redirect_dir,
                 how.metacopy,
@@ -213,6 +215,15 @@ fn foreign(key: &str, path: &Path) -> Result<String, SnapshotError> {
     }
 }
 
+/// What column `driver` says.
+fn driver(options: &PrepareOptions) -> &'static str {
+    match options.driver {
+        Driver::Auto => "auto",
+        Driver::Kernel => "kernel",
+        Driver::Fuse => "fuse",
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -228,6 +239,30 @@ mod tests {
         store
             .commit("ns", name, "work", &CommitOptions::default())
             .unwrap();
+    }
+
+    #[test]
+    fn the_row_tells_who_makes_the_overlay_real() {
+        let temp = tempfile::tempdir().unwrap();
+        let store = Store::open(temp.path()).unwrap();
+        for (key, driver) in [
+            ("auto", Driver::Auto),
+            ("kernel", Driver::Kernel),
+            ("fuse", Driver::Fuse),
+        ] {
+            let options = PrepareOptions {
+                driver,
+                ..PrepareOptions::default()
+            };
+            store.prepare("ns", key, None, &options).unwrap();
+            let told = store.db.read(|q| {
+                let row = q.one("SELECT driver FROM snapshots WHERE key = ?", [key], |row| {
+                    row.get(0)
+                })?;
+                Ok::<Option<String>, Fault>(row)
+            });
+            assert_eq!(told.unwrap().as_deref(), Some(key));
+        }
     }
 
     #[test]

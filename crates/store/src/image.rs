@@ -359,7 +359,7 @@ fn put_snapshots(q: &Query<'_>, ns: &str, name: &str, record: &ImageRecord) -> R
             None => q.insert(
                 "INSERT INTO snapshots (ns, key, kind, parent, n, held_by_image, ephemeral, created, updated,
                    labels, driver, userxattr, volatile)
-                 VALUES (?, ?, ?, ?, ?, 1, 0, ?6, ?6, '{}', 'kernel', 0, 0)",
+                 VALUES (?, ?, ?, ?, ?, 1, 0, ?6, ?6, '{}', 'auto', 0, 0)",
                 (ns, key, Kind::Committed, parent, int(layer.layer_n), now()),
             )?,
         };

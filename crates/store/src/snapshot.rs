@@ -94,6 +94,8 @@ pub struct PrepareOptions {
     pub volatile: bool,
     /// Mount with `userxattr`, as an unprivileged user must.
     pub userxattr: bool,
+    /// Who makes its overlay real: whoever mounts it again takes the same.
+    pub driver: mount::fuse::Driver,
     /// Whether renamed directories are redirected; `None` leaves it to the kernel's default.
     pub redirect_dir: Option<bool>,
     /// Whether a change of attributes copies only these up; `None` leaves it to the kernel's default.

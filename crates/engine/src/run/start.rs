@@ -282,6 +282,7 @@ impl Engine {
         let snapshot = PrepareOptions {
             lower: base.lower.clone(),
             volatile: request.remove,
+            driver: request.driver,
             size: request.container.storage_size,
             ..PrepareOptions::default()
         };

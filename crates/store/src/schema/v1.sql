@@ -47,7 +47,7 @@ CREATE TABLE snapshots (
   apparent      INTEGER,
   inodes        INTEGER,
   lower         TEXT,                     -- a directory outside the store beneath everything (the host's root)
-  driver        TEXT NOT NULL,            -- who writes it: kernel
+  driver        TEXT NOT NULL,            -- who makes its overlay real: auto, kernel or fuse
   userxattr     INTEGER NOT NULL,         -- how it is written: mount options of the overlay
   redirect_dir  INTEGER,                  --   null: the kernel's default
   metacopy      INTEGER,                  --   null: the kernel's default
