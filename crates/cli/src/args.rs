@@ -17,7 +17,6 @@ use crate::commands;
     about = "Run containers from images on overlay root file systems, without a daemon",
     subcommand_required = true,
     arg_required_else_help = true,
-    disable_help_subcommand = true,
     // As an alias gives a flag and the user another: the last one holds.
     args_override_self = true,
     max_term_width = 110,
@@ -112,6 +111,7 @@ Strata:
   info         Show the store, the state and what this machine offers
   version      Show the version
   completion   Print a completion script for a shell
+  help         Show the help of a command
 
 {options}
 
@@ -237,6 +237,13 @@ mod tests {
             let line = format!("  {:<12} {about}\n", command.get_name());
             assert!(HELP.contains(&line), "the front page lacks: {line}");
         }
+    }
+
+    #[test]
+    fn help_is_a_command_too() {
+        let asked = Cli::try_parse_from(["strata", "help", "rm"]).unwrap_err();
+        assert_eq!(asked.kind(), clap::error::ErrorKind::DisplayHelp);
+        assert!(asked.to_string().contains("strata rm [OPTIONS]"), "{asked}");
     }
 
     #[test]

@@ -59,6 +59,11 @@ fn capabilities_are_the_peers_few() {
         capabilities(&strata, &["--cap-drop", "ALL", "--cap-add", "CHOWN"]),
         CHOWN
     );
+    assert_eq!(
+        capabilities(&strata, &["--cap-drop", "ALL", "--cap-add", "chown,net_admin"]),
+        CHOWN | NET_ADMIN,
+        "several at once, as podman takes them"
+    );
     assert_ne!(capabilities(&strata, &["--privileged"]) & SYS_ADMIN, 0);
     assert_eq!(
         capabilities(&strata, &["-u", "user"]),

@@ -131,10 +131,20 @@ pub(crate) struct RunArgs {
     pub(crate) shm_size: Option<String>,
 
     /// Add a capability (ALL for every one)
-    #[arg(long, value_name = "CAPABILITY", help_heading = "Security")]
+    #[arg(
+        long,
+        value_name = "CAPABILITY",
+        value_delimiter = ',',
+        help_heading = "Security"
+    )]
     pub(crate) cap_add: Vec<String>,
     /// Drop a capability (ALL for every one)
-    #[arg(long, value_name = "CAPABILITY", help_heading = "Security")]
+    #[arg(
+        long,
+        value_name = "CAPABILITY",
+        value_delimiter = ',',
+        help_heading = "Security"
+    )]
     pub(crate) cap_drop: Vec<String>,
     /// Every capability and device, nothing masked, no filter
     #[arg(long, help_heading = "Security")]
