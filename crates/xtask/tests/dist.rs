@@ -41,7 +41,8 @@ fn completions_and_pages_know_every_command_and_flag() {
     definition.build();
     let commands: Vec<_> = definition
         .get_subcommands()
-        .filter(|c| !c.is_hide_set())
+        // `help` is another way to ask for what the pages hold.
+        .filter(|c| !c.is_hide_set() && c.get_name() != "help")
         .collect();
     assert!(commands.len() > 15);
     for command in commands {
