@@ -15,7 +15,7 @@ fn layer(n: usize) -> Layer {
         .file("last", 0o644, format!("{n}\n"))
         .dir("d", 0o755)
         .file(format!("d/{n}"), 0o644, "");
-    if n % 10 == 0 {
+    if n.is_multiple_of(10) {
         layer = layer.whiteout(format!("f{}", n - 1));
     }
     if n == MOST / 2 {

@@ -1,8 +1,8 @@
-//! Power cuts: the disk under a store is copied in one instant, at any moment of any command, and what is found on the
-//! copy must be whole.
+//! Power cuts: the drive under a store loses power at any moment of any command, and what is found on it afterwards must
+//! be whole.
 //!
-//! The disk is a file on an xfs, which clones files: the clone has what reached the disk, and nothing of what was only
-//! in memory. Mounting it replays its journal, as after a cut.
+//! The store lies on a [`Drive`](crate::drive::Drive), which knows what was flushed and what was not, on one of three file
+//! systems. Mounting what a cut left replays its journal.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -15,6 +15,8 @@ use sha2::{Digest as _, Sha256};
 use store::Store;
 use tempfile::TempDir;
 
+use crate::disk::Kind;
+use crate::drive::Kept;
 use crate::random::Random;
 use crate::{Disk, Ended, Image, Layer, Strata};
 
@@ -41,8 +43,9 @@ type Expected = BTreeMap<String, bool>;
 /// Commands that change a store, one after the other, and a power cut at a random moment of each.
 pub fn cuts(program: impl Into<PathBuf>, seed: u64, how_long: Duration) -> Cuts {
     let mut random = Random::new(seed);
-    let under = Disk::new("xfs", &["mkfs.xfs", "-q"], 1 << 30, "rw");
-    let disk = Disk::new_in(&under.path(), "ext4", &["mkfs.ext4", "-q"], 256 << 20, "rw");
+    let under = Disk::new("xfs", &["mkfs.xfs", "-q"], 2 << 30, "rw");
+    let kind = Kind::ALL[(seed % 3) as usize];
+    let disk = Disk::on_drive(&under.path(), kind, 320 << 20);
     let strata = Strata::beneath(&disk.path(), program);
     let archives = archives(&mut random);
     let place = strata
@@ -75,7 +78,8 @@ pub fn cuts(program: impl Into<PathBuf>, seed: u64, how_long: Duration) -> Cuts 
             }
             _ => {}
         }
-        let cut = disk.cut();
+        let kept = Kept::choose(&mut random);
+        let cut = disk.cut(kind, kept, &mut random);
         let ending = child.wait().expect("our own child");
         if ended.is_none() {
             done.at_work += 1;
@@ -87,7 +91,7 @@ pub fn cuts(program: impl Into<PathBuf>, seed: u64, how_long: Duration) -> Cuts 
             expected.insert(name, there);
         }
         done.cuts += 1;
-        let what = format!("seed {seed}, cut {}, {words:?}", done.cuts);
+        let what = format!("seed {seed}, cut {} ({kind:?}, {kept:?}), {words:?}", done.cuts);
         After {
             strata: &strata,
             root: cut.path().join(&place),
