@@ -5,7 +5,7 @@
 use std::ffi::OsString;
 use std::path::PathBuf;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{ArgAction, Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use crate::commands;
 
@@ -73,7 +73,44 @@ fn parse_words(words: &[OsString]) -> Result<Cli, clap::Error> {
             command: Command::Run(run),
         });
     }
-    Cli::try_parse_from(words)
+    Cli::try_parse_from(words).or_else(|error| with_values(words, error))
+}
+
+/// Docker's and podman's switches take a value where one is written (`--rm=true`, `--read-only=false`): the definition
+/// with such switches, which help and completions would show otherwise than anybody writes them.
+fn with_values(words: &[OsString], error: clap::Error) -> Result<Cli, clap::Error> {
+    use clap::error::ErrorKind::{DisplayHelp, DisplayVersion, TooManyValues};
+    let has_value = |word: &OsString| {
+        word.as_encoded_bytes().starts_with(b"-") && word.as_encoded_bytes().contains(&b'=')
+    };
+    if matches!(error.kind(), DisplayHelp | DisplayVersion) || !words.iter().any(has_value) {
+        return Err(error);
+    }
+    let second = valued(Cli::command())
+        .try_get_matches_from(words)
+        .and_then(|matches| Cli::from_arg_matches(&matches));
+    match second {
+        Err(second) if error.kind() == TooManyValues => Err(second),
+        Err(_) => Err(error),
+        parsed => parsed,
+    }
+}
+
+fn valued(command: clap::Command) -> clap::Command {
+    command
+        .mut_subcommands(valued)
+        .mut_args(|arg| match arg.get_action() {
+            ArgAction::SetTrue => arg
+                .action(ArgAction::Set)
+                .num_args(0..=1)
+                .require_equals(true)
+                .default_value("false")
+                .default_missing_value("true")
+                .value_parser(|text: &str| {
+                    runtime::options::boolean(text).ok_or("it is neither true nor false")
+                }),
+            _ => arg,
+        })
 }
 
 /// Heading of the flags that every command has.
@@ -221,8 +258,6 @@ pub(crate) enum ImageCommand {
 
 #[cfg(test)]
 mod tests {
-    use clap::{CommandFactory, Parser};
-
     use super::*;
 
     #[test]
@@ -296,6 +331,33 @@ mod tests {
                 "{line}"
             );
         }
+    }
+
+    #[test]
+    fn switches_take_a_value_where_one_is_written() {
+        let parsed = |line: &str| {
+            let words: Vec<OsString> = line.split(' ').map(OsString::from).collect();
+            parse_words(&words)
+        };
+        let run = |line: &str| match parsed(line).unwrap().command {
+            Command::Run(run) => *run,
+            other => panic!("{other:?}"),
+        };
+        let args = run("strata run --rm=true --read-only=false -it=false --init=1 busybox sh --rm=x");
+        assert_eq!(
+            (args.rm, args.read_only, args.interactive, args.tty, args.init),
+            (true, false, true, false, true)
+        );
+        assert_eq!(args.words, ["busybox", "sh", "--rm=x"]);
+        assert!(run("strata --root /x run -it --rm=T busybox").rm);
+        assert!(parsed("strata ps --all=true").is_ok());
+        assert!(parsed("strata rm --force=true one").is_ok());
+        let error = parsed("strata run --rm=maybe busybox").unwrap_err().to_string();
+        assert!(error.contains("neither true nor false"), "{error}");
+        let error = parsed("strata run --name=ab --nosuch busybox")
+            .unwrap_err()
+            .to_string();
+        assert!(error.contains("--nosuch"), "{error}");
     }
 
     #[test]

@@ -6,6 +6,7 @@ use std::ffi::OsString;
 use std::fmt;
 use std::io::Write;
 
+use crate::peers;
 use crate::render::style::Style;
 
 /// Exit code of strata's own failures, as docker and podman have it.
@@ -156,11 +157,15 @@ fn from_clap(rendered: &str) -> Failure {
         .filter(|tip| !tip.contains("as a value"))
         .collect();
     let message = message.join(" ");
-    let failure = Failure::user(message.trim_start_matches("error:").trim());
+    let message = message.trim_start_matches("error:").trim();
+    let failure = Failure::user(message);
     let command: Vec<&str> = usage
         .split_whitespace()
         .take_while(|word| !word.starts_with(['-', '<', '[']))
         .collect();
+    if let Some(hint) = as_peers_have_it(message, &command) {
+        return failure.hint(hint);
+    }
     match (tips.first(), command.is_empty()) {
         _ if message.contains("--format") && message.contains("{{") => failure.hint(
             "ps and images know such fields, elsewhere --format json has everything, for jq and its like",
@@ -169,6 +174,22 @@ fn from_clap(rendered: &str) -> Failure {
         (None, false) => failure.hint(format!("{} --help tells more", command.join(" "))),
         (None, true) => failure.hint("--help tells more"),
     }
+}
+
+/// What to do where docker or podman would have understood.
+fn as_peers_have_it(message: &str, command: &[&str]) -> Option<&'static str> {
+    let mut quoted = message.split('\'').skip(1).step_by(2);
+    let first = quoted.next()?;
+    if message.starts_with("unrecognized subcommand") {
+        return peers::command(first);
+    }
+    if message.starts_with("unexpected argument") {
+        return peers::flag(command.get(1..)?.join(" ").as_str(), first);
+    }
+    if message.starts_with("invalid value") {
+        return peers::value(quoted.next()?.split(' ').next()?, first);
+    }
+    None
 }
 
 #[cfg(test)]
@@ -228,8 +249,16 @@ mod tests {
         assert_eq!(
             of(&["strata", "run", "--pull", "often", "y"]),
             "error: invalid value 'often' for '--pull <WHEN>' [possible values: always, missing, never]\n\
-             hint: --help tells more\n"
+             hint: --pull takes always, missing or never\n"
         );
+        assert_eq!(
+            of(&["strata", "run", "-p", "80:80", "y"]).lines().last(),
+            peers::flag("run", "-p")
+                .map(|hint| format!("hint: {hint}"))
+                .as_deref()
+        );
+        assert!(of(&["strata", "exec", "x"]).contains("nsenter"));
+        assert!(of(&["strata", "container", "ls", "-n", "1"]).contains("strata ps -a"));
         assert!(of(&["strata", "puul"]).contains("'pull'"));
         let template = of(&["strata", "inspect", "--format", "{{.Id}}", "x"]);
         assert!(

@@ -18,6 +18,7 @@ mod failure;
 mod fuse_overlayfs;
 mod overlay;
 mod password;
+mod peers;
 mod progress;
 mod registries;
 mod render;

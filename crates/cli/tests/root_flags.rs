@@ -401,3 +401,52 @@ fn in_the_hosts_network_it_is_called_as_the_host() {
     let named = said(&strata, &["--network", "host", "--hostname", "other"], "hostname");
     assert_eq!(named, "other\n");
 }
+
+#[test]
+fn spellings_of_docker_and_podman() {
+    let strata = busybox();
+    // An empty value is the default: scripts write --name "$NAME".
+    for flag in [
+        "--name",
+        "--hostname",
+        "--workdir",
+        "--user",
+        "--pid",
+        "--ipc",
+        "--uts",
+        "--platform",
+        "--stop-signal",
+        "--cgroup-parent",
+    ] {
+        assert_eq!(said(&strata, &[flag, ""], "pwd"), "/\n", "{flag}");
+    }
+    // A switch takes a value where one is written.
+    said(
+        &strata,
+        &["--read-only=false", "--privileged=false"],
+        "echo x >/x",
+    );
+    assert_ne!(sh(&strata, &["--read-only=true"], "echo x >/x").code, 0);
+    let ended = strata.end(["run", "--rm=true", "--init=1", "busybox", "true"]);
+    assert_eq!(
+        (ended.code, strata.ok(["ps", "-aq"]).as_str()),
+        (0, ""),
+        "{ended:?}"
+    );
+    // Several capabilities in one, as podman has it.
+    let seen = said(
+        &strata,
+        &["--cap-drop", "ALL", "--cap-add", "chown,CAP_KILL"],
+        "grep CapEff /proc/self/status",
+    );
+    assert!(seen.ends_with("0000000000000021\n"), "{seen}");
+    let seen = said(
+        &strata,
+        &["--tmpfs", "/x:noatime,size=1m"],
+        "grep ' /x ' /proc/mounts",
+    );
+    assert!(seen.contains("noatime"), "{seen}");
+    // What follows the image belongs to the command, whatever it looks like.
+    let seen = strata.ok(["run", "--rm", "--", "busybox", "echo", "--", "-it", "--rm"]);
+    assert_eq!(seen, "-- -it --rm\n");
+}

@@ -162,3 +162,58 @@ fn an_image_called_host_is_told_apart_from_the_machine() {
     assert_eq!(of_image, "image\n");
     assert_eq!(strata.end(["tag", "busybox", "hosts"]).err, "");
 }
+
+#[test]
+fn what_docker_or_podman_would_have_taken_gets_a_way_out() {
+    let strata = busybox();
+    for (flags, words, hint) in [
+        (&["-v", "data:/x"][..], &["\"data\" names a volume"][..], "./PATH"),
+        (&["-v", "~/data:/x"], &["\"~/data\""], "$HOME"),
+        (&["-v", "/tmp:/x:U"], &["owner"], "--user"),
+        (&["--mount", "type=volume,src=a,dst=/x"], &["volumes"], "./PATH"),
+        (&["--mount", "dst=/x,volume-nocopy"], &["volume-nocopy"], "./PATH"),
+        (&["-p", "80:80"], &["'-p'"], "--network host"),
+        (&["-d"], &["'-d'"], "foreground"),
+        (&["--gpus", "all"], &["--gpus"], "--device"),
+        (&["--replace"], &["--replace"], "strata rm -f"),
+        (&["--pull", "newer"], &["newer"], "--pull always"),
+        (&["--add-host", "a;b:1.2.3.4"], &["a;b"], "once for each"),
+        (&["--ipc", "none"], &["--ipc"], "private"),
+        (
+            &["-v", "/tmp:/x", "--tmpfs", "/x"],
+            &["two mounts", "/x"],
+            "taken once",
+        ),
+        (
+            &["-m", "20m", "--memory-swap", "10m"],
+            &["--memory-swap"],
+            "-1 is",
+        ),
+        (
+            &["--cap-add", "chown", "--cap-drop", "CHOWN"],
+            &["CHOWN"],
+            "leave one",
+        ),
+        (&["--security-opt", "label=type:a"], &["SELinux"], "leave it out"),
+    ] {
+        run_is_refused(&strata, flags, words, hint);
+    }
+    for (line, words, hint) in [
+        (&["exec", "x", "sh"][..], &["exec"][..], "nsenter"),
+        (&["stop", "x"], &["stop"], "strata rm -f"),
+        (&["help"], &["help"], "strata --help"),
+        (&["ps", "--filter", "name=x"], &["--filter"], "--format json"),
+        (&["images", "-a"], &["-a"], "those listed are all"),
+        (&["load", "-"], &["'-'"], "standard input"),
+        (&["tag", "busybox", "UPPER"], &["UPPER"], "names look like"),
+        (
+            &["inspect", "-f", "{{.Id}}", "busybox"],
+            &["{{.Id}}"],
+            "--format json",
+        ),
+    ] {
+        let ended = strata.end(line);
+        refused(&ended, words);
+        assert!(ended.err.contains(hint), "{hint:?} is not in {ended:#?}");
+    }
+}

@@ -102,7 +102,7 @@ fn csv(flag: &Flag<'_>) -> Result<Vec<String>> {
 }
 
 /// A boolean as Go's `strconv.ParseBool` reads it, which is what users of the peers write.
-fn boolean(text: &str) -> Option<bool> {
+pub fn boolean(text: &str) -> Option<bool> {
     match text {
         "1" | "t" | "T" | "true" | "TRUE" | "True" => Some(true),
         "0" | "f" | "F" | "false" | "FALSE" | "False" => Some(false),

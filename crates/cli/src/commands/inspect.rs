@@ -15,7 +15,7 @@ pub(crate) struct InspectArgs {
     #[arg(long = "type", value_name = "TYPE")]
     pub(crate) kind: Option<Kind>,
     /// Form of the output
-    #[arg(long, value_name = "FORM", default_value = "json", value_parser = ["json"])]
+    #[arg(short, long, value_name = "FORM", default_value = "json", value_parser = ["json"])]
     format: String,
 }
 
@@ -26,7 +26,7 @@ pub(crate) struct NounArgs {
     #[arg(value_name = "NAME", required = true)]
     pub(crate) names: Vec<String>,
     /// Form of the output
-    #[arg(long, value_name = "FORM", default_value = "json", value_parser = ["json"])]
+    #[arg(short, long, value_name = "FORM", default_value = "json", value_parser = ["json"])]
     format: String,
 }
 

@@ -235,6 +235,8 @@ impl Explain for TagError {
     fn hint(&self) -> Option<String> {
         match self {
             TagError::Find(error) => error.hint(),
+            TagError::Reference(error) => error.hint(),
+            TagError::Digest(_) => Some("give a name and a tag".to_owned()),
             _ => None,
         }
     }

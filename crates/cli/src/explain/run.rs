@@ -99,6 +99,20 @@ fn spec_hint(error: &SpecError) -> String {
                 "give a profile as docker and podman take it (JSON), or unconfined"
             }
             spec::SpecError::CapabilityMissing(_) => "leave it out, or run strata with it",
+            spec::SpecError::Conflict { .. } => "leave one of them out",
+            spec::SpecError::MountTwice(_) => {
+                "-v, --mount and --tmpfs name places in the container; each is taken once"
+            }
+            spec::SpecError::Relabel(_) => {
+                "leave z and Z out, and label the directory before: chcon -t container_file_t"
+            }
+            spec::SpecError::UnknownMachine => "--security-opt seccomp=unconfined runs it without a filter",
+            spec::SpecError::Devices(_) => "see that /dev is mounted and can be read",
+            spec::SpecError::Limit {
+                flag: "--memory-swap",
+                ..
+            } => "give both, as --memory 512m --memory-swap 1g; -1 is as much swap as there is",
+            spec::SpecError::Limit { .. } => "strata info tells what this machine has",
             spec::SpecError::Sysctl { .. } => {
                 "a container has net.* (with a network of its own), fs.mqueue.*, and kernel.msg*, kernel.sem, kernel.shm* and kernel.domainname of its own"
             }

@@ -33,7 +33,10 @@ pub enum MountKind {
 const VOLUME_FORM: &str = "write HOST-PATH:CONTAINER-PATH[:OPTION,…], as /srv/www:/www:ro";
 const MOUNT_FORM: &str = "write type=bind,source=PATH,target=PATH[,readonly][,bind-propagation=rslave] or type=tmpfs,target=PATH[,tmpfs-size=64m]";
 const TMPFS_FORM: &str = "write CONTAINER-PATH[:OPTION,…], as /run:size=64m,mode=1777,exec";
-const BIND_INSTEAD: &str = "give a host directory by an absolute path, or --tmpfs PATH for a scratch one";
+const BIND_INSTEAD: &str = "a directory of this machine is given as /PATH or ./PATH, one that goes with the container as --tmpfs PATH";
+const HOME: &str = "the shell expands ~ at the beginning of a word alone: write $HOME";
+const OWN_OWNER: &str = "chown the directory before, or give --user its owner's number";
+const OWN_OVERLAY: &str = "give it read-only (ro), or as the root: --rootfs DIR";
 
 const PROPAGATION: [&str; 6] = ["private", "rprivate", "shared", "rshared", "slave", "rslave"];
 
@@ -43,6 +46,18 @@ const PAIRS: [[&str; 2]; 4] = [
     ["suid", "nosuid"],
     ["dev", "nodev"],
     ["ro", "rw"],
+];
+
+/// When a file's time of access is written, as docker takes it for a tmpfs; of these the last one holds.
+const TIMES: [&str; 8] = [
+    "atime",
+    "noatime",
+    "diratime",
+    "nodiratime",
+    "relatime",
+    "norelatime",
+    "strictatime",
+    "nostrictatime",
 ];
 
 /// Parses `-v`/`--volume`: `HOST-PATH:CONTAINER-PATH[:OPTIONS]`.
@@ -74,10 +89,12 @@ pub fn volume(value: &str, cwd: &Path) -> Result<MountOption> {
     } else if source == "." || source == ".." || source.starts_with("./") || source.starts_with("../") {
         cwd.join(source)
     } else {
-        return Err(flag.instead(
-            format!("{source:?} names a volume, and strata keeps none"),
-            BIND_INSTEAD,
-        ));
+        let hint = if source.starts_with('~') {
+            HOME
+        } else {
+            BIND_INSTEAD
+        };
+        return Err(flag.instead(format!("{source:?} names a volume, and strata keeps none"), hint));
     };
     let destination = target(&flag, destination)?;
     let mut mount = MountOption {
@@ -167,8 +184,17 @@ pub fn mount(value: &str, cwd: &Path) -> Result<MountOption> {
             },
             "tmpfs-size" => tmpfs.push(format!("size={}", limits::bytes(&flag, &needed()?)?)),
             "tmpfs-mode" => tmpfs.push(format!("mode={}", octal(&flag, &needed()?)?)),
-            "notmpcopyup" if text.is_none() => {}
-            "u" | "chown" => return Err(flag.wrong("changing the owner of the source is not supported")),
+            "tmpcopyup" | "notmpcopyup" if text.is_none() => tmpfs.push(key),
+            "u" | "chown" => {
+                return Err(flag.instead("changing the owner of the source is not supported", OWN_OWNER));
+            }
+            "volume-nocopy" | "volume-opt" | "volume-label" | "volume-driver" | "volume-subpath"
+            | "subpath" => {
+                return Err(flag.instead(
+                    format!("{key} is about volumes, and strata keeps none"),
+                    BIND_INSTEAD,
+                ));
+            }
             other => return Err(flag.wrong(format!("{other:?} is not a key that --mount knows"))),
         }
     }
@@ -176,7 +202,7 @@ pub fn mount(value: &str, cwd: &Path) -> Result<MountOption> {
     match kind.as_deref() {
         Some("bind") => {
             if let Some(word) = tmpfs.first() {
-                return Err(flag.wrong(format!("tmpfs-{word} belongs to type=tmpfs")));
+                return Err(flag.wrong(format!("{word:?} belongs to type=tmpfs")));
             }
             let source = source.ok_or_else(|| flag.wrong("source is missing"))?;
             let source = if source.starts_with('/') {
@@ -202,19 +228,21 @@ pub fn mount(value: &str, cwd: &Path) -> Result<MountOption> {
             if let Some(word) = binding.first() {
                 return Err(flag.wrong(format!("{word:?} belongs to type=bind")));
             }
-            words.extend(tmpfs);
+            // Not to copy is what happens in any case.
+            words.extend(tmpfs.into_iter().filter(|word| word != "notmpcopyup"));
             finish_tmpfs(&flag, destination, words)
         }
         Some("volume") | None => Err(flag.instead(
             "strata keeps no volumes, and volume is what --mount means by default",
             BIND_INSTEAD,
         )),
+        Some("image") => Err(flag.instead("strata mounts no images into containers", BIND_INSTEAD)),
         Some(other) => Err(flag.wrong(format!("type {other:?} is neither bind nor tmpfs"))),
     }
 }
 
 /// Parses `--tmpfs`: `CONTAINER-PATH[:OPTIONS]` with `size=`, `mode=`, `uid=`, `gid=`, `nr_inodes=`, `nr_blocks=`,
-/// `ro`, `rw`, `tmpcopyup`, and `exec`, `suid`, `dev` with their opposites. Without options: `nosuid,nodev,noexec`, and the
+/// `ro`, `rw`, `tmpcopyup`, when access is recorded (`noatime`, …), and `exec`, `suid`, `dev` with their opposites. Without options: `nosuid,nodev,noexec`, and the
 /// kernel's size (half the memory).
 ///
 /// # Errors
@@ -246,7 +274,7 @@ pub fn tmpfs(value: &str) -> Result<MountOption> {
             // Podman's: what the image has there is copied in; docker's way, and the way here without it, is not to.
             None if word == "tmpcopyup" => word.to_owned(),
             None if word == "notmpcopyup" => continue,
-            None if PAIRS.as_flattened().contains(&word) => word.to_owned(),
+            None if PAIRS.as_flattened().contains(&word) || TIMES.contains(&word) => word.to_owned(),
             _ => return Err(flag.wrong(format!("{word:?} is not an option of a tmpfs"))),
         });
     }
@@ -275,9 +303,13 @@ fn bind_word(flag: &Flag<'_>, mount: &mut MountOption, word: &str) -> Result<()>
         word if PROPAGATION.contains(&word) || PAIRS.as_flattened().contains(&word) => {
             mount.options.push(word.to_owned())
         }
-        "U" => return Err(flag.wrong("U (changing the owner of the source) is not supported")),
-        "O" => return Err(flag.wrong("O (an overlay over the source) is not supported")),
-        "idmap" => return Err(flag.wrong("idmap is not supported")),
+        "U" => {
+            return Err(flag.instead("U (changing the owner of the source) is not supported", OWN_OWNER));
+        }
+        "O" => return Err(flag.instead("O (an overlay over the source) is not supported", OWN_OVERLAY)),
+        word if word == "idmap" || word.starts_with("idmap=") => {
+            return Err(flag.instead("idmap is not supported", OWN_OWNER));
+        }
         word => return Err(flag.wrong(format!("{word:?} is not an option of a bind mount"))),
     }
     Ok(())
@@ -398,6 +430,8 @@ mod tests {
         for (value, says) in [
             ("/data", "anonymous"),
             ("data:/x", "\"data\" names a volume"),
+            ("data:/x", "./PATH"),
+            ("~/data:/x", "$HOME"),
             (":/x", "empty"),
             ("/a:b", "\"b\" is no absolute path"),
             ("/a:/", "root"),
@@ -456,6 +490,8 @@ mod tests {
                 source: "/home/me/x".into()
             }
         );
+        let copied = mount("type=tmpfs,target=/t,tmpcopyup", cwd()).unwrap();
+        assert_eq!(copied.options[0], "tmpcopyup");
         let scratch = mount("type=tmpfs,target=/t,tmpfs-size=1m,tmpfs-mode=1770,exec", cwd()).unwrap();
         assert_eq!(scratch.kind, MountKind::Tmpfs);
         assert_eq!(
@@ -482,6 +518,13 @@ mod tests {
                 "type=bind,source=/a,target=/b,tmpfs-size=1m",
                 "belongs to type=tmpfs",
             ),
+            (
+                "type=bind,source=/a,target=/b,notmpcopyup",
+                "belongs to type=tmpfs",
+            ),
+            ("target=/b,volume-nocopy", "about volumes"),
+            ("type=image,source=a,target=/b", "no images"),
+            ("type=bind,source=/a,target=/b,U", "--user"),
             ("type=tmpfs,source=/a,target=/b", "no source"),
             (
                 "type=tmpfs,target=/b,bind-propagation=shared",

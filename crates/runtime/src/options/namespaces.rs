@@ -41,6 +41,10 @@ pub fn namespace(name: &'static str, value: &str) -> Result<NamespaceOption> {
         None if value == "private" || (name == "--ipc" && value == "shareable") => {
             Ok(NamespaceOption::Private)
         }
+        None if name == "--ipc" && value == "none" => Err(flag.instead(
+            "a container always has a /dev/shm",
+            "private keeps it to the container; --shm-size says how large it is",
+        )),
         Some(("container", "")) => Err(flag.wrong("the container's name is missing")),
         Some(("container", container)) => Ok(NamespaceOption::Container(container.to_owned())),
         Some(("ns", path)) if path.starts_with('/') => Ok(NamespaceOption::Joined(Joined {

@@ -42,7 +42,13 @@ pub fn add_host(value: &str) -> Result<(String, IpAddr)> {
         (_, Some(at)) | (Some(at), None) => (&value[..at], &value[at + 1..]),
         (None, None) => return Err(flag.wrong("there is no address")),
     };
-    if name.is_empty() || name.contains(char::is_whitespace) {
+    if name.contains(';') {
+        return Err(flag.instead(
+            format!("{name:?} are several names"),
+            "give --add-host once for each name",
+        ));
+    }
+    if name.is_empty() || name.contains(char::is_whitespace) || name.contains('#') {
         return Err(flag.wrong(format!("{name:?} is no name")));
     }
     if address == "host-gateway" {
@@ -67,6 +73,10 @@ pub fn add_host(value: &str) -> Result<(String, IpAddr)> {
 /// Not an IP address.
 pub fn dns(value: &str) -> Result<IpAddr> {
     let flag = Flag::new("--dns", value, "write the address of a name server, as 9.9.9.9");
+    if value == "none" {
+        let hint = "bind a file of your own over it: -v ./resolv.conf:/etc/resolv.conf:ro";
+        return Err(flag.instead("a container always has an /etc/resolv.conf", hint));
+    }
     value
         .trim()
         .parse()

@@ -29,7 +29,7 @@ pub fn capability(name: &'static str, value: &str) -> Result<CapabilityOption> {
     let flag = Flag::new(
         name,
         value,
-        "write the name of a capability, as NET_ADMIN, or ALL",
+        "write the name of a capability, as NET_ADMIN, or ALL; capabilities(7) lists them",
     );
     let known = plain
         .parse()
@@ -99,7 +99,10 @@ pub fn security_opt(value: &str) -> Result<SecurityOption> {
         })),
         "label" => match needed()? {
             "disable" => Ok(SecurityOption::LabelDisable),
-            other => Err(flag.wrong(format!("SELinux labels ({other:?}) are not supported"))),
+            other => Err(flag.instead(
+                format!("SELinux labels ({other:?}) are not supported"),
+                "leave it out: a container gets none, which label=disable says too",
+            )),
         },
         "mask" => Ok(SecurityOption::Mask(paths(needed()?)?)),
         "unmask" => match needed()? {
@@ -110,6 +113,14 @@ pub fn security_opt(value: &str) -> Result<SecurityOption> {
             "unconfined" => Ok(SecurityOption::Unmask(Vec::new())),
             other => Err(flag.wrong(format!("systempaths={other:?} is not unconfined"))),
         },
+        "proc-opts" => Err(flag.instead(
+            "the options of /proc are fixed",
+            "mask=PATH hides parts of it: mask=/proc/cpuinfo",
+        )),
+        "writable-cgroups" => Err(flag.instead(
+            "the control groups that a container sees are read-only",
+            "--privileged makes them writable, and takes all else away that confines it",
+        )),
         other => Err(flag.wrong(format!("{other:?} is not known"))),
     }
 }

@@ -7,7 +7,7 @@ use engine::run::{Request, Source};
 use runtime::options::container::{ResourceOptions, SeccompChoice, Unmask};
 use runtime::options::env::EnvOption;
 use runtime::options::mounts::{MountKind, MountOption};
-use runtime::options::security::SecurityOption;
+use runtime::options::security::{CapabilityOption, SecurityOption};
 use runtime::options::{
     ContainerOptions, OptionError, devices, env, limits, mounts, namespaces, network, process, security,
 };
@@ -33,7 +33,7 @@ pub(super) fn request(context: &Context, args: &RunArgs) -> Result<Request, Fail
     };
     let mut request = Request::new(source);
     request.container = container(args, command)?;
-    request.name = maybe(&args.name, process::name)?;
+    request.name = maybe(&given(&args.name), process::name)?;
     request.remove = args.rm;
     request.interactive = args.interactive;
     request.pull = match args.pull {
@@ -41,7 +41,7 @@ pub(super) fn request(context: &Context, args: &RunArgs) -> Result<Request, Fail
         Pull::Missing => engine::run::PullPolicy::Missing,
         Pull::Never => engine::run::PullPolicy::Never,
     };
-    request.platform = args.platform.clone();
+    request.platform = given(&args.platform);
     request.registries = registries::options(&context.settings, None);
     for label in &args.label {
         let (key, value) = env::key_value("--label", label)?;
@@ -61,16 +61,16 @@ fn container(args: &RunArgs, command: &[String]) -> Result<ContainerOptions, Fai
         command: command.to_vec(),
         entrypoint: maybe(&args.entrypoint, process::entrypoint)?,
         env: environment(args)?,
-        workdir: maybe(&args.workdir, process::workdir)?,
+        workdir: maybe(&given(&args.workdir), process::workdir)?,
         user: args.user.clone(),
         group_add: args.group_add.clone(),
-        hostname: maybe(&args.hostname, network::hostname)?,
+        hostname: maybe(&given(&args.hostname), network::hostname)?,
         tty: args.tty,
         init: args.init,
         devices: each(&args.device, devices::device)?,
         read_only: args.read_only,
-        cap_add: each(&args.cap_add, |v| security::capability("--cap-add", v))?,
-        cap_drop: each(&args.cap_drop, |v| security::capability("--cap-drop", v))?,
+        cap_add: capabilities("--cap-add", &args.cap_add)?,
+        cap_drop: capabilities("--cap-drop", &args.cap_drop)?,
         privileged: args.privileged,
         sysctls: each(&args.sysctl, security::sysctl)?,
         ulimits: each(&args.ulimit, limits::ulimit)?,
@@ -83,13 +83,13 @@ fn container(args: &RunArgs, command: &[String]) -> Result<ContainerOptions, Fai
             pids_limit: maybe(&args.pids_limit, limits::pids_limit)?.flatten(),
             ..ResourceOptions::default()
         },
-        cgroup_parent: maybe(&args.cgroup_parent, process::cgroup_parent)?,
+        cgroup_parent: maybe(&given(&args.cgroup_parent), process::cgroup_parent)?,
         network: namespaces::network(&args.network)?,
-        pid: maybe(&args.pid, |v| namespaces::namespace("--pid", v))?.unwrap_or_default(),
-        ipc: maybe(&args.ipc, |v| namespaces::namespace("--ipc", v))?.unwrap_or_default(),
-        uts: maybe(&args.uts, |v| namespaces::namespace("--uts", v))?.unwrap_or_default(),
+        pid: maybe(&given(&args.pid), |v| namespaces::namespace("--pid", v))?.unwrap_or_default(),
+        ipc: maybe(&given(&args.ipc), |v| namespaces::namespace("--ipc", v))?.unwrap_or_default(),
+        uts: maybe(&given(&args.uts), |v| namespaces::namespace("--uts", v))?.unwrap_or_default(),
         annotations: each(&args.annotation, |v| env::key_value("--annotation", v))?,
-        stop_signal: maybe(&args.stop_signal, process::stop_signal)?,
+        stop_signal: maybe(&given(&args.stop_signal), process::stop_signal)?,
         ..ContainerOptions::default()
     };
     let volumes = each(&args.volume, |v| mounts::volume(v, &cwd))?;
@@ -109,11 +109,22 @@ fn each<T>(values: &[String], parse: impl Fn(&str) -> Result<T, OptionError>) ->
     values.iter().map(|value| parse(value)).collect()
 }
 
+/// A list with commas is several, as podman has it.
+fn capabilities(flag: &'static str, values: &[String]) -> Result<Vec<CapabilityOption>, OptionError> {
+    let names = values.iter().flat_map(|value| value.split(','));
+    names.map(|name| security::capability(flag, name)).collect()
+}
+
 fn maybe<T>(
     value: &Option<String>,
     parse: impl FnOnce(&str) -> Result<T, OptionError>,
 ) -> Result<Option<T>, OptionError> {
     value.as_deref().map(parse).transpose()
+}
+
+/// Where an empty value is the default, as docker and podman have it: scripts write `--name "$NAME"`.
+fn given(value: &Option<String>) -> Option<String> {
+    value.clone().filter(|value| !value.is_empty())
 }
 
 /// Makes the directory that a volume is bound from when it is missing, as docker does (and does not for `--mount`).

@@ -1,0 +1,186 @@
+//! What users of docker and podman type that strata does not have, and what there is instead: an unknown flag's hint
+//! names the way out, not the flag that is spelt most like it.
+
+/// What to do instead of a command of docker's or podman's that strata lacks.
+pub(crate) fn command(name: &str) -> Option<&'static str> {
+    Some(match name {
+        "exec" => {
+            "to look into a container from outside: nsenter --all --target PID, which strata inspect tells"
+        }
+        "logs" | "attach" | "create" | "start" | "restart" | "wait" | "events" | "top" | "stats" => {
+            "strata run stays in the foreground and passes on what is printed; strata ps lists what runs"
+        }
+        "stop" | "kill" => {
+            "strata rm -f kills and removes a container; a signal that strata run gets is passed on"
+        }
+        "pause" | "unpause" | "checkpoint" | "restore" | "update" | "rename" | "port" | "cp" => {
+            "strata --help lists what can be done with a container"
+        }
+        "build" | "commit" | "push" | "save" | "export" | "manifest" => {
+            "strata runs images that others build: it takes them by pull, load and import"
+        }
+        "history" => "strata layers IMAGE shows the build steps with their layers",
+        "system" | "prune" => {
+            "strata rm -a and strata rmi -a remove everything of a namespace; strata info tells what there is"
+        }
+        "network" | "volume" | "secret" | "pod" | "compose" | "kube" | "generate" | "play" | "swarm"
+        | "context" => "containers have --network none or host, and directories of this machine by -v",
+        "search" => "strata pull fetches an image by its name",
+        "ls" | "list" => "strata ps lists containers, strata images lists images",
+        "help" => "strata --help lists the commands, strata COMMAND --help tells what each takes",
+        _ => return None,
+    })
+}
+
+/// What to do instead of a flag of docker's or podman's that the command lacks. The flag is as clap names it, `-d` or
+/// `--detach`.
+pub(crate) fn flag(command: &str, flag: &str) -> Option<&'static str> {
+    match command {
+        "run" => run_flag(flag),
+        "ps" | "container ls" => ps_flag(flag),
+        "images" | "image ls" => match flag {
+            "-a" | "--all" => Some("strata keeps no intermediate images: those listed are all"),
+            "-f" | "--filter" => {
+                Some("give a name to see only that: strata images NAME; --format json has everything, for jq")
+            }
+            _ => None,
+        },
+        "load" | "image load" if flag == "-" => Some("without -i the archive is read from standard input"),
+        "pull" | "image pull" if matches!(flag, "-a" | "--all-tags") => Some("pull each tag by its name"),
+        "pull" | "image pull" | "login" if flag == "--tls-verify" => Some(
+            "--plain-http is for a registry without TLS; a certificate of one's own belongs among the system's",
+        ),
+        "rm" | "container rm" if matches!(flag, "-v" | "--volumes") => {
+            Some("what an image calls a volume goes with its container in any case")
+        }
+        "inspect" | "container inspect" | "image inspect" if matches!(flag, "-s" | "--size") => {
+            Some("sizes are told in any case: SizeRw of a container, Size of an image")
+        }
+        _ => None,
+    }
+}
+
+fn ps_flag(flag: &str) -> Option<&'static str> {
+    Some(match flag {
+        "-f" | "--filter" | "-l" | "--latest" | "-n" | "--last" => {
+            "strata ps -a lists all, the latest first; --format json has everything, for jq"
+        }
+        "-s" | "--size" => "strata inspect tells the size of a container: SizeRw",
+        _ => return None,
+    })
+}
+
+fn run_flag(flag: &str) -> Option<&'static str> {
+    Some(match flag {
+        "-d" | "--detach" | "--detach-keys" | "--restart" | "--cidfile" | "--pidfile"
+        | "--conmon-pidfile" | "--log-driver" | "--log-opt" | "-a" | "--attach" | "--rmi" | "--sdnotify" => {
+            "a container runs in the foreground: let a shell (&) or a service manager start it, log it and restart it"
+        }
+        "-p" | "--publish" | "-P" | "--publish-all" | "--expose" | "--ip" | "--ip6" | "--mac-address"
+        | "--link" | "--network-alias" | "--net-alias" => {
+            "strata publishes no ports: --network host gives the container the network of this machine"
+        }
+        "--dns-search" | "--dns-opt" | "--dns-option" | "--no-hosts" | "--no-hostname" | "--hosts-file" => {
+            "bind a file of your own over the container's: -v ./resolv.conf:/etc/resolv.conf:ro"
+        }
+        "--domainname" => "--sysctl kernel.domainname=NAME sets it; --hostname takes a name with its domain",
+        "-c" | "--cpu-shares" | "--cpu-period" | "--cpu-quota" | "--cpu-rt-period" | "--cpu-rt-runtime"
+        | "--cpuset-cpus" | "--cpuset-mems" => {
+            "--cpus limits the time; with cgroup v2, a group made before has the rest: --cgroup-parent"
+        }
+        "--memory-reservation"
+        | "--memory-swappiness"
+        | "--kernel-memory"
+        | "--oom-kill-disable"
+        | "--oom-score-adj" => {
+            "--memory and --memory-swap limit it; with cgroup v2, a group made before has the rest: --cgroup-parent"
+        }
+        "--blkio-weight"
+        | "--blkio-weight-device"
+        | "--device-read-bps"
+        | "--device-read-iops"
+        | "--device-write-bps"
+        | "--device-write-iops"
+        | "--cgroup-conf" => "with cgroup v2, a group made before has limits of disks: --cgroup-parent",
+        "--cgroupns" | "--cgroups" => "a container always has a control group and its namespace of its own",
+        "--userns" | "--uidmap" | "--gidmap" | "--subuidname" | "--subgidname" | "--hostuser" => {
+            "containers have the user ids of this machine; -u and --cap-drop take rights away"
+        }
+        "--device-cgroup-rule" => "name the devices: --device HOST[:CONTAINER][:rwm], or a directory of them",
+        "--gpus" => "name the devices of the card: --device /dev/dri, --device /dev/nvidia0, and so on",
+        "--volumes-from" | "--volume-driver" | "--image-volume" | "--secret" | "--config" => {
+            "strata keeps no volumes: give directories and files of this machine by -v"
+        }
+        "--replace" => "remove the one before: strata rm -f NAME",
+        "--label-file" | "--annotation-file" => {
+            "give each by itself: --label KEY=VALUE, --annotation KEY=VALUE"
+        }
+        "--env-host" => "-e 'NAME*' passes on all variables whose names begin so, -e '*' all",
+        "--unsetenv" | "--unsetenv-all" | "--http-proxy" => {
+            "a container has the variables of its image and those given by -e and --env-file, no others"
+        }
+        "--stop-timeout"
+        | "--timeout"
+        | "--health-cmd"
+        | "--health-interval"
+        | "--health-retries"
+        | "--health-start-period"
+        | "--health-timeout"
+        | "--no-healthcheck" => {
+            "nothing watches over a container: timeout(1) before strata run ends it in time"
+        }
+        "--umask" => "let a shell set it: sh -c 'umask 077; exec COMMAND'",
+        "--tz" => "-e TZ=NAME, or -v /etc/localtime:/etc/localtime:ro",
+        "--read-only-tmpfs" => "--tmpfs PATH for each place that is to be written to beneath --read-only",
+        "--arch" | "--os" | "--variant" => "--platform OS/ARCH[/VARIANT] names them all",
+        "--tls-verify" | "--authfile" | "--creds" | "--cert-dir" | "--disable-content-trust" => {
+            "fetch the image before, by strata login and strata pull"
+        }
+        "--systemd" => {
+            "an init system finds what it needs with --tmpfs /run --tmpfs /tmp --stop-signal RTMIN+3"
+        }
+        "--isolation" | "--pod" | "--requires" | "--passwd" | "--rdt-class" => {
+            "leave it out: strata has nothing like it"
+        }
+        _ => return None,
+    })
+}
+
+/// Other values that a flag of docker's or podman's takes.
+pub(crate) fn value(flag: &str, value: &str) -> Option<&'static str> {
+    match (flag, value) {
+        ("--pull", "newer") => Some("--pull always asks the registry, and fetches only what has changed"),
+        ("--pull", _) => Some("--pull takes always, missing or never"),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn nothing_that_strata_has_is_said_to_be_missing() {
+        let whole = crate::args::Cli::command();
+        for known in whole.get_subcommands() {
+            let name = known.get_name();
+            assert!(command(name).is_none_or(|_| name == "help"), "{name}");
+            for arg in known.get_arguments().chain(whole.get_arguments()) {
+                let long = arg.get_long().map(|long| format!("--{long}"));
+                let short = arg.get_short().map(|short| format!("-{short}"));
+                for spelt in [long, short].into_iter().flatten() {
+                    let global = whole.get_arguments().any(|own| own.get_id() == arg.get_id());
+                    assert!(global || flag(name, &spelt).is_none(), "{name} {spelt}");
+                }
+            }
+        }
+        assert!(flag("run", "--publish").is_some_and(|hint| hint.contains("--network host")));
+        assert!(command("exec").is_some());
+        assert_eq!(
+            (flag("run", "--nam"), command("puul"), value("--driver", "x")),
+            (None, None, None)
+        );
+    }
+}
