@@ -39,9 +39,7 @@ pub enum ManifestError {
         size: u64,
     },
     /// Docker's schema 1.
-    #[error(
-        "it is a Docker schema 1 manifest, a format given up in 2016; push the image again with a current tool"
-    )]
+    #[error("it is a Docker schema 1 manifest, a format given up in 2016")]
     Schema1,
     /// A media type that is no manifest.
     #[error("it has the media type {media_type:?}, which is no image manifest")]
@@ -70,7 +68,7 @@ pub enum ManifestError {
         media_type: String,
     },
     /// An encrypted layer.
-    #[error("layer {digest} is encrypted; decrypt the image first (skopeo copy --decryption-key)")]
+    #[error("layer {digest} is encrypted")]
     Encrypted {
         /// Which layer.
         digest: Digest,
@@ -90,7 +88,7 @@ pub enum ManifestError {
         size: i64,
     },
     /// More than [`MAX_LAYERS`] layers.
-    #[error("it has {count} layers; at most {MAX_LAYERS} can be stacked; flatten the image")]
+    #[error("it has {count} layers; at most {MAX_LAYERS} can be stacked")]
     Layers {
         /// How many there are.
         count: usize,
@@ -101,6 +99,21 @@ pub enum ManifestError {
         /// How many there are.
         count: usize,
     },
+}
+
+impl ManifestError {
+    /// What may help where it is sound and yet of no use; `None` where it is damaged.
+    pub fn advice(&self) -> Option<&'static str> {
+        Some(match self {
+            Self::Schema1 => "have it pushed again with a current tool",
+            Self::Encrypted { .. } => "decrypt it first: skopeo copy --decryption-key",
+            Self::Layers { .. } => "have it squashed: buildah commit --squash, or podman build --squash-all",
+            Self::MediaType { .. } | Self::Artifact { .. } | Self::LayerType { .. } => {
+                "containers run from images alone: see that the name is that of one"
+            }
+            _ => return None,
+        })
+    }
 }
 
 /// One layer as a manifest lists it.

@@ -148,6 +148,7 @@ impl Explain for LoadError {
             LoadProblem::OtherPlatform { built, .. } => take_anyway(built),
             LoadProblem::Sparse { .. } => "pack it without --sparse".to_owned(),
             LoadProblem::Install { source, .. } => return source.hint(),
+            LoadProblem::Manifest { source, .. } if source.advice().is_some() => return source.advice().map(str::to_owned),
             _ => "the archive is damaged or not complete: save it again".to_owned(),
         })
     }

@@ -181,7 +181,8 @@ impl RegistryError {
             Self::Status { host, .. } | Self::Redirect { host, .. } | Self::Challenge { host, .. } => {
                 format!("see that {host} is a registry")
             }
-            Self::Digest { .. } | Self::Size { .. } | Self::Manifest { .. } => String::from(again),
+            Self::Manifest { source, .. } => String::from(source.advice().unwrap_or(again)),
+            Self::Digest { .. } | Self::Size { .. } => String::from(again),
             Self::Auth(_) | Self::Setup(_) | Self::Write { .. } | Self::Aborted { .. } => return None,
         };
         Some(advice)
