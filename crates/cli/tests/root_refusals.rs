@@ -201,7 +201,6 @@ fn what_docker_or_podman_would_have_taken_gets_a_way_out() {
     for (line, words, hint) in [
         (&["exec", "x", "sh"][..], &["exec"][..], "nsenter"),
         (&["stop", "x"], &["stop"], "strata rm -f"),
-        (&["help"], &["help"], "strata --help"),
         (&["ps", "--filter", "name=x"], &["--filter"], "--format json"),
         (&["images", "-a"], &["-a"], "those listed are all"),
         (&["load", "-"], &["'-'"], "standard input"),
@@ -216,4 +215,44 @@ fn what_docker_or_podman_would_have_taken_gets_a_way_out() {
         refused(&ended, words);
         assert!(ended.err.contains(hint), "{hint:?} is not in {ended:#?}");
     }
+}
+
+#[test]
+fn what_the_launcher_refuses_gets_the_hint_of_what_it_concerns() {
+    let strata = busybox();
+    for (flags, words, hint) in [
+        (
+            &["--sysctl", "net.ipv4.no_such=1"][..],
+            &["net.ipv4.no_such"][..],
+            "/proc/sys",
+        ),
+        (
+            &["-w", "/etc/passwd"],
+            &["working directory /etc/passwd"],
+            "-w names",
+        ),
+        (
+            &["--ulimit", "nofile=99999999999"],
+            &["RLIMIT_NOFILE"],
+            "fs.nr_open",
+        ),
+        (&["-v", "/tmp:/etc/passwd"], &["/etc/passwd"], "both directories"),
+        (&["--runtime", "/no/such"], &["/no/such"], "--runtime names"),
+        (&["--runtime", "/bin/false"], &["/bin/false"], "its own words"),
+    ] {
+        run_is_refused(&strata, flags, words, hint);
+    }
+    // So few descriptors that none is left for making the container.
+    let seen = strata.ok([
+        "run",
+        "--rm",
+        "--ulimit",
+        "nofile=1:2",
+        "busybox",
+        "sh",
+        "-c",
+        "ulimit -n; ulimit -Hn",
+    ]);
+    assert_eq!(seen, "1\n2\n");
+    strata.ok(["run", "--rm", "--init", "--ulimit", "nofile=3", "busybox", "true"]);
 }

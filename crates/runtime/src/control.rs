@@ -17,8 +17,9 @@ use serde::{Deserialize, Serialize};
 use crate::bundle::{self, Bundle};
 use crate::state::Exit;
 
-/// Version of the protocol.
-pub const VERSION: u32 = 1;
+/// Version of the protocol. Since 2, `Failed` says what it [concerns](Concern); whoever reads takes what is not said, or
+/// not known to it, for [`Concern::Other`], so that any two versions understand each other.
+pub const VERSION: u32 = 2;
 
 /// No message is longer.
 const MAX_MESSAGE: usize = 16 << 10;
@@ -70,6 +71,9 @@ pub enum Reply {
         code: u8,
         /// What failed, in one line.
         message: String,
+        /// What of the container it concerns.
+        #[serde(default)]
+        concern: Concern,
     },
     /// The container has ended.
     Exited(Exit),
@@ -80,6 +84,75 @@ pub enum Reply {
         /// Why.
         message: String,
     },
+}
+
+/// What of a container the failure to start it concerns: for a program, to tell its user what may help. The sentence
+/// beside it is for people.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum Concern {
+    /// The root file system, or what is mounted in it.
+    Mount,
+    /// A device node.
+    Device,
+    /// A resource limit of the process.
+    Rlimit,
+    /// A kernel parameter.
+    Sysctl,
+    /// The working directory.
+    Directory,
+    /// An AppArmor profile.
+    Apparmor,
+    /// The system call filter.
+    Seccomp,
+    /// A namespace to make or to join.
+    Namespace,
+    /// A control group.
+    Cgroup,
+    /// A hook.
+    Hook,
+    /// The program of another OCI runtime, which cannot be started.
+    RuntimeProgram,
+    /// What another OCI runtime said.
+    RuntimeWords,
+    /// A signal came that asks to end.
+    Interrupted,
+    /// Anything else.
+    #[default]
+    #[serde(other)]
+    Other,
+}
+
+impl Concern {
+    /// All of them: the place of each is its byte.
+    const ALL: [Concern; 14] = [
+        Concern::Other,
+        Concern::Mount,
+        Concern::Device,
+        Concern::Rlimit,
+        Concern::Sysctl,
+        Concern::Directory,
+        Concern::Apparmor,
+        Concern::Seccomp,
+        Concern::Namespace,
+        Concern::Cgroup,
+        Concern::Hook,
+        Concern::RuntimeProgram,
+        Concern::RuntimeWords,
+        Concern::Interrupted,
+    ];
+
+    /// As the container's process says it to its supervisor, which is the same program.
+    pub(crate) fn to_byte(self) -> u8 {
+        let at = Concern::ALL.iter().position(|one| *one == self);
+        at.and_then(|at| u8::try_from(at).ok()).unwrap_or_default()
+    }
+
+    /// What a byte says.
+    pub(crate) fn from_byte(byte: u8) -> Concern {
+        Concern::ALL.get(usize::from(byte)).copied().unwrap_or_default()
+    }
 }
 
 #[derive(Serialize, Deserialize)]
@@ -136,6 +209,34 @@ impl AsFd for Connection {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_a_failure_concerns_is_understood_by_older_and_newer() {
+        let concern = |text: &str| match serde_json::from_str(text) {
+            Ok(Reply::Failed { concern, .. }) => concern,
+            other => panic!("{text}: {other:?}"),
+        };
+        assert_eq!(
+            concern(r#"{"failed":{"code":125,"message":"x","concern":"sysctl"}}"#),
+            Concern::Sysctl
+        );
+        for text in [
+            r#"{"failed":{"code":125,"message":"x"}}"#,
+            r#"{"failed":{"code":125,"message":"x","concern":"weather"}}"#,
+        ] {
+            assert_eq!(concern(text), Concern::Other, "{text}");
+        }
+        for one in Concern::ALL {
+            assert_eq!(Concern::from_byte(one.to_byte()), one);
+            let reply = Reply::Failed {
+                code: 125,
+                message: String::new(),
+                concern: one,
+            };
+            assert_eq!(concern(&serde_json::to_string(&reply).unwrap()), one);
+        }
+        assert_eq!(Concern::from_byte(255), Concern::Other);
+    }
 
     #[test]
     fn both_ways_and_the_unknown() {

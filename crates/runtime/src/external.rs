@@ -13,6 +13,7 @@ use rustix::process::{Pid, PidfdFlags};
 use serde::Deserialize;
 
 use crate::bundle::Bundle;
+use crate::control::Concern;
 use crate::launch::{CANNOT_RUN, During, FAILED, Fault, INIT_ANNOTATION, IntoText, NOT_FOUND, Result};
 
 /// The runtime's own state, its log, the number of the process it made, and where it sends the terminal: in the
@@ -64,7 +65,7 @@ impl External {
                 "an init process (--init) is strata's own: {} does not have it",
                 program.display()
             );
-            return Err(Fault::new(text));
+            return Err(Fault::new(text).about(Concern::RuntimeWords));
         }
         let external = External {
             program: program.to_path_buf(),
@@ -176,6 +177,7 @@ impl External {
         let what = format!("{} {verb}", self.program.display());
         let failed = |error: std::io::Error| Failed {
             what: what.clone(),
+            started: false,
             said: None,
             otherwise: error.into_text(),
         };
@@ -191,6 +193,7 @@ impl External {
             true => Ok(()),
             false => Err(Failed {
                 what,
+                started: true,
                 said: self.logged_error(),
                 otherwise: status.to_string(),
             }),
@@ -222,6 +225,8 @@ impl External {
 struct Failed {
     /// The program, and what was asked of it.
     what: String,
+    /// The program could be started.
+    started: bool,
     /// The error in its log.
     said: Option<String>,
     /// How it ended, or why it could not be started.
@@ -231,9 +236,14 @@ struct Failed {
 impl Failed {
     /// With the reason.
     fn in_full(self) -> Fault {
+        let concern = match self.started {
+            true => Concern::RuntimeWords,
+            false => Concern::RuntimeProgram,
+        };
         let reason = self.said.unwrap_or(self.otherwise);
         Fault {
             code: code_of(&reason),
+            concern,
             text: format!("{}: {reason}", self.what),
         }
     }
@@ -243,6 +253,7 @@ impl Failed {
         match &self.said {
             Some(said) => Fault {
                 code: code_of(said),
+                concern: Concern::RuntimeWords,
                 text: format!("{} failed, as it says itself above", self.what),
             },
             None => self.in_full(),

@@ -14,7 +14,7 @@ use std::process::{Child, Command, Stdio};
 use rustix::mount::MountAttrFlags;
 use sys::mount::SetAttr;
 
-use crate::control::{Connection, Reply, Request};
+use crate::control::{Concern, Connection, Reply, Request};
 use crate::launch::{CANNOT_RUN, FAILED, NOT_FOUND};
 use crate::state::Exit;
 use crate::terminal::Attention;
@@ -71,8 +71,13 @@ pub enum StartError {
         source: io::Error,
     },
     /// The container could not be made as its configuration wants it.
-    #[error("{0}")]
-    Setup(String),
+    #[error("{message}")]
+    Setup {
+        /// What failed, in one line.
+        message: String,
+        /// What of the container it concerns.
+        concern: Concern,
+    },
     /// Its program is there and cannot be run.
     #[error("{0}")]
     CannotRun(String),
@@ -203,10 +208,17 @@ fn tell(
             running.console = fds.pop();
             return Ok(running);
         }
-        Ok(Some((Reply::Failed { code, message }, _))) => match code {
+        Ok(Some((
+            Reply::Failed {
+                code,
+                message,
+                concern,
+            },
+            _,
+        ))) => match code {
             CANNOT_RUN => StartError::CannotRun(message),
             NOT_FOUND => StartError::NotFound(message),
-            _ => StartError::Setup(message),
+            _ => StartError::Setup { message, concern },
         },
         Ok(Some((Reply::Error { message }, _))) => lost(io::Error::other(message)),
         Ok(Some(_)) => lost(io::ErrorKind::InvalidData.into()),

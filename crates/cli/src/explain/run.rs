@@ -4,6 +4,7 @@ use std::io::ErrorKind;
 
 use engine::errors::Fault;
 use engine::run::{BaseError, RunError, SpecError};
+use runtime::control::Concern;
 use runtime::{StartError, spec};
 
 use super::Explain;
@@ -63,7 +64,7 @@ impl Explain for RunError {
             }
             RunError::Remove { .. } => "remove it with strata rm -f",
             RunError::Spec(error) => return Some(spec_hint(error)),
-            RunError::Start(StartError::Setup(words)) => setup_hint(words),
+            RunError::Start(StartError::Setup { concern, .. }) => setup_hint(*concern),
             RunError::Start(StartError::CannotRun(_)) => {
                 "see that it is executable, for this machine, and that its interpreter is in the image"
             }
@@ -123,18 +124,34 @@ fn spec_hint(error: &SpecError) -> String {
     hint.to_owned()
 }
 
-/// What the launcher says comes through a socket: its first words tell what it concerns.
-fn setup_hint(words: &str) -> &'static str {
-    let concerns = |what: &str| words.starts_with(what);
-    if concerns("mount ") {
-        "-v, --mount and --tmpfs say what is mounted where; both must be files, or both directories"
-    } else if concerns("AppArmor") {
-        "--security-opt apparmor= takes a profile that this kernel has loaded, or unconfined"
-    } else if words.contains(" create failed") {
-        "its own words stand above; crun 1.8 runs on no machine with cgroup v1 and v2 side by side: runc does, and strata itself"
-    } else if words.contains(" create: ") {
-        "--runtime names the program of an OCI runtime, such as crun or runc"
-    } else {
-        "strata run --help tells what each flag needs; strata info tells what this machine has"
+/// What may help where the container could not be made, by what of it is concerned.
+fn setup_hint(concern: Concern) -> &'static str {
+    match concern {
+        Concern::Mount => {
+            "-v, --mount and --tmpfs say what is mounted where; both must be files, or both directories"
+        }
+        Concern::Device => {
+            "--device names devices of this machine; of a directory, all that are in it are given"
+        }
+        Concern::Rlimit => {
+            "a hard limit above strata's own needs CAP_SYS_RESOURCE; nofile is at most what sysctl fs.nr_open says"
+        }
+        Concern::Sysctl => "see that this kernel has it, and takes the value: ls /proc/sys",
+        Concern::Directory => "-w names a directory of the container; one that is missing is made",
+        Concern::Apparmor => {
+            "--security-opt apparmor= takes a profile that this kernel has loaded, or unconfined"
+        }
+        Concern::Seccomp => "--security-opt seccomp= takes another profile, or unconfined",
+        Concern::Namespace => {
+            "strata info tells what this machine has; --network, --pid, --ipc and --uts choose"
+        }
+        Concern::Cgroup => "strata info tells which limits this machine has; leave out the others",
+        Concern::Hook => "the hooks are the bundle's: see what they print by themselves",
+        Concern::RuntimeProgram => "--runtime names the program of an OCI runtime, such as crun or runc",
+        Concern::RuntimeWords => {
+            "its own words stand above; crun 1.8 runs on no machine with cgroup v1 and v2 side by side: runc does, and strata itself"
+        }
+        Concern::Interrupted => "nothing of it is left; run it again",
+        _ => "strata run --help tells what each flag needs; strata info tells what this machine has",
     }
 }

@@ -4,7 +4,7 @@
 use std::convert::Infallible;
 use std::os::fd::{AsFd, OwnedFd};
 
-use oci_spec::runtime::{Process, Spec};
+use oci_spec::runtime::{PosixRlimitType as Kind, Process, Spec};
 use rustix::fs::{FileType, Mode, Uid};
 use rustix::io::Errno;
 use rustix::process::{DumpableBehavior, Gid};
@@ -12,7 +12,7 @@ use sys::process::namespaces as kind;
 use sys::pty::Pty;
 use sys::signal::Set;
 
-use super::fault::{During, Fault, Result};
+use super::fault::{About, During, Fault, Result};
 use super::hooks::{self, HookState};
 use super::identity::{self, Filter};
 use super::namespaces::Namespaces;
@@ -21,6 +21,7 @@ use super::rootfs::{self, Tree};
 use super::sync::{Sync, Word};
 use super::sysctl::{self, Proc};
 use super::{INIT_ANNOTATION, Order, apparmor, scheduling};
+use crate::control::Concern;
 
 /// What was prepared before the fork.
 pub(super) struct Prepared {
@@ -69,13 +70,15 @@ impl Child<'_> {
         rustix::process::umask(Mode::empty());
         self.enter_namespaces()?;
         let proc = Proc::open()?;
-        let tree = Tree::open(self.spec, self.order, &self.prepared.id_mapped)?;
+        let tree = Tree::open(self.spec, self.order, &self.prepared.id_mapped).about(Concern::Mount)?;
         let own_users = self.prepared.namespaces.has(kind::USER);
         if own_users {
             become_root_of_namespace()?;
         }
         self.furnish_namespaces(&proc)?;
-        let (root, pty) = tree.build(own_users, self.window(process))?;
+        let (root, pty) = tree
+            .build(own_users, self.window(process))
+            .about(Concern::Mount)?;
         self.adjust(process, &proc)?;
         let pty = pty.map(|pty| self.hand_over(pty)).transpose()?;
         if self.order.hooks_before_pivot() {
@@ -83,7 +86,7 @@ impl Child<'_> {
             self.sync.wait()?;
             self.run_hooks("createContainer", "created")?;
         }
-        rootfs::change_root(self.spec, &root)?;
+        rootfs::change_root(self.spec, &root).about(Concern::Mount)?;
         drop(root);
 
         let filter = self.sync.wait_for_program()?;
@@ -92,12 +95,12 @@ impl Child<'_> {
         program::enter_directory(process.cwd().as_os_str())?;
         let profile = apparmor::wanted(process);
         if let Some(profile) = profile {
-            apparmor::at_exec(&proc, profile)?;
+            apparmor::at_exec(&proc, profile).about(Concern::Apparmor)?;
         }
         if self.wants_init() {
             // The init process executes nothing, and is to be confined as what it stands before.
             self.stand_before(process, filter.as_ref(), || {
-                profile.map_or(Ok(()), |name| apparmor::now(&proc, name))
+                profile.map_or(Ok(()), |name| apparmor::now(&proc, name).about(Concern::Apparmor))
             })
         } else {
             drop(proc);
@@ -116,7 +119,7 @@ impl Child<'_> {
 
     fn enter_namespaces(&self) -> Result<()> {
         let namespaces = &self.prepared.namespaces;
-        namespaces.enter_in_child()?;
+        namespaces.enter_in_child().about(Concern::Namespace)?;
         // Nobody in a namespace that was joined may look into this process while it still holds the host's files.
         rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable)
             .during(|| "hiding from the container's processes".into())?;
@@ -143,7 +146,7 @@ impl Child<'_> {
         }
         let linux = self.spec.linux().as_ref();
         match linux.and_then(|linux| linux.sysctl().as_ref()) {
-            Some(sysctls) => sysctl::set(proc, sysctls),
+            Some(sysctls) => sysctl::set(proc, sysctls).about(Concern::Sysctl),
             None => Ok(()),
         }
     }
@@ -154,7 +157,7 @@ impl Child<'_> {
             proc.write("self/oom_score_adj", &score.to_string())
                 .during(|| format!("process.oomScoreAdj {score}"))?;
         }
-        identity::limit(process)?;
+        identity::limit(process, |kind| kind != Kind::RlimitNofile)?;
         scheduling::apply(self.spec)?;
         match sys::process::join_new_session_keyring() {
             // A kernel without keys has none to hide.
@@ -181,7 +184,7 @@ impl Child<'_> {
         };
         let pid = rustix::process::getpid().as_raw_nonzero().get();
         let state = HookState::new(self.spec, self.order.id, self.order.bundle, status, Some(pid));
-        hooks::run(kind, hooks.as_deref().unwrap_or_default(), &state)
+        hooks::run(kind, hooks.as_deref().unwrap_or_default(), &state).about(Concern::Hook)
     }
 
     /// Makes the terminal, or the streams that the caller gave, the standard streams.
@@ -225,6 +228,8 @@ impl Child<'_> {
     /// The last steps: after them the process has no more rights than its program.
     fn execute(&self, process: &Process, filter: Option<&Filter>) -> Result<Infallible> {
         sys::process::close_on_exec_from(3).during(|| "closing descriptors".into())?;
+        // Only now: until here descriptors were opened, and moved to their numbers.
+        identity::limit(process, |kind| kind == Kind::RlimitNofile)?;
         sys::signal::reset_all();
         self.sync.say(&Word::Executing)?;
         // The filter may deny anything but exec from here on.

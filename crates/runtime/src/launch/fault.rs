@@ -1,10 +1,12 @@
-//! What goes wrong between reading a spec and executing its program, as one line of text and an exit code: it has
-//! to cross a process boundary.
+//! What goes wrong between reading a spec and executing its program, as one line of text, an exit code and what it
+//! concerns: it has to cross a process boundary.
 
 use std::fmt;
 use std::io;
 
 use rustix::io::Errno;
+
+use crate::control::Concern;
 
 /// Strata's own failure, or the container's configuration cannot be made real.
 pub(crate) const FAILED: u8 = 125;
@@ -18,6 +20,8 @@ pub(crate) const NOT_FOUND: u8 = 127;
 pub(crate) struct Fault {
     /// 125, 126 or 127.
     pub(crate) code: u8,
+    /// What of the container it concerns.
+    pub(crate) concern: Concern,
     /// What failed, naming the path, option or name it concerns.
     pub(crate) text: String,
 }
@@ -27,8 +31,17 @@ impl Fault {
     pub(crate) fn new(text: impl Into<String>) -> Fault {
         Fault {
             code: FAILED,
+            concern: Concern::Other,
             text: text.into(),
         }
+    }
+
+    /// Says what it concerns, unless that is known more exactly.
+    pub(crate) fn about(mut self, concern: Concern) -> Fault {
+        if self.concern == Concern::Other {
+            self.concern = concern;
+        }
+        self
     }
 }
 
@@ -39,6 +52,18 @@ impl fmt::Display for Fault {
 }
 
 pub(crate) type Result<T> = std::result::Result<T, Fault>;
+
+/// Says what a step that failed concerns.
+pub(crate) trait About {
+    /// [`Fault::about`].
+    fn about(self, concern: Concern) -> Self;
+}
+
+impl<T> About for Result<T> {
+    fn about(self, concern: Concern) -> Result<T> {
+        self.map_err(|fault| fault.about(concern))
+    }
+}
 
 /// Says what was being done when an error came.
 pub(crate) trait During<T> {

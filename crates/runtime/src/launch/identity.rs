@@ -1,13 +1,15 @@
 //! Who the container's process is: user, groups, capabilities, and what it may never gain. The last steps before its
 //! program, in an order that each step's own rights dictate.
 
-use oci_spec::runtime::{Capability, LinuxCapabilities, Process};
+use oci_spec::runtime::{Capability, LinuxCapabilities, PosixRlimitType as Kind, Process};
 use rustix::fs::Mode;
 use rustix::process::{Gid, Rlimit, Uid};
 use sys::caps::{Set, Sets};
 use sys::seccomp::{Flags, Program};
 
-use super::fault::{During, Fault, Result};
+use crate::control::Concern;
+
+use super::fault::{About, During, Fault, Result};
 
 /// A seccomp filter and the flags to install it with.
 #[derive(Debug, PartialEq, Eq)]
@@ -87,16 +89,17 @@ fn install(filter: Option<&Filter>) -> Result<()> {
     match filter {
         Some(filter) => sys::seccomp::install(&filter.program, filter.flags)
             .map(drop)
-            .during(|| "loading the seccomp filter".into()),
+            .during(|| "loading the seccomp filter".into())
+            .about(Concern::Seccomp),
         None => Ok(()),
     }
 }
 
-/// Sets the resource limits of the spec.
-pub(super) fn limit(process: &Process) -> Result<()> {
-    use oci_spec::runtime::PosixRlimitType as Kind;
+/// Sets those resource limits of the spec that are `due`.
+pub(super) fn limit(process: &Process, due: impl Fn(Kind) -> bool) -> Result<()> {
     use rustix::process::Resource;
-    for limit in process.rlimits().iter().flatten() {
+    let limits = process.rlimits().iter().flatten();
+    for limit in limits.filter(|limit| due(limit.typ())) {
         let resource = match limit.typ() {
             Kind::RlimitCpu => Resource::Cpu,
             Kind::RlimitFsize => Resource::Fsize,
@@ -122,15 +125,17 @@ pub(super) fn limit(process: &Process) -> Result<()> {
             maximum: value(limit.hard()),
         };
         if limit.soft() > limit.hard() {
-            return Err(Fault::new(format!(
-                "{:?}: soft limit {} above hard limit {}",
+            let text = format!(
+                "{}: soft limit {} above hard limit {}",
                 limit.typ(),
                 limit.soft(),
                 limit.hard()
-            )));
+            );
+            return Err(Fault::new(text).about(Concern::Rlimit));
         }
         rustix::process::setrlimit(resource, wanted)
-            .during(|| format!("{:?} {}:{}", limit.typ(), limit.soft(), limit.hard()))?;
+            .during(|| format!("{} {}:{}", limit.typ(), limit.soft(), limit.hard()))
+            .about(Concern::Rlimit)?;
     }
     Ok(())
 }

@@ -36,8 +36,9 @@ use rustix::event::{PollFd, PollFlags};
 use rustix::process::{Signal, WaitId, WaitIdOptions};
 use sys::process::{Fork, namespaces as kind};
 
+use crate::control::Concern;
 use child::Prepared;
-pub(crate) use fault::{CANNOT_RUN, During, FAILED, Fault, IntoText, NOT_FOUND, Result};
+pub(crate) use fault::{About, CANNOT_RUN, During, FAILED, Fault, IntoText, NOT_FOUND, Result};
 use hooks::HookState;
 use identity::Filter;
 pub(crate) use mounts::CgroupView;
@@ -103,12 +104,12 @@ impl<'a> Launch<'a> {
     /// Forks the process, into the network namespace `spare` where it is to have a new one. The caller must have one
     /// thread only, and hold all signals back.
     pub(crate) fn fork(order: &'a Order<'a>, spare: Option<SpareNetwork>) -> Result<Launch<'a>> {
-        let mut namespaces = Namespaces::of(order.spec)?;
+        let mut namespaces = Namespaces::of(order.spec).about(Concern::Namespace)?;
         namespaces.take_ready(spare);
         check::check(order.spec, &namespaces)?;
         let linux = order.spec.linux().as_ref();
         if let Some(sysctls) = linux.and_then(|linux| linux.sysctl().as_ref()) {
-            sysctl::check(sysctls, &namespaces)?;
+            sysctl::check(sysctls, &namespaces).about(Concern::Sysctl)?;
         }
         let process = order
             .spec
@@ -116,12 +117,12 @@ impl<'a> Launch<'a> {
             .as_ref()
             .ok_or_else(|| Fault::new("the configuration has no process"))?;
         if let Some(profile) = apparmor::wanted(process) {
-            apparmor::check(profile)?;
+            apparmor::check(profile).about(Concern::Apparmor)?;
         }
         let prepared = Prepared {
             waits_for_parent: namespaces.makes(kind::USER) || order.join.is_some(),
             program: Program::of(process)?,
-            id_mapped: idmap::prepare(order.spec, order.bundle)?,
+            id_mapped: idmap::prepare(order.spec, order.bundle).about(Concern::Mount)?,
             namespaces,
         };
         let (sync, childs_end) = Sync::pair()?;
@@ -133,9 +134,10 @@ impl<'a> Launch<'a> {
         };
         let run = || child::run(order, &prepared, childs_end);
         let child = match prepared.namespaces.joins(kind::USER) {
-            Some(joined) => other_users::fork(joined, &request, run)?,
+            Some(joined) => other_users::fork(joined, &request, run).about(Concern::Namespace)?,
             None => sys::process::fork(&request, run)
-                .during(|| "making the container's process and namespaces".into())?,
+                .during(|| "making the container's process and namespaces".into())
+                .about(Concern::Namespace)?,
         };
         drop(place);
         let mut launch = Launch {
@@ -244,7 +246,7 @@ impl<'a> Launch<'a> {
         #[allow(deprecated)]
         let prestart = hooks.prestart();
         for (kind, hooks) in [("prestart", prestart), ("createRuntime", hooks.create_runtime())] {
-            hooks::run(kind, hooks.as_deref().unwrap_or_default(), &state)?;
+            hooks::run(kind, hooks.as_deref().unwrap_or_default(), &state).about(Concern::Hook)?;
         }
         Ok(())
     }
@@ -283,8 +285,8 @@ fn filter(spec: &Spec) -> Result<Option<Filter>> {
     let Some(seccomp) = spec.linux().as_ref().and_then(|linux| linux.seccomp().as_ref()) else {
         return Ok(None);
     };
-    let program =
-        crate::seccomp::compile(seccomp).map_err(|error| Fault::new(format!("linux.seccomp: {error}")))?;
+    let program = crate::seccomp::compile(seccomp)
+        .map_err(|error| Fault::new(format!("linux.seccomp: {error}")).about(Concern::Seccomp))?;
     Ok(Some(Filter {
         program,
         flags: crate::seccomp::flags(seccomp),

@@ -8,7 +8,8 @@ use rustix::fs::{Access, AtFlags, CWD, Mode, OFlags};
 use rustix::io::Errno;
 use sys::process::CStrings;
 
-use super::fault::{CANNOT_RUN, During, Fault, IntoText, NOT_FOUND, Result};
+use super::fault::{About, CANNOT_RUN, During, Fault, IntoText, NOT_FOUND, Result};
+use crate::control::Concern;
 
 /// Searched where the process has no PATH: what the peers give a container.
 const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
@@ -69,7 +70,10 @@ impl Program {
 }
 
 fn fault(code: u8, text: String) -> Fault {
-    Fault { code, text }
+    Fault {
+        code,
+        ..Fault::new(text)
+    }
 }
 
 fn explain(error: io::Error) -> String {
@@ -155,11 +159,13 @@ fn candidates(name: &str, path: &str) -> Vec<String> {
 /// leaked into /proc would lead outside (CVE-2024-21626).
 pub(super) fn enter_directory(path: &OsStr) -> Result<()> {
     let doing = || format!("working directory {}", path.display());
-    rustix::process::chdir(path).during(doing)?;
+    rustix::process::chdir(path)
+        .during(doing)
+        .about(Concern::Directory)?;
     let is = rustix::process::getcwd(Vec::new());
     match is {
         Ok(is) if is.to_bytes().starts_with(b"/") => Ok(()),
-        _ => Err(Fault::new(format!("{}: lies outside the container", doing()))),
+        _ => Err(Fault::new(format!("{}: lies outside the container", doing())).about(Concern::Directory)),
     }
 }
 

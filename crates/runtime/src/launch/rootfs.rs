@@ -9,11 +9,12 @@ use rustix::mount::{MountAttrFlags, MountPropagationFlags, UnmountFlags};
 use sys::mount::SetAttr;
 use sys::pty::Pty;
 
-use super::fault::{During, Fault, Result};
+use super::fault::{About, During, Fault, Result};
 use super::mounts::{self, Planned};
 use super::paths::{self, Mounted};
 use super::root::{self, Kind, Root};
 use super::{Order, console, dev, options};
+use crate::control::Concern;
 
 /// A container's tree before anything is mounted in it: the root attached in a mount namespace that tells the host
 /// nothing, and the sources of bind mounts open.
@@ -96,7 +97,7 @@ impl<'s> Tree<'s> {
             mount.attach(&root)?;
         }
         if fill_dev {
-            dev::populate(&root, spec, devpts, bind_devices)?;
+            dev::populate(&root, spec, devpts, bind_devices).about(Concern::Device)?;
         }
         let process = spec.process().as_ref();
         let terminal = process.and_then(|process| process.terminal()).unwrap_or(false);
@@ -106,7 +107,8 @@ impl<'s> Tree<'s> {
         }
         if let Some(process) = process {
             root.find_or_make(process.cwd(), Kind::Directory)
-                .during(|| format!("working directory {}", process.cwd().display()))?;
+                .during(|| format!("working directory {}", process.cwd().display()))
+                .about(Concern::Directory)?;
         }
         if let Some(linux) = spec.linux() {
             // Read-only first: a path that is to be hidden stays hidden whatever else is said of it.

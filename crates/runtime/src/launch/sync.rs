@@ -13,6 +13,7 @@ use sys::seccomp::{Flags, MAX_INSTRUCTIONS, Program};
 
 use super::fault::{During, Fault, Result};
 use super::identity::Filter;
+use crate::control::Concern;
 
 /// No permission is longer: flags and instructions of a filter.
 const MAX_PERMISSION: usize = 8 + 8 * MAX_INSTRUCTIONS;
@@ -62,8 +63,8 @@ impl Sync {
                 fds.push(master.as_fd());
             }
             Word::Failed(fault) => {
-                text.extend([b'F', fault.code]);
-                text.extend(fault.text.bytes().take(MAX_WORD - 2));
+                text.extend([b'F', fault.code, fault.concern.to_byte()]);
+                text.extend(fault.text.bytes().take(MAX_WORD - 3));
             }
         }
         sys::socket::send(self.0.as_fd(), &text, &fds).during(|| "telling the supervisor".into())
@@ -78,8 +79,9 @@ impl Sync {
             (b"M", None) => Word::Mounted,
             (b"X", None) => Word::Executing,
             (b"C", Some(master)) => Word::Console(master),
-            ([b'F', code, text @ ..], None) => Word::Failed(Fault {
+            ([b'F', code, concern, text @ ..], None) => Word::Failed(Fault {
                 code: *code,
+                concern: Concern::from_byte(*concern),
                 text: String::from_utf8_lossy(text).into_owned(),
             }),
             _ => return Err(io::ErrorKind::InvalidData.into()),
@@ -146,6 +148,7 @@ mod tests {
         child.say(&Word::Mounted).unwrap();
         let fault = Fault {
             code: 127,
+            concern: Concern::Hook,
             text: "nothing there".into(),
         };
         child.say(&Word::Failed(fault.clone())).unwrap();

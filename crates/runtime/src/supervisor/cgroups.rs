@@ -6,6 +6,7 @@ use std::os::fd::BorrowedFd;
 use oci_spec::runtime::{LinuxNamespaceType, Spec};
 
 use crate::cgroup::{Cgroup, CgroupPaths, DeviceControl, Hierarchies};
+use crate::control::Concern;
 use crate::launch::{CgroupView, Fault, Result};
 
 /// The cgroup of one container and what a mount of type `cgroup` shows in it.
@@ -25,7 +26,7 @@ impl Cgroups {
 
     /// Makes what the spec asks for.
     pub(super) fn create(spec: &Spec, id: &str) -> Result<Cgroups> {
-        let fault = |error: &dyn std::fmt::Display| Fault::new(error.to_string());
+        let fault = |error: &dyn std::fmt::Display| Fault::new(error.to_string()).about(Concern::Cgroup);
         let hierarchies = Hierarchies::find().map_err(|error| fault(&error))?;
         let own = Cgroup::create_in(&hierarchies, spec, id).map_err(|error| fault(&error))?;
         let listed = spec
@@ -61,7 +62,7 @@ impl Cgroups {
         let joined = self.own.as_ref().map(|own| own.join_v1(pid));
         joined
             .unwrap_or(Ok(()))
-            .map_err(|error| Fault::new(error.to_string()))
+            .map_err(|error| Fault::new(error.to_string()).about(Concern::Cgroup))
     }
 
     /// Whether they refuse the devices that the spec refuses.

@@ -25,7 +25,7 @@ use sys::signal::{Set, SignalFd};
 
 use crate::bundle::{self, Bundle};
 use crate::cgroup::CgroupPaths;
-use crate::control::{Connection, Reply, Request};
+use crate::control::{Concern, Connection, Reply, Request};
 use crate::external::External;
 use crate::launch::{During, FAILED, Fault, Launch, Order, Result, SpareNetwork, hooks};
 use crate::state::{self, Exit, ProcessId, State, Status};
@@ -111,6 +111,7 @@ fn supervise(path: &Path, owner: Connection, signals: &SignalFd) -> Result<()> {
             let reply = Reply::Failed {
                 code: fault.code,
                 message: fault.text.clone(),
+                concern: fault.concern,
             };
             if owner.send(&reply, &[]).is_err() {
                 clean_up(&cleanup);
@@ -346,7 +347,8 @@ fn interrupted(signals: &SignalFd, owner: &Connection) -> Option<Fault> {
         let ending = [Signal::TERM, Signal::INT, Signal::QUIT, Signal::HUP, Signal::KILL];
         ending.iter().any(|one| one.as_raw() == signal)
     };
-    let stopped = || Some(Fault::new("interrupted while the container was being started"));
+    let stopped =
+        || Some(Fault::new("interrupted while the container was being started").about(Concern::Interrupted));
     while let Ok(Some(received)) = signals.read() {
         if ends(received.signal) {
             return stopped();

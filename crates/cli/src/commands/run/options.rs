@@ -7,7 +7,7 @@ use engine::run::{Request, Source};
 use runtime::options::container::{ResourceOptions, SeccompChoice, Unmask};
 use runtime::options::env::EnvOption;
 use runtime::options::mounts::{MountKind, MountOption};
-use runtime::options::security::{CapabilityOption, SecurityOption};
+use runtime::options::security::SecurityOption;
 use runtime::options::{
     ContainerOptions, OptionError, devices, env, limits, mounts, namespaces, network, process, security,
 };
@@ -69,8 +69,8 @@ fn container(args: &RunArgs, command: &[String]) -> Result<ContainerOptions, Fai
         init: args.init,
         devices: each(&args.device, devices::device)?,
         read_only: args.read_only,
-        cap_add: capabilities("--cap-add", &args.cap_add)?,
-        cap_drop: capabilities("--cap-drop", &args.cap_drop)?,
+        cap_add: each(&args.cap_add, |v| security::capability("--cap-add", v))?,
+        cap_drop: each(&args.cap_drop, |v| security::capability("--cap-drop", v))?,
         privileged: args.privileged,
         sysctls: each(&args.sysctl, security::sysctl)?,
         ulimits: each(&args.ulimit, limits::ulimit)?,
@@ -107,12 +107,6 @@ fn container(args: &RunArgs, command: &[String]) -> Result<ContainerOptions, Fai
 
 fn each<T>(values: &[String], parse: impl Fn(&str) -> Result<T, OptionError>) -> Result<Vec<T>, OptionError> {
     values.iter().map(|value| parse(value)).collect()
-}
-
-/// A list with commas is several, as podman has it.
-fn capabilities(flag: &'static str, values: &[String]) -> Result<Vec<CapabilityOption>, OptionError> {
-    let names = values.iter().flat_map(|value| value.split(','));
-    names.map(|name| security::capability(flag, name)).collect()
 }
 
 fn maybe<T>(
