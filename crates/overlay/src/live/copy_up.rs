@@ -171,21 +171,16 @@ impl Overlay {
             let copied = self.copy(body, layer, source, data, want);
             let mut state = lock(&body.state);
             let published = copied.and_then(|copy| self.publish(&mut state, copy));
-            let key = match &published {
-                Ok(key) => *key,
-                Err(_) => None,
-            };
+            // Its upper inode is another key of a file with several names.
+            if let Ok(Some(key)) = &published {
+                self.enter_key(node, &mut state, *key);
+            }
             if published.is_ok() && !matches!(state.real, Real::Upper { data: Some(_), .. }) {
                 body.upper_data.store(true, Ordering::Release);
             }
             state.copying = None;
             drop(state);
             gate.open();
-            if let Some(key) = key {
-                // Its upper inode is another key of a file with several names.
-                lock(&self.links).insert(key, node.clone());
-                lock(&body.state).keys.push(key);
-            }
             return published.map(drop);
         }
     }

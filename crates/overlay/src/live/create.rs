@@ -17,8 +17,9 @@ use sys::Dir;
 use sys::creds::Maker;
 
 use super::copy_up::Want;
+use super::list::Listing;
 use super::lookup::{dir_body, file_body};
-use super::node::{Body, Children, FileBody, FileState, Name, Node, Real, Via, lock, write};
+use super::node::{Body, FileBody, FileState, Name, Node, Real, Via, lock, write};
 use super::place::{Entry, UpperDir};
 use super::work::{is_whiteout, link_unnamed};
 use super::{Caller, Found, NodeId, OpenFile, Overlay, Result, errno, xattrs};
@@ -41,14 +42,15 @@ impl Overlay {
     fn make<R>(
         &self,
         parent: &Arc<Node>,
-        children: &Children,
         name: &OsStr,
         is_dir: bool,
         make: impl Fn(&Dir, &OsStr) -> Result<R>,
     ) -> Result<(UpperDir, R)> {
         self.work()?;
         self.check_new(name)?;
-        if children.nodes.contains_key(name) {
+        let dir = parent.dir()?;
+        self.alive(dir)?;
+        if self.known_ino(dir, name).is_some() {
             return Err(Errno::EXIST);
         }
         self.copy_up(parent, Want::Metadata)?;
@@ -124,17 +126,28 @@ impl Overlay {
     }
 
     /// Enters what was made, with a reference for the front end.
-    fn made(&self, parent: &Arc<Node>, children: &mut Children, name: &OsStr, stat: Stat) -> Arc<Node> {
+    fn made(
+        &self,
+        parent: &Arc<Node>,
+        listing: &mut Option<Listing>,
+        name: &OsStr,
+        stat: Stat,
+    ) -> Result<Arc<Node>> {
+        let named = Name {
+            parent: parent.clone(),
+            name: Arc::from(name),
+        };
         let kind = FileType::from_raw_mode(stat.st_mode);
-        let node = self.enter(parent, children, name, &stat, |named| match kind {
+        let ino = self.devices.ino(0, stat.st_ino);
+        let node = self.enter_made(&named, ino, |named| match kind {
             FileType::Directory => dir_body(Some(named), true, Vec::new()),
-            kind => file_body(kind, true, named, Real::BY_NAME),
-        });
+            kind => file_body(kind, true, named, Real::BY_NAME, Vec::new()),
+        })?;
         if let Body::File(file) = &node.body {
             file.incapable.store(true, Ordering::Relaxed);
         }
-        node.refer();
-        node
+        self.list_added(listing, name, &node);
+        Ok(node)
     }
 
     fn make_entry(
@@ -146,14 +159,14 @@ impl Overlay {
         make: impl Fn(&Dir, &OsStr) -> Result<()>,
     ) -> Result<Found> {
         let parent = self.nodes.get(parent)?;
-        let mut children = write(&parent.dir()?.children);
-        let (upper, ()) = self.make(&parent, &children, name, is_dir, |dir, name| {
+        let mut listing = write(&parent.dir()?.listing);
+        let (upper, ()) = self.make(&parent, name, is_dir, |dir, name| {
             let _maker = self.maker(caller)?;
             make(dir, name)
         })?;
         let stat = upper.stat(name).map_err(errno)?;
-        let node = self.made(&parent, &mut children, name, stat);
-        drop(children);
+        let node = self.made(&parent, &mut listing, name, stat)?;
+        drop(listing);
         self.found(node, Some(stat))
     }
 
@@ -198,14 +211,14 @@ impl Overlay {
         let mode = Mode::from_raw_mode(mode & 0o7777);
         let real =
             (flags & OFlags::RWMODE) | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let mut children = write(&parent.dir()?.children);
-        let (_, file) = self.make(&parent, &children, name, false, |dir, name| {
+        let mut listing = write(&parent.dir()?.listing);
+        let (_, file) = self.make(&parent, name, false, |dir, name| {
             let _maker = self.maker(caller)?;
             fs::openat(dir, name, real, mode)
         })?;
         let stat = fs::fstat(&file)?;
-        let node = self.made(&parent, &mut children, name, stat);
-        drop(children);
+        let node = self.made(&parent, &mut listing, name, stat)?;
+        drop(listing);
         let open = OpenFile::new(node.clone(), flags, File::from(file), true);
         Ok((self.found(node, Some(stat))?, open))
     }
@@ -257,7 +270,7 @@ impl Overlay {
         let body = node.file().map_err(|_| Errno::PERM)?;
         // A metadata-only file would need a redirect for its new name; its data is brought instead.
         self.copy_up(&node, Want::ALL)?;
-        let mut children = write(&parent.dir()?.children);
+        let mut listing = write(&parent.dir()?.listing);
         let mut state = lock(&body.state);
         if let Real::Upper {
             via: Via::Index(indexed),
@@ -271,7 +284,7 @@ impl Overlay {
         if node.ino != self.devices.ino(0, stat.st_ino) {
             self.mark_impure(&parent)?;
         }
-        let (upper, ()) = self.make(&parent, &children, new_name, false, |dir, name| {
+        self.make(&parent, new_name, false, |dir, name| {
             self.entry_in(&state, |entry| match &entry {
                 Entry::At(from, old) => fs::linkat(*from, *old, dir, name, AtFlags::empty()),
                 Entry::Fd(fd) => link_unnamed(fd, dir, name),
@@ -289,18 +302,10 @@ impl Overlay {
             parent: parent.clone(),
             name: Arc::from(new_name),
         };
-        state.names.push(named.clone());
+        self.enter_link(&node, &mut state, named, (stat.st_dev, stat.st_ino))?;
         drop(state);
-        let stat = upper.stat(new_name).map_err(errno)?;
-        self.list_added(&mut children, new_name, &node);
-        children.version += 1;
-        children.nodes.insert(named.name, node.clone());
-        drop(children);
-        let key = (stat.st_dev, stat.st_ino);
-        if lock(&self.links).insert(key, node.clone()).is_none() {
-            lock(&body.state).keys.push(key);
-        }
-        node.refer();
+        self.list_added(&mut listing, new_name, &node);
+        drop(listing);
         self.found(node, None)
     }
 }

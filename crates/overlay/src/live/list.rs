@@ -12,7 +12,7 @@ use std::sync::Arc;
 
 use rustix::fs::FileType;
 
-use super::node::{Body, Children, Node, lock, read, write};
+use super::node::{Body, Node, lock, read, write};
 use super::{NodeId, Overlay, Result, errno};
 use crate::stack::OpenMerged;
 use crate::whiteout::{self, Opaque};
@@ -131,27 +131,27 @@ impl Overlay {
             let rest = listing.entries.range(after + 1..).take(PIECE);
             rest.map(|(cookie, entry)| (*cookie, entry.clone())).collect()
         };
-        let known = read(&dir.children).listing.as_ref().map(take);
+        let known = read(&dir.listing).as_ref().map(take);
         if let Some(piece) = known {
             if piece.is_empty() {
                 // The reader is at the end.
-                write(&dir.children).listing = None;
+                *write(&dir.listing) = None;
             }
             return Ok(piece);
         }
-        let mut children = write(&dir.children);
-        if children.listing.is_none() {
-            let listing = self.read_listing(node, &children)?;
-            let piece = take(&listing);
-            if piece.is_empty() {
-                return Ok(piece);
-            }
-            children.listing = Some(listing);
-            drop(children);
-            self.note_listing(node.id);
+        let mut listing = write(&dir.listing);
+        if let Some(listing) = &*listing {
+            return Ok(take(listing));
+        }
+        let fresh = self.read_listing(node)?;
+        let piece = take(&fresh);
+        if piece.is_empty() {
             return Ok(piece);
         }
-        Ok(children.listing.as_ref().map(take).unwrap_or_default())
+        *listing = Some(fresh);
+        drop(listing);
+        self.note_listing(node.id);
+        Ok(piece)
     }
 
     /// Drops the listing that was left longest, when there are too many.
@@ -168,7 +168,7 @@ impl Overlay {
         if let Some(node) = oldest.and_then(|oldest| self.nodes.get(oldest).ok())
             && let Body::Dir(dir) = &node.body
         {
-            write(&dir.children).listing = None;
+            *write(&dir.listing) = None;
         }
     }
 
@@ -177,8 +177,8 @@ impl Overlay {
     }
 
     /// An entry was made.
-    pub(super) fn list_added(&self, children: &mut Children, name: &OsStr, node: &Node) {
-        if let Some(listing) = &mut children.listing {
+    pub(super) fn list_added(&self, listing: &mut Option<Listing>, name: &OsStr, node: &Node) {
+        if let Some(listing) = listing {
             let entry = Listed {
                 name: name.into(),
                 ino: node.ino,
@@ -190,14 +190,15 @@ impl Overlay {
     }
 
     /// An entry was removed.
-    pub(super) fn list_removed(&self, children: &mut Children, name: &OsStr) {
-        if let Some(listing) = &mut children.listing {
+    pub(super) fn list_removed(&self, listing: &mut Option<Listing>, name: &OsStr) {
+        if let Some(listing) = listing {
             listing.remove(self.cookie(name), name);
         }
     }
 
     /// Reads the layers: upper names first, each name once, whiteouts taken away.
-    fn read_listing(&self, node: &Arc<Node>, children: &Children) -> Result<Listing> {
+    fn read_listing(&self, node: &Arc<Node>) -> Result<Listing> {
+        let known = node.dir()?;
         let open = self.opened(node)?;
         let impure = self.is_impure(node)?;
         let merged = open.parts.len() > 1;
@@ -237,8 +238,8 @@ impl Overlay {
                     }
                     // What was copied up shows the number of what it was copied from.
                     let copied = upper && (impure || merged && file_type == FileType::Directory);
-                    let ino = match children.nodes.get(&*name) {
-                        Some(known) => known.ino,
+                    let ino = match self.known_ino(known, &name) {
+                        Some(ino) => ino,
                         None if copied => self.listed_ino(node, &name, &open)?.unwrap_or(entry.ino),
                         None => self.devices.ino(part.place.layer, entry.ino),
                     };
@@ -266,10 +267,10 @@ impl Overlay {
     }
 
     /// Whether the view shows nothing in a directory.
-    pub(super) fn is_empty(&self, node: &Arc<Node>, children: &Children) -> Result<bool> {
-        match &children.listing {
+    pub(super) fn is_empty(&self, node: &Arc<Node>, listing: &Option<Listing>) -> Result<bool> {
+        match listing {
             Some(listing) => Ok(listing.entries.is_empty()),
-            None => Ok(self.read_listing(node, children)?.entries.is_empty()),
+            None => Ok(self.read_listing(node)?.entries.is_empty()),
         }
     }
 }

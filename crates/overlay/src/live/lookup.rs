@@ -1,6 +1,5 @@
-//! Finding a name, and forgetting it again.
+//! Finding a name.
 
-use std::collections::hash_map::Entry as Slot;
 use std::ffi::OsStr;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -10,11 +9,10 @@ use rustix::fs::{FileType, Stat};
 use rustix::io::Errno;
 use smallvec::smallvec;
 
-use super::node::{
-    Body, Children, DirBody, DirState, FileBody, FileState, Name, Node, Real, Via, lock, read, write,
-};
+use super::node::{Body, DirBody, DirState, FileBody, FileState, Name, Node, Real, Via, lock, read};
 use super::place::Entry;
-use super::{Found, NodeId, Overlay, ROOT, Result, errno};
+use super::tree::{Held, Key};
+use super::{Found, NodeId, Overlay, Result, errno};
 use crate::stack::{Found as Looked, OpenMerged, Place};
 use crate::xattr::IMPURE;
 
@@ -44,18 +42,6 @@ impl Overlay {
         }
     }
 
-    /// The front end gives `count` references back. A node without any is forgotten.
-    pub fn forget(&self, node: NodeId, count: u64) {
-        if node == ROOT {
-            return;
-        }
-        if let Ok(node) = self.nodes.get(node)
-            && node.release(count) == 0
-        {
-            self.drop_node(node);
-        }
-    }
-
     /// The node under `name`, made when it was not known, with one more reference; and the status of its real file,
     /// when that was read. No lower layer above `layer` has the name.
     fn child(
@@ -65,55 +51,40 @@ impl Overlay {
         layer: usize,
     ) -> Result<Option<(Arc<Node>, Option<Stat>)>> {
         let dir = parent.dir()?;
-        let refer = |node: &Arc<Node>| {
-            node.refer();
-            node.clone()
-        };
+        if let (Some(node), _) = self.find(dir, name) {
+            return Ok(Some((node, None)));
+        }
+        // Nobody changes the directory while it is looked at.
+        let _listing = read(&dir.listing);
+        self.child_in(parent, name, layer)
+    }
+
+    /// As [`Overlay::child`], where the directory's lock is held.
+    fn child_in(
+        &self,
+        parent: &Arc<Node>,
+        name: &OsStr,
+        layer: usize,
+    ) -> Result<Option<(Arc<Node>, Option<Stat>)>> {
         loop {
-            let version = {
-                let children = read(&dir.children);
-                if let Some(node) = children.nodes.get(name) {
-                    return Ok(Some((refer(node), None)));
-                }
-                children.version
+            let (known, version) = self.find(parent.dir()?, name);
+            if let Some(node) = known {
+                return Ok(Some((node, None)));
+            }
+            let Some((open, looked)) = self.look_from(parent, name, layer)? else {
+                return Ok(None);
             };
-            let looked = self.look_from(parent, name, layer)?;
-            let mut children = write(&dir.children);
-            if let Some(node) = children.nodes.get(name) {
-                return Ok(Some((refer(node), None)));
+            let entered = self.adopt(parent, name, version, &open, looked)?;
+            if entered.is_some() {
+                return Ok(entered);
             }
-            if children.version != version {
-                continue;
-            }
-            return Ok(match looked {
-                None => None,
-                Some((open, looked)) => {
-                    let (node, stat) = self.adopt(parent, &mut children, name, &open, looked)?;
-                    Some((node, stat))
-                }
-            });
         }
     }
 
-    /// As [`Overlay::child`], where the directory's children are held.
-    pub(super) fn child_in(
-        &self,
-        parent: &Arc<Node>,
-        children: &mut Children,
-        name: &OsStr,
-    ) -> Result<Option<Arc<Node>>> {
-        if let Some(node) = children.nodes.get(name) {
-            return Ok(Some(node.clone()));
-        }
-        match self.look(parent, name)? {
-            None => Ok(None),
-            Some((open, looked)) => {
-                let (node, _) = self.adopt(parent, children, name, &open, looked)?;
-                // Nobody drops it while the directory's children are held.
-                node.release(1);
-                Ok(Some(node))
-            }
-        }
+    /// The node under a name of a directory whose lock is held.
+    pub(super) fn child_held(&self, parent: &Arc<Node>, name: &OsStr) -> Result<Option<Held<'_>>> {
+        let found = self.child_in(parent, name, 0)?;
+        Ok(found.map(|(node, _)| self.held(node)))
     }
 
     /// What the layers have under a name.
@@ -186,184 +157,92 @@ impl Overlay {
         Ok(impure)
     }
 
-    /// Makes the node of something that was looked up, or finds the node of another of its names. With a reference,
-    /// so that it is not forgotten by the one who just gives back the last. A new node comes with the status that was
-    /// read of it; nobody can have changed it since.
+    /// Makes the node of something that was looked up, or finds the node of another of its names. With a reference; none
+    /// if it must be looked up again. A new node comes with the status that was read of it; nobody can have changed it
+    /// since.
     fn adopt(
         &self,
         parent: &Arc<Node>,
-        children: &mut Children,
         name: &OsStr,
+        version: u64,
         open: &OpenMerged,
         looked: Looked,
-    ) -> Result<(Arc<Node>, Option<Stat>)> {
+    ) -> Result<Option<(Arc<Node>, Option<Stat>)>> {
         let named = Name {
             parent: parent.clone(),
             name: Arc::from(name),
         };
-        let mut ino = self.ino_of(parent, name, open, &looked)?;
-        let status = match &looked {
-            Looked::Dir(merged) => merged.stat,
-            Looked::File { stat, .. } => *stat,
-        };
-        let node = match looked {
+        let ino = self.ino_of(parent, name, open, &looked)?;
+        let (stat, entered) = match looked {
             Looked::Dir(mut merged) => {
                 let upper = self.is_upper(merged.parts[0].layer);
                 if upper {
                     merged.parts.remove(0);
                 }
-                self.nodes
-                    .insert(ino, dir_body(Some(named.clone()), upper, merged.parts))
+                let body = |named| dir_body(Some(named), upper, merged.parts);
+                (merged.stat, self.enter_found(&named, version, ino, &[], body)?)
             }
             Looked::File { stat, place } => {
+                let upper = self.is_upper(place.layer);
+                if stat.st_nlink > 1 && (upper || self.options.index) {
+                    return self.adopt_linked(&named, version, ino, open, stat, place);
+                }
                 let kind = FileType::from_raw_mode(stat.st_mode);
-                let mut upper = self.is_upper(place.layer);
-                if stat.st_nlink < 2 || !(upper || self.options.index) {
-                    let real = if upper {
-                        Real::BY_NAME
-                    } else {
-                        lower_real(open, place, name)
-                    };
-                    self.nodes
-                        .insert(ino, file_body(kind, upper, named.clone(), real))
-                } else {
-                    // Looked up and entered under one lock, the index too: two names of one file must not become two
-                    // nodes, and one that was copied up meanwhile must not be taken for a lower one.
-                    let mut links = lock(&self.links);
-                    let indexed = match self.options.index && self.is_writable() {
-                        false => None,
-                        true if upper => self.indexed_upper(open, name, &stat)?,
-                        true => self.indexed_lower(&place)?,
-                    };
-                    let mut keys = vec![(stat.st_dev, stat.st_ino)];
-                    let real = match indexed {
-                        Some(found) => {
-                            upper = true;
-                            ino = self.devices.ino(found.layer, found.lower.1);
-                            keys = vec![found.lower, found.entry];
-                            Real::Upper {
-                                via: Via::Index(Box::new(found.indexed)),
-                                data: None,
-                            }
-                        }
-                        None if upper => Real::BY_NAME,
-                        // Not by a name: its names may be in several layers, and come and go.
-                        None => Real::Lower {
-                            layer: place.layer,
-                            path: Some(place.path.into_boxed_path()),
-                        },
-                    };
-                    match keys.iter().find_map(|key| links.get(key).cloned()) {
-                        Some(known) => {
-                            lock(&known.file()?.state).names.push(named.clone());
-                            known.refer();
-                            children.nodes.insert(named.name, known.clone());
-                            return Ok((known, None));
-                        }
-                        None => {
-                            let node = self
-                                .nodes
-                                .insert(ino, file_body(kind, upper, named.clone(), real));
-                            links.extend(keys.iter().map(|key| (*key, node.clone())));
-                            lock(&node.file()?.state).keys = keys;
-                            node
-                        }
-                    }
+                let real = match upper {
+                    true => Real::BY_NAME,
+                    false => lower_real(open, place, name),
+                };
+                let body = |named| file_body(kind, upper, named, real, Vec::new());
+                (stat, self.enter_found(&named, version, ino, &[], body)?)
+            }
+        };
+        Ok(entered.map(|(node, new)| (node, new.then_some(stat))))
+    }
+
+    /// As [`Overlay::adopt`], of a file with several names. Looked up and entered under one lock, the index too: two
+    /// names of one file must not become two nodes, and one that was copied up meanwhile must not be taken for a lower
+    /// one.
+    fn adopt_linked(
+        &self,
+        named: &Name,
+        version: u64,
+        mut ino: u64,
+        open: &OpenMerged,
+        stat: Stat,
+        place: Place,
+    ) -> Result<Option<(Arc<Node>, Option<Stat>)>> {
+        let _linking = lock(&self.linking);
+        let mut upper = self.is_upper(place.layer);
+        let indexed = match self.options.index && self.is_writable() {
+            false => None,
+            true if upper => self.indexed_upper(open, &named.name, &stat)?,
+            true => self.indexed_lower(&place)?,
+        };
+        let mut keys = vec![(stat.st_dev, stat.st_ino)];
+        let real = match indexed {
+            Some(found) => {
+                upper = true;
+                ino = self.devices.ino(found.layer, found.lower.1);
+                keys = vec![found.lower, found.entry];
+                Real::Upper {
+                    via: Via::Index(Box::new(found.indexed)),
+                    data: None,
                 }
             }
+            None if upper => Real::BY_NAME,
+            // Not by a name: its names may be in several layers, and come and go.
+            None => Real::Lower {
+                layer: place.layer,
+                path: Some(place.path.into_boxed_path()),
+            },
         };
-        node.refer();
-        children.nodes.insert(named.name, node.clone());
-        Ok((node, Some(status)))
-    }
-
-    /// Enters something new under a name.
-    pub(super) fn enter(
-        &self,
-        parent: &Arc<Node>,
-        children: &mut Children,
-        name: &OsStr,
-        stat: &Stat,
-        body: impl FnOnce(Name) -> Body,
-    ) -> Arc<Node> {
-        let named = Name {
-            parent: parent.clone(),
-            name: Arc::from(name),
-        };
-        let node = self
-            .nodes
-            .insert(self.devices.ino(0, stat.st_ino), body(named.clone()));
-        self.list_added(children, name, &node);
-        children.version += 1;
-        children.nodes.insert(named.name, node.clone());
-        node
-    }
-
-    /// Lets a node go that nobody holds a reference to.
-    pub(super) fn settle(&self, node: Arc<Node>) {
-        if !node.is_referred() {
-            self.drop_node(node);
+        if let Some(node) = self.enter_linked(named, version, &keys)? {
+            return Ok(Some((node, None)));
         }
-    }
-
-    fn drop_node(&self, node: Arc<Node>) {
-        let mut parents = Vec::new();
-        // One name after the other; a rename may move it meanwhile.
-        while let Some(name) = self.a_name(&node) {
-            let Ok(dir) = name.parent.dir() else { return };
-            let mut children = write(&dir.children);
-            if !self.is_idle(&node) {
-                return;
-            }
-            if let Slot::Occupied(slot) = children.nodes.entry(name.name.clone())
-                && Arc::ptr_eq(slot.get(), &node)
-            {
-                slot.remove();
-                // Who looked before and enters it again must look again.
-                children.version += 1;
-                node.lose_name(&name);
-                parents.push(name.parent.clone());
-            }
-        }
-        if let Body::File(file) = &node.body {
-            // No new reference through the table, once the keys are gone.
-            let mut links = lock(&self.links);
-            let mut state = lock(&file.state);
-            // Through the table another of its names may have found it since its last was taken.
-            if node.is_referred() || !state.names.is_empty() {
-                return;
-            }
-            for key in state.keys.drain(..) {
-                links.remove(&key);
-            }
-        } else if !self.is_idle(&node) {
-            return;
-        }
-        self.nodes.remove(node.id);
-        for parent in parents {
-            self.settle(parent);
-        }
-    }
-
-    /// A name by which a node may still be found.
-    fn a_name(&self, node: &Arc<Node>) -> Option<Name> {
-        if !self.is_idle(node) {
-            return None;
-        }
-        match &node.body {
-            Body::Dir(dir) => lock(&dir.state).name.clone(),
-            Body::File(file) => lock(&file.state).names.first().cloned(),
-        }
-    }
-
-    /// Whether nobody needs a node: no front end, and no node beneath it, which reaches its file through it.
-    fn is_idle(&self, node: &Arc<Node>) -> bool {
-        node.id != ROOT
-            && !node.is_referred()
-            && match &node.body {
-                Body::Dir(dir) => read(&dir.children).nodes.is_empty(),
-                Body::File(_) => true,
-            }
+        let kind = FileType::from_raw_mode(stat.st_mode);
+        let body = |named| file_body(kind, upper, named, real, keys.clone());
+        let entered = self.enter_found(named, version, ino, &keys, body)?;
+        Ok(entered.map(|(node, new)| (node, new.then_some(stat))))
     }
 }
 
@@ -377,11 +256,12 @@ pub(super) fn dir_body(name: Option<Name>, upper: bool, lower: Vec<Place>) -> Bo
             open: None,
             removed: false,
         }),
-        children: RwLock::default(),
+        listing: RwLock::default(),
+        known: RwLock::default(),
     }))
 }
 
-pub(super) fn file_body(kind: FileType, upper: bool, name: Name, real: Real) -> Body {
+pub(super) fn file_body(kind: FileType, upper: bool, name: Name, real: Real, keys: Vec<Key>) -> Body {
     Body::File(FileBody {
         kind,
         upper_data: AtomicBool::new(upper),
@@ -389,7 +269,7 @@ pub(super) fn file_body(kind: FileType, upper: bool, name: Name, real: Real) -> 
         state: Mutex::new(FileState {
             names: smallvec![name],
             real,
-            keys: Vec::new(),
+            keys,
             copying: None,
         }),
     })

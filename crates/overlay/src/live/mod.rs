@@ -4,11 +4,13 @@
 //! test without one. Calls name a node (what a front end calls an inode) and a name beneath it; they answer with an
 //! errno, because that is what every front end replies. All of it is `Sync`: several threads call at once.
 //!
-//! Lock order: a directory's children (of two directories, the one with the smaller node number first), then a
-//! node's state, then the tables. A node's state is held while its data is copied up, which concerns only that file;
-//! a directory's children are never held across the copying of data.
+//! Lock order: a rename between directories; a directory's own lock, around its listing (of two directories, the one
+//! that is above the other first, else the one with the smaller node number; then a directory that is replaced); files
+//! that are being found under several names; a file's state; directories' states, from one to those above it; the
+//! [`tree`], and other tables. None of them is held while the data of a file is copied up: who would change the same
+//! file waits at its gate, others do not.
 //!
-//! Start reading at [`node`], then [`lookup`] and [`copy_up`].
+//! Start reading at [`node`], then [`tree`], [`lookup`] and [`copy_up`].
 
 mod attr;
 mod copy_up;
@@ -23,14 +25,14 @@ mod origin;
 mod place;
 mod remove;
 mod rename;
+mod tree;
 mod work;
 mod xattrs;
 
-use std::collections::HashMap;
 use std::collections::hash_map::RandomState;
 use std::ffi::OsStr;
 use std::io;
-use std::sync::{Arc, Mutex};
+use std::sync::{Mutex, RwLock};
 
 use rustix::fs::{Stat, StatVfs};
 use rustix::io::Errno;
@@ -43,7 +45,8 @@ pub use options::{IdRange, Ids, Layers, OpenError, Options, RedirectDir, Sync};
 pub use rustix::fs::RenameFlags;
 
 use crate::stack::Stack;
-use node::{Body, Children, DirBody, DirState, Node, Nodes};
+use node::{Body, DirBody, DirState, Nodes};
+use tree::Tree;
 use work::Work;
 
 /// What a call answers: the errno that a program shall see.
@@ -87,8 +90,10 @@ pub struct Overlay {
     /// The file systems that the layers are on.
     devices: origin::Devices,
     nodes: Nodes,
-    /// Files with several names, by the device and inode of their real file.
-    links: Mutex<HashMap<(u64, u64), Arc<Node>>>,
+    /// Who is found under which name.
+    tree: RwLock<Tree>,
+    /// Held while a file with several names is looked up in the index and entered.
+    linking: Mutex<()>,
     /// Held by a rename between directories: while it is, no directory changes its parent otherwise.
     renames: Mutex<()>,
     kept: Mutex<place::Kept>,
@@ -159,7 +164,8 @@ impl Overlay {
                     open: None,
                     removed: false,
                 }),
-                children: std::sync::RwLock::new(Children::default()),
+                listing: RwLock::default(),
+                known: RwLock::default(),
             })),
         );
         root.refer();
@@ -170,7 +176,8 @@ impl Overlay {
             options,
             devices,
             nodes,
-            links: Mutex::default(),
+            tree: RwLock::default(),
+            linking: Mutex::default(),
             renames: Mutex::default(),
             kept: Mutex::new(kept),
             listed: Mutex::default(),

@@ -59,7 +59,12 @@ pub(super) struct Name {
 #[derive(Debug)]
 pub(super) struct DirBody {
     pub(super) state: Mutex<DirState>,
-    pub(super) children: RwLock<Children>,
+    /// The directory's own lock, around a listing in progress, kept true by every change. Held for writing by whoever
+    /// changes its entries, from the first look to the last note, and for reading by whoever looks a name up in the
+    /// layers. Not held while the data of a file is copied.
+    pub(super) listing: RwLock<Option<Listing>>,
+    /// Which of its entries are known. Changed and read by [`Tree`](super::tree) alone.
+    pub(super) known: RwLock<Known>,
 }
 
 #[derive(Debug)]
@@ -78,14 +83,12 @@ pub(super) struct DirState {
     pub(super) removed: bool,
 }
 
-/// What is known of the entries of a directory.
+/// The entries of a directory that have nodes.
 #[derive(Debug, Default)]
-pub(super) struct Children {
+pub(super) struct Known {
     pub(super) nodes: HashMap<Arc<OsStr>, Arc<Node>>,
-    /// Changes made so far: tells a lookup that the directory changed while it looked.
+    /// How often one was taken away or replaced: what was looked up before is not entered after.
     pub(super) version: u64,
-    /// A listing in progress, kept true by every change.
-    pub(super) listing: Option<Listing>,
 }
 
 #[derive(Debug)]
@@ -193,21 +196,6 @@ impl Node {
         matches!(self.body, Body::Dir(_))
     }
 
-    /// It is not found under a name any more.
-    pub(super) fn lose_name(&self, name: &Name) {
-        match &self.body {
-            Body::Dir(dir) => {
-                let mut state = lock(&dir.state);
-                state.name = None;
-                // Nothing leads here: nobody may find it as the root, which has no name either.
-                state.removed = true;
-            }
-            Body::File(file) => lock(&file.state)
-                .names
-                .retain(|known| !(Arc::ptr_eq(&known.parent, &name.parent) && known.name == name.name)),
-        }
-    }
-
     /// One more reference for the front end.
     pub(super) fn refer(&self) {
         self.refs.fetch_add(1, Ordering::Relaxed);
@@ -297,7 +285,7 @@ impl Drop for Nodes {
         for shard in &self.shards {
             for node in read(shard).values() {
                 if let Body::Dir(dir) = &node.body {
-                    write(&dir.children).nodes.clear();
+                    write(&dir.known).nodes.clear();
                 }
             }
         }

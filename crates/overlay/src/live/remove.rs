@@ -9,7 +9,8 @@ use rustix::io::Errno;
 use sys::Dir;
 
 use super::copy_up::Want;
-use super::node::{Body, Children, DirBody, FileState, Gate, Node, Real, Via, lock, write};
+use super::list::Listing;
+use super::node::{Body, DirBody, FileState, Gate, Node, Real, Via, lock, write};
 use super::work::is_whiteout;
 use super::{NodeId, Overlay, Result, errno};
 use crate::WhiteoutKind;
@@ -49,29 +50,30 @@ impl Overlay {
         self.work()?;
         self.check(name)?;
         let parent = self.nodes.get(parent)?;
+        let dir = parent.dir()?;
         loop {
-            let mut children = write(&parent.dir()?.children);
-            let node = self.child_in(&parent, &mut children, name)?.ok_or(Errno::NOENT)?;
+            let mut listing = write(&dir.listing);
+            self.alive(dir)?;
+            let node = self.child_held(&parent, name)?.ok_or(Errno::NOENT)?;
             match (&node.body, is_dir) {
                 (Body::Dir(_), false) => return Err(Errno::ISDIR),
                 (Body::File(_), true) => return Err(Errno::NOTDIR),
-                (Body::Dir(_), true) => self.remove_dir(&parent, &node, name)?,
+                (Body::Dir(_), true) => {
+                    self.remove_dir(&parent, &node, name)?;
+                    self.leave(dir, name);
+                }
                 (Body::File(body), false) => {
                     let mut state = lock(&body.state);
                     if let Some(not_yet) = self.removable(&state) {
-                        node.refer();
-                        drop((state, children));
+                        drop((state, listing));
                         self.make_ready(&node, not_yet)?;
                         continue;
                     }
                     self.remove_file(&parent, &mut state, name)?;
+                    self.leave(dir, name);
                 }
             }
-            self.list_removed(&mut children, name);
-            children.version += 1;
-            children.nodes.remove(name);
-            drop(children);
-            self.settle(node);
+            self.list_removed(&mut listing, name);
             return Ok(());
         }
     }
@@ -87,18 +89,15 @@ impl Overlay {
         counted.then_some(NotYet::Lower)
     }
 
-    /// Waits for what stands in the way. Nothing may be locked. Takes a reference back that kept the node from being
-    /// forgotten since the locks were released.
+    /// Waits for what stands in the way. Nothing may be locked.
     pub(super) fn make_ready(&self, node: &Arc<Node>, not_yet: NotYet) -> Result<()> {
-        let ready = match not_yet {
+        match not_yet {
             NotYet::Copying(gate) => {
                 gate.wait();
                 Ok(())
             }
             NotYet::Lower => self.copy_up(node, Want::ALL),
-        };
-        self.forget(node.id, 1);
-        ready
+        }
     }
 
     fn remove_file(&self, parent: &Arc<Node>, state: &mut FileState, name: &OsStr) -> Result<()> {
@@ -115,8 +114,8 @@ impl Overlay {
 
     fn remove_dir(&self, parent: &Arc<Node>, node: &Arc<Node>, name: &OsStr) -> Result<()> {
         let dir = node.dir()?;
-        let children = write(&dir.children);
-        if !self.is_empty(node, &children)? {
+        let mut listing = write(&dir.listing);
+        if !self.is_empty(node, &listing)? {
             return Err(Errno::NOTEMPTY);
         }
         // It is still looked at by who has it open.
@@ -124,7 +123,7 @@ impl Overlay {
         let has_upper = lock(&dir.state).upper;
         let covers = self.is_below(parent, name)?;
         self.take_away(parent, name, has_upper, covers, true)?;
-        removed(dir, children);
+        removed(dir, &mut listing);
         Ok(())
     }
 
@@ -280,9 +279,8 @@ impl Overlay {
 }
 
 /// A directory is gone.
-pub(super) fn removed(dir: &DirBody, mut children: std::sync::RwLockWriteGuard<'_, Children>) {
-    children.version += 1;
-    children.listing = None;
+pub(super) fn removed(dir: &DirBody, listing: &mut Option<Listing>) {
+    *listing = None;
     let mut state = lock(&dir.state);
     state.name = None;
     state.removed = true;

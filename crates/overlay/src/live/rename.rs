@@ -19,7 +19,8 @@ use rustix::io::Errno;
 use sys::Dir;
 
 use super::copy_up::Want;
-use super::node::{Body, Children, DirState, FileState, Name, Node, Real, Via, lock, write};
+use super::list::Listing;
+use super::node::{Body, DirState, FileState, Name, Node, Real, Via, lock, write};
 use super::place::{Entry, UpperDir};
 use super::remove::{NotYet, removed};
 use super::work::is_whiteout;
@@ -29,10 +30,10 @@ use crate::redirect::{self, Redirect};
 use crate::whiteout::Opaque;
 use crate::xattr::REDIRECT;
 
-/// The children of the directories concerned, which may be one.
+/// The directories concerned, which may be one, their locks held.
 struct Both<'a> {
-    old: RwLockWriteGuard<'a, Children>,
-    new: Option<RwLockWriteGuard<'a, Children>>,
+    old: RwLockWriteGuard<'a, Option<Listing>>,
+    new: Option<RwLockWriteGuard<'a, Option<Listing>>>,
 }
 
 /// The state of something that moves, held from before the move until it says where the thing is now: who looks at it
@@ -84,27 +85,27 @@ impl<'a> Both<'a> {
     fn lock(old: &'a Arc<Node>, new: &'a Arc<Node>) -> Result<Both<'a>> {
         if Arc::ptr_eq(old, new) {
             return Ok(Both {
-                old: write(&old.dir()?.children),
+                old: write(&old.dir()?.listing),
                 new: None,
             });
         }
         // A directory before what is beneath it; else by number.
         let new_first = is_above(new, old)? || !is_above(old, new)? && new.id < old.id;
         if new_first {
-            let new = write(&new.dir()?.children);
+            let new = write(&new.dir()?.listing);
             return Ok(Both {
-                old: write(&old.dir()?.children),
+                old: write(&old.dir()?.listing),
                 new: Some(new),
             });
         }
-        let old = write(&old.dir()?.children);
+        let old = write(&old.dir()?.listing);
         Ok(Both {
             old,
-            new: Some(write(&new.dir()?.children)),
+            new: Some(write(&new.dir()?.listing)),
         })
     }
 
-    fn target(&mut self) -> &mut Children {
+    fn target(&mut self) -> &mut Option<Listing> {
         match &mut self.new {
             Some(new) => new,
             None => &mut self.old,
@@ -169,10 +170,10 @@ impl Overlay {
         let _still = (!same_dir).then(|| lock(&self.renames));
         loop {
             let mut both = Both::lock(old.parent, new.parent)?;
-            let node = self
-                .child_in(old.parent, &mut both.old, name)?
-                .ok_or(Errno::NOENT)?;
-            let target = self.child_in(new.parent, both.target(), new_name)?;
+            self.alive(old.parent.dir()?)?;
+            self.alive(new.parent.dir()?)?;
+            let node = self.child_held(old.parent, name)?.ok_or(Errno::NOENT)?;
+            let target = self.child_held(new.parent, new_name)?;
             match &target {
                 Some(_) if flags == RenameFlags::NOREPLACE => return Err(Errno::EXIST),
                 None if exchange => return Err(Errno::NOENT),
@@ -201,19 +202,16 @@ impl Overlay {
             let mut again = None;
             for moving in moves.into_iter().flatten() {
                 self.can_move(moving)?;
-                again = again.or(self
-                    .not_ready(moving, true)?
-                    .map(|not_yet| (moving.clone(), not_yet)));
+                let not_yet = self.not_ready(moving, true)?;
+                again = again.or(not_yet.map(|not_yet| (moving, not_yet)));
             }
             if let Some(target) = target.as_ref().filter(|_| !exchange) {
-                again = again.or(self
-                    .not_ready(target, false)?
-                    .map(|not_yet| (target.clone(), not_yet)));
+                let not_yet = self.not_ready(target, false)?;
+                again = again.or(not_yet.map(|not_yet| (target, not_yet)));
             }
             if let Some((node, not_yet)) = again {
-                node.refer();
                 drop(both);
-                self.make_ready(&node, not_yet)?;
+                self.make_ready(node, not_yet)?;
                 continue;
             }
             if node.is_dir() {
@@ -224,33 +222,18 @@ impl Overlay {
             }
             self.copy_up(old.parent, Want::Metadata)?;
             self.copy_up(new.parent, Want::Metadata)?;
-            let overwritten = match (&target, exchange) {
-                (Some(target), true) => {
-                    self.exchange(&old, &node, &new, target)?;
-                    None
-                }
-                (target, _) => {
-                    self.replace(&old, &node, &new, target.as_ref())?;
-                    target.clone()
-                }
-            };
-            self.list_removed(&mut both.old, name);
-            both.old.version += 1;
-            both.old.nodes.remove(name);
-            self.list_removed(both.target(), new_name);
-            both.target().version += 1;
-            both.target().nodes.insert(Arc::from(new_name), node.clone());
-            self.list_added(both.target(), new_name, &node);
-            if exchange && let Some(target) = &target {
-                both.old.nodes.insert(Arc::from(name), target.clone());
-                self.list_added(&mut both.old, name, target);
+            match &target {
+                Some(target) if exchange => self.exchange(&old, &node, &new, target)?,
+                target => self.replace(&old, &node, &new, target.as_deref())?,
             }
-            drop(both);
-            self.settle(node);
-            if let Some(gone) = overwritten {
-                self.settle(gone);
-            } else if let Some(target) = target {
-                self.settle(target);
+            let (from, to) = (old.parent.dir()?, new.parent.dir()?);
+            let back = target.as_deref().filter(|_| exchange);
+            self.moved(&node, (from, name), (to, new_name), back);
+            self.list_removed(&mut both.old, name);
+            self.list_removed(both.target(), new_name);
+            self.list_added(both.target(), new_name, &node);
+            if let Some(target) = back {
+                self.list_added(&mut both.old, name, target);
             }
             return Ok(());
         }
@@ -298,6 +281,11 @@ impl Overlay {
         let covers = self.is_below(old.parent, old.name)?;
         self.prepare_move(old, node, new)?;
         let slot = || is_whiteout(&to, new.name, self.options.format());
+        // Its lock before any state.
+        let mut listing = match target.map(|target| &target.body) {
+            Some(Body::Dir(dir)) => Some(write(&dir.listing)),
+            _ => None,
+        };
         let (mut held, lost) = hold(node, target.filter(|target| !target.is_dir()));
         match target {
             None => {
@@ -312,8 +300,10 @@ impl Overlay {
                     }
                 }
                 Body::Dir(dir) => {
-                    let children = write(&dir.children);
-                    if !self.is_empty(target, &children)? {
+                    let Some(listing) = &mut listing else {
+                        return Err(Errno::IO);
+                    };
+                    if !self.is_empty(target, listing)? {
                         return Err(Errno::NOTEMPTY);
                     }
                     let opened = self.opened(target)?;
@@ -325,7 +315,7 @@ impl Overlay {
                         }
                         other => other?,
                     }
-                    removed(dir, children);
+                    removed(dir, listing);
                 }
             },
         }
