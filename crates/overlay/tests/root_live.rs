@@ -601,14 +601,19 @@ fn difference(
     );
 }
 
-#[test]
-fn random_changes_are_those_of_a_plain_directory_and_the_kernel_reads_them() {
+/// The seeds to run: `count` of them, or those that `STRATA_SEEDS=FIRST+COUNT` says.
+fn seeds(count: u64) -> std::ops::Range<u64> {
     let seeds = std::env::var("STRATA_SEEDS").ok();
     let (first, count) = match seeds.as_deref().and_then(|seeds| seeds.split_once('+')) {
         Some((first, count)) => (first.parse().unwrap(), count.parse().unwrap()),
-        None => (1, 5),
+        None => (1, count),
     };
-    for seed in first..first + count {
+    first..first + count
+}
+
+#[test]
+fn random_changes_are_those_of_a_plain_directory_and_the_kernel_reads_them() {
+    for seed in seeds(5) {
         run(seed, 120, Format::TRUSTED);
         run(seed, 120, Format::USER);
     }
@@ -676,7 +681,7 @@ fn poke(random: &mut Random, overlay: &Overlay) -> Result<(), Errno> {
 
 #[test]
 fn threads_that_change_the_same_directories_leave_one_sound_tree() {
-    for seed in 1..=2 {
+    for seed in seeds(8) {
         let temp = tempfile::tempdir().unwrap();
         let at = |name: &str| temp.path().join(name);
         for name in ["lower", "upper", "work", "merged"] {
@@ -698,7 +703,7 @@ fn threads_that_change_the_same_directories_leave_one_sound_tree() {
         };
         let overlay = open();
         std::thread::scope(|scope| {
-            for thread in 0..2 {
+            for thread in 0..4 {
                 let overlay = &overlay;
                 scope.spawn(move || {
                     let random = &mut Random(seed * 1000 + thread);
@@ -711,6 +716,7 @@ fn threads_that_change_the_same_directories_leave_one_sound_tree() {
             }
         });
         let (mut ours, mut again, mut theirs) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
+        assert_eq!(overlay.known(), 1, "seed {seed}: every reference was given back");
         shown(&overlay, ROOT, Path::new(""), &mut ours);
         drop(overlay);
         let other = open();

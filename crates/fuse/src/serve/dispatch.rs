@@ -21,13 +21,6 @@ impl Shared {
     /// Does what is asked. The reply's body is in `out`.
     pub(super) fn dispatch(&self, device: BorrowedFd<'_>, request: &Request<'_>, out: &mut Out) -> Answer {
         let node = request.node;
-        // One at a time of those that find, make, move or forget names: they are short, and what two of them could do to
-        // the same name at once is not yet beyond doubt. Data travels beside them.
-        let _naming = names(&request.operation).then(|| {
-            self.naming
-                .lock()
-                .unwrap_or_else(std::sync::PoisonError::into_inner)
-        });
         match request.operation {
             Operation::Lookup { name } => self.lookup(node, name, out).into(),
             Operation::Forget { count } => {
@@ -148,7 +141,6 @@ impl Shared {
         if let Some(fh) = granted.handle {
             self.release(device, fh);
         }
-        let _naming = self.naming.lock();
         for node in &granted.nodes {
             self.forget(device, *node, 1);
         }
@@ -251,26 +243,6 @@ impl Shared {
             self.backings.close(device, node, handle.passthrough, writes);
         }
     }
-}
-
-/// Whether an operation concerns names.
-fn names(operation: &Operation<'_>) -> bool {
-    matches!(
-        operation,
-        Operation::Lookup { .. }
-            | Operation::Forget { .. }
-            | Operation::BatchForget(..)
-            | Operation::Symlink { .. }
-            | Operation::MkNod { .. }
-            | Operation::MkDir { .. }
-            | Operation::Unlink { .. }
-            | Operation::RmDir { .. }
-            | Operation::Rename { .. }
-            | Operation::Link { .. }
-            | Operation::Create { .. }
-            | Operation::TmpFile { .. }
-            | Operation::ReadDirPlus { .. }
-    )
 }
 
 fn caller(request: &Request<'_>, umask: u32) -> Caller {

@@ -2,10 +2,9 @@
 //!
 //! Each worker has its own descriptor of the connection, or its own ring, and its own buffers; it takes one request at a
 //! time and answers it before it takes the next ([`worker`], [`ring`]). Where requests come through rings, one worker
-//! still reads the device: what is forgotten is told there. They share the overlay, which is `Sync`, the open [`handles`] and the
-//! [`backing`] files. Locks of this module are held for a moment and never across a call of the overlay, but for one:
-//! `naming` is taken first, around whatever finds, makes, moves or forgets a name. A rename or a link of a lower file
-//! copies it up under that lock, so names wait for it; opens, data and changes of status do not.
+//! still reads the device: what is forgotten is told there. They share the overlay, which is `Sync` and orders what
+//! concerns the same names, the open [`handles`] and the [`backing`] files. Locks of this module are held for a moment
+//! and never across a call of the overlay.
 //!
 //! A reply that the kernel no longer wants (its caller was killed meanwhile) is answered ENOENT; what it would have
 //! handed out is taken back then.
@@ -119,8 +118,6 @@ struct Shared {
     unopened: Unopened,
     backings: Backings,
     timeouts: Timeouts,
-    /// Held by what concerns names.
-    naming: std::sync::Mutex<()>,
     no_open: bool,
     no_xattrs: bool,
     identity: Vec<u8>,
@@ -154,7 +151,6 @@ impl Server {
                 entry: config.timeout,
                 attr: config.timeout,
             },
-            naming: std::sync::Mutex::default(),
             no_open,
             no_xattrs: config.no_xattrs,
             identity: config.identity.clone(),

@@ -26,7 +26,6 @@ fn worker() -> (Worker, OwnedFd) {
             entry: Duration::ZERO,
             attr: Duration::ZERO,
         },
-        naming: Default::default(),
         no_open: false,
         no_xattrs: false,
         identity: Vec::new(),
