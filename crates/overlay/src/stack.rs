@@ -7,7 +7,7 @@
 //! The stack is only read, and it must not change while it is. A [`Merged`] directory holds no descriptor, so any
 //! number may be kept; [`Stack::open`] opens one for looking into.
 
-use std::borrow::Borrow;
+use std::borrow::{Borrow, Cow};
 use std::collections::BTreeSet;
 use std::ffi::{OsStr, OsString};
 use std::io;
@@ -424,7 +424,7 @@ impl<D: Borrow<Dir>> Stack<D> {
         name: &OsStr,
         may: impl Fn(usize) -> bool,
     ) -> io::Result<Option<Found>> {
-        let mut name = name.to_owned();
+        let mut name = Cow::Borrowed(name);
         let mut merged: Option<Merged> = None;
         for (index, part) in dir.parts.iter().enumerate() {
             if merged.is_none() && !may(part.place.layer) {
@@ -464,7 +464,7 @@ impl<D: Borrow<Dir>> Stack<D> {
                         "a redirect that may not be followed",
                     ));
                 }
-                Some(Redirect::Sibling(renamed)) => name = renamed,
+                Some(Redirect::Sibling(renamed)) => name = Cow::Owned(renamed),
                 Some(Redirect::FromRoot(path)) => {
                     self.merge_from_root(path, layer + 1, &mut merged.parts)?;
                     break;

@@ -298,8 +298,8 @@ impl Reply {
     pub fn fill_entry(&mut self, at: usize, node: u64, stat: &Stat, timeouts: Timeouts) {
         let end = self.0.len();
         self.entry(node, stat, timeouts);
-        let entry = self.0.split_off(end);
-        self.set(OUT_HEADER + at, &entry);
+        self.0.copy_within(end.., OUT_HEADER + at);
+        self.0.truncate(end);
     }
 }
 

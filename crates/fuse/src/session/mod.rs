@@ -310,7 +310,6 @@ fn wanted(wishes: Wishes) -> InitFlags {
         | InitFlags::BIG_WRITES
         | InitFlags::DONT_MASK
         | InitFlags::DO_READDIRPLUS
-        | InitFlags::READDIRPLUS_AUTO
         | InitFlags::ASYNC_DIO
         | InitFlags::PARALLEL_DIROPS
         | InitFlags::ABORT_ERROR

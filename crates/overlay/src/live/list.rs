@@ -4,12 +4,13 @@
 //! needs no state that belongs to a reader. A listing in progress is kept with the directory and follows its
 //! changes, so that a reader of many pieces does not read the layers again for each.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::HashSet;
 use std::ffi::OsStr;
 use std::hash::BuildHasher;
 use std::os::fd::AsFd;
 use std::sync::Arc;
 
+use foldhash::fast::RandomState;
 use rustix::fs::FileType;
 
 use super::node::{Body, Node, lock, read, write};
@@ -30,12 +31,14 @@ pub struct DirEntry<'a> {
     pub next: u64,
     /// Number of the topmost layer that has it: [`Overlay::lookup_listed`] need not look above.
     pub layer: usize,
+    /// How many entries the directory has.
+    pub among: usize,
 }
 
-/// The entries of a directory by their cookies.
+/// The entries of a directory with their cookies, in the order of these.
 #[derive(Debug, Default)]
 pub(super) struct Listing {
-    entries: BTreeMap<u64, Listed>,
+    entries: Vec<(u64, Listed)>,
 }
 
 #[derive(Debug, Clone)]
@@ -57,23 +60,47 @@ const PIECE: usize = 256;
 const KEPT: usize = 64;
 
 impl Listing {
-    fn insert(&mut self, mut cookie: u64, entry: Listed) {
-        while let Some(other) = self.entries.get(&cookie) {
-            if other.name == entry.name {
-                break;
-            }
-            cookie += 1;
+    /// Of entries, each of another name, in any order. Of two names with one cookie the second takes the next that is
+    /// free.
+    fn of(mut entries: Vec<(u64, Listed)>) -> Listing {
+        entries.sort_unstable_by(|a, b| (a.0, &a.1.name).cmp(&(b.0, &b.1.name)));
+        let mut free = 0;
+        for (cookie, _) in &mut entries {
+            *cookie = free.max(*cookie);
+            free = *cookie + 1;
         }
-        self.entries.insert(cookie, entry);
+        Listing { entries }
     }
 
-    fn remove(&mut self, mut cookie: u64, name: &OsStr) {
-        while let Some(other) = self.entries.get(&cookie) {
-            if &*other.name == name {
-                self.entries.remove(&cookie);
-                return;
+    /// Where the entries begin whose cookies are not less.
+    fn at(&self, cookie: u64) -> usize {
+        self.entries.partition_point(|(known, _)| *known < cookie)
+    }
+
+    /// Where a name is, or else where it goes, with the cookie that it then has.
+    fn find(&self, mut cookie: u64, name: &OsStr) -> std::result::Result<usize, (usize, u64)> {
+        let mut at = self.at(cookie);
+        while let Some((known, entry)) = self.entries.get(at)
+            && *known == cookie
+        {
+            if &*entry.name == name {
+                return Ok(at);
             }
-            cookie += 1;
+            (at, cookie) = (at + 1, cookie + 1);
+        }
+        Err((at, cookie))
+    }
+
+    fn insert(&mut self, cookie: u64, entry: Listed) {
+        match self.find(cookie, &entry.name) {
+            Ok(at) => self.entries[at].1 = entry,
+            Err((at, cookie)) => self.entries.insert(at, (cookie, entry)),
+        }
+    }
+
+    fn remove(&mut self, cookie: u64, name: &OsStr) {
+        if let Ok(at) = self.find(cookie, name) {
+            self.entries.remove(at);
         }
     }
 }
@@ -91,6 +118,7 @@ impl Overlay {
                 file_type: FileType::Directory,
                 next,
                 layer: 0,
+                among: 0,
             })
         };
         if offset < DOT && !dot(".", node.ino, DOT) {
@@ -104,7 +132,7 @@ impl Overlay {
         }
         let mut after = offset.max(DOT_DOT);
         loop {
-            let piece = self.piece(&node, after)?;
+            let (piece, among) = self.piece(&node, after)?;
             for (cookie, entry) in &piece {
                 let shown = DirEntry {
                     name: &entry.name,
@@ -112,6 +140,7 @@ impl Overlay {
                     file_type: entry.file_type,
                     next: *cookie,
                     layer: entry.layer as usize,
+                    among,
                 };
                 if !each(&shown) {
                     return Ok(());
@@ -124,20 +153,21 @@ impl Overlay {
         }
     }
 
-    /// The next entries after a cookie. Nothing is locked while they are handed out: the reader may look them up.
-    fn piece(&self, node: &Arc<Node>, after: u64) -> Result<Vec<(u64, Listed)>> {
+    /// The next entries after a cookie, and how many there are in all. Nothing is locked while they are handed out: the
+    /// reader may look them up.
+    fn piece(&self, node: &Arc<Node>, after: u64) -> Result<(Vec<(u64, Listed)>, usize)> {
         let dir = node.dir()?;
-        let take = |listing: &Listing| -> Vec<(u64, Listed)> {
-            let rest = listing.entries.range(after + 1..).take(PIECE);
-            rest.map(|(cookie, entry)| (*cookie, entry.clone())).collect()
+        let take = |listing: &Listing| -> (Vec<(u64, Listed)>, usize) {
+            let rest = &listing.entries[listing.at(after + 1)..];
+            (rest[..rest.len().min(PIECE)].to_vec(), listing.entries.len())
         };
         let known = read(&dir.listing).as_ref().map(take);
-        if let Some(piece) = known {
+        if let Some((piece, among)) = known {
             if piece.is_empty() {
                 // The reader is at the end.
                 *write(&dir.listing) = None;
             }
-            return Ok(piece);
+            return Ok((piece, among));
         }
         let mut listing = write(&dir.listing);
         if let Some(listing) = &*listing {
@@ -145,7 +175,7 @@ impl Overlay {
         }
         let fresh = self.read_listing(node)?;
         let piece = take(&fresh);
-        if piece.is_empty() {
+        if piece.0.is_empty() {
             return Ok(piece);
         }
         *listing = Some(fresh);
@@ -202,9 +232,9 @@ impl Overlay {
         let open = self.opened(node)?;
         let impure = self.is_impure(node)?;
         let merged = open.parts.len() > 1;
-        let mut listing = Listing::default();
+        let mut entries = Vec::new();
         // With a single part no name comes twice.
-        let mut seen: HashSet<Arc<OsStr>> = HashSet::new();
+        let mut seen: HashSet<Arc<OsStr>, RandomState> = HashSet::default();
         for part in &open.parts {
             let upper = self.is_upper(part.place.layer);
             let read = |dir: &sys::Dir| {
@@ -249,14 +279,14 @@ impl Overlay {
                         file_type,
                         layer: part.place.layer as u32,
                     };
-                    listing.insert(self.cookie(&name), listed);
+                    entries.push((self.cookie(&name), listed));
                 }
                 seen.extend(below);
                 Ok(())
             };
             self.stack.with(part, read).map_err(errno)?;
         }
-        Ok(listing)
+        Ok(Listing::of(entries))
     }
 
     fn listed_ino(&self, node: &Arc<Node>, name: &OsStr, open: &OpenMerged) -> std::io::Result<Option<u64>> {

@@ -1,6 +1,7 @@
 //! Finding a name.
 
 use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Mutex, RwLock};
@@ -278,9 +279,15 @@ pub(super) fn file_body(kind: FileType, upper: bool, name: Name, real: Real, key
 /// A lower file is reached through its parent's part, unless a redirect led past it.
 fn lower_real(open: &OpenMerged, place: Place, name: &OsStr) -> Real {
     let beside = |part: &crate::stack::OpenPart| {
-        part.place.layer == place.layer && place.path == part.place.path.join(name)
+        let dir = part.place.path.as_os_str().as_bytes();
+        let rest = place.path.as_os_str().as_bytes().strip_prefix(dir);
+        let rest = match dir.is_empty() {
+            true => rest,
+            false => rest.and_then(|rest| rest.strip_prefix(b"/")),
+        };
+        part.place.layer == place.layer && rest == Some(name.as_bytes())
     };
-    let path = (!open.parts.iter().any(beside)).then(|| place.path.clone().into_boxed_path());
+    let path = (!open.parts.iter().any(beside)).then(|| place.path.into_boxed_path());
     Real::Lower {
         layer: place.layer,
         path,

@@ -29,11 +29,11 @@ mod tree;
 mod work;
 mod xattrs;
 
-use std::collections::hash_map::RandomState;
 use std::ffi::OsStr;
 use std::io;
 use std::sync::{Mutex, RwLock};
 
+use foldhash::fast::RandomState;
 use rustix::fs::{Stat, StatVfs};
 use rustix::io::Errno;
 use sys::Dir;
@@ -181,7 +181,7 @@ impl Overlay {
             renames: Mutex::default(),
             kept: Mutex::new(kept),
             listed: Mutex::default(),
-            hasher: RandomState::new(),
+            hasher: RandomState::default(),
             name_max,
         })
     }

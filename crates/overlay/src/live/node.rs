@@ -11,6 +11,7 @@ use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
+use foldhash::fast::RandomState;
 use rustix::fs::FileType;
 use rustix::io::Errno;
 use smallvec::SmallVec;
@@ -86,7 +87,7 @@ pub(super) struct DirState {
 /// The entries of a directory that have nodes.
 #[derive(Debug, Default)]
 pub(super) struct Known {
-    pub(super) nodes: HashMap<Arc<OsStr>, Arc<Node>>,
+    pub(super) nodes: HashMap<Arc<OsStr>, Arc<Node>, RandomState>,
     /// How often one was taken away or replaced: what was looked up before is not entered after.
     pub(super) version: u64,
 }
@@ -235,7 +236,7 @@ const SHARDS: usize = 16;
 /// Every node by its number.
 #[derive(Debug)]
 pub(super) struct Nodes {
-    shards: [RwLock<HashMap<NodeId, Arc<Node>>>; SHARDS],
+    shards: [RwLock<HashMap<NodeId, Arc<Node>, RandomState>>; SHARDS],
     next: AtomicU64,
 }
 
@@ -273,7 +274,7 @@ impl Nodes {
         self.shards.iter().map(|shard| read(shard).len()).sum()
     }
 
-    fn shard(&self, id: NodeId) -> &RwLock<HashMap<NodeId, Arc<Node>>> {
+    fn shard(&self, id: NodeId) -> &RwLock<HashMap<NodeId, Arc<Node>, RandomState>> {
         &self.shards[id as usize % SHARDS]
     }
 }

@@ -2,6 +2,7 @@
 
 use std::mem::MaybeUninit;
 use std::os::fd::OwnedFd;
+use std::time::{Duration, Instant};
 
 use rustix::fs::inotify::{CreateFlags, ReadFlags, Reader, WatchFlags, add_watch, init};
 use rustix::io::Errno;
@@ -35,14 +36,24 @@ impl Watch {
         }
     }
 
+    /// Told now, or soon: a program that another test starts holds our files open until its exec, and an end of writing
+    /// is told by the last who held one.
     #[track_caller]
     fn expect(&self, what: ReadFlags, name: &str) {
-        let told = self.told();
-        assert!(
-            told.iter()
-                .any(|(flags, concerns)| flags.contains(what) && concerns == name),
-            "{what:?} of {name:?} is not among {told:?}"
-        );
+        let deadline = Instant::now() + Duration::from_secs(2);
+        let mut told = Vec::new();
+        loop {
+            told.extend(self.told());
+            let is_it = |(flags, concerns): &(ReadFlags, String)| flags.contains(what) && concerns == name;
+            if told.iter().any(is_it) {
+                return;
+            }
+            assert!(
+                Instant::now() < deadline,
+                "{what:?} of {name:?} is not among {told:?}"
+            );
+            std::thread::sleep(Duration::from_millis(1));
+        }
     }
 }
 
