@@ -19,6 +19,10 @@ const PACKAGES: &[(&str, &str)] = &[
         "binutils",
         "strip: smaller test programs on the virtual machine's disk",
     ),
+    (
+        "btrfs-progs",
+        "mkfs.btrfs: power cuts, and files that share blocks",
+    ),
     ("buildah", "makes images of many layers with whiteouts"),
     (
         "busybox-static",
