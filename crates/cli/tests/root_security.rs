@@ -212,7 +212,7 @@ fn mounts_are_as_the_peers_make_them() {
         has("/sys", &["sysfs", "ro", "nosuid", "nodev", "noexec"]),
         "{table}"
     );
-    assert!(has("/dev", &["tmpfs", "nosuid"]), "{table}");
+    assert!(has("/dev", &["tmpfs", "nosuid", "noexec"]), "{table}");
     assert!(has("/dev/pts", &["devpts", "nosuid", "noexec"]), "{table}");
     assert!(
         has("/dev/shm", &["tmpfs", "nosuid", "nodev", "noexec"]),

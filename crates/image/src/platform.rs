@@ -30,6 +30,12 @@ pub enum PlatformError {
         /// What was given.
         given: String,
     },
+    /// A word by itself that is neither an operating system nor an architecture.
+    #[error("platform {given:?}: no architecture is called so; write os/architecture, like linux/arm64")]
+    Unknown {
+        /// What was given.
+        given: String,
+    },
     /// Not an operating system whose containers run here.
     #[error("platform {given:?}: only linux containers can run here")]
     Os {
@@ -37,6 +43,13 @@ pub enum PlatformError {
         given: String,
     },
 }
+
+/// What Go calls the architectures that Linux runs on. A word by itself must be one of them, since it may as well be a
+/// mistake for anything else; after `linux/` any word is taken.
+const ARCHITECTURES: [&str; 15] = [
+    "386", "amd64", "arm", "arm64", "loong64", "mips", "mips64", "mips64le", "mipsle", "ppc64", "ppc64le",
+    "riscv", "riscv64", "s390x", "sparc64",
+];
 
 impl Platform {
     /// A platform in its normal form.
@@ -245,8 +258,14 @@ impl FromStr for Platform {
             return Err(PlatformError::Form { given: s.to_owned() });
         }
         let platform = match parts[..] {
-            [architecture] if architecture != "linux" => Self::new("linux", architecture, ""),
             ["linux"] => Self::host(),
+            [architecture] => {
+                let platform = Self::new("linux", architecture, "");
+                if !ARCHITECTURES.contains(&platform.architecture.as_str()) {
+                    return Err(PlatformError::Unknown { given: s.to_owned() });
+                }
+                platform
+            }
             [os, architecture] => Self::new(os, architecture, ""),
             [os, architecture, variant] => Self::new(os, architecture, variant),
             _ => return Err(PlatformError::Form { given: s.to_owned() }),
@@ -289,6 +308,13 @@ mod tests {
                 "{bad:?}"
             );
         }
+        for bad in ["amd46", "debian", "windows"] {
+            assert!(
+                matches!(bad.parse::<Platform>(), Err(PlatformError::Unknown { .. })),
+                "{bad:?}"
+            );
+        }
+        assert_eq!(p("linux/amd46").to_string(), "linux/amd46");
         assert!(matches!(
             "windows/amd64".parse::<Platform>(),
             Err(PlatformError::Os { .. })

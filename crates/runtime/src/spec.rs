@@ -272,7 +272,10 @@ fn environment(options: &ContainerOptions, context: &Context<'_>, hostname: Opti
 fn user(found: &ExecUser) -> User {
     let mut user = User::default();
     user.set_uid(found.uid).set_gid(found.gid).set_umask(Some(0o022));
-    user.set_additional_gids(Some(found.groups.clone()).filter(|groups| !groups.is_empty()));
+    // A set-gid program would take a process out of a group that it has as its first alone, and let it at files which
+    // deny that group what others may (CVE-2022-36109). So the first is among the others too, as with docker.
+    let others = found.groups.iter().filter(|group| **group != found.gid);
+    user.set_additional_gids(Some([found.gid].iter().chain(others).copied().collect()));
     user
 }
 

@@ -1,21 +1,30 @@
 //! The first process of a pid namespace, for programs that are not made to be one: it passes signals on and reaps
 //! whatever is orphaned.
 
+use std::ffi::c_char;
 use std::io;
 use std::mem::MaybeUninit;
+use std::os::unix::ffi::OsStrExt;
 
 use crate::process::exit_now;
 use crate::signal::{Set, set_mask};
 
+unsafe extern "C" {
+    /// The first of the strings that this process was started with (program_invocation_name(3)).
+    static program_invocation_name: *mut c_char;
+}
+
 /// Stands before the process `child`, which the caller has forked: sends it every signal that arrives here, reaps all
 /// that ends, and exits as `child` did (128 + signal where one ended it) once it has. Every descriptor above the
-/// standard streams is closed first.
+/// standard streams is closed first, and its command line, which all in the namespace can read, becomes `init`: it
+/// was that of the process which forked it, and names paths of the host.
 ///
 /// Signals are to be held back since before `child` was forked, so that none is missed.
 pub fn stand_in(child: i32) -> ! {
     // SAFETY: this process has one thread, and this function never returns: nobody is left in it who owns one of
     // the descriptors.
     unsafe { libc::syscall(libc::SYS_close_range, 3, u32::MAX, 0) };
+    rewrite_command_line(b"init");
     if set_mask(Set::full()).is_err() {
         exit_now(125);
     }
@@ -31,6 +40,22 @@ pub fn stand_in(child: i32) -> ! {
             unsafe { libc::kill(child, signal) };
         }
         signal = wait_for_signal();
+    }
+}
+
+/// Overwrites the strings that this process was started with.
+fn rewrite_command_line(name: &[u8]) {
+    let words = std::env::args_os().map(|word| word.as_bytes().len() + 1);
+    let room: usize = words.sum();
+    let length = name.len().min(room.saturating_sub(1));
+    // SAFETY: the kernel lays the arguments one after the other, each with its NUL, in memory that the process may
+    // write (execve(2)), and they are as long as what the standard library reads of them; the C library's pointer is
+    // to the first. This process has one thread, and zeros leave each argument a string, so whoever asks for them
+    // later finds empty ones.
+    unsafe {
+        let start = program_invocation_name.cast::<u8>();
+        start.write_bytes(0, room);
+        start.copy_from_nonoverlapping(name.as_ptr(), length);
     }
 }
 

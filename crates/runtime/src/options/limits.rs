@@ -83,7 +83,7 @@ pub fn cpus(value: &str) -> Result<Option<i64>> {
     let decimal = value.bytes().all(|b| b.is_ascii_digit() || b == b'.');
     let number: f64 = match value.parse() {
         Ok(number) if decimal => number,
-        _ => return Err(flag.wrong(format!("{value:?} is not a number"))),
+        _ => return Err(flag.wrong(format!("{value:?} is not a number of CPUs"))),
     };
     if number == 0.0 {
         return Ok(None);

@@ -87,7 +87,8 @@ pub fn volume(value: &str, cwd: &Path) -> Result<MountOption> {
     let source = if source.starts_with('/') {
         PathBuf::from(source)
     } else if source == "." || source == ".." || source.starts_with("./") || source.starts_with("../") {
-        cwd.join(source)
+        // Components leave out what is of no use: "./x" is "x".
+        cwd.join(source).components().collect()
     } else {
         let hint = if source.starts_with('~') {
             HOME
@@ -208,7 +209,7 @@ pub fn mount(value: &str, cwd: &Path) -> Result<MountOption> {
             let source = if source.starts_with('/') {
                 source.into()
             } else {
-                cwd.join(source)
+                cwd.join(source).components().collect()
             };
             let mut mount = MountOption {
                 destination,
@@ -483,13 +484,11 @@ mod tests {
                 source: "/a,b".into()
             }
         );
-        let relative = mount("type=bind,source=x,target=/c", cwd()).unwrap();
-        assert_eq!(
-            relative.kind,
-            MountKind::Bind {
-                source: "/home/me/x".into()
-            }
-        );
+        let relative = mount("type=bind,source=./x,target=/c", cwd()).unwrap();
+        let MountKind::Bind { source } = relative.kind else {
+            panic!("{:?}", relative.kind);
+        };
+        assert_eq!(source.as_os_str(), "/home/me/x");
         let copied = mount("type=tmpfs,target=/t,tmpcopyup", cwd()).unwrap();
         assert_eq!(copied.options[0], "tmpcopyup");
         let scratch = mount("type=tmpfs,target=/t,tmpfs-size=1m,tmpfs-mode=1770,exec", cwd()).unwrap();

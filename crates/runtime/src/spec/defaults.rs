@@ -54,7 +54,7 @@ pub(super) const MOUNTS: [(&str, &str, &str, &str); 7] = [
         "/dev",
         "tmpfs",
         "tmpfs",
-        "nosuid,strictatime,mode=755,size=65536k",
+        "nosuid,noexec,strictatime,mode=755,size=65536k",
     ),
     (
         "/dev/pts",

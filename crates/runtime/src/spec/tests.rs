@@ -266,7 +266,7 @@ fn environment_user_and_place() {
     assert_eq!(process(&spec).user().uid(), 33);
     assert_eq!(
         process(&spec).user().additional_gids().as_deref(),
-        Some([4].as_slice())
+        Some([34, 4].as_slice())
     );
     assert_eq!(
         spec.annotations().as_ref().unwrap()[STOP_SIGNAL_ANNOTATION],
