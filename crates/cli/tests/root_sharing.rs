@@ -1,4 +1,5 @@
-//! Containers of one image share every byte that they have not changed, and see not each other's writes. Needs root.
+//! Containers of one image share every byte that they have not changed, and see not each other's writes; all lies where
+//! users look for it. Needs root.
 
 mod common;
 
@@ -189,4 +190,54 @@ fn the_bundle_is_where_users_look_for_it() {
     strata.ok(["rm", "-f", "one"]);
     one.wait().unwrap();
     assert!(!bundle.exists());
+}
+
+#[test]
+fn a_flag_goes_before_the_environment_and_that_before_the_file() {
+    let temp = tempfile::tempdir().unwrap();
+    let file = temp.path().join("config.toml");
+    let at = |name: &str| temp.path().join(name).to_str().unwrap().to_owned();
+    let text = format!(
+        "root = {:?}\nstate = {:?}\nnamespace = \"file\"\n",
+        at("file-root"),
+        at("file-state")
+    );
+    std::fs::write(&file, text).unwrap();
+    // How many of the settings are told by a flag, and how many by the environment.
+    let settings = ["root", "state", "namespace"];
+    for (flags, variables) in [(0, 0), (0, 3), (1, 2), (3, 3)] {
+        let value = |setting: &str, from: &str| match setting {
+            "namespace" => from.to_owned(),
+            other => at(&format!("{from}-{other}")),
+        };
+        let mut command = Command::new(env!("CARGO_BIN_EXE_strata"));
+        command
+            .env("STRATA_CONFIG", &file)
+            .args(["info", "--format", "json"]);
+        for setting in &settings[..flags] {
+            command.arg(format!("--{setting}={}", value(setting, "flag")));
+        }
+        for setting in settings {
+            let name = format!("STRATA_{}", setting.to_uppercase());
+            match settings[..variables].contains(&setting) {
+                true => command.env(name, value(setting, "variable")),
+                false => command.env_remove(name),
+            };
+        }
+        let output = command.output().unwrap();
+        let info: serde_json::Value =
+            serde_json::from_slice(&output.stdout).unwrap_or_else(|error| panic!("{error}: {output:?}"));
+        for (at, (setting, key)) in settings
+            .into_iter()
+            .zip(["Root", "State", "Namespace"])
+            .enumerate()
+        {
+            let from = match (at < flags, at < variables) {
+                (true, _) => "flag",
+                (_, true) => "variable",
+                _ => "file",
+            };
+            assert_eq!(info[key], value(setting, from), "{flags} {variables}");
+        }
+    }
 }
