@@ -178,6 +178,11 @@ pub fn set_times(path: impl AsRef<Path>, accessed: (i64, i64), modified: (i64, i
     fs::utimensat(CWD, path.as_ref(), &times, AtFlags::SYMLINK_NOFOLLOW)
 }
 
+/// Sets both times to now.
+pub fn touch(path: impl AsRef<Path>) -> Answer<()> {
+    set_times(path, (0, fs::UTIME_NOW as i64), (0, fs::UTIME_NOW as i64))
+}
+
 /// Modification time of a `Stat`, seconds and nanoseconds.
 pub fn modified(stat: &Stat) -> (i64, i64) {
     (stat.st_mtime, stat.st_mtime_nsec as i64)
