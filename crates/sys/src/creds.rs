@@ -6,7 +6,8 @@
 use std::cell::Cell;
 use std::io;
 
-use rustix::fs::Mode;
+use rustix::fs::{Gid, Mode};
+use rustix::thread::set_thread_groups;
 
 use crate::umask;
 
@@ -20,6 +21,8 @@ thread_local! {
 #[derive(Debug)]
 pub struct Maker {
     ids: bool,
+    /// The thread's own supplementary groups, while it has another.
+    groups: Option<Vec<Gid>>,
     mask: bool,
     /// The state belongs to the thread: not `Send`.
     _thread: std::marker::PhantomData<*const ()>,
@@ -56,11 +59,13 @@ fn set_ids(uid: u32, gid: u32) -> (u32, u32) {
 
 impl Maker {
     /// Takes the ids and the mask. The first call of a thread also gives it a mask and a working directory of its
-    /// own ([`umask::clear_for_thread`]). An id that the user namespace does not map is refused with `EINVAL`.
-    pub fn assume(uid: u32, gid: u32, mask: u32) -> io::Result<Maker> {
+    /// own ([`umask::clear_for_thread`]). An id that the user namespace does not map is refused with `EINVAL`. A
+    /// supplementary group is taken where this is permitted.
+    pub fn assume(uid: u32, gid: u32, group: Option<u32>, mask: u32) -> io::Result<Maker> {
         prepare()?;
         let mut maker = Maker {
             ids: false,
+            groups: None,
             mask: false,
             _thread: std::marker::PhantomData,
         };
@@ -77,6 +82,12 @@ impl Maker {
                 return Err(io::Error::from_raw_os_error(libc::EINVAL));
             }
         }
+        if let Some(group) = group
+            && let Ok(own) = rustix::process::getgroups()
+            && set_thread_groups(&[Gid::from_raw(group)]).is_ok()
+        {
+            maker.groups = Some(own);
+        }
         if mask != 0 {
             rustix::process::umask(Mode::from_raw_mode(mask));
             maker.mask = true;
@@ -92,6 +103,10 @@ impl Drop for Maker {
                 rustix::process::geteuid().as_raw(),
                 rustix::process::getegid().as_raw(),
             );
+        }
+        if let Some(own) = &self.groups {
+            // It was permitted a moment ago.
+            let _ = set_thread_groups(own);
         }
         if self.mask {
             rustix::process::umask(Mode::empty());

@@ -7,7 +7,8 @@ use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
 
 use rustix::io::Errno;
-use rustix::ioctl::opcode;
+
+use crate::inode_flags::Extended;
 
 /// What a project takes, and may take.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -28,19 +29,6 @@ const PRJQUOTA: u32 = 2;
 const Q_XGETQSTATV: u32 = (b'X' as u32) << 8 | 8;
 const FS_QSTATV_VERSION1: i8 = 1;
 const FS_QUOTA_PDQ_ENFD: u16 = 1 << 5;
-const FS_XFLAG_PROJINHERIT: u32 = 0x200;
-
-/// `struct fsxattr` of `<linux/fs.h>`.
-#[repr(C)]
-#[derive(Default)]
-struct Attributes {
-    flags: u32,
-    extent_size: u32,
-    extents: u32,
-    project: u32,
-    copy_extent_size: u32,
-    padding: [u8; 8],
-}
 
 /// `struct fs_quota_statv` of `<linux/dqblk_xfs.h>`: 160 bytes, of which the flags are read.
 #[repr(C)]
@@ -53,36 +41,19 @@ struct State {
     rest: [u64; 19],
 }
 
-const _: () = assert!(size_of::<Attributes>() == 28 && size_of::<State>() == 160);
-
-fn attributes(fd: BorrowedFd<'_>) -> io::Result<Attributes> {
-    let mut found = Attributes::default();
-    let request = opcode::read::<Attributes>(b'X', 31);
-    // SAFETY: FS_IOC_FSGETXATTR writes one `fsxattr`, which `found` is laid out as and lives across the call.
-    let result = unsafe { libc::ioctl(fd.as_raw_fd(), request as _, &raw mut found) };
-    if result < 0 {
-        return Err(io::Error::last_os_error());
-    }
-    Ok(found)
-}
+const _: () = assert!(size_of::<State>() == 160);
 
 /// The project id of an open file or directory; 0 is nobody's. `ENOTTY` or `EOPNOTSUPP` where there is no such thing.
 pub fn project(fd: BorrowedFd<'_>) -> io::Result<u32> {
-    Ok(attributes(fd)?.project)
+    Ok(Extended::get(fd)?.project)
 }
 
 /// Gives an open directory a project id, and to all that will be made in it. What is in it already keeps its own.
 pub fn set_project(dir: BorrowedFd<'_>, project: u32) -> io::Result<()> {
-    let mut wanted = attributes(dir)?;
+    let mut wanted = Extended::get(dir)?;
     wanted.project = project;
-    wanted.flags |= FS_XFLAG_PROJINHERIT;
-    let request = opcode::write::<Attributes>(b'X', 32);
-    // SAFETY: FS_IOC_FSSETXATTR reads one `fsxattr`, which `wanted` is laid out as and lives across the call.
-    let result = unsafe { libc::ioctl(dir.as_raw_fd(), request as _, &raw const wanted) };
-    if result < 0 {
-        return Err(io::Error::last_os_error());
-    }
-    Ok(())
+    wanted.flags |= Extended::PROJECT_INHERIT;
+    wanted.set(dir)
 }
 
 /// Whether the file system that `fd` lies on holds projects to their limits: not where it has no project quotas, was
@@ -174,12 +145,6 @@ mod tests {
     use super::*;
     use std::fs::File;
     use std::os::fd::AsFd;
-
-    #[test]
-    fn numbers_of_the_kernels_headers() {
-        assert_eq!(opcode::read::<Attributes>(b'X', 31), 0x801c_581f);
-        assert_eq!(opcode::write::<Attributes>(b'X', 32), 0x401c_5820);
-    }
 
     #[test]
     fn procfs_limits_nothing() {

@@ -46,6 +46,8 @@ bitflags! {
         const SETXATTR_EXT = 1 << 29;
         /// Flags beyond 32 bits are understood.
         const INIT_EXT = 1 << 30;
+        /// What makes something brings the parent's group along if the caller is in it.
+        const CREATE_SUPP_GROUP = 1 << 34;
         /// Open files may be tied to a file of another file system, which then serves reads and writes.
         const PASSTHROUGH = 1 << 37;
         /// Handles of nodes are not used for NFS export: no LOOKUP of `.` is ever needed.

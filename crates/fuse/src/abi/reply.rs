@@ -247,6 +247,12 @@ impl Reply {
         self.u32(backing);
     }
 
+    /// `fuse_ioctl_out` of a call that succeeded, with what it gives.
+    pub fn ioctl(&mut self, data: &[u8]) {
+        self.zeros(16);
+        self.bytes(data);
+    }
+
     /// `fuse_statfs_out`.
     pub fn statfs(&mut self, stat: &StatVfs) {
         self.u64(stat.f_blocks);

@@ -23,6 +23,8 @@ pub struct Request<'a> {
     pub gid: u32,
     /// Thread id of the caller; 0 for one that this process cannot see.
     pub pid: u32,
+    /// Of what makes something: the group of the directory, if it is one of the caller's supplementary groups.
+    pub group: Option<u32>,
     /// What is asked.
     pub operation: Operation<'a>,
 }
@@ -234,8 +236,11 @@ pub enum Operation<'a> {
         unique: u64,
     },
     Destroy,
+    /// `room`: bytes that the answer may have.
     Ioctl {
         command: u32,
+        data: &'a [u8],
+        room: u32,
     },
     Fallocate {
         fh: u64,
@@ -266,9 +271,10 @@ impl<'a> Request<'a> {
         let gid = header.u32()?;
         let pid = header.u32()?;
         let extensions = usize::from(header.u16()?) * 8;
-        // Extensions (groups, security contexts) follow the names; none that would need them is agreed on.
+        // Extensions follow the names.
         let end = length.checked_sub(extensions).ok_or(DecodeError::Short)?;
         let body = bytes.get(IN_HEADER..end).ok_or(DecodeError::Short)?;
+        let group = supplementary_group(bytes.get(end..length).ok_or(DecodeError::Short)?)?;
         let operation = operation(opcode, Reader(body), long_setxattr)?;
         Ok(Request {
             unique,
@@ -277,6 +283,7 @@ impl<'a> Request<'a> {
             uid,
             gid,
             pid,
+            group,
             operation,
         })
     }
@@ -440,7 +447,11 @@ fn operation<'a>(number: u32, mut r: Reader<'a>, long_setxattr: bool) -> Result<
         opcode::DESTROY => Operation::Destroy,
         opcode::IOCTL => {
             r.skip(12)?;
-            Operation::Ioctl { command: r.u32()? }
+            let command = r.u32()?;
+            r.skip(8)?;
+            let (size, room) = (r.u32()?, r.u32()?);
+            let data = r.bytes(size as usize)?;
+            Operation::Ioctl { command, data, room }
         }
         opcode::FALLOCATE => {
             let (fh, offset, length, mode) = (r.u64()?, r.u64()?, r.u64()?, r.u32()?);
@@ -468,6 +479,25 @@ fn operation<'a>(number: u32, mut r: Reader<'a>, long_setxattr: bool) -> Result<
         opcode::SYNCFS => Operation::SyncFs,
         _ => Operation::Other,
     })
+}
+
+/// The first group of a `FUSE_EXT_GROUPS` among extensions, each of which begins with its size and its type.
+fn supplementary_group(mut extensions: &[u8]) -> Result<Option<u32>, DecodeError> {
+    const GROUPS: u32 = 32;
+    while !extensions.is_empty() {
+        let mut reader = Reader(extensions);
+        let (size, kind) = (reader.u32()? as usize, reader.u32()?);
+        if kind == GROUPS {
+            let count = reader.u32()?;
+            return if count == 0 {
+                Ok(None)
+            } else {
+                reader.u32().map(Some)
+            };
+        }
+        extensions = extensions.get(size.max(8)..).ok_or(DecodeError::Short)?;
+    }
+    Ok(None)
 }
 
 /// `FUSE_OPEN_KILL_SUIDGID`.
@@ -545,7 +575,10 @@ mod tests {
         bytes.extend(((extensions / 8) as u16).to_ne_bytes());
         bytes.extend([0; 2]);
         bytes.extend(body);
-        bytes.extend(vec![0xee; extensions]);
+        // Of a type that is not known, one after the other.
+        for _ in 0..extensions / 8 {
+            bytes.extend([8u32, 77].map(u32::to_ne_bytes).as_flattened());
+        }
         bytes
     }
 
@@ -589,6 +622,25 @@ mod tests {
         let mut longer = build(opcode::LOOKUP, b"x\0", 0);
         longer[36..38].copy_from_slice(&100u16.to_ne_bytes());
         assert_eq!(Request::decode(&longer, true).unwrap_err(), DecodeError::Short);
+    }
+
+    #[test]
+    fn the_group_of_the_directory_is_an_extension() {
+        let build = |extension: &[u32]| {
+            let mut bytes = build(opcode::SYMLINK, b"name\0target\0", 8);
+            bytes.extend(extension.iter().flat_map(|word| word.to_ne_bytes()));
+            let length = bytes.len() as u32;
+            bytes[..4].copy_from_slice(&length.to_ne_bytes());
+            bytes[36] += extension.len() as u8 / 2;
+            bytes
+        };
+        let group = |extension: &[u32]| Request::decode(&build(extension), true).map(|request| request.group);
+        assert_eq!(group(&[]), Ok(None));
+        assert_eq!(group(&[16, 32, 1, 50]), Ok(Some(50)));
+        assert_eq!(group(&[16, 32, 0, 0]), Ok(None));
+        assert_eq!(group(&[8, 32]), Err(DecodeError::Short));
+        assert_eq!(group(&[4000, 5]), Err(DecodeError::Short));
+        assert_eq!(group(&[0, 5, 0, 5]), Ok(None));
     }
 
     #[test]

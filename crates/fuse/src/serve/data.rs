@@ -106,8 +106,10 @@ impl Shared {
     }
 
     pub(super) fn fallocate(&self, fh: u64, offset: u64, length: u64, mode: u32) -> Done {
-        let file = self.handle(fh)?.file.file(&self.overlay)?;
-        rustix::fs::fallocate(&*file, FallocateFlags::from_bits_retain(mode), offset, length)
+        let handle = self.handle(fh)?;
+        let mode = FallocateFlags::from_bits_retain(mode);
+        self.overlay.may_allocate(&handle.file, mode)?;
+        rustix::fs::fallocate(&*handle.file.file(&self.overlay)?, mode, offset, length)
     }
 
     pub(super) fn copy_file_range(&self, node: u64, copy: &CopyIn, out: &mut Out) -> Done {

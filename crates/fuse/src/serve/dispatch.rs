@@ -8,6 +8,7 @@ use rustix::fs::{OFlags, Timespec};
 use rustix::io::Errno;
 
 use super::Shared;
+use super::asker::Asker;
 use super::backing::Through;
 use super::handles::Handle;
 use super::worker::{Answer, Granted, Out};
@@ -33,7 +34,7 @@ impl Shared {
             }
             Operation::GetAttr { fh } => self.getattr(node, fh, out).into(),
             Operation::StatX { fh, .. } => self.statx(node, fh, out).into(),
-            Operation::SetAttr(change) => self.setattr(node, &change, out).into(),
+            Operation::SetAttr(change) => self.setattr(request, &change, out).into(),
             Operation::ReadLink => self
                 .overlay
                 .readlink(node)
@@ -77,12 +78,16 @@ impl Shared {
                 ..
             } => {
                 let caller = caller(request, umask);
-                let made = self.overlay.create(node, name, open_flags(flags), mode, caller);
+                let made = self
+                    .overlay
+                    .create(node, name, OFlags::from_bits_retain(flags), mode, caller);
                 self.created(device, made, out).into()
             }
             Operation::TmpFile { flags, mode, umask } => {
                 let caller = caller(request, umask);
-                let made = self.overlay.tmpfile(node, open_flags(flags), mode, caller);
+                let made = self
+                    .overlay
+                    .tmpfile(node, OFlags::from_bits_retain(flags), mode, caller);
                 self.created(device, made, out).into()
             }
             Operation::Release { fh } => {
@@ -120,8 +125,7 @@ impl Shared {
             Operation::ListXattr { size } => self.listxattr(node, request.pid, size, out).into(),
             Operation::RemoveXattr { name } => self.removexattr(node, name).into(),
             Operation::ReleaseDir | Operation::Destroy => Answer::Reply(Ok(())),
-            // No flags of inodes, no reflink by ioctl: what has no such thing says so.
-            Operation::Ioctl { .. } => Answer::Reply(Err(Errno::NOTTY)),
+            Operation::Ioctl { command, data, room } => self.ioctl(request, command, data, room, out).into(),
             // ENOSYS is final: directories need no open, closing needs no word, the kernel checks access itself, and
             // no request takes so long that it is worth interrupting.
             Operation::OpenDir | Operation::Flush | Operation::Access | Operation::Interrupt { .. } => {
@@ -165,13 +169,27 @@ impl Shared {
         Ok(())
     }
 
-    fn setattr(&self, node: u64, change: &SetAttrIn, out: &mut Out) -> Done {
+    fn setattr(&self, request: &Request<'_>, change: &SetAttrIn, out: &mut Out) -> Done {
+        let node = request.node;
         let handle = match change.valid.contains(SetAttrValid::FH) {
             true => self.handles.get(change.fh),
             false => None,
         };
         let file = handle.as_ref().map(|handle| &handle.file);
-        let stat = self.overlay.setattr(node, &changes(change), file)?;
+        let mut changes = changes(change);
+        if !change.valid.intersects(ANYTHING) {
+            // A write that is passed through asks so for set-id bits to be cleared, and a chown(-1, -1) asks for nothing
+            // else. Which of the two it was is only known of a file that nobody writes to.
+            match self.backings.is_written(node) {
+                true => changes.kill_suidgid = true,
+                false => {
+                    let asker = || Asker::of(request.pid);
+                    let may = |owner| asker().is_some_and(|asker| asker.is_owner(owner));
+                    self.overlay.chown_nothing(node, may)?;
+                }
+            }
+        }
+        let stat = self.overlay.setattr(node, &changes, file)?;
         out.reply.attr_out(&stat, self.timeouts(node).attr);
         Ok(())
     }
@@ -180,7 +198,7 @@ impl Shared {
         if self.no_open {
             return Err(Errno::NOSYS);
         }
-        let file = self.overlay.open(node, open_flags(flags), kill)?;
+        let file = self.overlay.open(node, OFlags::from_bits_retain(flags), kill)?;
         let (fh, flags, through) = self.admit(device, file);
         if through.is_some_and(|through| through.first_writer) {
             // It fails where the kernel believes nothing of the node.
@@ -245,17 +263,23 @@ impl Shared {
     }
 }
 
+/// What a SETATTR can ask for by itself.
+const ANYTHING: SetAttrValid = SetAttrValid::MODE
+    .union(SetAttrValid::UID)
+    .union(SetAttrValid::GID)
+    .union(SetAttrValid::SIZE)
+    .union(SetAttrValid::ATIME)
+    .union(SetAttrValid::MTIME)
+    .union(SetAttrValid::ATIME_NOW)
+    .union(SetAttrValid::MTIME_NOW);
+
 fn caller(request: &Request<'_>, umask: u32) -> Caller {
     Caller {
         uid: request.uid,
         gid: request.gid,
+        group: request.group,
         umask,
     }
-}
-
-/// Flags of open(2) as they concern a file that the server opens: where to append is the kernel's to say, in each write.
-fn open_flags(flags: u32) -> OFlags {
-    OFlags::from_bits_retain(flags) - OFlags::APPEND
 }
 
 fn changes(change: &SetAttrIn) -> SetAttr {
@@ -268,7 +292,7 @@ fn changes(change: &SetAttrIn) -> SetAttr {
         })),
         (false, false) => None,
     };
-    let mut changes = SetAttr {
+    SetAttr {
         mode: has(SetAttrValid::MODE).then_some(change.mode),
         uid: has(SetAttrValid::UID).then_some(change.uid),
         gid: has(SetAttrValid::GID).then_some(change.gid),
@@ -276,19 +300,7 @@ fn changes(change: &SetAttrIn) -> SetAttr {
         atime: time(SetAttrValid::ATIME, SetAttrValid::ATIME_NOW, change.atime),
         mtime: time(SetAttrValid::MTIME, SetAttrValid::MTIME_NOW, change.mtime),
         kill_suidgid: has(SetAttrValid::KILL_SUIDGID),
-    };
-    // A write that is passed through asks the kernel to clear set-id bits; it leaves that to us, and says so by asking
-    // for nothing.
-    let all = SetAttrValid::MODE
-        | SetAttrValid::UID
-        | SetAttrValid::GID
-        | SetAttrValid::SIZE
-        | SetAttrValid::ATIME
-        | SetAttrValid::MTIME
-        | SetAttrValid::ATIME_NOW
-        | SetAttrValid::MTIME_NOW;
-    changes.kill_suidgid |= !change.valid.intersects(all);
-    changes
+    }
 }
 
 #[cfg(test)]
@@ -313,9 +325,8 @@ mod tests {
     }
 
     #[test]
-    fn a_setattr_that_asks_for_nothing_clears_set_id_bits() {
-        assert!(changes(&request(SetAttrValid::empty())).kill_suidgid);
-        assert!(changes(&request(SetAttrValid::FH)).kill_suidgid);
+    fn set_id_bits_go_when_that_is_asked() {
+        assert!(!ANYTHING.intersects(SetAttrValid::FH | SetAttrValid::KILL_SUIDGID));
         assert!(!changes(&request(SetAttrValid::MODE)).kill_suidgid);
         assert!(changes(&request(SetAttrValid::UID | SetAttrValid::KILL_SUIDGID)).kill_suidgid);
     }

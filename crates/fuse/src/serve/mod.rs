@@ -9,6 +9,7 @@
 //! A reply that the kernel no longer wants (its caller was killed meanwhile) is answered ENOENT; what it would have
 //! handed out is taken back then.
 
+mod asker;
 mod backing;
 mod data;
 mod dispatch;

@@ -4,9 +4,18 @@ use std::ffi::OsStr;
 
 use overlay::live::{Found, ROOT, RenameFlags};
 use rustix::io::Errno;
+use sys::inode_flags::{Extended, IFlags};
 
+use super::asker::{Asker, LINUX_IMMUTABLE, SYS_ADMIN};
 use super::worker::Out;
 use super::{SERVER_ATTRIBUTE, Shared};
+use crate::abi::Request;
+
+/// `FS_IOC_GETFLAGS`, `FS_IOC_SETFLAGS`, `FS_IOC_FSGETXATTR`, `FS_IOC_FSSETXATTR`.
+const GET_FLAGS: u32 = 0x8008_6601;
+const SET_FLAGS: u32 = 0x4008_6602;
+const GET_EXTENDED: u32 = 0x801c_581f;
+const SET_EXTENDED: u32 = 0x401c_5820;
 
 type Done = Result<(), Errno>;
 
@@ -68,29 +77,63 @@ impl Shared {
         self.xattrs()?;
         let mut names = self.overlay.listxattr(node, true)?;
         let trusted = |name: &[u8]| name.starts_with(b"trusted.");
-        if names.split(|byte| *byte == 0).any(trusted) && !is_admin(pid) {
+        if names.split(|byte| *byte == 0).any(trusted)
+            && !Asker::of(pid).is_some_and(|asker| asker.can(SYS_ADMIN))
+        {
             names = self.overlay.listxattr(node, false)?;
         }
         answer_sized(&names, size, out)
+    }
+
+    /// Flags of inodes. The kernel has looked whether the caller may set them, since Linux 5.13; we look too.
+    pub(super) fn ioctl(
+        &self,
+        request: &Request<'_>,
+        command: u32,
+        data: &[u8],
+        room: u32,
+        out: &mut Out,
+    ) -> Done {
+        let node = request.node;
+        let mut answer = |bytes: &[u8]| {
+            let most = bytes.len().min(room as usize);
+            out.reply.ioctl(bytes.get(..most).unwrap_or_default());
+            Ok(())
+        };
+        match command {
+            GET_FLAGS => answer(&self.overlay.flags(node)?.bits().to_ne_bytes()),
+            GET_EXTENDED => answer(&self.overlay.extended_flags(node)?.to_bytes()),
+            SET_FLAGS => {
+                let flags = data.first_chunk().ok_or(Errno::INVAL)?;
+                let flags = IFlags::from_bits_retain(u32::from_ne_bytes(*flags));
+                let change =
+                    (flags ^ self.overlay.flags(node)?).intersects(IFlags::APPEND | IFlags::IMMUTABLE);
+                self.may_set_flags(request, change)?;
+                self.overlay.set_flags(node, flags)?;
+                answer(&[])
+            }
+            SET_EXTENDED => {
+                let extended = Extended::from_bytes(data.first_chunk().ok_or(Errno::INVAL)?);
+                let change = extended.flags ^ self.overlay.extended_flags(node)?.flags;
+                self.may_set_flags(request, change & (Extended::APPEND | Extended::IMMUTABLE) != 0)?;
+                self.overlay.set_extended_flags(node, &extended)?;
+                answer(&[])
+            }
+            _ => Err(Errno::NOTTY),
+        }
+    }
+
+    fn may_set_flags(&self, request: &Request<'_>, protection: bool) -> Done {
+        let owner = self.overlay.getattr(request.node, None)?.st_uid;
+        let may = Asker::of(request.pid)
+            .is_some_and(|asker| asker.is_owner(owner) && (!protection || asker.can(LINUX_IMMUTABLE)));
+        if may { Ok(()) } else { Err(Errno::PERM) }
     }
 
     pub(super) fn removexattr(&self, node: u64, name: &OsStr) -> Done {
         self.xattrs()?;
         self.overlay.removexattr(node, name)
     }
-}
-
-/// Whether a thread has `CAP_SYS_ADMIN` in this process's user namespace. It waits for our answer, so it is there.
-fn is_admin(pid: u32) -> bool {
-    const CAP_SYS_ADMIN: u64 = 1 << 21;
-    let read = || {
-        let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
-        let effective = status.lines().find_map(|line| line.strip_prefix("CapEff:"))?;
-        let has = u64::from_str_radix(effective.trim(), 16).ok()? & CAP_SYS_ADMIN != 0;
-        let theirs = std::fs::read_link(format!("/proc/{pid}/ns/user")).ok()?;
-        Some(has && theirs == std::fs::read_link("/proc/self/ns/user").ok()?)
-    };
-    read().unwrap_or(false)
 }
 
 /// Answers with `value`, or with its length if that is what is asked.

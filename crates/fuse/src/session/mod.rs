@@ -320,6 +320,7 @@ fn wanted(wishes: Wishes) -> InitFlags {
         | InitFlags::HANDLE_KILLPRIV_V2
         | InitFlags::SETXATTR_EXT
         | InitFlags::INIT_EXT
+        | InitFlags::CREATE_SUPP_GROUP
         | InitFlags::OVER_IO_URING
         | InitFlags::NO_EXPORT_SUPPORT;
     flags.set(InitFlags::PASSTHROUGH, wishes.passthrough);

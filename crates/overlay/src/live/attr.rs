@@ -206,6 +206,7 @@ impl Overlay {
             Some(file) => file.node().clone(),
             None => self.nodes.get(node)?,
         };
+        self.may_change(&node, set)?;
         let ids = &self.options.ids;
         let uid = set.uid.map(|uid| ids.uid_to_layer(uid).ok_or(Errno::INVAL));
         let gid = set.gid.map(|gid| ids.gid_to_layer(gid).ok_or(Errno::INVAL));
@@ -255,6 +256,39 @@ impl Overlay {
             Ok(())
         })?;
         self.attr(&node)
+    }
+
+    /// `EPERM` for what a file that is append-only or immutable does not allow. Its times can be set to now where it can
+    /// be appended to.
+    fn may_change(&self, node: &Arc<Node>, set: &SetAttr) -> Result<()> {
+        let at = |time: Option<SetTime>| matches!(time, Some(SetTime::At(_)));
+        let ids = set.mode.is_some() || set.uid.is_some() || set.gid.is_some();
+        if ids || set.size.is_some() || at(set.atime) || at(set.mtime) {
+            return self.unprotected(node);
+        }
+        match set.atime.is_some() || set.mtime.is_some() {
+            true => self.mutable(node),
+            false => Ok(()),
+        }
+    }
+
+    /// A change of neither owner nor group. It takes set-id bits away, and is therefore refused (`EPERM`) to one of whom
+    /// `may` says that he may not do what the owner may.
+    pub fn chown_nothing(&self, node: NodeId, may: impl FnOnce(u32) -> bool) -> Result<()> {
+        self.work()?;
+        let node = self.nodes.get(node)?;
+        let stat = self.attr(&node)?;
+        let regular = FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile;
+        let loses = regular && without_suidgid(stat.st_mode) != stat.st_mode & 0o7777;
+        if loses && !may(stat.st_uid) {
+            return Err(Errno::PERM);
+        }
+        if loses {
+            self.unprotected(&node)?;
+        }
+        self.copy_up(&node, Want::Metadata)?;
+        // The file system takes them, and sets the time of the change.
+        self.entry(&node, |entry| chown(&entry, None, None))
     }
 
     /// Takes set-id bits from a regular file of the upper layer, and its capabilities, as a write by somebody

@@ -95,6 +95,7 @@ impl Overlay {
             let new = work.dir().open_dir(&temp).map_err(errno)?;
             let layer = open.parts[0].place.layer;
             self.copy_attributes(Some(layer), &Entry::Fd(source.as_fd()), &Entry::Fd(new.as_fd()))?;
+            self.copy_flags(source, &new)?;
             if self.options.sync == Sync::Strict {
                 fs::fsync(&new)?;
             }
@@ -261,6 +262,7 @@ impl Overlay {
             }
             let to = Entry::Fd(file.as_fd());
             self.copy_attributes(layer, &from, &to)?;
+            self.copy_flags(&source, &file)?;
             if let Want::Data { up_to } = want
                 && up_to < size
             {

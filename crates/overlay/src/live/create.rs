@@ -34,7 +34,8 @@ impl Overlay {
         let ids = &self.options.ids;
         let uid = ids.uid_to_layer(caller.uid).ok_or(Errno::OVERFLOW)?;
         let gid = ids.gid_to_layer(caller.gid).ok_or(Errno::OVERFLOW)?;
-        Maker::assume(uid, gid, caller.umask).map_err(errno)
+        let group = caller.group.and_then(|group| ids.gid_to_layer(group));
+        Maker::assume(uid, gid, group, caller.umask).map_err(errno)
     }
 
     /// Makes something under a name that the view does not have. `make` makes it in a directory under a name, and may
@@ -50,6 +51,7 @@ impl Overlay {
         self.check_new(name)?;
         let dir = parent.dir()?;
         self.alive(dir)?;
+        self.mutable(parent)?;
         if self.known_ino(dir, name).is_some() {
             return Err(Errno::EXIST);
         }
@@ -146,6 +148,7 @@ impl Overlay {
         if let Body::File(file) = &node.body {
             file.incapable.store(true, Ordering::Relaxed);
         }
+        node.protection().none();
         self.list_added(listing, name, &node);
         Ok(node)
     }
@@ -233,6 +236,7 @@ impl Overlay {
     ) -> Result<(Found, OpenFile)> {
         self.work()?;
         let parent = self.nodes.get(parent)?;
+        self.mutable(&parent)?;
         self.copy_up(&parent, Want::Metadata)?;
         let upper = self.upper_dir(&parent)?;
         let real = (flags & (OFlags::RWMODE | OFlags::EXCL)) | OFlags::TMPFILE | OFlags::CLOEXEC;
@@ -246,6 +250,7 @@ impl Overlay {
             kind: FileType::RegularFile,
             upper_data: AtomicBool::new(true),
             incapable: AtomicBool::new(true),
+            protection: Default::default(),
             state: Mutex::new(FileState {
                 names: SmallVec::new(),
                 real: Real::Upper {
@@ -268,6 +273,7 @@ impl Overlay {
         let node = self.nodes.get(node)?;
         let parent = self.nodes.get(new_parent)?;
         let body = node.file().map_err(|_| Errno::PERM)?;
+        self.unprotected(&node)?;
         // A metadata-only file would need a redirect for its new name; its data is brought instead.
         self.copy_up(&node, Want::ALL)?;
         let mut listing = write(&parent.dir()?.listing);

@@ -258,6 +258,7 @@ pub(super) fn dir_body(name: Option<Name>, upper: bool, lower: Vec<Place>) -> Bo
             removed: false,
         }),
         listing: RwLock::default(),
+        protection: Default::default(),
         known: RwLock::default(),
     }))
 }
@@ -267,6 +268,7 @@ pub(super) fn file_body(kind: FileType, upper: bool, name: Name, real: Real, key
         kind,
         upper_data: AtomicBool::new(upper),
         incapable: AtomicBool::new(false),
+        protection: Default::default(),
         state: Mutex::new(FileState {
             names: smallvec![name],
             real,

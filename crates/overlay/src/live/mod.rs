@@ -15,6 +15,7 @@
 mod attr;
 mod copy_up;
 mod create;
+mod flags;
 mod index;
 mod list;
 mod lookup;
@@ -65,6 +66,8 @@ pub struct Caller {
     pub uid: u32,
     /// File system group id.
     pub gid: u32,
+    /// A supplementary group that counts: the directory's, if the caller is in it.
+    pub group: Option<u32>,
     /// File creation mask; it counts only where the parent has no default ACL.
     pub umask: u32,
 }
@@ -165,6 +168,7 @@ impl Overlay {
                     removed: false,
                 }),
                 listing: RwLock::default(),
+                protection: Default::default(),
                 known: RwLock::default(),
             })),
         );

@@ -16,6 +16,7 @@ use rustix::fs::FileType;
 use rustix::io::Errno;
 use smallvec::SmallVec;
 
+use super::flags::Protection;
 use super::list::Listing;
 use super::{NodeId, ROOT, Result};
 use crate::stack::{OpenMerged, Place};
@@ -64,6 +65,7 @@ pub(super) struct DirBody {
     /// changes its entries, from the first look to the last note, and for reading by whoever looks a name up in the
     /// layers. Not held while the data of a file is copied.
     pub(super) listing: RwLock<Option<Listing>>,
+    pub(super) protection: Protection,
     /// Which of its entries are known. Changed and read by [`Tree`](super::tree) alone.
     pub(super) known: RwLock<Known>,
 }
@@ -100,6 +102,7 @@ pub(super) struct FileBody {
     /// Whether it was made here and never given capabilities. The kernel asks for them at the first write and at every
     /// change of owner.
     pub(super) incapable: AtomicBool,
+    pub(super) protection: Protection,
     pub(super) state: Mutex<FileState>,
 }
 
@@ -190,6 +193,13 @@ impl Node {
         match &self.body {
             Body::File(file) => Ok(file),
             Body::Dir(_) => Err(Errno::ISDIR),
+        }
+    }
+
+    pub(super) fn protection(&self) -> &Protection {
+        match &self.body {
+            Body::Dir(dir) => &dir.protection,
+            Body::File(file) => &file.protection,
         }
     }
 

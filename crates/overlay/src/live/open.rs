@@ -102,6 +102,7 @@ impl Overlay {
         let truncates = flags.contains(OFlags::TRUNC);
         if writes(flags) || truncates {
             self.work()?;
+            self.writable(&node, flags)?;
             self.copy_up(
                 &node,
                 match truncates {

@@ -55,6 +55,8 @@ impl Overlay {
             let mut listing = write(&dir.listing);
             self.alive(dir)?;
             let node = self.child_held(&parent, name)?.ok_or(Errno::NOENT)?;
+            self.unprotected(&parent)?;
+            self.unprotected(&node)?;
             match (&node.body, is_dir) {
                 (Body::Dir(_), false) => return Err(Errno::ISDIR),
                 (Body::File(_), true) => return Err(Errno::NOTDIR),

@@ -179,6 +179,13 @@ impl Overlay {
                 None if exchange => return Err(Errno::NOENT),
                 _ => {}
             }
+            self.unprotected(old.parent)?;
+            self.mutable(new.parent)?;
+            self.unprotected(&node)?;
+            if let Some(target) = &target {
+                self.unprotected(new.parent)?;
+                self.unprotected(target)?;
+            }
             if node.is_dir() && is_above(&node, new.parent)? {
                 return Err(Errno::INVAL);
             }

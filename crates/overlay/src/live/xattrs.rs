@@ -70,6 +70,19 @@ pub(super) fn set(entry: &Entry<'_>, name: &str, value: &[u8]) -> Result<()> {
     set_raw(entry, OsStr::new(name), value, XattrFlags::empty())
 }
 
+/// Removes one, if it is there.
+pub(super) fn remove(entry: &Entry<'_>, name: &str) -> Result<()> {
+    let (path, link) = path(entry);
+    let removed = match link {
+        true => fs::lremovexattr(path.as_os_str(), name),
+        false => fs::removexattr(path.as_os_str(), name),
+    };
+    match removed {
+        Err(Errno::NODATA) => Ok(()),
+        other => other,
+    }
+}
+
 /// Names as the layer stores them.
 pub(super) fn list_raw(entry: &Entry<'_>) -> Result<Vec<OsString>> {
     let (path, link) = path(entry);
@@ -139,6 +152,7 @@ impl Overlay {
         self.work()?;
         let node = self.nodes.get(node)?;
         let stored = self.stored(name);
+        self.unprotected(&node)?;
         self.copy_up(&node, super::copy_up::Want::Metadata)?;
         if name == CAPABILITY
             && let Body::File(file) = &node.body
@@ -160,6 +174,7 @@ impl Overlay {
         self.work()?;
         let node = self.nodes.get(node)?;
         let stored = self.stored(name);
+        self.unprotected(&node)?;
         // Not worth a copy-up when there is nothing to remove.
         self.entry(&node, |entry| get_raw(&entry, &stored).map(drop))?;
         self.copy_up(&node, super::copy_up::Want::Metadata)?;

@@ -55,10 +55,10 @@ pub const A_STRANGERS_WRITE_LEAVES_SETGID: Exception = Exception {
     reason: "FUSE says when privileges go, not who writes; by its protocol set-gid goes only with group execution",
 };
 
-/// A change of neither owner nor group is not refused.
+/// A change of neither owner nor group is not refused while the file is written to.
 pub const CHOWN_OF_NOTHING: Exception = Exception {
-    what: "chown(-1, -1) of somebody else's file succeeds, where it would take set-id bits away",
-    reason: "the kernel's FUSE client leaves that to the server and does not say that it was a chown",
+    what: "chown(-1, -1) of somebody else's file with set-id bits, which is open for writing, succeeds and takes them away",
+    reason: "the kernel's FUSE client asks so for a write that it passes through, too, and does not say which it was",
 };
 
 /// Every exception.

@@ -26,6 +26,7 @@ pub mod locks;
 pub mod open;
 
 pub mod attributes;
+pub mod flags;
 pub mod numbers;
 pub mod size;
 pub mod watch;
@@ -60,6 +61,11 @@ pub fn run(name: &str, case: Case, drivers: &Drivers) {
         "overlays are mounted here: run the tests as root"
     );
     apart(name, || case(drivers));
+}
+
+/// The full name of one of the overlay's own attributes.
+pub fn own(attribute: &str) -> String {
+    format!("trusted.overlay.{attribute}")
 }
 
 /// Runs `act` in a thread with a mount namespace and a umask (022) of its own.
@@ -137,6 +143,10 @@ macro_rules! for_each_contract_case {
             attributes {
                 chmod chown times the_change_time birth_times what_statx_tells access
                 of_what_is_missing a_copy_up_keeps_the_rest
+            }
+            flags {
+                attributes_of_an_upper_file append_only immutable an_immutable_directory
+                an_append_only_directory of_a_lower_file in_the_longer_form who_may_set_them
             }
             numbers {
                 a_copy_up_leaves_them one_device several_file_systems readdir_agrees

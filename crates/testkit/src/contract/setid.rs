@@ -91,13 +91,24 @@ pub fn setgid_written_by_a_stranger(d: &Drivers) {
 /// A change of neither owner nor group is refused to who does not own a file with set-id bits.
 pub fn chown_of_nothing(d: &Drivers) {
     let s = Scene::mounted(d, |t| files(t).owner("d/chown", 0, 0).mode("d/chown", 0o4755));
-    let answer = f::as_user(1000, 1000, &[], || f::chown(s.at("d/chown"), None, None));
+    let of_nothing = |user: u32, name: &str| f::as_user(user, user, &[], || f::chown(s.at(name), None, None));
+    refused(of_nothing(1000, "d/chown"), Errno::PERM);
+    assert_eq!(f::mode(s.at("d/chown")), Ok(0o4755));
+    // Its owner and root may, and lose them; where there are none nothing is to be refused.
+    of_nothing(1000, "d/open").unwrap();
+    assert_eq!(f::mode(s.at("d/open")), Ok(0o777));
+    of_nothing(2000, "d/open").unwrap();
+    f::chown(s.at("d/truncate"), None, None).unwrap();
+    assert_eq!(f::mode(s.at("d/truncate")), Ok(0o777));
+    let writer = f::open_write(s.at("d/chown")).unwrap();
+    let answer = of_nothing(1000, "d/chown");
     if exceptions::CHOWN_OF_NOTHING.applies(&s) {
         answer.unwrap();
     } else {
         refused(answer, Errno::PERM);
         assert_eq!(f::mode(s.at("d/chown")), Ok(0o4755));
     }
+    drop(writer);
 }
 
 /// A change of owner or group takes them, from root as well; of a directory it does not.
@@ -149,6 +160,11 @@ pub fn setgid_for_strangers(d: &Drivers) {
         f::write(s.at("d/h"), "").unwrap();
         f::chmod(s.at("d/h"), 0o2755).unwrap();
     });
+    // Its own supplementary groups count where something is made, too.
+    f::as_user(1000, 1000, &[50], || {
+        f::open(s.at("d/i"), OFlags::WRONLY | OFlags::CREATE, 0o2755).unwrap();
+    });
+    assert_eq!(f::mode(s.at("d/i")), Ok(0o2755));
     assert_eq!(f::mode(s.at("d/f")), Ok(0o755));
     assert_eq!(f::mode(s.at("d/g")), Ok(0o755));
     assert_eq!(f::mode(s.at("d/h")), Ok(0o2755));
