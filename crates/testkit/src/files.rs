@@ -180,7 +180,7 @@ pub fn set_times(path: impl AsRef<Path>, accessed: (i64, i64), modified: (i64, i
 
 /// Sets both times to now.
 pub fn touch(path: impl AsRef<Path>) -> Answer<()> {
-    set_times(path, (0, fs::UTIME_NOW as i64), (0, fs::UTIME_NOW as i64))
+    set_times(path, (0, fs::UTIME_NOW), (0, fs::UTIME_NOW))
 }
 
 /// Modification time of a `Stat`, seconds and nanoseconds.
