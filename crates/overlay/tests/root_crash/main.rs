@@ -161,6 +161,7 @@ fn link(overlay: &Overlay, old: &str, new: &str) -> Done {
 const MAKER: Caller = Caller {
     uid: 1234,
     gid: 1235,
+    group: None,
     umask: 0o027,
 };
 
