@@ -81,7 +81,7 @@ fn capabilities_and_filter() {
     .output();
     assert_eq!(status(&text, "Uid"), "33\t33\t33\t33");
     assert_eq!(status(&text, "Gid"), "34\t34\t34\t34");
-    assert_eq!(status(&text, "Groups"), "44");
+    assert_eq!(status(&text, "Groups"), "34 44");
     assert_eq!(status(&text, "CapEff"), "0000000000002000");
     assert_eq!(status(&text, "CapAmb"), "0000000000002000");
     assert_eq!(status(&text, "CapBnd"), "00000000800425fb");
