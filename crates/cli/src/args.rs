@@ -135,6 +135,7 @@ Images:
   load         Load images from an archive or an OCI layout directory
   import       Make an image of a tar of a root file system
   images       List images
+  history      Show the build steps of an image, the last first
   tag          Give an image another name
   rmi          Remove images
   login        Log in to a registry
@@ -145,6 +146,10 @@ File systems:
   umount       Unmount an overlay, and end its server
 
 Strata:
+  df           Show what images, layers and containers take on disk, and what could be freed
+  prune        Remove what is not in use: containers that do not run, images that nothing uses, what was left over
+  dedup        Let equal files of different layers share their blocks, where the file system can (xfs, btrfs)
+  fsck         Check the store, layers against their records, and what runs against what is mounted; and mend it
   info         Show the store, the state and what this machine offers
   version      Show the version
   completion   Print a completion script for a shell
@@ -213,12 +218,17 @@ pub(crate) enum Command {
     Load(commands::load::LoadArgs),
     Import(commands::import::ImportArgs),
     Images(commands::images::ImagesArgs),
+    History(commands::history::HistoryArgs),
     Tag(commands::tag::TagArgs),
     Rmi(commands::rmi::RmiArgs),
     Login(commands::login::LoginArgs),
     Logout(commands::logout::LogoutArgs),
     Mount(commands::mount::MountArgs),
     Umount(commands::umount::UmountArgs),
+    Df(commands::df::DfArgs),
+    Prune(commands::prune::PruneArgs),
+    Dedup(commands::dedup::DedupArgs),
+    Fsck(commands::fsck::FsckArgs),
     Info(commands::info::InfoArgs),
     Version(commands::version::VersionArgs),
     Completion(commands::completion::CompletionArgs),
@@ -228,6 +238,9 @@ pub(crate) enum Command {
     /// Commands of images, under their noun
     #[command(hide = true, subcommand)]
     Image(ImageCommand),
+    /// Commands of the store, under docker's noun
+    #[command(hide = true, subcommand)]
+    System(SystemCommand),
 }
 
 /// `strata container …`.
@@ -237,6 +250,7 @@ pub(crate) enum ContainerCommand {
     #[command(visible_aliases = ["ps", "list"])]
     Ls(commands::ps::PsArgs),
     Rm(commands::rm::RmArgs),
+    Prune(commands::prune::PruneContainersArgs),
     Diff(commands::diff::DiffArgs),
     Layers(commands::layers::LayersArgs),
     Inspect(commands::inspect::NounArgs),
@@ -252,8 +266,18 @@ pub(crate) enum ImageCommand {
     Ls(commands::images::ImagesArgs),
     Tag(commands::tag::TagArgs),
     Rm(commands::rmi::RmiArgs),
+    Prune(commands::prune::PruneImagesArgs),
     Layers(commands::layers::LayersArgs),
+    History(commands::history::HistoryArgs),
     Inspect(commands::inspect::NounArgs),
+}
+
+/// `strata system …`.
+#[derive(Debug, Subcommand)]
+pub(crate) enum SystemCommand {
+    Df(commands::df::DfArgs),
+    Prune(commands::prune::PruneArgs),
+    Info(commands::info::InfoArgs),
 }
 
 #[cfg(test)]

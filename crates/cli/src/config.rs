@@ -5,6 +5,7 @@
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
+use engine::policy::Policy;
 use serde::Deserialize;
 
 use crate::args::Global;
@@ -25,6 +26,33 @@ struct File {
     registries: Registries,
     #[serde(default)]
     limits: Limits,
+    #[serde(default)]
+    store: Keep,
+}
+
+/// `[store]`: what is kept, and how.
+#[derive(Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Keep {
+    keep_blobs: Option<bool>,
+    keep_bytes: Option<String>,
+    dedup: Option<bool>,
+}
+
+impl Keep {
+    fn policy(&self, path: &Path) -> Result<Policy, Failure> {
+        let wrong = |error| {
+            let text = format!("configuration file {}: keep_bytes: {error}", path.display());
+            Failure::user(text).hint("keep_bytes = \"20GB\" keeps the images to so much")
+        };
+        let bytes = self.keep_bytes.as_deref().map(crate::render::size::parse);
+        let default = Policy::default();
+        Ok(Policy {
+            keep_blobs: self.keep_blobs.unwrap_or(default.keep_blobs),
+            keep_bytes: bytes.transpose().map_err(wrong)?,
+            dedup: self.dedup.unwrap_or(default.dedup),
+        })
+    }
 }
 
 /// `[limits]`: what a layer may do to the machine that unpacks it.
@@ -67,6 +95,8 @@ pub(crate) struct Settings {
     pub(crate) registries: Registries,
     /// What a layer may do to the machine that unpacks it.
     pub(crate) limits: engine::Limits,
+    /// What the store keeps.
+    pub(crate) policy: Policy,
     /// The file that was read, if there was one.
     pub(crate) file: Option<PathBuf>,
 }
@@ -94,7 +124,9 @@ impl Settings {
             .or(file.namespace)
             .unwrap_or_else(|| "default".to_owned());
         check_namespace(&namespace)?;
+        let policy = file.store.policy(path)?;
         Ok(Settings {
+            policy,
             root: absolute(global.root.clone().or(file.root), "/var/lib/strata")?,
             state: absolute(global.state.clone().or(file.state), "/run/strata")?,
             namespace,
@@ -116,7 +148,7 @@ fn parse(text: &str, path: &Path) -> Result<File, Failure> {
             path.display(),
             e.message().replace('\n', "; ")
         ))
-        .hint("the keys are root, state, namespace, runtime, [registries] plain_http and [limits] layer_bytes, layer_entries")
+        .hint("the keys are root, state, namespace, runtime, [registries] plain_http, [limits] layer_bytes, layer_entries and [store] keep_blobs, keep_bytes, dedup")
     })?;
     for (key, value) in [("root", &file.root), ("state", &file.state)] {
         if value.as_ref().is_some_and(|v| v.is_relative()) {

@@ -19,10 +19,6 @@ pub(crate) fn command(name: &str) -> Option<&'static str> {
         "build" | "commit" | "push" | "save" | "export" | "manifest" => {
             "strata runs images that others build: it takes them by pull, load and import"
         }
-        "history" => "strata layers IMAGE shows the build steps with their layers",
-        "system" | "prune" => {
-            "strata rm -a and strata rmi -a remove everything of a namespace; strata info tells what there is"
-        }
         "network" | "volume" | "secret" | "pod" | "compose" | "kube" | "generate" | "play" | "swarm"
         | "context" => "containers have --network none or host, and directories of this machine by -v",
         "search" => "strata pull fetches an image by its name",

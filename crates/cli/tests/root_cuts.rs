@@ -12,7 +12,12 @@ fn power_cuts_at_any_moment() {
         let done = soak::cuts(env!("CARGO_BIN_EXE_strata"), seed, Duration::from_secs(20));
         println!("{done:?}");
         assert!(
-            done.cuts >= 10 && done.at_work > 2 && done.layers > 0 && done.blobs > 0 && done.kept > 10,
+            done.sound > 0
+                && done.cuts >= 10
+                && done.at_work > 2
+                && done.layers > 0
+                && done.blobs > 0
+                && done.kept > 10,
             "{done:?}"
         );
     }

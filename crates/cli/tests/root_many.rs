@@ -132,3 +132,9 @@ fn many_commands_on_one_store() {
     let done = soak::crowd(env!("CARGO_BIN_EXE_strata"), 1, Duration::from_secs(60));
     assert!(done.commands > 10 && done.checks > 1, "{done:?}");
 }
+
+#[test]
+fn pull_rmi_prune_and_run_race() {
+    let done = soak::races(env!("CARGO_BIN_EXE_strata"), 1, Duration::from_secs(20));
+    assert!(done.commands > 20, "{done:?}");
+}

@@ -11,8 +11,12 @@
 //! Start reading at [`run`], which uses everything.
 #![cfg_attr(not(test), warn(clippy::disallowed_methods))]
 
+pub mod dedup;
+pub mod df;
 pub mod diff;
 mod find;
+pub mod fsck;
+pub mod history;
 pub mod images;
 pub mod import;
 pub mod info;
@@ -21,6 +25,8 @@ pub mod layers;
 pub mod load;
 pub mod login;
 mod names;
+pub mod policy;
+pub mod prune;
 pub mod ps;
 pub mod pull;
 pub mod rm;
@@ -28,6 +34,7 @@ pub mod rmi;
 pub mod run;
 pub mod state;
 pub mod tag;
+pub mod tree;
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};

@@ -162,7 +162,7 @@ impl Engine {
 }
 
 /// Whether a name in the directory of bundles is a container's.
-fn is_id(name: &str) -> bool {
+pub(crate) fn is_id(name: &str) -> bool {
     name.len() == 64 && name.bytes().all(|b| b.is_ascii_hexdigit())
 }
 

@@ -100,7 +100,8 @@ impl Engine {
     /// How the container is: as its bundle tells, or else its row; what neither knows was lost with the machine's
     /// state.
     pub(crate) fn state(&self, row: &store::Container) -> State {
-        let read = Bundle::open(&self.bundle_path(&row.id)).and_then(|bundle| runtime::state::read(&bundle));
+        let bundle = self.setup.state.join(&row.ns).join(&row.id);
+        let read = Bundle::open(&bundle).and_then(|bundle| runtime::state::read(&bundle));
         match read.map_or(State::Lost, State::from) {
             State::Lost => Details::of(row).ended.map_or(State::Lost, State::from),
             state => state,

@@ -67,7 +67,7 @@ pub enum PullError {
 }
 
 impl PullError {
-    fn install(name: String, source: impl Into<InstallError>) -> Self {
+    pub(crate) fn install(name: String, source: impl Into<InstallError>) -> Self {
         Self::Install {
             name,
             source: Box::new(source.into()),

@@ -16,7 +16,7 @@ use sys::Dir;
 
 use crate::tar::Segment;
 
-pub use rebuild::rebuild;
+pub use rebuild::{check, files, glance, rebuild};
 pub use writer::Writer;
 
 /// The version that is written, and the only one that is read.
@@ -115,7 +115,7 @@ pub(crate) fn next_run(file: &File, at: u64) -> io::Result<Option<(u64, u64)>> {
 
 /// Opens a file of a layer for reading, without a trace: its time of access stays. Should it be no regular file,
 /// opening it has no effect and does not wait.
-pub(crate) fn open_quietly(layer: &Dir, path: &Path) -> io::Result<File> {
+pub fn open_quietly(layer: &Dir, path: &Path) -> io::Result<File> {
     let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK;
     match layer.open_file(path, flags | OFlags::NOATIME, Mode::empty()) {
         // Only the owner may ask for that.

@@ -172,6 +172,7 @@ impl Store {
                 UNION ALL SELECT digest FROM manifests
                 UNION ALL SELECT config_digest FROM manifests
                 UNION ALL SELECT blob_digest FROM manifest_layers
+                UNION ALL SELECT digest FROM image_blobs
                 UNION ALL SELECT digest FROM lease_blobs)
             ORDER BY digest LIMIT ?";
         let find = |q: &Query<'_>| {

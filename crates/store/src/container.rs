@@ -232,7 +232,10 @@ fn insert(q: &Query<'_>, new: &NewContainer) -> Result<(), ContainerError> {
         ),
     )?;
     if inserted > 0 {
-        return Ok(());
+        return match &new.image {
+            Some(image) => crate::image::used(q, &new.ns, image),
+            None => Ok(()),
+        };
     }
     let other = "SELECT cid FROM containers WHERE ns = ? AND name = ?";
     match q.one(other, (&new.ns, &new.name), |row| row.get::<_, String>(0))? {

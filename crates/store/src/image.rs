@@ -73,6 +73,8 @@ pub struct Image {
     pub created: Option<Timestamp>,
     /// When the name was given to it.
     pub updated: Timestamp,
+    /// When a container was last made from it, to the minute, or the name was given to it.
+    pub used: Timestamp,
     /// How many layers it has.
     pub layers: u64,
     /// What its layers take unpacked, each directory once; others may share them.
@@ -149,26 +151,42 @@ impl Store {
     /// [`Store::commit_layers`], [`Store::hold_layer`]): what is not can be gone, which is an error here.
     pub fn put_image(
         &self,
+        lease: &Lease,
+        ns: &str,
+        name: &str,
+        record: &ImageRecord,
+    ) -> Result<Put, ImageError> {
+        self.put_image_keeping(lease, ns, name, record, &[])
+    }
+
+    /// As [`Store::put_image`]; the name also keeps the blobs `others`, such as those of the other platforms of an
+    /// index that is kept whole.
+    pub fn put_image_keeping(
+        &self,
         _lease: &Lease,
         ns: &str,
         name: &str,
         record: &ImageRecord,
+        others: &[Digest],
     ) -> Result<Put, ImageError> {
         if ns.is_empty() || name.is_empty() {
             return Err(ImageError::NoName);
         }
         self.db.write(Durability::Full, |q| {
-            for blob in [&record.target, &record.manifest, &record.config] {
-                if crate::blob::size(q, &blob.digest)?.is_none() {
+            let own = [&record.target, &record.manifest, &record.config].map(|blob| blob.digest);
+            for digest in own.iter().chain(others) {
+                if crate::blob::size(q, digest)?.is_none() {
                     return Err(ImageError::MissingBlob {
                         name: name.to_owned(),
-                        digest: blob.digest,
+                        digest: *digest,
                     });
                 }
             }
             let manifest = put_manifest(q, name, record)?;
             put_snapshots(q, ns, name, record)?;
-            name_image(q, ns, name, &record.target, manifest)
+            let (image, put) = name_image(q, ns, name, &record.target, manifest)?;
+            keep(q, image, others)?;
+            Ok(put)
         })
     }
 
@@ -199,21 +217,11 @@ impl Store {
 
     /// The layers of a manifest, the base first; empty when it is not in the store.
     pub fn manifest_layers(&self, manifest: &Digest) -> Result<Vec<ImageLayer>, Fault> {
-        let sql =
-            "SELECT l.blob_media_type, l.blob_digest, l.blob_size, l.diff_id, l.chain_id, l.n, l.created_by
-                   FROM manifests m JOIN manifest_layers l ON l.manifest = m.id
-                   WHERE m.digest = ? ORDER BY l.position";
-        self.db.read(|q| {
-            q.all(sql, (manifest,), |row| {
-                Ok(ImageLayer {
-                    blob: descriptor(row, 0)?,
-                    diff_id: row.get(3)?,
-                    chain_id: row.get(4)?,
-                    layer_n: unsigned(row, 5)?,
-                    created_by: row.get(6)?,
-                })
-            })
-        })
+        let sql = format!(
+            "{LAYER} FROM manifests m JOIN manifest_layers l ON l.manifest = m.id
+             WHERE m.digest = ? ORDER BY l.position"
+        );
+        self.db.read(|q| q.all(&sql, (manifest,), layer))
     }
 
     /// Gives the image `from` the further name `to`, which is moved if it leads elsewhere. The image's own ID, which is
@@ -223,12 +231,17 @@ impl Store {
             return Err(ImageError::NoName);
         }
         self.db.write(Durability::Full, |q| {
-            let sql = "SELECT target_media_type, target_digest, target_size, manifest FROM images
+            let sql = "SELECT target_media_type, target_digest, target_size, manifest, id FROM images
                        WHERE ns = ? AND name = ?";
-            let (target, manifest) = q
-                .one(sql, (ns, from), |row| Ok((descriptor(row, 0)?, row.get(3)?)))?
+            let (target, manifest, id): (_, _, i64) = q
+                .one(sql, (ns, from), |row| {
+                    Ok((descriptor(row, 0)?, row.get(3)?, row.get(4)?))
+                })?
                 .ok_or_else(|| ImageError::NotFound(from.to_owned()))?;
-            let put = name_image(q, ns, to, &target, manifest)?;
+            let others = "SELECT digest FROM image_blobs WHERE image = ?";
+            let others: Vec<Digest> = q.all(others, (id,), |row| row.get(0))?;
+            let (image, put) = name_image(q, ns, to, &target, manifest)?;
+            keep(q, image, &others)?;
             let nameless = "DELETE FROM images WHERE ns = ? AND name = ? AND name <> ?";
             q.run(nameless, (ns, image_id(q, manifest)?, to))?;
             Ok(put)
@@ -368,37 +381,68 @@ fn put_snapshots(q: &Query<'_>, ns: &str, name: &str, record: &ImageRecord) -> R
     Ok(())
 }
 
+/// The name's row, which keeps no further blobs, and what became of what it led to before.
 fn name_image(
     q: &Query<'_>,
     ns: &str,
     name: &str,
     target: &Descriptor,
     manifest: i64,
-) -> Result<Put, ImageError> {
+) -> Result<(i64, Put), ImageError> {
     let before = "SELECT manifest FROM images WHERE ns = ? AND name = ?";
     let before: Option<i64> = q.one(before, (ns, name), |row| row.get(0))?;
-    q.run(
-        "INSERT INTO images (ns, name, target_digest, target_media_type, target_size, manifest, created, updated)
-         VALUES (?, ?, ?, ?, ?, ?, ?7, ?7)
-         ON CONFLICT (ns, name) DO UPDATE SET target_digest = excluded.target_digest,
-           target_media_type = excluded.target_media_type, target_size = excluded.target_size,
-           manifest = excluded.manifest, updated = excluded.updated",
-        (ns, name, target.digest, &target.media_type, int(target.size), manifest, now()),
-    )?;
+    let image: i64 = q
+        .one(
+            "INSERT INTO images
+               (ns, name, target_digest, target_media_type, target_size, manifest, created, updated, used)
+             VALUES (?, ?, ?, ?, ?, ?, ?7, ?7, ?7)
+             ON CONFLICT (ns, name) DO UPDATE SET target_digest = excluded.target_digest,
+               target_media_type = excluded.target_media_type, target_size = excluded.target_size,
+               manifest = excluded.manifest, updated = excluded.updated, used = excluded.used
+             RETURNING id",
+            (
+                ns,
+                name,
+                target.digest,
+                &target.media_type,
+                int(target.size),
+                manifest,
+                now(),
+            ),
+            |row| row.get(0),
+        )?
+        .ok_or_else(|| q.corrupt(format!("image {name} has no row")))?;
+    q.run("DELETE FROM image_blobs WHERE image = ?", (image,))?;
     let (now_id, was) = (
         image_id(q, manifest)?,
         before.map(|id| image_id(q, id)).transpose()?,
     );
-    Ok(Put {
+    let put = Put {
         replaced: was.filter(|was| *was != now_id),
-    })
+    };
+    Ok((image, put))
+}
+
+/// Lets a name keep further blobs.
+fn keep(q: &Query<'_>, image: i64, blobs: &[Digest]) -> Result<(), Fault> {
+    let sql = "INSERT INTO image_blobs (image, digest) VALUES (?, ?) ON CONFLICT DO NOTHING";
+    blobs
+        .iter()
+        .try_for_each(|digest| q.run(sql, (image, digest)).map(drop))
+}
+
+/// Notes that an image is used now: to the minute, so that most containers need not write it.
+pub(crate) fn used<E: From<Fault>>(q: &Query<'_>, ns: &str, name: &str) -> Result<(), E> {
+    const MINUTE: i64 = 60_000_000_000;
+    let sql = "UPDATE images SET used = ?3 WHERE ns = ?1 AND name = ?2 AND used < ?3 - ?4";
+    Ok(q.run(sql, (ns, name, now(), MINUTE)).map(drop)?)
 }
 
 /// Columns for [`image`].
 const IMAGE: &str = "SELECT i.ns, i.name, i.target_media_type, i.target_digest, i.target_size,
   m.media_type, m.digest, m.size, m.config_media_type, m.config_digest, m.config_size,
   m.os, m.architecture, m.variant, m.created, i.updated,
-  m.layers, m.top_chain, m.bytes, m.apparent, m.inodes
+  m.layers, m.top_chain, m.bytes, m.apparent, m.inodes, i.used
   FROM images i JOIN manifests m ON m.id = i.manifest";
 
 fn image(row: &Row<'_>) -> rusqlite::Result<Image> {
@@ -418,6 +462,21 @@ fn image(row: &Row<'_>) -> rusqlite::Result<Image> {
         layers: unsigned(row, 16)?,
         top_chain: row.get(17)?,
         usage: usage_from(row, 18)?,
+        used: time(row, 21)?,
+    })
+}
+
+/// Columns for [`layer`], of `manifest_layers` as `l`.
+pub(crate) const LAYER: &str =
+    "SELECT l.blob_media_type, l.blob_digest, l.blob_size, l.diff_id, l.chain_id, l.n, l.created_by";
+
+pub(crate) fn layer(row: &Row<'_>) -> rusqlite::Result<ImageLayer> {
+    Ok(ImageLayer {
+        blob: descriptor(row, 0)?,
+        diff_id: row.get(3)?,
+        chain_id: row.get(4)?,
+        layer_n: unsigned(row, 5)?,
+        created_by: row.get(6)?,
     })
 }
 

@@ -18,12 +18,15 @@
 //! Start reading at [`Store`] in `open.rs`, then `own.rs` for how crashes are survived, then `snapshot.rs`.
 
 mod blob;
+mod clones;
 mod collect;
 mod container;
 mod db;
 mod digest;
+mod disk;
 mod draft;
 mod error;
+mod fsck;
 mod image;
 mod ingest;
 mod layer;
@@ -33,6 +36,7 @@ mod open;
 mod own;
 mod quota;
 mod reserve;
+mod retain;
 mod root;
 mod schema;
 mod share;
@@ -42,11 +46,14 @@ mod stack;
 mod usage;
 
 pub use blob::BlobError;
+pub use clones::Clones;
 pub use collect::{Collected, GRACE};
 pub use container::{Container, ContainerError, NewContainer};
 pub use db::LOCK_TIMEOUT;
 pub use digest::{Descriptor, Digest, DigestError, Hasher};
+pub use disk::{BlobDisk, Disk, LayerDisk, ManifestDisk, SnapshotDisk};
 pub use error::Fault;
+pub use fsck::Wrong;
 pub use image::{Image, ImageError, ImageLayer, ImageRecord, Put, Removed};
 pub use ingest::{Ingest, IngestError};
 pub use layer::{Layer, LayerMeta, NewLayer};

@@ -425,3 +425,81 @@ fn what_a_lease_finds_it_holds() {
     store.release(lease).unwrap();
     assert_eq!(settle(&store).layers, 1);
 }
+
+#[test]
+fn a_name_keeps_further_blobs_until_it_leads_elsewhere() {
+    let (_temp, store) = scratch();
+    let lease = store.lease("test").unwrap();
+    let first = record(&store, &lease, &["base", "a"]);
+    let other = blob(&store, &lease, "for another platform");
+    let put =
+        |name: &str, others: &[Digest]| store.put_image_keeping(&lease, "default", name, &first, others);
+    let missing = put("a", &[Digest::of("nowhere")]);
+    assert!(
+        matches!(missing, Err(ImageError::MissingBlob { .. })),
+        "{missing:?}"
+    );
+    put("a", &[other.digest]).unwrap();
+    store.tag("default", "a", "b").unwrap();
+    store.tag("default", "b", "b").unwrap();
+    store.release(lease).unwrap();
+    let there = || store.blob_size(&other.digest).unwrap().is_some();
+    settle(&store);
+    assert!(there());
+    // Put again without them, the first name lets them go; the second still keeps them.
+    image(&store, "default", "a", &["base", "a"]);
+    settle(&store);
+    assert!(there());
+    store.remove_image("default", "b").unwrap();
+    settle(&store);
+    assert!(!there());
+}
+
+#[test]
+fn a_container_marks_its_image_as_used() {
+    let (_temp, store) = scratch();
+    let name = "docker.io/library/a:latest";
+    let a = image(&store, "default", name, &["base", "a"]);
+    let used = || store.find_image("default", name).unwrap().unwrap().used;
+    let set = |minutes: i64| {
+        let db = rusqlite::Connection::open(store.root().join("metadata.db")).unwrap();
+        let sql = "UPDATE images SET used = used - ?";
+        db.execute(sql, [minutes * 60_000_000_000]).unwrap();
+    };
+    let put = used();
+    let from = top(&a);
+    let run = |number: u64| {
+        let new = container(number, &format!("c{number}"), Some(&a));
+        store
+            .create_container(&new, Some((Some(&from), &plain())))
+            .unwrap();
+    };
+    run(1);
+    // Within the minute nothing is written.
+    assert_eq!(used(), put);
+    set(2);
+    run(2);
+    assert!(used() >= put, "{} {put}", used());
+}
+
+#[test]
+fn blobs_of_unpacked_layers_may_be_dropped_and_no_others() {
+    let (_temp, store) = scratch();
+    let a = image(&store, "default", "a", &["base", "a"]);
+    image(&store, "default", "b", &["base", "b"]);
+    let spare = store.spare_blobs().unwrap();
+    let digests: Vec<Digest> = spare.iter().map(|layer| layer.blob.digest).collect();
+    assert_eq!(digests.len(), 3);
+    // What somebody holds stays, as do manifests and configurations.
+    let lease = store.lease("push").unwrap();
+    store.hold_blob(&lease, &a.layers[1].blob.digest).unwrap();
+    let asked = [&digests[..], &[a.manifest.digest, a.config.digest]].concat();
+    let dropped = store.drop_blobs(&asked).unwrap();
+    assert_eq!((dropped.blobs, dropped.bytes), (2, "baseb".len() as u64));
+    store.release(lease).unwrap();
+    settle(&store);
+    let there = |digest: &Digest| store.blob_size(digest).unwrap().is_some();
+    assert!(there(&a.layers[1].blob.digest) && !there(&a.layers[0].blob.digest));
+    assert!(there(&a.manifest.digest) && there(&a.config.digest));
+    assert_eq!(store.spare_blobs().unwrap().len(), 1);
+}

@@ -71,6 +71,7 @@ fn version_1() {
         ("docker.io/library/a:latest", 2)
     );
     assert_eq!(images[0].id, Digest::of(r#"config of ["base", "a"]"#));
+    assert_eq!(images[0].used, images[0].updated);
     let kept = store.find_container("default", "kept").unwrap();
     assert_eq!(
         (kept.id, kept.labels["k"].as_str(), kept.ephemeral),

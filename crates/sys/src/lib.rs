@@ -15,6 +15,7 @@ pub mod attributes;
 pub mod bpf;
 pub mod caps;
 pub mod creds;
+pub mod dedupe;
 pub mod dir;
 pub mod fd;
 pub mod fuse;

@@ -4,6 +4,7 @@
 //! failure panics with the seed that leads to it; times differ from run to run, so it may take several.
 
 mod cuts;
+mod races;
 
 use std::ffi::OsString;
 use std::fs;
@@ -11,9 +12,8 @@ use std::path::PathBuf;
 use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
-use store::Store;
-
 pub use cuts::{Cuts, cuts};
+pub use races::races;
 
 use crate::random::Random;
 use crate::{Ended, Image, Layer, Strata};
@@ -85,6 +85,10 @@ impl Soak {
                 .name(&format!("docker.io/library/image{number}:latest"));
             image.write_oci_archive(&strata.dir().join(format!("image{number}.tar")));
         }
+        let root = Layer::busybox().file("imported", 0o640, vec![3; 70_000]).finish();
+        fs::File::create(strata.dir().join("import.tar"))
+            .and_then(|mut file| std::io::Write::write_all(&mut file, &root))
+            .expect("our own directory");
         let soak = Soak {
             strata,
             random: Random::new(seed),
@@ -104,7 +108,7 @@ impl Soak {
         let name = format!("c{}", self.random.below(6));
         let archive = self.strata.dir().join(format!("{image}.tar")).into_os_string();
         let text = |words: &[&str]| words.iter().map(OsString::from).collect::<Vec<_>>();
-        match self.random.below(16) {
+        match self.random.below(22) {
             0..4 => text(&["run", "--rm", &image, "sh", "-c", "echo x >/x; cat /number"]),
             4..7 => text(&[
                 "run",
@@ -121,6 +125,15 @@ impl Soak {
             11 => text(&["rmi", &image]),
             12 => text(&["tag", &image, &format!("tagged{}", self.random.below(4))]),
             13 => text(&["rmi", &format!("tagged{}", self.random.below(4))]),
+            14 => text(&["prune", "-a", "-f"]),
+            15 => text(&["image", "prune", "-f", "--keep-bytes", "1MB"]),
+            16 => text(&["prune", "blobs", "-f"]),
+            17 => text(&["fsck", "--repair", "--offline"]),
+            18 => text(&["df", "-v"]),
+            19 => {
+                let tar = self.strata.dir().join("import.tar").into_os_string();
+                [text(&["import", "-q"]), vec![tar], text(&["imported"])].concat()
+            }
             _ => ["load", "-q", "-i"]
                 .map(OsString::from)
                 .into_iter()
@@ -168,6 +181,7 @@ impl Soak {
             self.ok(&["rm", "-f", id]);
         }
         self.wait_until_unused();
+        self.fsck();
         self.restore();
         let seen = self.ok(&["run", "--rm", "image1", "cat", "/number"]);
         assert_eq!(seen.out, "1", "seed {}", self.seed);
@@ -182,6 +196,14 @@ impl Soak {
             "seed {}: bundles without a container: {bundles:?}",
             self.seed
         );
+    }
+
+    /// What was killed left nothing that is not mended.
+    fn fsck(&self) {
+        let ended = self.strata.end(["fsck", "--repair", "--offline"]);
+        assert!(ended.code <= 1, "seed {}: {ended:#?}", self.seed);
+        let ended = self.strata.end(["fsck"]);
+        assert_eq!(ended.code, 0, "seed {}: {ended:#?}", self.seed);
     }
 
     /// Loads what the loop removed.
@@ -221,17 +243,11 @@ impl Soak {
         ended
     }
 
-    /// With every image gone, a collection without a grace period for what was killed finds all that is left.
+    /// `fsck` finds nothing wrong with what is left, and `prune` leaves nothing of it.
     fn finish(self) -> Done {
-        let images = self.ok(&["images", "-q"]).out;
-        for id in images.lines() {
-            self.ok(&["rmi", "-f", id]);
-        }
-        let store = Store::open(&self.strata.root()).expect("the program made it");
-        store
-            .collect_older_than(Duration::ZERO)
-            .expect("a collection of an idle store");
-        drop(store);
+        let ended = self.strata.end(["fsck", "--deep"]);
+        assert_eq!(ended.code, 0, "seed {}: {ended:#?}", self.seed);
+        self.ok(&["prune", "-a", "-f"]);
         for dir in ["snapshots", "content/blobs/sha256", "content/ingest", "leases"] {
             let entries = fs::read_dir(self.strata.root().join(dir))
                 .into_iter()

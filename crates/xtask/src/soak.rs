@@ -13,7 +13,7 @@ use crate::build;
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// Only the loops whose name contains this: kills, crowd, cuts, overlay, overlay-threads
+    /// Only the loops whose name contains this: kills, crowd, races, cuts, overlay, overlay-threads
     #[arg(value_name = "NAME")]
     only: Option<String>,
     /// How long in all
@@ -34,6 +34,9 @@ const LOOPS: &[(&str, Loop)] = &[
     ("crowd", |program, seed, time| {
         commands(soak::crowd(program, seed, time))
     }),
+    ("races", |program, seed, time| {
+        commands(soak::races(program, seed, time))
+    }),
     ("cuts", |program, seed, time| {
         let soak::Cuts {
             cuts,
@@ -41,9 +44,10 @@ const LOOPS: &[(&str, Loop)] = &[
             layers,
             blobs,
             kept,
+            sound,
         } = soak::cuts(program, seed, time);
         format!(
-            "{cuts} power cuts, {at_work} of them while a command was at work; {layers} layers and {blobs} blobs whole, {kept} reports kept"
+            "{cuts} power cuts, {at_work} of them while a command was at work; {layers} layers and {blobs} blobs whole, {kept} reports kept, {sound} stores sound"
         )
     }),
     ("overlay", |program, seed, time| {

@@ -1,10 +1,15 @@
 //! `strata images`: the images of the namespace.
 
+use std::io::{self, Write};
+
 use clap::Args;
 use engine::images::Image;
+use engine::tree::Node;
 use jiff::Timestamp;
 
 use super::{Context, Outcome, print};
+use crate::failure::Failure;
+use crate::render::style::Style;
 use crate::render::table::Table;
 use crate::render::template::{self, Field, ListFormat};
 use crate::render::time::ago;
@@ -25,12 +30,18 @@ pub(crate) struct ImagesArgs {
     /// Show the digest of each manifest
     #[arg(long)]
     digests: bool,
+    /// Draw each image on the one whose layers it begins with
+    #[arg(long, conflicts_with_all = ["name", "quiet", "digests"])]
+    tree: bool,
     /// Form of the output: table, json, or fields such as '{{.Repository}}:{{.Tag}}'
     #[arg(long, value_name = "FORM", default_value = "table")]
     format: ListFormat,
 }
 
 pub(crate) fn run(context: &Context, args: ImagesArgs) -> Outcome {
+    if args.tree {
+        return tree(context, &args);
+    }
     let images = context.engine()?.images(args.name.as_deref())?;
     let now = Timestamp::now();
     let lines = match &args.format {
@@ -52,6 +63,45 @@ pub(crate) fn run(context: &Context, args: ImagesArgs) -> Outcome {
         (_, ListFormat::Template(_)) => template::write(out, &lines),
         (_, ListFormat::Table) => table(&images, &args, now).write(out, context.style),
     })
+}
+
+fn tree(context: &Context, args: &ImagesArgs) -> Outcome {
+    let nodes = context.engine()?.image_tree()?;
+    match &args.format {
+        ListFormat::Json => print(|out| render::json(out, &nodes)),
+        ListFormat::Table => print(|out| draw(out, &nodes, "", args.no_trunc, context.style)),
+        ListFormat::Template(_) => {
+            Err(Failure::user("--tree has no fields").hint("leave --format out, or write --format json"))
+        }
+    }
+}
+
+fn draw(out: &mut dyn Write, nodes: &[Node], indent: &str, full: bool, style: Style) -> io::Result<()> {
+    for (place, node) in nodes.iter().enumerate() {
+        let last = place + 1 == nodes.len();
+        let (branch, below) = if last { ("└ ", "  ") } else { ("├ ", "│ ") };
+        let names = match node.images.is_empty() {
+            true => style.dim("(no image)").to_string(),
+            false => style.bold(node.images.join(", ")).to_string(),
+        };
+        let layers = if node.layers == 1 {
+            "1 layer".to_owned()
+        } else {
+            format!("{} layers", node.layers)
+        };
+        let id = node
+            .ids
+            .first()
+            .map(|id| format!("  {}", style.dim(render::id(id, full))));
+        let size = size::human(node.bytes);
+        writeln!(
+            out,
+            "{indent}{branch}{names}  {size} in {layers}{}",
+            id.unwrap_or_default()
+        )?;
+        draw(out, &node.above, &format!("{indent}{below}"), full, style)?;
+    }
+    Ok(())
 }
 
 /// Repository and tag as lists show them; an image that was loaded without a name is stored under its ID.

@@ -54,9 +54,9 @@ pub(crate) fn run(context: &Context, args: ImportArgs) -> Outcome {
         message: args.message.as_deref(),
         platform: args.platform.as_deref(),
     };
-    let imported = context
-        .engine()?
-        .import(request, progress::choose(args.quiet, progress::UNPACK).as_ref())?;
+    let engine = context.engine()?;
+    let imported = engine.import(request, progress::choose(args.quiet, progress::UNPACK).as_ref())?;
+    context.settle(&engine, &imported.names);
     note_host(imported.names.iter());
     print(|out| writeln!(out, "{}", imported.id))
 }

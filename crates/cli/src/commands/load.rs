@@ -37,9 +37,10 @@ pub(crate) fn run(context: &Context, args: LoadArgs) -> Outcome {
         _ => Source::Stream(&mut stdin),
     };
     let progress = progress::choose(args.quiet, progress::READ);
-    let loaded = context
-        .engine()?
-        .load(source, args.platform.as_deref(), progress.as_ref())?;
+    let engine = context.engine()?;
+    let loaded = engine.load(source, args.platform.as_deref(), progress.as_ref())?;
+    let names: Vec<String> = loaded.iter().flat_map(|image| image.names.clone()).collect();
+    context.settle(&engine, &names);
     note_host(loaded.iter().flat_map(|image| &image.names));
     print(|out| {
         for image in &loaded {

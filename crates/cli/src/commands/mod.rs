@@ -1,7 +1,11 @@
 //! One file per command, and what they have in common: settings in, the engine opened, an exit code out.
 
 pub(crate) mod completion;
+pub(crate) mod dedup;
+pub(crate) mod df;
 pub(crate) mod diff;
+pub(crate) mod fsck;
+pub(crate) mod history;
 pub(crate) mod images;
 pub(crate) mod import;
 pub(crate) mod info;
@@ -11,6 +15,7 @@ pub(crate) mod load;
 pub(crate) mod login;
 pub(crate) mod logout;
 pub(crate) mod mount;
+pub(crate) mod prune;
 pub(crate) mod ps;
 pub(crate) mod pull;
 pub(crate) mod reap;
@@ -27,7 +32,7 @@ use std::io::{self, BufWriter, ErrorKind, Write};
 use engine::{Engine, Helper};
 use rustix::process::{Resource, getrlimit, setrlimit};
 
-use crate::args::{Cli, Command, ContainerCommand, Global, ImageCommand};
+use crate::args::{Cli, Command, ContainerCommand, Global, ImageCommand, SystemCommand};
 use crate::config::Settings;
 use crate::failure::Failure;
 use crate::render::style::Style;
@@ -49,6 +54,17 @@ impl Context {
     /// The engine on the settings' store.
     pub(crate) fn engine(&self) -> Result<Engine, Failure> {
         open_engine(self.setup())
+    }
+
+    /// Does what the configuration asks for once images were brought, by these names. That it could not be done is no
+    /// failure of what was asked: they are there.
+    pub(crate) fn settle(&self, engine: &Engine, brought: &[String]) {
+        if let Err(error) = engine.keep_to(&self.settings.policy, brought) {
+            let _ = writeln!(
+                io::stderr(),
+                "note: what [store] in the configuration asks for was not done: {error}"
+            );
+        }
     }
 
     /// What the engine is made of.
@@ -133,13 +149,20 @@ fn dispatch(context: &Context, command: Command) -> Outcome {
         Command::Load(args) | Command::Image(ImageCommand::Load(args)) => load::run(context, args),
         Command::Import(args) | Command::Image(ImageCommand::Import(args)) => import::run(context, args),
         Command::Images(args) | Command::Image(ImageCommand::Ls(args)) => images::run(context, args),
+        Command::History(args) | Command::Image(ImageCommand::History(args)) => history::run(context, args),
         Command::Tag(args) | Command::Image(ImageCommand::Tag(args)) => tag::run(context, args),
         Command::Rmi(args) | Command::Image(ImageCommand::Rm(args)) => rmi::run(context, args),
         Command::Login(args) => login::run(context, args),
         Command::Logout(args) => logout::run(context, args),
         Command::Mount(args) => mount::run(context, args),
         Command::Umount(args) => umount::run(&args),
-        Command::Info(args) => info::run(context, args),
+        Command::Fsck(args) => fsck::run(context, args),
+        Command::Dedup(args) => dedup::run(context, args),
+        Command::Prune(args) | Command::System(SystemCommand::Prune(args)) => prune::run(context, args),
+        Command::Container(ContainerCommand::Prune(args)) => prune::containers(context, args),
+        Command::Image(ImageCommand::Prune(args)) => prune::images(context, args),
+        Command::Df(args) | Command::System(SystemCommand::Df(args)) => df::run(context, args),
+        Command::Info(args) | Command::System(SystemCommand::Info(args)) => info::run(context, args),
         Command::Version(args) => version::run(context, args),
         Command::Completion(args) => completion::run(args),
     }

@@ -37,6 +37,7 @@ pub(crate) fn run(context: &Context, args: PullArgs) -> Outcome {
         let pulled = engine.pull(name, args.platform.as_deref(), registries, progress.as_ref())?;
         note_host(pulled.image.names.iter());
         print(|out| writeln!(out, "{}", pulled.image.id))?;
+        context.settle(&engine, &pulled.image.names);
     }
     Ok(0)
 }

@@ -6,8 +6,10 @@ use std::fmt::Display;
 use std::io::ErrorKind;
 
 use engine::OpenError;
+use engine::dedup::DedupError;
 use engine::diff::DiffError;
 use engine::errors::{BlobError, ContainerError, Fault, SnapshotError};
+use engine::history::HistoryError;
 use engine::images::ImagesError;
 use engine::info::InfoError;
 use engine::inspect::InspectError;
@@ -327,6 +329,43 @@ impl Explain for InspectError {
             InspectError::Container(error) => error.hint(),
             InspectError::Image(error) => error.hint(),
             InspectError::Blob(error) => error.hint(),
+            _ => None,
+        }
+    }
+}
+
+impl Explain for DedupError {
+    fn fault(&self) -> Option<&Fault> {
+        match self {
+            DedupError::Store(fault) => Some(fault),
+            _ => None,
+        }
+    }
+
+    fn hint(&self) -> Option<String> {
+        let hint = match self {
+            DedupError::Unsupported(_) => "xfs and btrfs can: put the store on one with --root",
+            DedupError::Record { .. } => "strata fsck --repair mends it",
+            _ => return None,
+        };
+        Some(hint.to_owned())
+    }
+}
+
+impl Explain for HistoryError {
+    fn fault(&self) -> Option<&Fault> {
+        match self {
+            HistoryError::Store(fault) => Some(fault),
+            HistoryError::Image(error) => error.fault(),
+            HistoryError::Blob(error) => error.fault(),
+            _ => None,
+        }
+    }
+
+    fn hint(&self) -> Option<String> {
+        match self {
+            HistoryError::Image(error) => error.hint(),
+            HistoryError::Blob(error) => error.hint(),
             _ => None,
         }
     }

@@ -44,6 +44,7 @@ impl Explain for RunError {
     fn fault(&self) -> Option<&Fault> {
         match self {
             RunError::Container(error) => error.fault(),
+            RunError::Base(error) => error.fault(),
             _ => None,
         }
     }
@@ -51,6 +52,7 @@ impl Explain for RunError {
     fn hint(&self) -> Option<String> {
         let hint = match self {
             RunError::Container(error) => return error.hint(),
+            RunError::Base(error) => return error.hint(),
             RunError::State { source, .. } if source.kind() == ErrorKind::PermissionDenied => {
                 "strata runs as root"
             }

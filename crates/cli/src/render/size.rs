@@ -29,9 +29,54 @@ pub(crate) fn human(bytes: u64) -> String {
     format!("{text}{}", UNITS[unit])
 }
 
+/// A size as people write it: `20GB`, `1.5g`, `512MiB`. Units are decimal, as [`human`] prints them, but for those
+/// with an `i`.
+pub(crate) fn parse(text: &str) -> Result<u64, String> {
+    const WRONG: &str = "write a size such as 20GB, 512MiB or a number of bytes";
+    let digits = text
+        .find(|c: char| !c.is_ascii_digit() && c != '.')
+        .unwrap_or(text.len());
+    let (number, unit) = text.split_at(digits);
+    let number: f64 = number.parse().map_err(|_| WRONG)?;
+    let unit = unit.trim().to_ascii_lowercase();
+    let (base, prefix) = match unit.strip_suffix("ib") {
+        Some(prefix) => (1024_f64, prefix),
+        None => (1000_f64, unit.strip_suffix('b').unwrap_or(&unit)),
+    };
+    let power = match prefix {
+        "" if base == 1000.0 => 0,
+        "k" => 1,
+        "m" => 2,
+        "g" => 3,
+        "t" => 4,
+        "p" => 5,
+        _ => return Err(WRONG.to_owned()),
+    };
+    Ok((number * base.powi(power)) as u64)
+}
+
 #[cfg(test)]
 mod tests {
-    use super::human;
+    use super::{human, parse};
+
+    #[test]
+    fn sizes_are_read_as_they_are_printed() {
+        for (text, bytes) in [
+            ("0", 0),
+            ("17", 17),
+            ("17B", 17),
+            ("1.5kB", 1500),
+            ("20GB", 20_000_000_000),
+            ("2g", 2_000_000_000),
+            ("1KiB", 1024),
+            ("1.5 MiB", 1_572_864),
+        ] {
+            assert_eq!(parse(text), Ok(bytes), "{text}");
+        }
+        for wrong in ["", "GB", "-1", "1x", "1ib", "1.2.3", "1 GBs"] {
+            assert!(parse(wrong).is_err(), "{wrong}");
+        }
+    }
 
     #[test]
     fn three_digits() {

@@ -82,6 +82,9 @@ pub enum BaseError {
     Store(#[from] Fault),
 }
 
+/// How often an image that is removed while it is looked for is looked for again.
+pub(super) const ATTEMPTS: u32 = 16;
+
 impl Engine {
     /// Finds what the request's source names, and pulls it if it is to be.
     ///
@@ -103,13 +106,27 @@ impl Engine {
                 });
             }
         };
-        let image = self.image(text, request, progress)?;
-        let execution = self.execution(&image)?;
-        Ok(Base {
-            image: Some(image),
-            lower: None,
-            execution,
-        })
+        let mut left = ATTEMPTS;
+        loop {
+            left -= 1;
+            let found = self.image(text, request, progress);
+            match found.and_then(|image| Ok((self.execution(&image)?, image))) {
+                Ok((execution, image)) => {
+                    return Ok(Base {
+                        image: Some(image),
+                        lower: None,
+                        execution,
+                    });
+                }
+                // Somebody removed it since it was found, or pulled: it is looked for again.
+                Err(BaseError::Missing(_)) if left > 0 && request.pull != PullPolicy::Never => {}
+                Err(BaseError::Blob {
+                    source: BlobError::NotFound(_),
+                    ..
+                }) if left > 0 => {}
+                Err(error) => return Err(error),
+            }
+        }
     }
 
     fn image(&self, text: &str, request: &Request, progress: &dyn Progress) -> Result<Image, BaseError> {

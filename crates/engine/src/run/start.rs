@@ -6,6 +6,7 @@ use std::os::fd::BorrowedFd;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
+use image::progress::Silent;
 use jiff::Timestamp;
 use mount::MountError;
 use runtime::bundle::{Bundle, BundleError};
@@ -14,10 +15,10 @@ use runtime::terminal::{Attention, Screen, attend};
 use runtime::{Running, StartError, StartRequest, Summoned};
 use rustix::fs::{FlockOperation, flock};
 use rustix::rand::{GetRandomFlags, getrandom};
-use store::{ContainerError, NewContainer, PrepareOptions};
+use store::{ContainerError, NewContainer, PrepareOptions, SnapshotError};
 use sys::Dir;
 
-use super::base::Base;
+use super::base::{self, Base, BaseError};
 use super::host::{self, HostView, LeftOut};
 use super::spec::{Draft, SpecError};
 use super::{Details, Request};
@@ -32,6 +33,9 @@ pub enum RunError {
     /// Its rows.
     #[error(transparent)]
     Container(#[from] ContainerError),
+    /// Its image, which somebody removed after it was found.
+    #[error(transparent)]
+    Base(#[from] Box<BaseError>),
     /// Its bundle.
     #[error(transparent)]
     Bundle(#[from] BundleError),
@@ -182,6 +186,14 @@ impl Started<'_> {
     }
 }
 
+/// Whether what a container was to stand on is not there any more.
+fn image_is_gone(error: &ContainerError) -> bool {
+    matches!(
+        error,
+        ContainerError::ManifestGone(_) | ContainerError::Snapshot(SnapshotError::NotFound(_))
+    )
+}
+
 /// A name that was made up may be taken; so many others are tried.
 const ATTEMPTS: u32 = 16;
 
@@ -206,8 +218,18 @@ impl Engine {
             .map(|lower| self.host_view(lower))
             .transpose()?;
         let Summons { id, dice, supervisor } = summons;
-        let draft = Draft::new(self, request, &base, &id).map_err(Box::new)?;
-        let (name, mounts) = self.create(request, &base, &draft, view.as_ref(), dice)?;
+        let (mut base, mut left) = (base, base::ATTEMPTS);
+        let (draft, (name, mounts)) = loop {
+            left -= 1;
+            let draft = Draft::new(self, request, &base, &id).map_err(Box::new)?;
+            match self.create(request, &base, &draft, view.as_ref(), dice) {
+                // Somebody removed the image since it was found: it is looked for again, or pulled.
+                Err(RunError::Container(error)) if left > 0 && image_is_gone(&error) => {
+                    base = self.base(request, &Silent).map_err(Box::new)?;
+                }
+                created => break (draft, created?),
+            }
+        };
         let result = self
             .prepare(request, &draft, &mounts, view.as_ref())
             .and_then(|bundle| Ok(supervisor.start(&self.order(request, &bundle, streams))?));

@@ -18,6 +18,7 @@ use tempfile::TempDir;
 use crate::disk::Kind;
 use crate::drive::Kept;
 use crate::random::Random;
+use crate::registry::Registry;
 use crate::{Disk, Ended, Image, Layer, Strata};
 
 /// What was cut, and what was looked at afterwards.
@@ -33,6 +34,8 @@ pub struct Cuts {
     pub blobs: usize,
     /// Names that were there, or gone, as a command had reported before the cut.
     pub kept: usize,
+    /// Stores that `fsck --deep` found sound, owners, modes, times and attributes of their layers included.
+    pub sound: usize,
 }
 
 const IMAGES: u64 = 4;
@@ -48,6 +51,7 @@ pub fn cuts(program: impl Into<PathBuf>, seed: u64, how_long: Duration) -> Cuts 
     let disk = Disk::on_drive(&under.path(), kind, 320 << 20);
     let strata = Strata::beneath(&disk.path(), program);
     let archives = archives(&mut random);
+    let registry = registry(archives.path());
     let place = strata
         .root()
         .strip_prefix(disk.path())
@@ -58,7 +62,7 @@ pub fn cuts(program: impl Into<PathBuf>, seed: u64, how_long: Duration) -> Cuts 
     let mut done = Cuts::default();
     let until = Instant::now() + how_long;
     while Instant::now() < until {
-        let (words, concerns) = words(&mut random, archives.path());
+        let (words, concerns) = words(&mut random, archives.path(), &registry);
         let mut command = strata.command(&words);
         let mut child = command
             .stdout(Stdio::null())
@@ -70,12 +74,8 @@ pub fn cuts(program: impl Into<PathBuf>, seed: u64, how_long: Duration) -> Cuts 
         let ended = child.try_wait().expect("our own child");
         let mut known = expected.clone();
         match (&concerns, ended) {
-            (Some((name, there)), Some(status)) if status.success() => {
-                known.insert(name.clone(), *there);
-            }
-            (Some((name, _)), None) => {
-                known.remove(name);
-            }
+            (Some(concerns), Some(status)) if status.success() => concerns.apply(&mut known),
+            (Some(concerns), None) => concerns.doubt(&mut known),
             _ => {}
         }
         let kept = Kept::choose(&mut random);
@@ -85,10 +85,10 @@ pub fn cuts(program: impl Into<PathBuf>, seed: u64, how_long: Duration) -> Cuts 
             done.at_work += 1;
             longest = longest.max(started.elapsed()).min(Duration::from_secs(1));
         }
-        if let Some((name, there)) = concerns
+        if let Some(concerns) = concerns
             && ending.success()
         {
-            expected.insert(name, there);
+            concerns.apply(&mut expected);
         }
         done.cuts += 1;
         let what = format!("seed {seed}, cut {} ({kind:?}, {kept:?}), {words:?}", done.cuts);
@@ -97,7 +97,7 @@ pub fn cuts(program: impl Into<PathBuf>, seed: u64, how_long: Duration) -> Cuts 
             root: cut.path().join(&place),
             what,
         }
-        .check(&known, &mut done);
+        .check(&known, &mut done, random.below(3) == 0);
     }
     done
 }
@@ -116,24 +116,83 @@ fn archives(random: &mut Random) -> TempDir {
             .name(&format!("docker.io/library/image{number}:latest"));
         image.write_oci_archive(&dir.path().join(format!("image{number}.tar")));
     }
+    let root = Layer::busybox().file("imported", 0o640, vec![3; 70_000]).finish();
+    fs::File::create(dir.path().join("import.tar"))
+        .and_then(|mut file| io::Write::write_all(&mut file, &root))
+        .expect("a temporary directory takes a file");
     dir
 }
 
-/// A command, and the name that is there, or gone, when it has succeeded.
-fn words(random: &mut Random, archives: &Path) -> (Vec<String>, Option<(String, bool)>) {
+/// A registry on the loopback device with these images.
+fn registry(archives: &Path) -> Registry {
+    let registry = Registry::start();
+    for number in 0..IMAGES {
+        let archive = archives.join(format!("image{number}.tar"));
+        registry.fill(
+            &format!("oci-archive:{}", archive.display()),
+            &format!("library/image{number}:latest"),
+            &[],
+        );
+    }
+    registry
+}
+
+/// What a command reports when it has succeeded.
+enum Concerns {
+    /// This name is there, or gone.
+    Name(String, bool),
+    /// Every name is gone.
+    AllGone,
+}
+
+impl Concerns {
+    fn apply(&self, expected: &mut Expected) {
+        match self {
+            Concerns::Name(name, there) => drop(expected.insert(name.clone(), *there)),
+            Concerns::AllGone => expected.values_mut().for_each(|there| *there = false),
+        }
+    }
+
+    /// Whether it was done is not known.
+    fn doubt(&self, expected: &mut Expected) {
+        match self {
+            Concerns::Name(name, _) => drop(expected.remove(name)),
+            Concerns::AllGone => expected.retain(|_, there| !*there),
+        }
+    }
+}
+
+/// A command, and what it reports.
+fn words(random: &mut Random, archives: &Path, registry: &Registry) -> (Vec<String>, Option<Concerns>) {
     let text = |words: &[&str]| words.iter().map(|word| (*word).to_owned()).collect::<Vec<_>>();
     let full = |name: &str| format!("docker.io/library/{name}:latest");
+    let is = |name: String, there| Some(Concerns::Name(name, there));
     let image = format!("image{}", random.below(IMAGES));
     let tagged = format!("tagged{}", random.below(IMAGES));
-    match random.below(10) {
-        0..4 => {
-            let archive = archives.join(format!("{image}.tar"));
-            let archive = archive.to_str().expect("a plain name");
-            (text(&["load", "-q", "-i", archive]), Some((full(&image), true)))
+    let archive = |name: &str| archives.join(name).to_str().expect("a plain name").to_owned();
+    match random.below(18) {
+        0..4 => (
+            text(&["load", "-q", "-i", &archive(&format!("{image}.tar"))]),
+            is(full(&image), true),
+        ),
+        4..6 => (text(&["rmi", &image]), is(full(&image), false)),
+        6 => (text(&["tag", &image, &tagged]), is(full(&tagged), true)),
+        7 => (text(&["rmi", &tagged]), is(full(&tagged), false)),
+        8..10 => {
+            let name = registry.name(&format!("library/{image}:latest"));
+            (text(&["pull", "-q", &name]), is(name, true))
         }
-        4..6 => (text(&["rmi", &image]), Some((full(&image), false))),
-        6 => (text(&["tag", &image, &tagged]), Some((full(&tagged), true))),
-        7 => (text(&["rmi", &tagged]), Some((full(&tagged), false))),
+        10..12 => {
+            let name = format!("imported{}", random.below(2));
+            (
+                text(&["import", "-q", &archive("import.tar"), &name]),
+                is(full(&name), true),
+            )
+        }
+        12 => (text(&["prune", "-a", "-f"]), Some(Concerns::AllGone)),
+        13 => (text(&["prune", "blobs", "-f"]), None),
+        14 => (text(&["dedup"]), None),
+        15 => (text(&["fsck", "--repair", "--offline"]), None),
         _ => (
             text(&["run", "--rm", &image, "sh", "-c", "echo x >/x; rm /number"]),
             None,
@@ -149,7 +208,7 @@ struct After<'a> {
 }
 
 impl After<'_> {
-    fn check(&self, known: &Expected, done: &mut Cuts) {
+    fn check(&self, known: &Expected, done: &mut Cuts, deep: bool) {
         let what = &self.what;
         let store = Store::open(&self.root).unwrap_or_else(|error| panic!("{what}: {error}"));
         let images = store.images("default").expect(what);
@@ -171,8 +230,10 @@ impl After<'_> {
             for layer in store.manifest_layers(&image.manifest.digest).expect(what) {
                 let is_there = layers.iter().any(|known| known.n == layer.layer_n);
                 assert!(is_there, "{what}: {} has no layer {}", image.name, layer.diff_id);
-                // That it is there; its content is read with that of all others below.
-                store.open_blob(&layer.blob.digest).expect(what);
+                // That it is there, if it was not dropped; its content is read with that of all others below.
+                if store.blob_size(&layer.blob.digest).expect(what).is_some() {
+                    store.open_blob(&layer.blob.digest).expect(what);
+                }
             }
             for blob in [&image.target, &image.manifest, &image.config] {
                 store.read_blob(&blob.digest, 1 << 20).expect(what);
@@ -185,7 +246,30 @@ impl After<'_> {
             done.blobs += 1;
         }
         drop(store);
+        if deep {
+            self.fsck();
+            done.sound += 1;
+        }
         self.mend(images.iter().map(|image| image.name.as_str()));
+    }
+
+    /// Nothing is wrong but what was half done, and that is mended.
+    fn fsck(&self) {
+        let what = &self.what;
+        let ended = self.end(&["fsck", "--deep", "--format", "json"]);
+        let told: serde_json::Value =
+            serde_json::from_str(&ended.out).unwrap_or_else(|error| panic!("{what}: {error}: {ended:#?}"));
+        let half_done = |found: &serde_json::Value| {
+            let fleeting = found["Kind"] == "snapshot" || found["Kind"] == "container";
+            fleeting || found["Kind"] == "orphan"
+        };
+        let findings = told["Findings"].as_array().expect(what);
+        assert!(findings.iter().all(half_done), "{what}: {told:#}");
+        assert_eq!(told["Compared"], true, "{what}");
+        let ended = self.end(&["fsck", "--repair", "--offline"]);
+        assert!(ended.code <= 1, "{what}: {ended:#?}");
+        let ended = self.end(&["fsck"]);
+        assert_eq!(ended.code, 0, "{what}: {ended:#?}");
     }
 
     /// What the cut left half done is mended by what people do next, and nothing stays.

@@ -1,0 +1,104 @@
+//! `strata fsck`: checks the store, and mends it.
+
+use std::io::{self, Write};
+
+use clap::Args;
+use engine::fsck::{Finding, FsckOptions, Report};
+
+use super::{Context, Outcome, print};
+use crate::registries;
+use crate::render::style::Style;
+use crate::render::{self, Format};
+
+/// Check the store, layers against their records, and what runs against what is mounted; and mend it
+///
+/// Exit codes are those of fsck(8): 0 nothing is wrong, 1 all that was wrong is mended, 4 something is left, 8 it could
+/// not be checked.
+#[derive(Debug, Args)]
+pub(crate) struct FsckArgs {
+    /// Read every blob and file, and compare owners, modes, times, attributes and links too: each layer is unpacked once
+    /// more for it, one at a time
+    #[arg(long)]
+    deep: bool,
+    /// Mend what is wrong: unpack layers anew, fetch what is damaged again, remove what nobody owns
+    #[arg(long)]
+    repair: bool,
+    /// Fetch nothing
+    #[arg(long, requires = "repair")]
+    offline: bool,
+    /// Remove images and containers that cannot be mended
+    #[arg(long, requires = "repair")]
+    remove: bool,
+    /// Form of the output
+    #[arg(long, value_name = "FORM", default_value = "table")]
+    format: Format,
+}
+
+/// Everything that was wrong is mended.
+const MENDED: u8 = 1;
+/// Something is still wrong.
+const LEFT: u8 = 4;
+/// The check itself failed.
+const FAILED: u8 = 8;
+
+pub(crate) fn run(context: &Context, args: FsckArgs) -> Outcome {
+    check(context, &args).map_err(|failure| failure.code(FAILED))
+}
+
+fn check(context: &Context, args: &FsckArgs) -> Outcome {
+    let options = FsckOptions {
+        deep: args.deep,
+        repair: args.repair,
+        remove: args.remove,
+    };
+    let fetch = (args.repair && !args.offline).then(|| registries::options(&context.settings, None));
+    let report = context.engine()?.fsck(&options, fetch)?;
+    print(|out| match args.format {
+        Format::Json => render::json(out, &report),
+        Format::Table => write(out, &report, args, context.style),
+    })?;
+    Ok(match (report.findings.is_empty(), report.left()) {
+        (true, _) => 0,
+        (false, 0) => MENDED,
+        (false, _) => LEFT,
+    })
+}
+
+fn write(out: &mut dyn Write, report: &Report, args: &FsckArgs, style: Style) -> io::Result<()> {
+    report
+        .findings
+        .iter()
+        .try_for_each(|found| finding(out, found, style))?;
+    if args.deep && !report.compared {
+        writeln!(
+            out,
+            "owners, modes, times and attributes were not compared: the store cannot be written"
+        )?;
+    }
+    let how = if args.deep { "read" } else { "looked at" };
+    writeln!(
+        out,
+        "{} layers, {} blobs and {} containers {how}: {}",
+        report.layers,
+        report.blobs,
+        report.containers,
+        match (report.findings.len(), report.left()) {
+            (0, _) => "nothing is wrong".to_owned(),
+            (wrong, 0) => format!("{wrong} wrong, all mended"),
+            (wrong, left) if args.repair => format!("{wrong} wrong, {left} not mended"),
+            (wrong, _) => format!("{wrong} wrong; --repair mends what can be mended"),
+        }
+    )
+}
+
+fn finding(out: &mut dyn Write, found: &Finding, style: Style) -> io::Result<()> {
+    writeln!(out, "{} {}: {}", found.kind, style.bold(&found.name), found.what)?;
+    for detail in &found.details {
+        writeln!(out, "  {detail}")?;
+    }
+    match (&found.mended, &found.left) {
+        (Some(how), _) => writeln!(out, "  {} {how}", style.green("mended:")),
+        (None, Some(why)) => writeln!(out, "  {} {why}", style.red("not mended:")),
+        (None, None) => Ok(()),
+    }
+}

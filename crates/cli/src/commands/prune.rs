@@ -1,0 +1,319 @@
+//! `strata prune`, `strata container prune`, `strata image prune`: removes what is not in use.
+
+use std::io::{self, BufRead, Write};
+use std::str::FromStr;
+
+use clap::{Args, ValueEnum};
+use engine::prune::{Gone, LabelFilter, PruneImages, PruneOptions, Pruned};
+use jiff::{Span, SpanRelativeTo, Timestamp};
+
+use super::{Context, Outcome, print};
+use crate::failure::{EXIT, Failure};
+use crate::render::size::human;
+use crate::render::{self, Format, size};
+
+/// Remove what is not in use: containers that do not run, images that nothing uses, what was left over
+///
+/// Without a KIND, containers and images. Blobs are those of layers that stay: the layer's directory gives the same tar
+/// back, but for its compression, when it is needed. Snapshots are those that other engines made.
+#[derive(Debug, Args)]
+pub(crate) struct PruneArgs {
+    /// What to remove
+    #[arg(value_name = "KIND")]
+    kinds: Vec<Kind>,
+    /// All images that no container was made from, not only those without a name
+    #[arg(short, long)]
+    all: bool,
+    #[command(flatten)]
+    how: How,
+}
+
+/// Remove containers that do not run
+#[derive(Debug, Args)]
+pub(crate) struct PruneContainersArgs {
+    #[command(flatten)]
+    how: How,
+}
+
+/// Remove images without a name that no container was made from
+#[derive(Debug, Args)]
+pub(crate) struct PruneImagesArgs {
+    /// All images that no container was made from
+    #[arg(short, long)]
+    all: bool,
+    #[command(flatten)]
+    how: How,
+}
+
+/// What can be removed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Kind {
+    /// Containers that do not run
+    Containers,
+    /// Images that no container was made from
+    Images,
+    /// Blobs of layers that can be given back without
+    Blobs,
+    /// Snapshots that neither an image nor a container holds
+    Snapshots,
+}
+
+#[derive(Debug, Args)]
+struct How {
+    /// Do not ask
+    #[arg(short, long)]
+    force: bool,
+    /// Only tell what would be removed, and how much it would free
+    #[arg(long)]
+    dry_run: bool,
+    /// Only what fits: label=KEY[=VALUE], label!=KEY[=VALUE], until=TIME
+    #[arg(long, value_name = "FILTER")]
+    filter: Vec<Filter>,
+    /// Only what was last used before: a time (2026-01-31T12:00:00Z), a day, or how long ago (24h, 7d)
+    #[arg(long, value_name = "TIME", value_parser = until)]
+    until: Option<Timestamp>,
+    /// Remove images that no container was made from, the least recently used first, until those of the store take at
+    /// most so much
+    #[arg(long, value_name = "SIZE", value_parser = size::parse)]
+    keep_bytes: Option<u64>,
+    /// Form of the output
+    #[arg(long, value_name = "FORM", default_value = "table")]
+    format: Format,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Filter {
+    Label(LabelFilter),
+    Until(Timestamp),
+    Dangling(bool),
+}
+
+impl FromStr for Filter {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Filter, String> {
+        let (key, value) = text.split_once('=').ok_or("write KEY=VALUE")?;
+        let label = |not: bool| {
+            let (key, value) = match value.split_once('=') {
+                Some((key, value)) => (key, Some(value.to_owned())),
+                None => (value, None),
+            };
+            Filter::Label(LabelFilter {
+                key: key.to_owned(),
+                value,
+                not,
+            })
+        };
+        match key {
+            "label" => Ok(label(false)),
+            "label!" => Ok(label(true)),
+            "until" => until(value).map(Filter::Until),
+            "dangling" => value
+                .parse()
+                .map(Filter::Dangling)
+                .map_err(|_| "dangling is true or false".to_owned()),
+            _ => Err("there are label, label! and until".to_owned()),
+        }
+    }
+}
+
+/// A moment, a day, seconds since 1970, or how long ago.
+fn until(text: &str) -> Result<Timestamp, String> {
+    let now = Timestamp::now();
+    if let Ok(time) = text.parse::<Timestamp>() {
+        return Ok(time);
+    }
+    if let Ok(seconds) = text.parse::<i64>() {
+        return Timestamp::from_second(seconds).map_err(|error| error.to_string());
+    }
+    if let Ok(day) = text.parse::<jiff::civil::Date>() {
+        let start = day
+            .to_zoned(jiff::tz::TimeZone::UTC)
+            .map_err(|error| error.to_string())?;
+        return Ok(start.timestamp());
+    }
+    let span: Span = text
+        .parse()
+        .map_err(|_| "write a time, a day such as 2026-01-31, or how long ago: 24h, 7d")?;
+    let ago = span
+        .to_duration(SpanRelativeTo::days_are_24_hours())
+        .map_err(|error| error.to_string())?;
+    now.checked_sub(ago).map_err(|error| error.to_string())
+}
+
+pub(crate) fn run(context: &Context, args: PruneArgs) -> Outcome {
+    let has = |kind: Kind| args.kinds.contains(&kind);
+    let none = args.kinds.is_empty();
+    let images = (none || has(Kind::Images)).then_some(args.all);
+    let options = PruneOptions {
+        containers: none || has(Kind::Containers),
+        blobs: has(Kind::Blobs),
+        snapshots: has(Kind::Snapshots),
+        unfinished: none,
+        ..PruneOptions::default()
+    };
+    prune(context, &args.how, images, options)
+}
+
+pub(crate) fn containers(context: &Context, args: PruneContainersArgs) -> Outcome {
+    let options = PruneOptions {
+        containers: true,
+        ..PruneOptions::default()
+    };
+    prune(context, &args.how, None, options)
+}
+
+pub(crate) fn images(context: &Context, args: PruneImagesArgs) -> Outcome {
+    prune(context, &args.how, Some(args.all), PruneOptions::default())
+}
+
+/// `images`: whether all, or only those without a name; none at all.
+fn prune(context: &Context, how: &How, images: Option<bool>, mut options: PruneOptions) -> Outcome {
+    let mut all = images;
+    options.until = how.until;
+    for filter in &how.filter {
+        match filter {
+            Filter::Label(label) => options.labels.push(label.clone()),
+            Filter::Until(time) => {
+                options.until = Some(options.until.map_or(*time, |until| until.min(*time)))
+            }
+            Filter::Dangling(only) => all = all.map(|all| all || !only),
+        }
+    }
+    options.images = match (all, how.keep_bytes) {
+        (None, Some(_)) => {
+            return Err(
+                Failure::user("--keep-bytes limits images, and none are to be removed")
+                    .hint("add images to the kinds: strata prune images --keep-bytes SIZE"),
+            );
+        }
+        (None, None) => None,
+        (Some(_), Some(bytes)) => Some(PruneImages::Above(bytes)),
+        (Some(true), None) => Some(PruneImages::Unused),
+        (Some(false), None) => Some(PruneImages::Nameless),
+    };
+    options.dry_run = how.dry_run;
+    if !how.force && !how.dry_run {
+        confirm(&options)?;
+    }
+    let pruned = context.engine()?.prune(&options)?;
+    print(|out| match how.format {
+        Format::Json => render::json(out, &pruned),
+        Format::Table => write(out, &pruned),
+    })?;
+    let code = pruned
+        .failed
+        .iter()
+        .map(|why| Failure::user(why).report())
+        .next_back();
+    Ok(code.map_or(0, |_| EXIT))
+}
+
+/// Asks, as docker does.
+fn confirm(options: &PruneOptions) -> Result<(), Failure> {
+    let images = options.images.map(|which| match which {
+        PruneImages::Nameless => "images without a name that no container was made from".to_owned(),
+        PruneImages::Unused => "all images that no container was made from".to_owned(),
+        PruneImages::Above(bytes) => format!(
+            "images, the least recently used first, until they take {}",
+            human(bytes)
+        ),
+    });
+    let kinds = [
+        options
+            .containers
+            .then(|| "containers that do not run".to_owned()),
+        images,
+        options
+            .blobs
+            .then(|| "blobs of layers that can be given back without".to_owned()),
+        options
+            .snapshots
+            .then(|| "snapshots that neither an image nor a container holds".to_owned()),
+        options
+            .unfinished
+            .then(|| "what interrupted operations left".to_owned()),
+    ];
+    let mut err = io::stderr().lock();
+    let mut ask = || -> io::Result<bool> {
+        writeln!(err, "This removes:")?;
+        kinds
+            .iter()
+            .flatten()
+            .try_for_each(|kind| writeln!(err, "  - {kind}"))?;
+        write!(err, "Go on? [y/N] ")?;
+        err.flush()?;
+        let mut answer = String::new();
+        io::stdin().lock().read_line(&mut answer)?;
+        Ok(matches!(answer.trim(), "y" | "Y" | "yes"))
+    };
+    match ask() {
+        Ok(true) => Ok(()),
+        Ok(false) => Err(Failure::user("nothing was removed")
+            .hint("answer y, or write --force to go on without being asked")),
+        Err(error) => {
+            Err(Failure::user(format!("cannot ask: {error}")).hint("--force goes on without asking"))
+        }
+    }
+}
+
+fn write(out: &mut dyn Write, pruned: &Pruned) -> io::Result<()> {
+    let name = |gone: &Gone| match gone.names.is_empty() {
+        true => gone.id.clone(),
+        false => gone.names.join(", "),
+    };
+    for (what, gone) in [
+        ("Container", &pruned.containers),
+        ("Image", &pruned.images),
+        ("Snapshot", &pruned.snapshots),
+        ("Blob", &pruned.blobs),
+    ] {
+        for one in gone {
+            writeln!(out, "{what} {}: {}", name(one), human(one.bytes))?;
+        }
+    }
+    if pruned.left_over > 0 {
+        writeln!(out, "Left over: {}", human(pruned.left_over))?;
+    }
+    let freed = if pruned.dry_run { "Would free" } else { "Freed" };
+    writeln!(out, "{freed} {}", human(pruned.bytes))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_are_moments_days_or_spans() {
+        let near = |text: &str, seconds: i64| {
+            let ago = Timestamp::now().duration_since(until(text).unwrap()).as_secs();
+            assert!((ago - seconds).abs() < 5, "{text}: {ago}");
+        };
+        near("24h", 86_400);
+        near("7d", 7 * 86_400);
+        near("1h30m", 5400);
+        assert_eq!(
+            until("2024-01-02T03:04:05Z").unwrap().to_string(),
+            "2024-01-02T03:04:05Z"
+        );
+        assert_eq!(until("2024-01-02").unwrap().to_string(), "2024-01-02T00:00:00Z");
+        assert_eq!(until("0").unwrap(), Timestamp::UNIX_EPOCH);
+        assert!(until("soon").is_err());
+    }
+
+    #[test]
+    fn filters_as_docker_has_them() {
+        let label = |key: &str, value: Option<&str>, not| {
+            Filter::Label(LabelFilter {
+                key: key.into(),
+                value: value.map(str::to_owned),
+                not,
+            })
+        };
+        assert_eq!("label=a".parse(), Ok(label("a", None, false)));
+        assert_eq!("label!=a=b=c".parse(), Ok(label("a", Some("b=c"), true)));
+        assert!(matches!("until=24h".parse(), Ok(Filter::Until(_))));
+        assert!("colour=red".parse::<Filter>().is_err());
+        assert!("label".parse::<Filter>().is_err());
+    }
+}

@@ -1,0 +1,263 @@
+//! `fsck`: the store held against itself, layers against their records, what runs against what is mounted; and mended.
+//!
+//! What is wrong is mended by the gentlest means that gives back what was there: a layer is unpacked anew from its own
+//! record, else from its blob, else from its blob fetched again; a blob is fetched again, or forgotten where a layer gives
+//! it back; what nobody owns is removed. What is still wanted, and cannot be had again, is left for its owner to decide
+//! on, or removed when asked to.
+
+mod mend;
+mod state;
+
+use image::registry::Client;
+use image::verify::{self, Damage};
+use serde::Serialize;
+use store::{Fault, Layer, Wrong};
+
+use crate::Engine;
+use crate::pull::Registries;
+
+/// How the store is checked.
+#[derive(Debug, Clone, Default)]
+pub struct FsckOptions {
+    /// Read every blob and every file, and compare owners, modes, times, attributes and links of layers with what their
+    /// tars say, by unpacking each once more beside itself.
+    pub deep: bool,
+    /// Mend what is wrong.
+    pub repair: bool,
+    /// Remove images and containers that cannot be mended.
+    pub remove: bool,
+}
+
+/// Something that is wrong.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "PascalCase")]
+pub struct Finding {
+    /// What kind of thing it is: `database`, `blob`, `layer`, `snapshot`, `container`, `mount` or `orphan`.
+    pub kind: &'static str,
+    /// Which one.
+    pub name: String,
+    /// What is wrong with it.
+    pub what: String,
+    /// What of it, one by one: of a layer, files.
+    pub details: Vec<String>,
+    /// How it was mended.
+    pub mended: Option<String>,
+    /// Why it was not, where that was tried.
+    pub left: Option<String>,
+}
+
+/// What was checked, and what was found.
+#[derive(Debug, Clone, Default, Serialize)]
+#[serde(rename_all = "PascalCase")]
+pub struct Report {
+    /// Layers.
+    pub layers: u64,
+    /// Blobs.
+    pub blobs: u64,
+    /// Containers.
+    pub containers: u64,
+    /// Whether owners, modes, times, attributes and links were compared: not where nothing can be written.
+    pub compared: bool,
+    /// What is wrong.
+    pub findings: Vec<Finding>,
+}
+
+impl Report {
+    /// How much was not mended.
+    pub fn left(&self) -> usize {
+        self.findings
+            .iter()
+            .filter(|found| found.mended.is_none())
+            .count()
+    }
+}
+
+impl Finding {
+    fn new(kind: &'static str, name: impl Into<String>, what: impl Into<String>) -> Finding {
+        Finding {
+            kind,
+            name: name.into(),
+            what: what.into(),
+            details: Vec::new(),
+            mended: None,
+            left: None,
+        }
+    }
+}
+
+/// A damaged layer, and whether more than attributes is wrong with it.
+struct Broken {
+    layer: Layer,
+    /// It was unpacked once more from its own files and record, which are sound.
+    again: Option<store::NewLayer>,
+}
+
+/// Differences of a layer that are told.
+const TOLD: usize = 20;
+
+impl Engine {
+    /// Checks the store, and the containers of all namespaces; with [`FsckOptions::repair`] mends what is wrong. Blobs that
+    /// are damaged are fetched again with `registries`; without it nothing is fetched.
+    ///
+    /// # Errors
+    /// Disk or database: what could not be checked at all.
+    pub fn fsck(&self, options: &FsckOptions, registries: Option<Registries>) -> Result<Report, Fault> {
+        let counts = self.store.counts()?;
+        let mut report = Report {
+            layers: counts.layers,
+            blobs: counts.blobs,
+            containers: counts.containers,
+            ..Report::default()
+        };
+        let mender = mend::Mender {
+            engine: self,
+            options,
+            client: registries.map(Client::new),
+            lease: match (options.repair, options.deep) {
+                (true, _) => Some(self.store.lease("fsck")?),
+                // Where nothing can be written there is nothing to compare with.
+                (false, true) => self.store.lease("fsck").ok(),
+                (false, false) => None,
+            },
+        };
+        report.compared = options.deep && mender.lease.is_some();
+        let wrong = self.store.check(options.deep, &|| ())?;
+        let missing: Vec<u64> = wrong
+            .iter()
+            .filter_map(|wrong| match wrong {
+                Wrong::LayerMissing { layer, .. } => Some(layer.n),
+                _ => None,
+            })
+            .collect();
+        // Blobs first: a layer may be mended from one.
+        for wrong in wrong {
+            let found = mender.wrong(wrong)?;
+            report.findings.push(found);
+        }
+        for layer in self.store.layers()? {
+            if missing.contains(&layer.n) {
+                continue;
+            }
+            if let Some((mut found, broken)) = self.check_layer(&layer, &mender)? {
+                if options.repair {
+                    mender.layer(broken, &mut found)?;
+                }
+                report.findings.push(found);
+            }
+        }
+        self.check_state(options, &mut report.findings)?;
+        if let Some(lease) = mender.lease {
+            self.store.release(lease)?;
+        }
+        if options.repair {
+            // Orphans, and what the mending itself replaced.
+            self.store.collect()?;
+            for found in report.findings.iter_mut().filter(|found| found.kind == "orphan") {
+                match self.store.root().join(&found.name).symlink_metadata().is_err() {
+                    true => found.mended = Some("removed".to_owned()),
+                    false => found.left = Some("somebody is using it".to_owned()),
+                }
+            }
+        }
+        Ok(report)
+    }
+
+    /// What is wrong with a layer that is there.
+    fn check_layer(
+        &self,
+        layer: &Layer,
+        mender: &mend::Mender<'_>,
+    ) -> Result<Option<(Finding, Broken)>, Fault> {
+        let told = |what: &str, damage: Vec<Damage>, again| {
+            let mut found = Finding::new("layer", layer.diff_id.to_string(), what);
+            found.details = damage.iter().take(TOLD).map(detail).collect();
+            let broken = Broken {
+                layer: layer.clone(),
+                again,
+            };
+            Ok(Some((found, broken)))
+        };
+        let looked = || -> Result<_, Fault> {
+            let (fs, record) = (self.store.layer_dir(layer.n)?, self.store.layer_record(layer.n)?);
+            let damage = verify::glance(&fs, &record);
+            if !damage.is_empty() {
+                return Ok(damage);
+            }
+            if mender.options.deep {
+                return Ok(verify::check(&fs, &record, &layer.diff_id));
+            }
+            verify::count(&fs, &layer.usage).map_err(|source| Fault::Io {
+                what: "walking",
+                path: self.store.layer_path(layer.n),
+                source,
+            })
+        };
+        let damage = looked();
+        // Removed meanwhile, it is nobody's concern.
+        if self.store.layer(layer.n)?.is_none() {
+            return Ok(None);
+        }
+        let damage = damage?;
+        if !damage.is_empty() {
+            return told("its files are not as its record says", damage, None);
+        }
+        let Some(lease) = mender.lease.as_ref().filter(|_| mender.options.deep) else {
+            return Ok(None);
+        };
+        let Some(below) = self.store.layers_below(layer.n)? else {
+            return Ok(None);
+        };
+        let below = if layer.depends_on_below { below } else { Vec::new() };
+        let again = verify::again(
+            &self.store,
+            lease,
+            layer.n,
+            &layer.diff_id,
+            &below,
+            &self.setup.limits,
+        );
+        let again = match again {
+            Ok(again) => again,
+            Err(error) if error.is_full() => {
+                let mut found = Finding::new(
+                    "layer",
+                    layer.diff_id.to_string(),
+                    "its attributes could not be compared",
+                );
+                found.details = vec!["there is no space to unpack it once more".to_owned()];
+                let broken = Broken {
+                    layer: layer.clone(),
+                    again: None,
+                };
+                return Ok(Some((found, broken)));
+            }
+            Err(error) => {
+                let damage = Damage {
+                    path: Default::default(),
+                    what: error.to_string(),
+                };
+                return told("it cannot be unpacked once more", vec![damage], None);
+            }
+        };
+        let differ = self
+            .store
+            .layer_dir(layer.n)
+            .map(|fs| verify::compare(&fs, again.fs(), TOLD))?;
+        let differ = differ.map_err(|source| Fault::Io {
+            what: "comparing",
+            path: self.store.layer_path(layer.n),
+            source,
+        })?;
+        match differ.is_empty() {
+            true => Ok(None),
+            false => told("its attributes are not as its tar says", differ, Some(again)),
+        }
+    }
+}
+
+fn detail(damage: &Damage) -> String {
+    match damage.path.as_os_str().is_empty() {
+        true => damage.what.clone(),
+        false => format!("/{}: {}", damage.path.display(), damage.what),
+    }
+}
