@@ -210,6 +210,51 @@ mod tests {
     }
 
     #[test]
+    fn what_the_store_keeps() {
+        let policy =
+            |text: &str| parse(text, Path::new("/c")).and_then(|file| file.store.policy(Path::new("/c")));
+        assert_eq!(policy("").unwrap(), Policy::default());
+        let told = policy("[store]\nkeep_blobs = false\nkeep_bytes = \"20GB\"\ndedup = true\n").unwrap();
+        assert_eq!(
+            (told.keep_blobs, told.keep_bytes, told.dedup),
+            (false, Some(20_000_000_000), true)
+        );
+        assert!(
+            policy("[store]\nkeep_bytes = \"much\"")
+                .unwrap_err()
+                .to_string()
+                .contains("keep_bytes")
+        );
+    }
+
+    /// Whatever stands in the file, it is understood or refused with its line.
+    #[test]
+    fn files_changed_at_random() {
+        const WHOLE: &str = "root = \"/a\"\nnamespace = \"b\"\nruntime = \"/c\"\n[registries]\nplain_http = [\"r:1\"]\n\
+            [limits]\nlayer_bytes = 5\n[store]\nkeep_blobs = false\nkeep_bytes = \"1GB\"\n";
+        let mut random = testkit::random::Random::new(1);
+        for _ in 0..3000 {
+            let mut text: Vec<char> = WHOLE.chars().collect();
+            for _ in 0..=random.below(4) {
+                let at = random.below(text.len() as u64) as usize;
+                match random.below(3) {
+                    0 => drop(text.remove(at)),
+                    1 => text.insert(
+                        at,
+                        *random.choose(&['"', '[', ']', '=', '\n', '\0', 'é', '-', '9', '{', '.']),
+                    ),
+                    _ => text.truncate(at.max(1)),
+                }
+            }
+            let text: String = text.into_iter().collect();
+            match parse(&text, Path::new("/c")) {
+                Ok(file) => drop(file.store.policy(Path::new("/c"))),
+                Err(error) => assert!(error.to_string().contains("/c"), "{text:?}: {error}"),
+            }
+        }
+    }
+
+    #[test]
     fn mistakes_name_their_line() {
         let error = parse("root = \"/a\"\n\nrot = \"/b\"\n", Path::new("/c")).unwrap_err();
         assert!(error.to_string().contains("/c, line 3"), "{error}");
