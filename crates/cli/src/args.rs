@@ -126,12 +126,17 @@ Containers:
   run          Run a command in a new container
   ps           List containers
   rm           Remove containers
+  cp           Copy files between a container and this machine
   diff         Show what a container changed in its root file system
+  commit       Make an image of what a container changed
+  export       Write what a container's root file system shows, as a tar
   layers       Show the stack of layers beneath a container or an image
   inspect      Show everything about containers or images, as JSON
 
 Images:
   pull         Fetch an image from a registry
+  push         Send an image to a registry
+  save         Save images to an archive or an OCI layout directory
   load         Load images from an archive or an OCI layout directory
   import       Make an image of a tar of a root file system
   images       List images
@@ -211,10 +216,15 @@ pub(crate) enum Command {
     Run(Box<commands::run::RunArgs>),
     Ps(commands::ps::PsArgs),
     Rm(commands::rm::RmArgs),
+    Cp(commands::cp::CpArgs),
     Diff(commands::diff::DiffArgs),
+    Commit(commands::commit::CommitArgs),
+    Export(commands::export::ExportArgs),
     Layers(commands::layers::LayersArgs),
     Inspect(commands::inspect::InspectArgs),
     Pull(commands::pull::PullArgs),
+    Push(commands::push::PushArgs),
+    Save(commands::save::SaveArgs),
     Load(commands::load::LoadArgs),
     Import(commands::import::ImportArgs),
     Images(commands::images::ImagesArgs),
@@ -251,7 +261,10 @@ pub(crate) enum ContainerCommand {
     Ls(commands::ps::PsArgs),
     Rm(commands::rm::RmArgs),
     Prune(commands::prune::PruneContainersArgs),
+    Cp(commands::cp::CpArgs),
     Diff(commands::diff::DiffArgs),
+    Commit(commands::commit::CommitArgs),
+    Export(commands::export::ExportArgs),
     Layers(commands::layers::LayersArgs),
     Inspect(commands::inspect::NounArgs),
 }
@@ -260,6 +273,8 @@ pub(crate) enum ContainerCommand {
 #[derive(Debug, Subcommand)]
 pub(crate) enum ImageCommand {
     Pull(commands::pull::PullArgs),
+    Push(commands::push::PushArgs),
+    Save(commands::save::SaveArgs),
     Load(commands::load::LoadArgs),
     Import(commands::import::ImportArgs),
     #[command(visible_alias = "list")]
@@ -267,6 +282,8 @@ pub(crate) enum ImageCommand {
     Tag(commands::tag::TagArgs),
     Rm(commands::rmi::RmiArgs),
     Prune(commands::prune::PruneImagesArgs),
+    Squash(commands::squash::SquashArgs),
+    Diff(commands::diff::DiffArgs),
     Layers(commands::layers::LayersArgs),
     History(commands::history::HistoryArgs),
     Inspect(commands::inspect::NounArgs),

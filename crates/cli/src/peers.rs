@@ -13,12 +13,11 @@ pub(crate) fn command(name: &str) -> Option<&'static str> {
         "stop" | "kill" => {
             "strata rm -f kills and removes a container; a signal that strata run gets is passed on"
         }
-        "pause" | "unpause" | "checkpoint" | "restore" | "update" | "rename" | "port" | "cp" => {
+        "pause" | "unpause" | "checkpoint" | "restore" | "update" | "rename" | "port" => {
             "strata --help lists what can be done with a container"
         }
-        "build" | "commit" | "push" | "save" | "export" | "manifest" => {
-            "strata runs images that others build: it takes them by pull, load and import"
-        }
+        "build" => "strata runs images that others build; strata commit makes one of a container",
+        "manifest" => "strata inspect shows an image, skopeo inspect --raw a manifest in a registry",
         "network" | "volume" | "secret" | "pod" | "compose" | "kube" | "generate" | "play" | "swarm"
         | "context" => "containers have --network none or host, and directories of this machine by -v",
         "search" => "strata pull fetches an image by its name",
@@ -48,6 +47,37 @@ pub(crate) fn flag(command: &str, flag: &str) -> Option<&'static str> {
         "rm" | "container rm" if matches!(flag, "-v" | "--volumes") => {
             Some("what an image calls a volume goes with its container in any case")
         }
+        "cp" | "container cp" => match flag {
+            "-q" | "--quiet" => Some("nothing is printed in any case"),
+            "--overwrite" => {
+                Some("a directory never replaces a file, nor a file a directory: remove what is there")
+            }
+            _ => None,
+        },
+        "save" | "image save" => match flag {
+            "-m" | "--multi-image-archive" => Some("several images go into one archive in any case"),
+            "--compress" => Some("compress the archive as a whole: strata save … | zstd > FILE"),
+            _ => None,
+        },
+        "push" | "image push" => match flag {
+            "-a" | "--all-tags" => Some("push each tag by its name"),
+            "--tls-verify" => Some(
+                "--plain-http is for a registry without TLS; a certificate of one's own belongs among the system's",
+            ),
+            "--creds" | "--authfile" => {
+                Some("strata login keeps a password; REGISTRY_AUTH_FILE names another file")
+            }
+            _ => None,
+        },
+        "commit" | "container commit" => match flag {
+            "-f" | "--format" => Some("images made here are OCI images; strata save --format writes others"),
+            "-s" | "--squash" => Some("strata image squash makes one layer of an image"),
+            "-i" | "--iidfile" => Some("the id is what is printed: strata commit … > FILE"),
+            "--include-volumes" => {
+                Some("what an image calls a volume is in its container's layer, and committed")
+            }
+            _ => None,
+        },
         "inspect" | "container inspect" | "image inspect" if matches!(flag, "-s" | "--size") => {
             Some("sizes are told in any case: SizeRw of a container, Size of an image")
         }

@@ -1,4 +1,4 @@
-//! Progress of a pull, a load or an import: a line per layer that is redrawn on a terminal, plain lines elsewhere.
+//! Progress of a pull, a load, a push and the like: a line per layer that is redrawn on a terminal, plain lines elsewhere.
 //!
 //! A layer's bar has two parts, since fetching and unpacking go on at once: `█` is unpacked, `▒` fetched.
 
@@ -37,6 +37,20 @@ pub(crate) const READ: Work = Work {
     ahead: "to read",
     doing: "reading",
     done: Some("read"),
+};
+
+/// They are written to an archive.
+pub(crate) const SAVE: Work = Work {
+    ahead: "to save",
+    doing: "saving",
+    done: Some("saved"),
+};
+
+/// They are sent to a registry.
+pub(crate) const PUSH: Work = Work {
+    ahead: "to push",
+    doing: "pushing",
+    done: Some("pushed"),
 };
 
 /// The only one is there by the time it is told of.
@@ -184,10 +198,29 @@ impl Progress for Bars {
             Event::Unpacked { digest, bytes } => {
                 self.with(digest, |layer, _| layer.unpacked.store(*bytes, Relaxed))
             }
+            Event::Sent { digest, bytes } => self.with(digest, |layer, bar| {
+                layer.fetched.store(*bytes, Relaxed);
+                layer.unpacked.store(*bytes, Relaxed);
+                let size = layer.size.load(Relaxed);
+                if *bytes >= size {
+                    bar.set_style(done_style());
+                    let done = self.work.done.unwrap_or_default();
+                    bar.finish_with_message(format!("{done} {}", size::human(size)));
+                }
+            }),
+            Event::LayerThere { digest } => self.with(digest, |_, bar| {
+                bar.set_style(done_style());
+                bar.finish_with_message("already there");
+            }),
             Event::LayerDone { digest } => self.with(digest, |layer, bar| {
                 bar.set_style(done_style());
                 bar.finish_with_message(format!("done {}", size::human(layer.size.load(Relaxed))));
             }),
+            Event::ImageDone { .. } => {
+                if let Some(bar) = self.reading().take() {
+                    bar.finish_and_clear();
+                }
+            }
             Event::Retrying { what, reason, after } => self.say(&retrying(what, reason, *after)),
             Event::Note { text } => self.say(text),
             _ => {}
@@ -232,7 +265,7 @@ impl Lines {
                     self.work.ahead
                 ))
             }
-            Event::Fetched { digest, bytes } => {
+            Event::Fetched { digest, bytes } | Event::Sent { digest, bytes } => {
                 let mut sizes = self.sizes.lock().unwrap_or_else(PoisonError::into_inner);
                 // Once: the last piece of a blob may be told more than once.
                 let whole = sizes.get(&digest.to_string()).is_some_and(|size| bytes >= size);
@@ -240,6 +273,7 @@ impl Lines {
                 sizes.remove(&digest.to_string());
                 Some(format!("{}: {done}", short(digest)))
             }
+            Event::LayerThere { digest } => Some(format!("{}: already there", short(digest))),
             Event::LayerDone { digest } => Some(format!("{}: unpacked", short(digest))),
             Event::Retrying { what, reason, after } => Some(retrying(what, reason, *after)),
             Event::Note { text } => Some((*text).to_owned()),

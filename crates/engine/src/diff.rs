@@ -1,7 +1,8 @@
-//! `diff`: what a container changed in its root file system.
+//! `diff`: what a container changed in its root file system, and how any two of containers, images and layers differ.
 
 use std::path::{Path, PathBuf};
 
+use overlay::Prefix;
 use rustix::fs::{FileType, Stat};
 use serde::Serialize;
 use store::{ContainerError, Fault, SnapshotError};
@@ -10,6 +11,7 @@ use sys::Dir;
 pub use image::changes::{ChangeKind, ChangesError};
 
 use crate::Engine;
+use crate::find::FindImageError;
 use crate::run::Details;
 
 /// A change of one path.
@@ -23,13 +25,27 @@ pub struct Change {
     pub path: PathBuf,
 }
 
-/// Why the changes of a container could not be told.
+/// Why two things could not be compared.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum DiffError {
-    /// No such container.
+    /// Nothing is called that.
+    #[error("there is no container, no image and no layer {0:?}")]
+    NotFound(String),
+    /// A container's name that fits several, or trouble with its row.
     #[error(transparent)]
     Container(#[from] ContainerError),
+    /// An image's name that is none, or fits several.
+    #[error(transparent)]
+    Image(FindImageError),
+    /// The beginning of several layers' digests.
+    #[error("{name:?} is the beginning of {count} layers' digests")]
+    Ambiguous {
+        /// What was asked for.
+        name: String,
+        /// How many it could be.
+        count: usize,
+    },
     /// Its layers.
     #[error(transparent)]
     Snapshot(#[from] SnapshotError),
@@ -49,38 +65,137 @@ pub enum DiffError {
     Store(#[from] Fault),
 }
 
+/// The directories that something consists of.
+pub(crate) struct Side {
+    /// Topmost first; the path is what a directory is called.
+    pub(crate) layers: Vec<(PathBuf, Dir)>,
+    /// What it stands on when it is not compared with something else: so many of the topmost are its own.
+    own: usize,
+    /// Of a container.
+    details: Option<Details>,
+}
+
 impl Engine {
-    /// What the container changed, sorted by path. What strata put there so that it could run (mount points, and
-    /// what a view of the host hides) is no change of the container's.
+    /// What is different in `name` than in `other`; without that, than in what it stands on: the image of a container,
+    /// the layers below the topmost of an image. Each is a container, an image or a layer: a layer by its diff ID is its
+    /// directory alone, by its chain ID with all below it. Sorted by path. What strata put into a container so that it
+    /// could run (mount points, and what a view of the host hides) is no difference.
     ///
     /// # Errors
     /// See [`DiffError`].
-    pub fn diff(&self, name: &str) -> Result<Vec<Change>, DiffError> {
-        let row = self.store.find_container(self.ns(), name)?;
-        let stack = self.store.stack(self.ns(), &row.id)?;
-        let open =
-            |path: PathBuf| Dir::open_ambient(&path).map_err(|source| DiffError::Open { path, source });
-        let upper = open(self.store.upper_path(self.ns(), &row.id)?)?;
-        let lowers = stack
-            .lowers
-            .into_iter()
-            .map(|lower| open(lower.path))
-            .collect::<Result<Vec<_>, _>>()?;
-        let changes = image::changes::changes(&upper, &lowers)?;
-        let changes = changes
-            .into_iter()
-            .map(|change| Change {
-                kind: change.kind,
-                path: change.path,
-            })
-            .collect();
-        let ours = Ours {
-            details: Details::of(&row),
-            upper,
-            lowers,
+    pub fn diff(&self, name: &str, other: Option<&str>) -> Result<Vec<Change>, DiffError> {
+        let new = self.side(name)?;
+        let other = other.map(|other| self.side(other)).transpose()?;
+        let old = match &other {
+            Some(other) => &other.layers[..],
+            None => &new.layers[new.own..],
         };
-        Ok(ours.take_out(changes))
+        Ok(compare(&new, old, other.as_ref().and_then(|o| o.details.as_ref()))?.0)
     }
+
+    /// What a name leads to: a container, else an image, else a layer.
+    fn side(&self, name: &str) -> Result<Side, DiffError> {
+        match self.store.find_container(self.ns(), name) {
+            Ok(row) => return self.container_side(&row),
+            Err(ContainerError::NotFound(_)) => {}
+            Err(error) => return Err(error.into()),
+        }
+        let image = match self.find_image(name) {
+            Ok(image) => image,
+            Err(FindImageError::NotFound(_)) => return self.layer_side(name),
+            Err(FindImageError::Reference(error)) => {
+                return match self.layer_side(name) {
+                    Err(DiffError::NotFound(_)) => Err(DiffError::Image(error.into())),
+                    other => other,
+                };
+            }
+            Err(error) => return Err(DiffError::Image(error)),
+        };
+        match image.top_chain {
+            Some(chain) => self.chain_side(&chain.to_string()),
+            None => side(Vec::new(), 0),
+        }
+    }
+
+    /// The directories of a container.
+    pub(crate) fn container_side(&self, row: &store::Container) -> Result<Side, DiffError> {
+        let stack = self.store.stack(self.ns(), &row.id)?;
+        let mut paths = vec![self.store.upper_path(self.ns(), &row.id)?];
+        paths.extend(stack.lowers.into_iter().map(|lower| lower.path));
+        Ok(Side {
+            details: Some(Details::of(row)),
+            ..side(paths, 1)?
+        })
+    }
+
+    /// A layer with all below it.
+    fn chain_side(&self, key: &str) -> Result<Side, DiffError> {
+        let stack = self.store.stack(self.ns(), key)?;
+        side(stack.lowers.into_iter().map(|lower| lower.path).collect(), 1)
+    }
+
+    fn layer_side(&self, name: &str) -> Result<Side, DiffError> {
+        let hex = name.strip_prefix("sha256:").unwrap_or(name);
+        let fits = |layer: &store::Layer| !hex.is_empty() && layer.diff_id.hex().starts_with(hex);
+        let mut found: Vec<store::Layer> = self.store.layers()?.into_iter().filter(fits).collect();
+        // One that depends on what is below may be there more than once.
+        found.dedup_by_key(|layer| layer.diff_id);
+        match found.as_slice() {
+            [only] => side(vec![self.store.layer_path(only.n)], 1),
+            [] => match self.chain_side(&format!("sha256:{hex}")) {
+                Err(DiffError::Snapshot(SnapshotError::NotFound(_))) => {
+                    Err(DiffError::NotFound(name.to_owned()))
+                }
+                other => other,
+            },
+            several => Err(DiffError::Ambiguous {
+                name: name.to_owned(),
+                count: several.len(),
+            }),
+        }
+    }
+}
+
+fn side(paths: Vec<PathBuf>, own: usize) -> Result<Side, DiffError> {
+    let open = |path: PathBuf| match Dir::open_ambient(&path) {
+        Ok(dir) => Ok((path, dir)),
+        Err(source) => Err(DiffError::Open { path, source }),
+    };
+    Ok(Side {
+        layers: paths.into_iter().map(open).collect::<Result<_, _>>()?,
+        own,
+        details: None,
+    })
+}
+
+impl Side {
+    /// What it changed of what it stands on, and what of that is strata's doing.
+    pub(crate) fn changes(&self) -> Result<(Vec<Change>, Vec<Change>), ChangesError> {
+        compare(self, &self.layers[self.own..], None)
+    }
+}
+
+/// Differences, and those that are strata's own doing.
+fn compare(
+    new: &Side,
+    old: &[(PathBuf, Dir)],
+    old_details: Option<&Details>,
+) -> Result<(Vec<Change>, Vec<Change>), ChangesError> {
+    let changes = image::changes::compare(Prefix::Trusted, &called(&new.layers), &called(old))?;
+    let changes = changes.into_iter().map(|change| Change {
+        kind: change.kind,
+        path: change.path,
+    });
+    let ours = Ours {
+        new: (new.details.as_ref(), &new.layers),
+        old: (old_details, old),
+    };
+    Ok(ours.take_out(changes.collect()))
+}
+
+/// A directory is called by its path.
+fn called(layers: &[(PathBuf, Dir)]) -> Vec<(&Path, &Dir)> {
+    layers.iter().map(|(path, dir)| (path.as_path(), dir)).collect()
 }
 
 /// Where strata mounts in every container; a mount point that the image lacks is made.
@@ -93,67 +208,73 @@ const MOUNT_POINTS: [&str; 6] = [
     "/sys",
 ];
 
-/// Tells what strata made from what the container made.
-struct Ours {
-    details: Details,
-    upper: Dir,
-    lowers: Vec<Dir>,
+/// One of the two that are compared, and whether it is a container.
+type Compared<'a> = (Option<&'a Details>, &'a [(PathBuf, Dir)]);
+
+/// Tells what strata made from what containers made.
+struct Ours<'a> {
+    new: Compared<'a>,
+    old: Compared<'a>,
 }
 
-impl Ours {
-    /// Leaves out what is strata's, and then the directories that are listed for nothing else.
-    fn take_out(&self, changes: Vec<Change>) -> Vec<Change> {
+impl Ours<'_> {
+    /// Parts what is strata's, and the directories that are listed for nothing else, from the rest.
+    fn take_out(&self, changes: Vec<Change>) -> (Vec<Change>, Vec<Change>) {
         let mut kept: Vec<Change> = Vec::with_capacity(changes.len());
-        let mut taken: Vec<PathBuf> = Vec::new();
+        let mut taken: Vec<Change> = Vec::new();
         // From the end, so that what is in a directory comes before it.
         for change in changes.into_iter().rev() {
-            let holds = |path: &Path| path != change.path && path.starts_with(&change.path);
-            let for_us = taken.iter().any(|path| holds(path)) && !kept.iter().any(|other| holds(&other.path));
+            let holds = |other: &Change| other.path != change.path && other.path.starts_with(&change.path);
+            let for_us = taken.iter().any(holds) && !kept.iter().any(holds);
             let ours = match change.kind {
-                ChangeKind::Deleted => self.details.hidden.contains(&change.path),
-                ChangeKind::Added => for_us || self.is_mount_point(&change.path),
-                _ => for_us && self.is_as_below(&change.path),
+                ChangeKind::Deleted => self.is_hidden(&change.path) || is_mount_point(self.old, &change.path),
+                ChangeKind::Added => for_us || is_mount_point(self.new, &change.path),
+                _ => for_us && self.is_as_before(&change.path),
             };
             match ours {
-                true => taken.push(change.path),
+                true => taken.push(change),
                 false => kept.push(change),
             }
         }
         kept.reverse();
-        kept
+        (kept, taken)
     }
 
-    /// Whether something was mounted on what was added at `path`, and it holds nothing itself.
-    fn is_mount_point(&self, path: &Path) -> bool {
-        let mut targets = MOUNT_POINTS
-            .iter()
-            .map(Path::new)
-            .chain(self.details.mounts.iter().map(PathBuf::as_path));
-        targets.any(|target| target == path)
-            && status(&self.upper, path).is_some_and(|stat| match is_dir(&stat) {
-                true => self
-                    .upper
-                    .open_dir(beneath(path))
-                    .and_then(|dir| dir.entries())
-                    .is_ok_and(|e| e.is_empty()),
-                false => stat.st_size == 0,
-            })
+    fn is_hidden(&self, path: &Path) -> bool {
+        self.new
+            .0
+            .is_some_and(|details| details.hidden.iter().any(|hidden| hidden == path))
     }
 
-    /// Whether a directory has the owner and mode that it has in the layers below.
-    fn is_as_below(&self, path: &Path) -> bool {
-        let Some(above) = status(&self.upper, path) else {
-            return false;
-        };
-        let below = self.lowers.iter().find_map(|lower| status(lower, path));
-        below.is_some_and(|below| {
-            (above.st_mode, above.st_uid, above.st_gid) == (below.st_mode, below.st_uid, below.st_gid)
-        })
+    /// Whether a directory has the owner and mode that it has in the other.
+    fn is_as_before(&self, path: &Path) -> bool {
+        let look = |side: Compared<'_>| side.1.iter().find_map(|(_, layer)| status(layer, path));
+        let what = |stat: Stat| (stat.st_mode, stat.st_uid, stat.st_gid);
+        look(self.new).map(what) == look(self.old).map(what)
     }
 }
 
+/// Whether something was mounted on what a container has at `path`, and it holds nothing itself.
+fn is_mount_point((details, layers): Compared<'_>, path: &Path) -> bool {
+    let (Some(details), Some((_, upper))) = (details, layers.first()) else {
+        return false;
+    };
+    let mut targets = MOUNT_POINTS
+        .iter()
+        .map(Path::new)
+        .chain(details.mounts.iter().map(PathBuf::as_path));
+    targets.any(|target| target == path)
+        && status(upper, path).is_some_and(|stat| match is_dir(&stat) {
+            true => upper
+                .open_dir(beneath(path))
+                .and_then(|dir| dir.entries())
+                .is_ok_and(|e| e.is_empty()),
+            false => stat.st_size == 0,
+        })
+}
+
 /// A container's path as one beneath a layer's directory.
-fn beneath(path: &Path) -> &Path {
+pub(crate) fn beneath(path: &Path) -> &Path {
     path.strip_prefix("/").unwrap_or(path)
 }
 

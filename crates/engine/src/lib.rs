@@ -11,9 +11,12 @@
 //! Start reading at [`run`], which uses everything.
 #![cfg_attr(not(test), warn(clippy::disallowed_methods))]
 
+pub mod commit;
+pub mod cp;
 pub mod dedup;
 pub mod df;
 pub mod diff;
+pub mod export;
 mod find;
 pub mod fsck;
 pub mod history;
@@ -25,13 +28,17 @@ pub mod layers;
 pub mod load;
 pub mod login;
 mod names;
+mod outfile;
 pub mod policy;
 pub mod prune;
 pub mod ps;
 pub mod pull;
+pub mod push;
 pub mod rm;
 pub mod rmi;
 pub mod run;
+pub mod save;
+pub mod squash;
 pub mod state;
 pub mod tag;
 pub mod tree;
@@ -49,11 +56,13 @@ pub use store::OpenError;
 /// What lies behind the errors of the verbs, for those who tell them apart.
 pub mod errors {
     pub use image::install::InstallError;
+    pub use image::layer_tar::LayerTarError;
+    pub use image::stored::StoredError;
     pub use image::unpack::UnpackError;
     pub use store::{BlobError, ContainerError, Fault, ImageError, IngestError, SnapshotError};
 }
 
-/// What goes on in a pull, a load or an import: see [`image::progress`].
+/// What goes on in a pull, a load, a push and the like: see [`image::progress`].
 pub mod progress {
     pub use image::progress::{Event, Progress, Silent};
     pub use store::Digest;

@@ -1,4 +1,5 @@
-//! [`changes`]: what a container's upper directory changes of the layers below it, as `docker diff` tells it.
+//! [`changes`]: what a container's upper directory changes of the layers below it, as `docker diff` tells it; and
+//! [`compare`], the same between any two stacks of layers.
 //!
 //! - A thing that the layers below do not have is *added*; what is in an added directory is listed too.
 //! - A thing that the merged view no longer has is *deleted*; what was in a deleted directory is not listed.
@@ -15,7 +16,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::vec;
 
-use overlay::stack::{Found, Merged};
+use overlay::stack::{Found, Merged, Place};
 use overlay::{Prefix, Stack};
 use rustix::fs::{FileType, Stat};
 use sys::Dir;
@@ -75,9 +76,27 @@ pub fn changes_as(
     upper: &Dir,
     lowers_top_first: &[Dir],
 ) -> Result<Vec<Change>, ChangesError> {
+    // The upper directory is 0, and what lies below is called the same in both views.
+    let layers = std::iter::once(upper).chain(lowers_top_first).enumerate();
+    let new: Vec<(usize, &Dir)> = layers.collect();
+    compare(prefix, &new, &new[1..])
+}
+
+/// What the merged view of the layers `new` changes of that of `old`, both topmost first, each directory before what is
+/// in it, names in byte order. A layer comes with what it is called; where both views go on with layers that are called
+/// the same, nothing of these is looked into.
+pub fn compare<I: Copy + Eq>(
+    prefix: Prefix,
+    new: &[(I, &Dir)],
+    old: &[(I, &Dir)],
+) -> Result<Vec<Change>, ChangesError> {
     let mut comparison = Comparison {
-        new: Stack::new(std::iter::once(upper).chain(lowers_top_first), prefix),
-        old: Stack::new(lowers_top_first, prefix),
+        new: Stack::new(new.iter().map(|(_, dir)| *dir), prefix),
+        old: Stack::new(old.iter().map(|(_, dir)| *dir), prefix),
+        called: |place: &Place, of_new: bool| match of_new {
+            true => new[place.layer].0,
+            false => old[place.layer].0,
+        },
         prefix,
         changes: Vec::new(),
     };
@@ -85,9 +104,14 @@ pub fn changes_as(
         path: PathBuf::from("/"),
         source,
     };
-    if let Some(new) = comparison.new.root().map_err(failed)? {
-        let old = comparison.old.root().map_err(failed)?;
-        comparison.tree(&new, old.as_ref())?;
+    let roots = (
+        comparison.new.root().map_err(failed)?,
+        comparison.old.root().map_err(failed)?,
+    );
+    match roots {
+        (Some(new), old) => comparison.tree(&new, old.as_ref())?,
+        (None, Some(old)) => comparison.nothing_left(&old).map_err(failed)?,
+        (None, None) => {}
     }
     Ok(comparison.changes)
 }
@@ -95,10 +119,11 @@ pub fn changes_as(
 /// The longest path that is compared, in bytes (`PATH_MAX`).
 const MAX_PATH: usize = 4096;
 
-struct Comparison<'a> {
-    /// The upper directory and what is below; what comes from below has a layer one higher than in `old`.
+struct Comparison<'a, C> {
     new: Stack<&'a Dir>,
     old: Stack<&'a Dir>,
+    /// What the layer of a place is called, in the new view or the old.
+    called: C,
     prefix: Prefix,
     changes: Vec<Change>,
 }
@@ -114,7 +139,15 @@ struct Level {
     both: Option<(usize, Found, Found)>,
 }
 
-impl Comparison<'_> {
+impl<I: Eq, C: Fn(&Place, bool) -> I> Comparison<'_, C> {
+    /// A view without layers has nothing of what the other has.
+    fn nothing_left(&mut self, old: &Merged) -> io::Result<()> {
+        for name in self.old.names(&self.old.open(old)?)? {
+            self.push(ChangeKind::Deleted, &Path::new("/").join(name));
+        }
+        Ok(())
+    }
+
     /// Compares two directories with everything in them. Depth is bounded by neither the stack nor the descriptors:
     /// no directory stays open while what is in it is compared.
     fn tree(&mut self, new: &Merged, old: Option<&Merged>) -> Result<(), ChangesError> {
@@ -137,7 +170,7 @@ impl Comparison<'_> {
                 (Some(Found::Dir(new)), old) => Some((new, old.as_ref())),
                 _ => None,
             };
-            let untouched = matches!((&new, &old), (Some(new), Some(old)) if same(new, old));
+            let untouched = matches!((&new, &old), (Some(new), Some(old)) if self.same(new, old));
             match (&new, &old) {
                 (None, Some(_)) => self.push(ChangeKind::Deleted, &path),
                 (Some(_), None) => self.push(ChangeKind::Added, &path),
@@ -203,18 +236,24 @@ impl Comparison<'_> {
     fn pairs(&self, new: &Merged, old: Option<&Merged>) -> io::Result<Vec<Pair>> {
         let open_new = self.new.open(new)?;
         let open_old = old.map(|old| self.old.open(old)).transpose()?;
-        // Where the layers below show through as they are, only what is in the upper directory can differ.
-        let upper_alone = new.parts[0].layer == 0 && old.is_some_and(|old| same_below(new, old));
-        let names: BTreeSet<OsString> = if upper_alone {
-            let dir = self.new.open_place(&new.parts[0])?;
-            dir.entries()?.into_iter().map(|entry| entry.name).collect()
+        // Where both go on alike, only what is in the parts before that can differ.
+        let alike = old.map_or(0, |old| self.alike(new, old));
+        let mut names: BTreeSet<OsString> = BTreeSet::new();
+        if let (Some(old), 1..) = (old, alike) {
+            for part in &new.parts[..new.parts.len() - alike] {
+                let dir = self.new.open_place(part)?;
+                names.extend(dir.entries()?.into_iter().map(|entry| entry.name));
+            }
+            for part in &old.parts[..old.parts.len() - alike] {
+                let dir = self.old.open_place(part)?;
+                names.extend(dir.entries()?.into_iter().map(|entry| entry.name));
+            }
         } else {
-            let mut names: BTreeSet<OsString> = self.new.names(&open_new)?.into_iter().collect();
+            names.extend(self.new.names(&open_new)?);
             if let Some(old) = &open_old {
                 names.extend(self.old.names(old)?);
             }
-            names
-        };
+        }
         let pair = |name: OsString| {
             let new = self.new.child(&open_new, &name)?;
             let old = match &open_old {
@@ -224,6 +263,27 @@ impl Comparison<'_> {
             Ok((name, new, old))
         };
         names.into_iter().map(pair).collect()
+    }
+
+    /// Whether both are one and the same thing of a layer.
+    fn same(&self, new: &Found, old: &Found) -> bool {
+        match (new, old) {
+            (Found::Dir(new), Found::Dir(old)) => {
+                let count = new.parts.len();
+                count == old.parts.len() && self.alike(new, old) == count
+            }
+            _ => self.is(new.place(), old.place()),
+        }
+    }
+
+    fn is(&self, new: &Place, old: &Place) -> bool {
+        (self.called)(new, true) == (self.called)(old, false) && new.path == old.path
+    }
+
+    /// How many parts two merged directories have in common, from the lowest up.
+    fn alike(&self, new: &Merged, old: &Merged) -> usize {
+        let pairs = new.parts.iter().rev().zip(old.parts.iter().rev());
+        pairs.take_while(|(new, old)| self.is(new, old)).count()
     }
 
     fn differs(&self, new: &Found, old: &Found) -> io::Result<bool> {
@@ -257,29 +317,4 @@ fn device(stat: &Stat) -> u64 {
         FileType::CharacterDevice | FileType::BlockDevice => stat.st_rdev,
         _ => 0,
     }
-}
-
-/// Whether both are one and the same thing of a layer below.
-fn same(new: &Found, old: &Found) -> bool {
-    match (new, old) {
-        (Found::Dir(new), Found::Dir(old)) => same_parts(new, old),
-        _ => new.place().layer == old.place().layer + 1 && new.place().path == old.place().path,
-    }
-}
-
-/// Whether a merged directory of the new view has no part of its own.
-fn same_parts(new: &Merged, old: &Merged) -> bool {
-    let raised = |(new, old): (&overlay::stack::Place, &overlay::stack::Place)| {
-        new.layer == old.layer + 1 && new.path == old.path
-    };
-    new.parts.len() == old.parts.len() && new.parts.iter().zip(&old.parts).all(raised)
-}
-
-/// Whether it has, beneath the part of its own, what the old view has.
-fn same_below(new: &Merged, old: &Merged) -> bool {
-    let below = Merged {
-        stat: new.stat,
-        parts: new.parts[1..].to_vec(),
-    };
-    same_parts(&below, old)
 }

@@ -5,14 +5,13 @@ use std::fs::File;
 use std::io::{self, BufReader, Read, Write};
 use std::path::{Path, PathBuf};
 
-use serde_json::json;
-use store::{BlobError, Descriptor, Digest, Fault, Hasher, Ingest, IngestError, Lease, Store};
+use store::{Descriptor, Digest, Fault, Hasher, Ingest, IngestError, Lease, Store};
 
-use crate::bring::BlobSource;
 use crate::change::{self, ChangeError};
+use crate::compose::{compose, now};
 use crate::compression::{Compression, decoder};
 use crate::config::{Execution, History, ImageConfig, RootFs};
-use crate::install::{InstallError, Installed, Parts, Place, install, leased, plan};
+use crate::install::{InstallError, Installed, leased};
 use crate::manifest::Layer;
 use crate::media;
 use crate::platform::Platform;
@@ -151,7 +150,6 @@ fn beneath(
         change::apply(&mut execution, instruction)?;
     }
     let failed = |source: InstallError| ImportError::install(from, source);
-    let fault = |e: Fault| failed(e.into());
     let mut ingest = store
         .ingest_once(lease, "import", None)
         .map_err(|e| failed(e.into()))?;
@@ -180,7 +178,7 @@ fn beneath(
         .map_err(|e: IngestError| failed(e.into()))?;
 
     let platform = options.platform.clone().unwrap_or_else(Platform::host);
-    let now = jiff::Timestamp::now().to_string();
+    let now = now();
     let config = ImageConfig {
         created: Some(now.clone()),
         author: None,
@@ -199,43 +197,26 @@ fn beneath(
             ..History::default()
         }],
     };
-    let keep = |media_type: &str, bytes: &[u8]| -> Result<Descriptor, ImportError> {
-        let digest = store.put_blob(lease, bytes).map_err(|e| failed(e.into()))?;
-        Ok(Descriptor {
-            media_type: media_type.to_owned(),
-            digest,
-            size: bytes.len() as u64,
-        })
-    };
     let blob = Descriptor {
         media_type: media_type.to_owned(),
         digest,
         size,
     };
-    let document = keep(media::OCI_CONFIG, json!(config).to_string().as_bytes())?;
-    let manifest = json!({
-        "schemaVersion": 2, "mediaType": media::OCI_MANIFEST, "config": document, "layers": [blob],
-    });
-    let manifest = keep(media::OCI_MANIFEST, manifest.to_string().as_bytes())?;
-    let parts = Parts {
-        target: manifest.clone(),
-        manifest,
-        config: document,
-        parsed: config,
-        layers: vec![Layer {
-            blob,
-            urls: Vec::new(),
-        }],
+    let layer = Layer {
+        blob,
+        urls: Vec::new(),
     };
-    let plan = plan(store, lease, parts, progress).map_err(fault)?;
-    let names: Vec<String> = options.name.iter().map(Reference::canonical).collect();
-    let place = Place {
+    let image = (config, vec![layer]);
+    compose(
+        store,
+        lease,
         ns,
-        names: &names,
-        parallel: 1,
-        limits: &options.limits,
-    };
-    install(store, lease, place, plan, &Here { from }, progress)
+        options.name.as_ref(),
+        image,
+        &options.limits,
+        progress,
+    )
+    .map_err(failed)
 }
 
 /// Copies the tar as it is into a blob, and hashes what is in it on the way: the layer's diff ID.
@@ -321,22 +302,5 @@ impl Read for Tee<'_> {
             bytes: self.bytes,
         });
         Ok(read)
-    }
-}
-
-/// The only blob is in the store already.
-struct Here<'a> {
-    from: &'a str,
-}
-
-impl BlobSource for Here<'_> {
-    type Error = ImportError;
-
-    fn bring(&self, layer: &Layer, _: &mut Ingest) -> Result<(), ImportError> {
-        Err(self.failed(BlobError::NotFound(layer.blob.digest).into()))
-    }
-
-    fn failed(&self, source: InstallError) -> ImportError {
-        ImportError::install(self.from, source)
     }
 }

@@ -4,6 +4,9 @@
 //! directory of the store in overlay format, and the image gets its names when all of it is on disk. Nothing here
 //! mounts, runs or prints; nothing reads the environment.
 //!
+//! And back: a container's changes become a layer ([`commit`], by [`pack`] and [`capture`]), images become archives
+//! ([`save`]).
+//!
 //! Start at the verbs, [`pull`], [`load`] and [`import`], and their shared end, [`install`]; then at [`reference`]
 //! for names, [`manifest`] and [`config`] for the documents, [`auth`] for logins. What other tools do differently,
 //! and what is done here, is in `docs/images.md`.
@@ -12,10 +15,14 @@
 mod archive;
 pub mod auth;
 mod bring;
+pub mod capture;
 pub mod change;
 pub mod changes;
+pub mod commit;
+mod compose;
 pub mod compression;
 pub mod config;
+pub mod extract;
 pub mod import;
 pub mod install;
 pub mod layer_tar;
@@ -28,10 +35,14 @@ pub mod pack;
 pub mod platform;
 pub mod progress;
 pub mod pull;
+pub mod push;
 pub mod record;
 pub mod reference;
 pub mod refetch;
 pub mod registry;
+pub mod save;
+pub mod squash;
+pub mod stored;
 pub mod tar;
 mod text;
 pub mod unpack;

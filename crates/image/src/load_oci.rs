@@ -123,6 +123,11 @@ fn name(load: &Load<'_>, entry: &Entry) -> Result<Option<String>, LoadProblem> {
             .filter(|v| !v.is_empty())
     };
     let full = match (get(CONTAINERD_NAME), get(REF_NAME)) {
+        // Where another tag stands beside it, a tool that does not know the name has made another image.
+        (Some(name), Some(tag)) if is_tag(tag) => match Reference::parse(name)? {
+            name if name.tag().is_some_and(|known| known != tag) => name.with_tag(tag)?.canonical(),
+            name => name.canonical(),
+        },
         (Some(name), _) => name.to_owned(),
         (None, Some(tag)) if looks_like_tag(tag) => match &load.stem {
             Some(stem) => format!("{stem}:{tag}"),

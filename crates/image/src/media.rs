@@ -66,10 +66,7 @@ pub(crate) fn layer(media_type: &str) -> Layer {
         "application/vnd.docker.image.rootfs.foreign.diff.tar",
     ];
     // Docker writes ".gzip" where OCI writes "+gzip".
-    let base = ["+gzip", "+zstd", ".gzip", ".zstd"]
-        .iter()
-        .find_map(|suffix| media_type.strip_suffix(suffix))
-        .unwrap_or(media_type);
+    let base = uncompressed(media_type);
     if TAR.contains(&base) {
         Layer::Known
     } else if FOREIGN.contains(&base) {
@@ -81,9 +78,56 @@ pub(crate) fn layer(media_type: &str) -> Layer {
     }
 }
 
+/// The media type of a layer when it is not compressed.
+pub(crate) fn uncompressed(media_type: &str) -> &str {
+    ["+gzip", "+zstd", ".gzip", ".zstd"]
+        .iter()
+        .find_map(|suffix| media_type.strip_suffix(suffix))
+        .unwrap_or(media_type)
+}
+
+/// A layer's media type in OCI's words, for a manifest of OCI's.
+pub(crate) fn as_oci(media_type: &str) -> String {
+    let name = "application/vnd.docker.image.rootfs.";
+    let Some(kind) = media_type.strip_prefix(name) else {
+        return media_type.to_owned();
+    };
+    let (kind, compression) = match kind.rsplit_once('.') {
+        Some((kind, compression @ ("gzip" | "zstd"))) => (kind, format!("+{compression}")),
+        _ => (kind, String::new()),
+    };
+    match kind {
+        "foreign.diff.tar" => format!("application/vnd.oci.image.layer.nondistributable.v1.tar{compression}"),
+        _ => format!("{OCI_LAYER}{compression}"),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn dockers_layers_in_ocis_words() {
+        for (docker, oci) in [
+            ("application/vnd.docker.image.rootfs.diff.tar", OCI_LAYER),
+            (
+                "application/vnd.docker.image.rootfs.diff.tar.gzip",
+                OCI_LAYER_GZIP,
+            ),
+            (
+                "application/vnd.docker.image.rootfs.diff.tar.zstd",
+                OCI_LAYER_ZSTD,
+            ),
+            (
+                "application/vnd.docker.image.rootfs.foreign.diff.tar.gzip",
+                "application/vnd.oci.image.layer.nondistributable.v1.tar+gzip",
+            ),
+            (OCI_LAYER_GZIP, OCI_LAYER_GZIP),
+        ] {
+            assert_eq!(as_oci(docker), oci);
+            assert_eq!(layer(docker), layer(oci));
+        }
+    }
 
     #[test]
     fn layers() {

@@ -1,7 +1,17 @@
-//! [`pack`]: a directory in overlay format into a layer's tar, whiteouts turned back into `.wh.` names.
+//! Directories into tars: a layer's directory in overlay format ([`pack`]), a container's upper directory above the
+//! layers below it ([`pack_changes`]), what layers show when they are merged ([`pack_merged`]).
 //!
 //! The archive depends on the tree alone: names in byte order, no user names, no times but the files' own. Holes of
-//! sparse files are kept. The root directory is listed, first, as `./`.
+//! sparse files are kept. The root directory is listed, first, as `./`. Sockets are left out, since tar has none, and so
+//! is what vanishes while it is packed.
+//!
+//! - `tree`: one directory as it is, whiteouts turned back into `.wh.` names.
+//! - `merged`: the merged look at a stack of layers.
+//! - `entry`: something of a mounted file system, as it is seen ([`pack_entry`]).
+
+mod entry;
+mod merged;
+mod tree;
 
 use std::collections::HashMap;
 use std::ffi::{OsStr, OsString};
@@ -12,11 +22,11 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
-use overlay::{Opaque, Prefix, whiteout, xattr};
+use overlay::{Prefix, Stack};
 use rustix::fs::{FileType, Stat};
 use sys::Dir;
 
-use crate::record::{next_run, open_quietly};
+use crate::record::next_run;
 use crate::tar::writer::{END, data_padding, write_header};
 use crate::tar::{Entry, Kind, Segment, Time};
 
@@ -74,197 +84,164 @@ const MAX_SEGMENTS: usize = 10_000;
 /// Of the directories on the way to the current one so many are kept open.
 const KEPT_OPEN: usize = 64;
 
-/// Packs `fs`, a layer or a container's upper directory of a privileged overlay; see [`pack_as`].
+pub use self::entry::{What, pack_entry};
+
+/// Packs `fs`, a layer of a privileged overlay; see [`pack_as`].
 pub fn pack(fs: &Dir, out: impl Write) -> Result<(), PackError> {
     pack_as(Prefix::Trusted, fs, out)
 }
 
 /// Packs the directory `fs`, whose overlay attributes have the given prefix, into `out`.
 ///
-/// The overlay's own attributes are left out and escaped ones unescaped; sockets are left out, since tar has none. A
-/// redirect or a metadata-only file is an error: it cannot be told from `fs` alone what it shows.
+/// The overlay's own attributes are left out and escaped ones unescaped. A redirect or a metadata-only file is an error:
+/// it cannot be told from `fs` alone what it shows.
 pub fn pack_as(prefix: Prefix, fs: &Dir, out: impl Write) -> Result<(), PackError> {
-    let mut packer = Packer {
-        prefix,
-        out,
-        header: Vec::new(),
-        links: HashMap::new(),
-    };
-    packer.tree(fs)?;
-    packer.write(&END)?;
-    packer.out.flush().map_err(PackError::Write)
+    Packer::new(prefix, None, true, out).all(|packer| packer.tree(fs))
 }
 
-struct Packer<W> {
+/// Packs `upper`, the writable directory of an overlay over `lowers_top_first`, as a layer that changes these layers as
+/// `upper` does. Only `upper` is read, but for what it takes from below: a renamed directory becomes an opaque one that
+/// holds everything, a metadata-only file is given its data.
+///
+/// `leave_out` is asked with each path, relative to the root; what it names is left out with all that is in it.
+pub fn pack_changes(
     prefix: Prefix,
+    upper: &Dir,
+    lowers_top_first: &[Dir],
+    leave_out: &dyn Fn(&Path) -> bool,
+    out: impl Write,
+) -> Result<(), PackError> {
+    let whole = Stack::new(std::iter::once(upper).chain(lowers_top_first), prefix);
+    let mut packer = Packer::new(prefix, Some(whole), true, out);
+    packer.leave_out = leave_out;
+    packer.all(|packer| packer.tree(upper))
+}
+
+/// What an archive of merged layers is to be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum MergedAs {
+    /// A layer: it cannot hold a name that means a whiteout.
+    Layer,
+    /// A root file system, as it is.
+    Files,
+}
+
+/// Packs what `layers_top_first` show when they are merged.
+pub fn pack_merged(
+    prefix: Prefix,
+    layers_top_first: &[Dir],
+    what: MergedAs,
+    out: impl Write,
+) -> Result<(), PackError> {
+    let whole = Stack::new(layers_top_first, prefix);
+    let root = whole.root().map_err(read(Path::new("")))?;
+    Packer::new(prefix, Some(whole), what == MergedAs::Layer, out).all(|packer| match &root {
+        Some(root) => packer.merged_root(root),
+        None => Ok(()),
+    })
+}
+
+struct Packer<'a, W> {
+    prefix: Prefix,
+    /// All layers, to look at what a directory takes from those below it.
+    whole: Option<Stack<&'a Dir>>,
+    leave_out: &'a dyn Fn(&Path) -> bool,
+    /// The archive is a layer.
+    layer: bool,
+    /// What is packed is in overlay format.
+    overlay: bool,
     out: W,
     header: Vec<u8>,
     /// The first name of each file that has several.
     links: HashMap<(u64, u64), Vec<u8>>,
 }
 
-/// A directory that is being packed.
-struct Level {
-    dir: Option<Dir>,
-    path: PathBuf,
-    /// What is left of it, in reverse order.
-    names: Vec<OsString>,
+/// Where a file's data is, beside its status.
+struct Data {
+    file: File,
+    /// 512 bytes each, taken on disk.
+    blocks: u64,
 }
 
-impl<W: Write> Packer<W> {
-    fn tree(&mut self, fs: &Dir) -> Result<(), PackError> {
-        let root = PathBuf::new();
-        let stat = fs.metadata().map_err(read(&root))?;
-        let attributes = sys::xattr::list(fs.as_fd()).map_err(read(&root))?;
-        let mut entry = self.entry(&root, &stat, Kind::Directory, attributes, |name| {
-            sys::xattr::get(fs.as_fd(), name)
-        })?;
-        entry.name = b"./".to_vec();
-        self.head(&entry)?;
-        let mut levels = vec![self.level(fs.try_clone().map_err(read(&root))?, root)?];
-        while let Some(depth) = levels.len().checked_sub(1) {
-            let level = &mut levels[depth];
-            let Some(name) = level.names.pop() else {
-                levels.pop();
-                continue;
-            };
-            let path = level.path.join(&name);
-            if path.as_os_str().len() > MAX_PATH {
-                return Err(PackError::TooDeep {
-                    path: level.path.clone(),
-                });
-            }
-            if level.dir.is_none() {
-                level.dir = Some(fs.open_dir(&level.path).map_err(read(&level.path))?);
-            }
-            let Some(dir) = &level.dir else { continue };
-            let stat = dir.stat(&name).map_err(read(&path))?;
-            if self.one(dir, &name, &path, &stat)? {
-                let child = dir.open_dir(&name).map_err(read(&path))?;
-                levels.push(self.level(child, path)?);
-                if let Some(far) = levels.len().checked_sub(KEPT_OPEN + 1) {
-                    levels[far].dir = None;
-                }
-            }
+impl<'a, W: Write> Packer<'a, W> {
+    fn new(prefix: Prefix, whole: Option<Stack<&'a Dir>>, layer: bool, out: W) -> Self {
+        Packer {
+            prefix,
+            whole,
+            leave_out: &|_| false,
+            layer,
+            overlay: true,
+            out,
+            header: Vec::new(),
+            links: HashMap::new(),
         }
-        Ok(())
     }
 
-    fn level(&self, dir: Dir, path: PathBuf) -> Result<Level, PackError> {
-        let mut names: Vec<OsString> = dir
-            .entries()
-            .map_err(read(&path))?
-            .into_iter()
-            .map(|entry| entry.name)
-            .collect();
-        names.sort_unstable_by(|a, b| b.cmp(a));
-        Ok(Level {
-            dir: Some(dir),
-            path,
-            names,
-        })
+    /// The whole archive with its end.
+    fn all(mut self, pack: impl FnOnce(&mut Self) -> Result<(), PackError>) -> Result<(), PackError> {
+        pack(&mut self)?;
+        self.write(&END)?;
+        self.out.flush().map_err(PackError::Write)
     }
 
-    /// Packs one thing; says whether it is a directory to go into.
-    fn one(&mut self, dir: &Dir, name: &OsStr, path: &Path, stat: &Stat) -> Result<bool, PackError> {
-        if name.as_bytes().starts_with(b".wh.") {
-            return Err(PackError::Name {
+    /// Whether a path is passed over; an error for a name that would mean something else in a layer.
+    fn passes_over(&self, path: &Path) -> Result<bool, PackError> {
+        if (self.leave_out)(path) {
+            return Ok(true);
+        }
+        let marks = path
+            .file_name()
+            .is_some_and(|name| name.as_bytes().starts_with(b".wh."));
+        match self.layer && marks {
+            true => Err(PackError::Name {
                 path: path.to_owned(),
-            });
+            }),
+            false => Ok(false),
         }
-        if whiteout::is_whiteout(dir, name, stat, self.prefix).map_err(read(path))? {
-            let parent = path
-                .parent()
-                .map(|parent| parent.as_os_str().as_bytes())
-                .unwrap_or_default();
-            self.mark(parent, &[b".wh.", name.as_bytes()].concat())?;
-            return Ok(false);
-        }
-        let kind = match FileType::from_raw_mode(stat.st_mode) {
-            FileType::RegularFile => Kind::File,
-            FileType::Directory => Kind::Directory,
-            FileType::Symlink => Kind::Symlink,
-            FileType::CharacterDevice => Kind::CharDevice,
-            FileType::BlockDevice => Kind::BlockDevice,
-            FileType::Fifo => Kind::Fifo,
-            _ => return Ok(false),
-        };
-        let path_bytes = path.as_os_str().as_bytes();
-        if kind != Kind::Directory && stat.st_nlink > 1 {
-            if let Some(first) = self.links.get(&(stat.st_dev, stat.st_ino)) {
-                let mut entry = Entry::new(path_bytes, Kind::HardLink);
-                entry.link.clone_from(first);
-                (entry.mode, entry.uid, entry.gid) = (stat.st_mode & 0o7777, stat.st_uid, stat.st_gid);
-                entry.mtime = mtime(stat);
-                self.head(&entry)?;
-                return Ok(false);
-            }
-            self.links.insert((stat.st_dev, stat.st_ino), path_bytes.to_vec());
-        }
-        let attributes = dir.list_xattrs(name).map_err(read(path))?;
-        let value = |attribute: &OsStr| dir.get_xattr(name, attribute);
-        let mut entry = self.entry(path, stat, kind, attributes, value)?;
-        match kind {
-            Kind::File => {
-                let file = open_quietly(dir, name.as_ref()).map_err(read(path))?;
-                return self.file(&mut entry, &file, stat, path).map(|()| false);
-            }
-            Kind::Symlink => entry.link = dir.read_link(name).map_err(read(path))?.as_bytes().to_vec(),
-            _ => {}
-        }
-        self.head(&entry)?;
-        if kind != Kind::Directory {
-            return Ok(false);
-        }
-        let opened = dir.open_dir(name).map_err(read(path))?;
-        if Opaque::read(opened.as_fd(), self.prefix).map_err(read(path))? == Opaque::Yes {
-            self.mark(path_bytes, b".wh..wh..opq")?;
-        }
-        Ok(true)
     }
 
-    /// The entry of a thing, without what is particular to its kind.
-    fn entry(
-        &self,
-        path: &Path,
-        stat: &Stat,
-        kind: Kind,
-        attributes: Vec<OsString>,
-        value: impl Fn(&OsStr) -> io::Result<Option<Vec<u8>>>,
-    ) -> Result<Entry, PackError> {
+    /// Writes a further name of a file that is in the archive already, and answers true; else notes this one.
+    fn linked(&mut self, path: &Path, stat: &Stat) -> Result<bool, PackError> {
+        if stat.st_nlink < 2 {
+            return Ok(false);
+        }
+        let path = path.as_os_str().as_bytes();
+        let Some(first) = self.links.get(&(stat.st_dev, stat.st_ino)) else {
+            self.links.insert((stat.st_dev, stat.st_ino), path.to_vec());
+            return Ok(false);
+        };
+        let mut entry = Entry::new(path, Kind::HardLink);
+        entry.link.clone_from(first);
+        (entry.mode, entry.uid, entry.gid) = (stat.st_mode & 0o7777, stat.st_uid, stat.st_gid);
+        entry.mtime = mtime(stat);
+        self.head(&entry).map(|()| true)
+    }
+
+    /// The entry of a thing, without what is particular to its kind. `attributes` are those of its layer.
+    fn entry(&self, path: &Path, stat: &Stat, kind: Kind, attributes: Vec<(OsString, Vec<u8>)>) -> Entry {
         let mut entry = Entry::new(path.as_os_str().as_bytes(), kind);
         if kind == Kind::Directory {
             entry.name.push(b'/');
+        }
+        if path.as_os_str().is_empty() || path == Path::new(".") {
+            entry.name = b"./".to_vec();
         }
         (entry.mode, entry.uid, entry.gid) = (stat.st_mode & 0o7777, stat.st_uid, stat.st_gid);
         entry.mtime = mtime(stat);
         if matches!(kind, Kind::CharDevice | Kind::BlockDevice) {
             entry.device = (rustix::fs::major(stat.st_rdev), rustix::fs::minor(stat.st_rdev));
         }
-        for attribute in attributes {
-            for needs in [xattr::REDIRECT, xattr::METACOPY] {
-                if attribute == *self.prefix.name(needs) {
-                    let path = path.to_owned();
-                    return Err(PackError::NeedsBelow {
-                        path,
-                        attribute: needs,
-                    });
-                }
-            }
-            let Some(shown) = self.prefix.to_view(&attribute) else {
-                continue;
-            };
-            if let Some(value) = value(&attribute).map_err(read(path))? {
-                entry.xattrs.push((shown.as_bytes().to_vec(), value));
-            }
-        }
+        let shown = attributes
+            .into_iter()
+            .filter_map(|(name, value)| Some((self.prefix.to_view(&name)?.as_bytes().to_vec(), value)));
+        entry.xattrs = shown.collect();
         entry.xattrs.sort();
-        Ok(entry)
+        entry
     }
 
     /// An empty file with a meaning.
-    fn mark(&mut self, parent: &[u8], name: &[u8]) -> Result<(), PackError> {
-        let path = match parent {
+    fn mark(&mut self, parent: &Path, name: &[u8]) -> Result<(), PackError> {
+        let path = match parent.as_os_str().as_bytes() {
             [] => name.to_vec(),
             parent => [parent, b"/", name].concat(),
         };
@@ -281,10 +258,11 @@ impl<W: Write> Packer<W> {
         self.out.write_all(bytes).map_err(PackError::Write)
     }
 
-    fn file(&mut self, entry: &mut Entry, file: &File, stat: &Stat, path: &Path) -> Result<(), PackError> {
-        entry.size = u64::try_from(stat.st_size).unwrap_or(0);
-        let on_disk = u64::try_from(stat.st_blocks).unwrap_or(0) * 512;
-        if on_disk < entry.size {
+    /// A regular file: its header and its data.
+    fn file(&mut self, entry: &mut Entry, size: u64, data: &Data, path: &Path) -> Result<(), PackError> {
+        entry.size = size;
+        let file = &data.file;
+        if data.blocks * 512 < entry.size {
             entry.segments = runs(file, entry.size).map_err(read(path))?;
         }
         self.head(entry)?;
@@ -338,6 +316,67 @@ fn runs(file: &File, size: u64) -> io::Result<Option<Vec<Segment>>> {
     }
     let whole = Segment { offset: 0, len: size };
     Ok((segments != [whole]).then_some(segments))
+}
+
+/// What kind of entry a thing is; `None` for a socket.
+fn kind_of(stat: &Stat) -> Option<Kind> {
+    Some(match FileType::from_raw_mode(stat.st_mode) {
+        FileType::RegularFile => Kind::File,
+        FileType::Directory => Kind::Directory,
+        FileType::Symlink => Kind::Symlink,
+        FileType::CharacterDevice => Kind::CharDevice,
+        FileType::BlockDevice => Kind::BlockDevice,
+        FileType::Fifo => Kind::Fifo,
+        _ => return None,
+    })
+}
+
+/// What a thing of a directory has, beside its status.
+struct Thing {
+    attributes: Vec<(OsString, Vec<u8>)>,
+    /// Of a symbolic link.
+    target: OsString,
+}
+
+impl Thing {
+    fn of(dir: &Dir, name: &OsStr, kind: Kind) -> io::Result<Thing> {
+        let mut attributes = Vec::new();
+        for attribute in dir.list_xattrs(name)? {
+            if let Some(value) = dir.get_xattr(name, &attribute)? {
+                attributes.push((attribute, value));
+            }
+        }
+        let target = match kind {
+            Kind::Symlink => dir.read_link(name)?,
+            _ => OsString::new(),
+        };
+        Ok(Thing { attributes, target })
+    }
+
+    /// Of a directory that is open.
+    fn of_dir(dir: &Dir) -> io::Result<Thing> {
+        let mut attributes = Vec::new();
+        for attribute in sys::xattr::list(dir.as_fd())? {
+            if let Some(value) = sys::xattr::get(dir.as_fd(), &attribute)? {
+                attributes.push((attribute, value));
+            }
+        }
+        let target = OsString::new();
+        Ok(Thing { attributes, target })
+    }
+
+    fn attribute(&self, name: &str) -> Option<&[u8]> {
+        let found = self.attributes.iter().find(|(known, _)| known == name);
+        found.map(|(_, value)| value.as_slice())
+    }
+}
+
+/// `None` for what is gone by now: the directory is in use.
+fn there<T>(result: io::Result<T>) -> io::Result<Option<T>> {
+    match result {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        other => other.map(Some),
+    }
 }
 
 fn mtime(stat: &Stat) -> Time {

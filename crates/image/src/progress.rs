@@ -1,4 +1,4 @@
-//! What a pull, a load or an import tells while it works: values, for whoever wants to draw bars or print lines.
+//! What a pull, a load, a push and the like tell while they work: values, for whoever wants to draw bars or print lines.
 
 use std::time::Duration;
 
@@ -39,6 +39,18 @@ pub enum Event<'a> {
         digest: &'a Digest,
         /// Bytes so far; the blob's size when it was in the store.
         bytes: u64,
+    },
+    /// So much of a layer has been written to where it goes: an archive, a registry.
+    Sent {
+        /// Which layer.
+        digest: &'a Digest,
+        /// Bytes so far, of the size that was told of the layer; that size when it is complete.
+        bytes: u64,
+    },
+    /// A layer need not be sent: it is there already.
+    LayerThere {
+        /// Which layer.
+        digest: &'a Digest,
     },
     /// So much of a file or stream has been read, before it is known what is in it.
     Read {

@@ -5,6 +5,7 @@
 
 mod read;
 mod rebuild;
+mod size;
 mod writer;
 
 use std::fs::File;
@@ -17,6 +18,7 @@ use sys::Dir;
 use crate::tar::Segment;
 
 pub use rebuild::{check, files, glance, rebuild};
+pub use size::size;
 pub use writer::Writer;
 
 /// The version that is written, and the only one that is read.

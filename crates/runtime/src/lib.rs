@@ -21,6 +21,7 @@
 //! | [`seccomp`] | system call filters |
 //! | [`cgroup`] | what a container may use, and its end |
 //! | [`devices`] | which devices it may open |
+//! | [`pause()`] | standing still for a while |
 //! | [`spec`] | a spec from what was asked, the image and the defaults |
 //! | [`user`] | who its process is |
 //!
@@ -35,6 +36,7 @@ mod end;
 mod external;
 mod launch;
 pub mod options;
+mod pause;
 pub mod seccomp;
 pub mod spec;
 mod start;
@@ -45,6 +47,7 @@ pub mod user;
 
 pub use end::{EndError, end};
 pub use launch::{INIT_ANNOTATION, make_directory};
+pub use pause::{PauseError, Paused, pause};
 pub use start::{Helper, Running, StartError, StartRequest, Summoned, start, summon};
 /// For a program that starts containers, before it does: whoever started it may have had SIGCHLD ignored.
 pub use sys::signal::hear_of_children;

@@ -1,4 +1,5 @@
-//! `strata diff`: what a container changed in its root file system.
+//! `strata diff`: what a container changed in its root file system, and how any two of containers, images and layers
+//! differ.
 
 use clap::Args;
 use engine::diff::ChangeKind;
@@ -8,19 +9,24 @@ use crate::render::{self, Format};
 
 /// Show what a container changed in its root file system
 ///
-/// A is added, C changed, D deleted.
+/// A is added, C changed, D deleted. An image is compared with what lies below its topmost layer. With a second name the
+/// first is compared with that: each is a container, an image or a layer. A layer is named by its diff ID, which means
+/// its directory alone, or by its chain ID, which means it and all below it.
 #[derive(Debug, Args)]
 pub(crate) struct DiffArgs {
-    /// The container, by name, id or the beginning of an id
-    #[arg(value_name = "CONTAINER")]
-    container: String,
+    /// A container, an image or a layer, by name, id or the beginning of an id
+    #[arg(value_name = "CONTAINER|IMAGE|LAYER")]
+    name: String,
+    /// What it is compared with
+    #[arg(value_name = "CONTAINER|IMAGE|LAYER")]
+    other: Option<String>,
     /// Form of the output
     #[arg(long, value_name = "FORM", default_value = "table")]
     format: Format,
 }
 
 pub(crate) fn run(context: &Context, args: DiffArgs) -> Outcome {
-    let changes = context.engine()?.diff(&args.container)?;
+    let changes = context.engine()?.diff(&args.name, args.other.as_deref())?;
     let style = context.style;
     print(|out| match args.format {
         Format::Json => render::json(out, &changes),

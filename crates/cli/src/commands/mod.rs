@@ -1,9 +1,12 @@
 //! One file per command, and what they have in common: settings in, the engine opened, an exit code out.
 
+pub(crate) mod commit;
 pub(crate) mod completion;
+pub(crate) mod cp;
 pub(crate) mod dedup;
 pub(crate) mod df;
 pub(crate) mod diff;
+pub(crate) mod export;
 pub(crate) mod fsck;
 pub(crate) mod history;
 pub(crate) mod images;
@@ -18,10 +21,13 @@ pub(crate) mod mount;
 pub(crate) mod prune;
 pub(crate) mod ps;
 pub(crate) mod pull;
+pub(crate) mod push;
 pub(crate) mod reap;
 pub(crate) mod rm;
 pub(crate) mod rmi;
 pub(crate) mod run;
+pub(crate) mod save;
+pub(crate) mod squash;
 pub(crate) mod tag;
 pub(crate) mod umount;
 pub(crate) mod version;
@@ -134,7 +140,14 @@ fn dispatch(context: &Context, command: Command) -> Outcome {
         Command::Run(args) | Command::Container(ContainerCommand::Run(args)) => run::run(context, *args),
         Command::Ps(args) | Command::Container(ContainerCommand::Ls(args)) => ps::run(context, args),
         Command::Rm(args) | Command::Container(ContainerCommand::Rm(args)) => rm::run(context, args),
-        Command::Diff(args) | Command::Container(ContainerCommand::Diff(args)) => diff::run(context, args),
+        Command::Commit(args) | Command::Container(ContainerCommand::Commit(args)) => {
+            commit::run(context, args)
+        }
+        Command::Cp(args) | Command::Container(ContainerCommand::Cp(args)) => cp::run(context, args),
+        Command::Diff(args)
+        | Command::Container(ContainerCommand::Diff(args))
+        | Command::Image(ImageCommand::Diff(args)) => diff::run(context, args),
+        Command::Image(ImageCommand::Squash(args)) => squash::run(context, args),
         Command::Layers(args)
         | Command::Container(ContainerCommand::Layers(args))
         | Command::Image(ImageCommand::Layers(args)) => layers::run(context, args),
@@ -147,6 +160,11 @@ fn dispatch(context: &Context, command: Command) -> Outcome {
         }
         Command::Pull(args) | Command::Image(ImageCommand::Pull(args)) => pull::run(context, args),
         Command::Load(args) | Command::Image(ImageCommand::Load(args)) => load::run(context, args),
+        Command::Push(args) | Command::Image(ImageCommand::Push(args)) => push::run(context, args),
+        Command::Save(args) | Command::Image(ImageCommand::Save(args)) => save::run(context, args),
+        Command::Export(args) | Command::Container(ContainerCommand::Export(args)) => {
+            export::run(context, args)
+        }
         Command::Import(args) | Command::Image(ImageCommand::Import(args)) => import::run(context, args),
         Command::Images(args) | Command::Image(ImageCommand::Ls(args)) => images::run(context, args),
         Command::History(args) | Command::Image(ImageCommand::History(args)) => history::run(context, args),

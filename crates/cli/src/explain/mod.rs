@@ -22,6 +22,7 @@ use engine::tag::{FindImageError, TagError};
 use crate::failure::Failure;
 
 mod image;
+mod make;
 mod run;
 
 /// What can be said about an error beyond its words.
@@ -277,6 +278,7 @@ impl Explain for DiffError {
         match self {
             DiffError::Store(fault) => Some(fault),
             DiffError::Container(error) => error.fault(),
+            DiffError::Image(error) => error.fault(),
             DiffError::Snapshot(error) => error.fault(),
             _ => None,
         }
@@ -284,7 +286,13 @@ impl Explain for DiffError {
 
     fn hint(&self) -> Option<String> {
         match self {
+            DiffError::NotFound(_) => Some(
+                "strata ps -a lists containers, strata images images, strata layers the layers of either"
+                    .to_owned(),
+            ),
+            DiffError::Ambiguous { .. } => Some("give more digits of the digest".to_owned()),
             DiffError::Container(error) => error.hint(),
+            DiffError::Image(error) => error.hint(),
             _ => None,
         }
     }

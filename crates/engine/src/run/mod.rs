@@ -128,9 +128,35 @@ pub(crate) struct Details {
     pub(crate) hidden: Vec<PathBuf>,
     /// Where the user has something mounted in the container, or the image wants a directory.
     pub(crate) mounts: Vec<PathBuf>,
+    /// What was asked where the image says something too: an image made of the container is run so.
+    pub(crate) asked: Asked,
     /// How it ended, once somebody has seen it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) ended: Option<crate::state::Ended>,
+}
+
+/// What a user asked over what the image says; see [`ContainerOptions`].
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub(crate) struct Asked {
+    pub(crate) entrypoint: Option<Vec<String>>,
+    /// The command and its arguments, without the entry point.
+    pub(crate) command: Vec<String>,
+    pub(crate) env: Vec<(String, Option<String>)>,
+    pub(crate) user: Option<String>,
+    pub(crate) workdir: Option<String>,
+}
+
+impl Asked {
+    pub(crate) fn of(options: &ContainerOptions) -> Asked {
+        Asked {
+            entrypoint: options.entrypoint.clone(),
+            command: options.command.clone(),
+            env: options.env.clone(),
+            user: options.user.clone(),
+            workdir: options.workdir.clone(),
+        }
+    }
 }
 
 impl Details {

@@ -21,7 +21,7 @@ use sys::Dir;
 use super::base::{self, Base, BaseError};
 use super::host::{self, HostView, LeftOut};
 use super::spec::{Draft, SpecError};
-use super::{Details, Request};
+use super::{Asked, Details, Request};
 use crate::rm::{self, RmError};
 use crate::state::State;
 use crate::{Engine, Setup, names};
@@ -298,6 +298,7 @@ impl Engine {
                 .map(|mount| mount.destination.clone())
                 .chain(draft.volumes().map(PathBuf::from))
                 .collect(),
+            asked: Asked::of(&request.container),
             ended: None,
             hidden: view.map(|view| view.hidden().collect()).unwrap_or_default(),
         };

@@ -16,7 +16,7 @@ use crate::media;
 use crate::progress::{Event, Progress};
 use crate::reference::Reference;
 
-const DOCKER_DIGEST: HeaderName = HeaderName::from_static("docker-content-digest");
+pub(super) const DOCKER_DIGEST: HeaderName = HeaderName::from_static("docker-content-digest");
 /// Everything that a client is told instead of reading it from its surroundings.
 #[derive(Debug, Clone, Default)]
 pub struct ClientOptions {
@@ -31,7 +31,7 @@ pub struct ClientOptions {
 /// A client of any number of registries; threads may share it.
 pub struct Client {
     pub(super) http: Http,
-    tokens: Tokens,
+    pub(super) tokens: Tokens,
     credentials: Option<Credentials>,
     auth: AuthFiles,
 }
@@ -253,7 +253,7 @@ impl Client {
     }
 
     /// The saved credentials; trouble with a helper program is told and does not keep from public images.
-    fn credentials_for(
+    pub(super) fn credentials_for(
         &self,
         reference: &Reference,
         progress: &dyn Progress,
@@ -268,7 +268,7 @@ impl Client {
         Ok(found.credentials)
     }
 
-    fn finish(&self, want: &Want<'_>, answer: Answer) -> Result<Answer, RegistryError> {
+    pub(super) fn finish(&self, want: &Want<'_>, answer: Answer) -> Result<Answer, RegistryError> {
         if answer.success() {
             return Ok(answer);
         }
@@ -322,7 +322,7 @@ impl Client {
 }
 
 /// What follows `manifests/`.
-fn version(reference: &Reference, wanted: Option<Digest>) -> String {
+pub(super) fn version(reference: &Reference, wanted: Option<Digest>) -> String {
     match (wanted, reference.tag()) {
         (Some(digest), _) => digest.to_string(),
         (None, tag) => tag.unwrap_or(crate::reference::DEFAULT_TAG).to_owned(),

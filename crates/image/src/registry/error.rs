@@ -139,6 +139,24 @@ pub enum RegistryError {
         /// The system's words.
         source: std::io::Error,
     },
+    /// An upload broke off again and again, or is not taken.
+    #[error("cannot push {what} to {host}: {reason}")]
+    Upload {
+        /// What was sent.
+        what: String,
+        /// Which host.
+        host: String,
+        /// Why not.
+        reason: String,
+    },
+    /// What is sent could not be read.
+    #[error("cannot read {what}: {source}")]
+    Read {
+        /// What was being sent.
+        what: String,
+        /// The system's words.
+        source: std::io::Error,
+    },
     /// [`super::Client::abort`] was called.
     #[error("the download of {what} was given up")]
     Aborted {
@@ -183,7 +201,16 @@ impl RegistryError {
             }
             Self::Manifest { source, .. } => String::from(source.advice().unwrap_or(again)),
             Self::Digest { .. } | Self::Size { .. } => String::from(again),
-            Self::Auth(_) | Self::Setup(_) | Self::Write { .. } | Self::Aborted { .. } => return None,
+            Self::Upload { host, .. } => {
+                format!("push again, what arrived is kept; see that {host} has space and takes pushes")
+            }
+            Self::Auth(_)
+            | Self::Setup(_)
+            | Self::Write { .. }
+            | Self::Read { .. }
+            | Self::Aborted { .. } => {
+                return None;
+            }
         };
         Some(advice)
     }

@@ -8,8 +8,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
-use ureq::Body;
 use ureq::http::{HeaderMap, Method, Request, Response, header};
+use ureq::{Body, SendBody};
 
 use super::agent::{Agents, Broken, diagnose};
 use super::error::RegistryError;
@@ -44,6 +44,8 @@ pub struct HttpOptions {
     pub backoff: Duration,
     /// Longest pause that a registry may ask for (`Retry-After`).
     pub longest_wait: Duration,
+    /// Blobs up to this many bytes are sent in one piece, larger ones in pieces of so many.
+    pub upload_piece: u64,
 }
 
 impl Default for HttpOptions {
@@ -58,6 +60,7 @@ impl Default for HttpOptions {
             retries: 5,
             backoff: Duration::from_millis(500),
             longest_wait: Duration::from_secs(120),
+            upload_piece: 64 << 20,
         }
     }
 }
@@ -318,6 +321,15 @@ impl Http {
 
     /// One request, no redirect.
     fn once(&self, ask: &Ask<'_>) -> Result<Answer, Broken> {
+        self.once_with(ask, None)
+    }
+
+    /// The same with a body of so many bytes, which nobody sends again.
+    pub(super) fn once_with(
+        &self,
+        ask: &Ask<'_>,
+        body: Option<(&mut dyn Read, u64)>,
+    ) -> Result<Answer, Broken> {
         let broken = |reason: String| Broken {
             reason,
             transient: false,
@@ -336,9 +348,13 @@ impl Http {
         if ask.form.is_some() {
             request = request.header(header::CONTENT_TYPE, "application/x-www-form-urlencoded");
         }
-        let answer = match &ask.form {
-            Some(form) => request.body(form.as_str()).map(|request| agent.run(request)),
-            None => request.body(()).map(|request| agent.run(request)),
+        let answer = match (&ask.form, body) {
+            (Some(form), _) => request.body(form.as_str()).map(|request| agent.run(request)),
+            (None, Some((body, length))) => request
+                .header(header::CONTENT_LENGTH, length)
+                .body(SendBody::from_reader(body))
+                .map(|request| agent.run(request)),
+            (None, None) => request.body(()).map(|request| agent.run(request)),
         };
         match answer {
             Ok(Ok(answer)) => {

@@ -12,6 +12,7 @@ mod error;
 mod http;
 mod proxy;
 mod token;
+mod upload;
 mod url;
 
 use crate::reference::DEFAULT_DOMAIN;
@@ -20,6 +21,7 @@ pub use client::{Client, ClientOptions, FetchedManifest};
 pub use error::RegistryError;
 pub use http::HttpOptions;
 pub use proxy::Proxies;
+pub use upload::{Open, Uploaded};
 
 /// What serves the names of [`DEFAULT_DOMAIN`].
 const DEFAULT_HOST: &str = "registry-1.docker.io";

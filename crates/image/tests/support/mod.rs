@@ -2,6 +2,7 @@
 //! a tree in which every difference shows.
 #![allow(dead_code, unreachable_pub)] // Each test program uses a part of it.
 
+pub mod container;
 pub mod random;
 
 use std::collections::BTreeMap;

@@ -1,0 +1,161 @@
+//! `strata push` to a real registry on loopback, and what comes back from it. Needs root.
+
+mod common;
+
+use std::process::Command;
+
+use common::{Image, Layer, Strata, busybox, empty, refused};
+use testkit::registry::{Kind, PASSWORD, Registry, USER};
+
+fn digest_of(strata: &Strata, name: &str) -> String {
+    strata
+        .ok(["images", "--format", "{{.Digest}}", name])
+        .trim()
+        .to_owned()
+}
+
+fn id_of(strata: &Strata, name: &str) -> String {
+    strata.ok(["images", "-q", "--no-trunc", name]).trim().to_owned()
+}
+
+fn there(name: &str) -> String {
+    let output = Command::new("skopeo")
+        .args(["inspect", "--tls-verify=false", "--format", "{{.Digest}}"])
+        .arg(format!("docker://{name}"))
+        .output()
+        .expect("skopeo cannot be run: install the package skopeo");
+    String::from_utf8(output.stdout).unwrap().trim().to_owned()
+}
+
+#[test]
+fn pushed_and_pulled() {
+    let strata = empty();
+    let image = Image::busybox()
+        .name("three:1")
+        .layer(Layer::new().file("f", 0o644, "f".repeat(500_000)));
+    strata.load(&image);
+    let registry = Registry::start();
+    let (first, second) = (registry.name("first:1"), registry.name("team/second:2"));
+    let pushed = strata.end(["push", "three:1", &first]);
+    assert_eq!(
+        (pushed.code, pushed.out.trim()),
+        (0, digest_of(&strata, "three:1").as_str()),
+        "{pushed:#?}"
+    );
+    assert_eq!(pushed.err.matches(": pushed").count(), 2, "{}", pushed.err);
+    assert_eq!(there(&first), digest_of(&strata, "three:1"));
+    // Again: nothing is sent.
+    let again = strata.end(["push", "three:1", &first]);
+    assert_eq!(again.err.matches(": already there").count(), 2, "{}", again.err);
+    // To another repository: the registry takes the layers from the first, whose image is known here.
+    strata.ok(["tag", "three:1", &first]);
+    strata.ok(["tag", "three:1", &second]);
+    let file = strata.dir().join("digest");
+    let mounted = strata.end(["push", "--digestfile", file.to_str().unwrap(), &second]);
+    assert_eq!(
+        mounted.err.matches(": already there").count(),
+        2,
+        "{}",
+        mounted.err
+    );
+    assert_eq!(there(&second), std::fs::read_to_string(file).unwrap());
+    // Elsewhere it is the same image.
+    let other = empty();
+    other.ok(["pull", "-q", &second]);
+    assert_eq!(id_of(&other, &second), id_of(&strata, "three:1"));
+    assert_eq!(
+        other.ok(["run", "--rm", &second, "sh", "-c", "wc -c < /f"]),
+        "500000\n"
+    );
+    // docker's way of saying where, and one that says nothing on the way.
+    let quiet = strata.end([
+        "push",
+        "-q",
+        "three:1",
+        &format!("docker://{}", registry.name("third")),
+    ]);
+    assert_eq!((quiet.code, quiet.err.as_str()), (0, ""));
+}
+
+#[test]
+fn a_layer_without_its_blob_is_compressed_anew() {
+    let strata = busybox();
+    strata.ok([
+        "run",
+        "--name",
+        "cc",
+        "busybox",
+        "sh",
+        "-c",
+        "echo committed > /f",
+    ]);
+    strata.ok(["commit", "cc", "made"]);
+    strata.ok(["rm", "cc"]);
+    let registry = Registry::start();
+    for form in ["gzip", "zstd"] {
+        let name = registry.name(&format!("made:{form}"));
+        let pushed = strata.end(["push", "--compression-format", form, "made", &name]);
+        assert_eq!(pushed.code, 0, "{pushed:#?}");
+        assert_ne!(pushed.out.trim(), digest_of(&strata, "made"));
+        assert!(pushed.err.contains("compressed anew"), "{}", pushed.err);
+        assert_eq!(there(&name), pushed.out.trim());
+        let other = empty();
+        other.ok(["pull", "-q", &name]);
+        // The image is the same: its configuration and what is in the layers.
+        assert_eq!(id_of(&other, &name), id_of(&strata, "made"));
+        assert_eq!(other.ok(["run", "--rm", &name, "cat", "/f"]), "committed\n");
+        // The same bytes again: nothing is sent.
+        let again = strata.end(["push", "--compression-format", form, "made", &name]);
+        assert_eq!(again.out, pushed.out);
+        assert_eq!(again.err.matches(": already there").count(), 2, "{}", again.err);
+    }
+}
+
+#[test]
+fn with_a_login_by_tls_and_refused() {
+    let strata = busybox();
+    let registry = Registry::start_as(Kind {
+        login: true,
+        tls: true,
+    });
+    let name = registry.name("private/busybox:1");
+    let auth = strata.dir().join("auth.json");
+    let run = |args: &[&str], input: &str| {
+        use std::io::Write;
+        let mut child = strata
+            .command(args)
+            .env("SSL_CERT_FILE", registry.certificate())
+            .env("REGISTRY_AUTH_FILE", &auth)
+            .stdin(std::process::Stdio::piped())
+            .stdout(std::process::Stdio::piped())
+            .stderr(std::process::Stdio::piped())
+            .spawn()
+            .unwrap();
+        child.stdin.take().unwrap().write_all(input.as_bytes()).unwrap();
+        common::Ended::from(child.wait_with_output().unwrap())
+    };
+    refused(&run(&["push", "-q", "busybox", &name], ""), &["without a login"]);
+    let login = run(
+        &["login", "-u", USER, "--password-stdin", &registry.host()],
+        PASSWORD,
+    );
+    assert_eq!(login.code, 0, "{login:#?}");
+    let pushed = run(&["push", "-q", "busybox", &name], "");
+    assert_eq!(
+        (pushed.code, pushed.out.trim()),
+        (0, digest_of(&strata, "busybox").as_str()),
+        "{pushed:#?}"
+    );
+
+    refused(&strata.end(["push", "nosuch"]), &["nosuch"]);
+    refused(
+        &strata.end(["push", "-q", "busybox", "127.0.0.1:1/x"]),
+        &["127.0.0.1:1"],
+    );
+    let digest = format!("127.0.0.1:1/x@sha256:{}", "0".repeat(64));
+    refused(&strata.end(["push", "busybox", &digest]), &["sha256"]);
+    refused(
+        &strata.end(["push", "--compression-level", "10", "busybox"]),
+        &["10"],
+    );
+}

@@ -1,0 +1,191 @@
+//! A root directory that paths are resolved in: this machine's, or a container's as it sees itself.
+
+use std::ffi::OsString;
+use std::fs::DirBuilder;
+use std::io;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Component, Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use runtime::bundle::Bundle;
+use rustix::fs::{FileType, FlockOperation, Mode, OFlags, flock};
+use sys::Dir;
+
+use super::{CopyError, End};
+use crate::Engine;
+use crate::state::State;
+
+/// How long another copy of the same container may take.
+const PATIENCE: Duration = Duration::from_secs(600);
+/// The kernel's limit of links on one way.
+const MAX_LINKS: usize = 40;
+
+/// Where paths begin, and what keeps it.
+pub(super) struct Root {
+    dir: Dir,
+    /// Relative paths begin here.
+    base: PathBuf,
+    /// Held while a stopped container's root is mounted for this copy alone.
+    _lock: Option<Dir>,
+}
+
+/// What is at a path.
+pub(super) enum Seen {
+    Dir(Dir),
+    File {
+        dir: Dir,
+        name: OsString,
+    },
+    /// Nothing, and whether there is a directory that it could be made in.
+    Missing {
+        dir: Option<Dir>,
+        name: OsString,
+    },
+}
+
+impl Engine {
+    /// The root that an end of a copy lies in, and its path there.
+    pub(super) fn root(&self, end: &End<'_>) -> Result<(Root, PathBuf), CopyError> {
+        match end {
+            End::Container { name, path } => Ok((self.container_root(name)?, (*path).to_owned())),
+            End::Host(path) => {
+                let at = |source| CopyError::Path {
+                    path: (*path).to_owned(),
+                    source,
+                };
+                Ok((
+                    Root {
+                        dir: Dir::open_ambient("/").map_err(at)?,
+                        base: std::env::current_dir().map_err(at)?,
+                        _lock: None,
+                    },
+                    (*path).to_owned(),
+                ))
+            }
+            End::Input(_) | End::Output(_) => Err(CopyError::Streams),
+        }
+    }
+
+    fn container_root(&self, name: &str) -> Result<Root, CopyError> {
+        let row = self.store.find_container(self.ns(), name)?;
+        if let State::Running { pid, .. } = self.state(&row)
+            && let Some(dir) = self.running_root(&row.id, pid)?
+        {
+            return Ok(Root {
+                dir,
+                base: "/".into(),
+                _lock: None,
+            });
+        }
+        self.stopped_root(&row)
+    }
+
+    /// The root of a container's first process; `None` if that has ended meanwhile.
+    fn running_root(&self, id: &str, pid: i32) -> Result<Option<Dir>, CopyError> {
+        let bundle = Bundle::open(&self.bundle_path(id))?;
+        let root = Dir::open_ambient(format!("/proc/{pid}/root"));
+        // Opened first: if the number is the container's still, it was then.
+        let state = runtime::state::load(&bundle)?;
+        let lives = state.is_some_and(|state| {
+            state.process.pid == pid && state.process.open().is_ok_and(|process| process.is_some())
+        });
+        Ok(root.ok().filter(|_| lives))
+    }
+
+    /// The root of a container that does not run, mounted for as long as it is open and for nobody else to see.
+    fn stopped_root(&self, row: &store::Container) -> Result<Root, CopyError> {
+        let upper = self.store.upper_path(self.ns(), &row.id)?;
+        let at = |source| CopyError::Path {
+            path: upper.clone(),
+            source,
+        };
+        let lock = Dir::open_ambient(&upper).map_err(at)?;
+        let end = Instant::now() + PATIENCE;
+        // One mount at a time: two that write to one directory know nothing of each other.
+        while let Err(errno) = flock(&lock, FlockOperation::NonBlockingLockExclusive) {
+            if errno != rustix::io::Errno::WOULDBLOCK {
+                return Err(at(errno.into()));
+            }
+            if Instant::now() > end {
+                return Err(CopyError::InUse(row.name.clone()));
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        if mount::kernel::upper_in_use(&upper).map_err(at)? {
+            return Err(CopyError::InUse(row.name.clone()));
+        }
+        DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(self.state_dir())
+            .map_err(at)?;
+        let state = Dir::open_ambient(self.state_dir()).map_err(at)?;
+        let name = format!(".copy-{}-{}", std::process::id(), &row.id[..12]);
+        let _ = state.rmdir(&name);
+        state.mkdir(&name, Mode::RWXU).map_err(at)?;
+        let place = self.state_dir().join(&name);
+        let mounted = self.mount_at(row, &place);
+        let _ = state.rmdir(&name);
+        Ok(Root {
+            dir: mounted?,
+            base: "/".into(),
+            _lock: Some(lock),
+        })
+    }
+
+    /// Mounts a container's root, opens it, and takes the mount out of the tree again: it lives on as long as it is open.
+    fn mount_at(&self, row: &store::Container, place: &Path) -> Result<Dir, CopyError> {
+        for mount in self.store.mounts(self.ns(), &row.id)? {
+            mount::attach(&mount, place)?;
+        }
+        let opened = Dir::open_ambient(place);
+        mount::detach(place)?;
+        opened.map_err(|source| CopyError::Path {
+            path: place.to_owned(),
+            source,
+        })
+    }
+}
+
+impl Root {
+    /// What is at a path. Links on the way are followed as whoever has this root would; one at its end if `follow` says
+    /// so.
+    pub(super) fn look(&self, path: &Path, follow: bool) -> Result<Seen, CopyError> {
+        let failed = |source| CopyError::Path {
+            path: path.to_owned(),
+            source,
+        };
+        let mut way = self.base.join(path);
+        for _ in 0..MAX_LINKS {
+            let Some(Component::Normal(name)) = way.components().next_back() else {
+                return self.open(&way).map(Seen::Dir).map_err(failed);
+            };
+            let name = name.to_owned();
+            let parent = way.parent().unwrap_or(Path::new("/")).to_owned();
+            let dir = match self.open(&parent) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                    return Ok(Seen::Missing { dir: None, name });
+                }
+                other => other.map_err(failed)?,
+            };
+            let Some(stat) = dir.try_stat(&name).map_err(failed)? else {
+                return Ok(Seen::Missing { dir: Some(dir), name });
+            };
+            match FileType::from_raw_mode(stat.st_mode) {
+                FileType::Directory => return self.open(&way).map(Seen::Dir).map_err(failed),
+                FileType::Symlink if follow => {
+                    way = parent.join(dir.read_link(&name).map_err(failed)?);
+                }
+                _ => return Ok(Seen::File { dir, name }),
+            }
+        }
+        Err(failed(rustix::io::Errno::LOOP.into()))
+    }
+
+    /// Opens a directory as whoever has this root would.
+    fn open(&self, path: &Path) -> io::Result<Dir> {
+        let beneath = path.strip_prefix("/").unwrap_or(path);
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NONBLOCK;
+        Dir::from_fd(self.dir.open_in_root(beneath, flags, Mode::empty())?)
+    }
+}
