@@ -124,6 +124,14 @@ const HELP: &str = "\
 
 Containers:
   run          Run a command in a new container
+  create       Make a container, and do not start it
+  start        Start containers
+  stop         Stop containers
+  restart      Stop containers that run, and start them again
+  kill         Send a signal to the processes of containers
+  wait         Wait until containers do not run, and print their exit codes
+  attach       Attach to a container that runs
+  logs         Show what a container printed
   ps           List containers
   rm           Remove containers
   cp           Copy files between a container and this machine
@@ -214,6 +222,14 @@ pub(crate) struct Global {
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     Run(Box<commands::run::RunArgs>),
+    Create(Box<commands::create::CreateArgs>),
+    Start(commands::start::StartArgs),
+    Stop(commands::stop::StopArgs),
+    Restart(commands::restart::RestartArgs),
+    Kill(commands::kill::KillArgs),
+    Wait(commands::wait::WaitArgs),
+    Attach(commands::attach::AttachArgs),
+    Logs(commands::logs::LogsArgs),
     Ps(commands::ps::PsArgs),
     Rm(commands::rm::RmArgs),
     Cp(commands::cp::CpArgs),
@@ -257,6 +273,14 @@ pub(crate) enum Command {
 #[derive(Debug, Subcommand)]
 pub(crate) enum ContainerCommand {
     Run(Box<commands::run::RunArgs>),
+    Create(Box<commands::create::CreateArgs>),
+    Start(commands::start::StartArgs),
+    Stop(commands::stop::StopArgs),
+    Restart(commands::restart::RestartArgs),
+    Kill(commands::kill::KillArgs),
+    Wait(commands::wait::WaitArgs),
+    Attach(commands::attach::AttachArgs),
+    Logs(commands::logs::LogsArgs),
     #[command(visible_aliases = ["ps", "list"])]
     Ls(commands::ps::PsArgs),
     Rm(commands::rm::RmArgs),
@@ -386,11 +410,17 @@ mod tests {
         };
         let args = run("strata run --rm=true --read-only=false -it=false --init=1 busybox sh --rm=x");
         assert_eq!(
-            (args.rm, args.read_only, args.interactive, args.tty, args.init),
+            (
+                args.container.rm,
+                args.container.read_only,
+                args.container.interactive,
+                args.container.tty,
+                args.container.init
+            ),
             (true, false, true, false, true)
         );
-        assert_eq!(args.words, ["busybox", "sh", "--rm=x"]);
-        assert!(run("strata --root /x run -it --rm=T busybox").rm);
+        assert_eq!(args.container.words, ["busybox", "sh", "--rm=x"]);
+        assert!(run("strata --root /x run -it --rm=T busybox").container.rm);
         assert!(parsed("strata ps --all=true").is_ok());
         assert!(parsed("strata rm --force=true one").is_ok());
         let error = parsed("strata run --rm=maybe busybox").unwrap_err().to_string();
@@ -404,13 +434,13 @@ mod tests {
     #[test]
     fn what_follows_the_image_belongs_to_the_command() {
         let args = run(&["--rm", "busybox", "ls", "--rm", "-v", "--help"]);
-        assert!(args.rm);
-        assert_eq!(args.words, ["busybox", "ls", "--rm", "-v", "--help"]);
+        assert!(args.container.rm);
+        assert_eq!(args.container.words, ["busybox", "ls", "--rm", "-v", "--help"]);
         let args = run(&["busybox", "--help"]);
-        assert_eq!(args.words, ["busybox", "--help"]);
+        assert_eq!(args.container.words, ["busybox", "--help"]);
         let args = run(&["-it", "--", "busybox", "-x"]);
-        assert!(args.interactive && args.tty);
-        assert_eq!(args.words, ["busybox", "-x"]);
+        assert!(args.container.interactive && args.container.tty);
+        assert_eq!(args.container.words, ["busybox", "-x"]);
     }
 
     #[test]
@@ -431,8 +461,8 @@ mod tests {
         let args = run(&[
             "-e", "A=1", "-eB=2", "-w/tmp", "-u", "1:2", "-m", "64m", "-l", "a=b", "-h", "box", "x",
         ]);
-        assert_eq!(args.env.len(), 2);
-        assert_eq!(args.memory.as_deref(), Some("64m"));
-        assert_eq!(args.hostname.as_deref(), Some("box"));
+        assert_eq!(args.container.env.len(), 2);
+        assert_eq!(args.container.memory.as_deref(), Some("64m"));
+        assert_eq!(args.container.hostname.as_deref(), Some("box"));
     }
 }

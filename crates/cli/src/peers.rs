@@ -7,12 +7,7 @@ pub(crate) fn command(name: &str) -> Option<&'static str> {
         "exec" => {
             "to look into a container from outside: nsenter --all --target PID, which strata inspect tells"
         }
-        "logs" | "attach" | "create" | "start" | "restart" | "wait" | "events" | "top" | "stats" => {
-            "strata run stays in the foreground and passes on what is printed; strata ps lists what runs"
-        }
-        "stop" | "kill" => {
-            "strata rm -f kills and removes a container; a signal that strata run gets is passed on"
-        }
+        "events" | "top" | "stats" => "strata ps lists what runs, strata inspect tells its process",
         "pause" | "unpause" | "checkpoint" | "restore" | "update" | "rename" | "port" => {
             "strata --help lists what can be done with a container"
         }
@@ -30,7 +25,7 @@ pub(crate) fn command(name: &str) -> Option<&'static str> {
 /// `--detach`.
 pub(crate) fn flag(command: &str, flag: &str) -> Option<&'static str> {
     match command {
-        "run" => run_flag(flag),
+        "run" | "create" => run_flag(flag),
         "ps" | "container ls" => ps_flag(flag),
         "images" | "image ls" => match flag {
             "-a" | "--all" => Some("strata keeps no intermediate images: those listed are all"),
@@ -97,10 +92,12 @@ fn ps_flag(flag: &str) -> Option<&'static str> {
 
 fn run_flag(flag: &str) -> Option<&'static str> {
     Some(match flag {
-        "-d" | "--detach" | "--detach-keys" | "--restart" | "--cidfile" | "--pidfile"
-        | "--conmon-pidfile" | "--log-driver" | "--log-opt" | "-a" | "--attach" | "--rmi" | "--sdnotify" => {
-            "a container runs in the foreground: let a shell (&) or a service manager start it, log it and restart it"
+        "--detach-keys" => "the keys are Ctrl-P Ctrl-Q",
+        "-a" | "--attach" => {
+            "leave out what is not wanted: without -i nothing is passed on, 2>/dev/null takes the errors"
         }
+        "--pidfile" | "--conmon-pidfile" | "--sdnotify" => "strata inspect tells the process: .State.Pid",
+        "--rmi" => "strata rmi removes the image",
         "-p" | "--publish" | "-P" | "--publish-all" | "--expose" | "--ip" | "--ip6" | "--mac-address"
         | "--link" | "--network-alias" | "--net-alias" => {
             "strata publishes no ports: --network host gives the container the network of this machine"
@@ -144,8 +141,7 @@ fn run_flag(flag: &str) -> Option<&'static str> {
         "--unsetenv" | "--unsetenv-all" | "--http-proxy" => {
             "a container has the variables of its image and those given by -e and --env-file, no others"
         }
-        "--stop-timeout"
-        | "--timeout"
+        "--timeout"
         | "--health-cmd"
         | "--health-interval"
         | "--health-retries"

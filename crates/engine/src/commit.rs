@@ -13,6 +13,7 @@ use overlay::Prefix;
 use runtime::PauseError;
 use runtime::bundle::Bundle;
 use runtime::cgroup::CgroupError;
+use runtime::options::ContainerOptions;
 use store::ContainerError;
 use sys::Dir;
 
@@ -178,23 +179,25 @@ impl Details {
     /// How the container is run, of an image that says `image`.
     fn execution(&self, image: &Execution) -> Execution {
         let mut execution = image.clone();
-        if let Some(entrypoint) = &self.asked.entrypoint {
+        let nothing = ContainerOptions::default();
+        let asked = self.plan.as_ref().map_or(&nothing, |plan| &plan.container);
+        if let Some(entrypoint) = &asked.entrypoint {
             execution.entrypoint.clone_from(entrypoint);
-            execution.cmd.clone_from(&self.asked.command);
-        } else if !self.asked.command.is_empty() {
-            execution.cmd.clone_from(&self.asked.command);
+            execution.cmd.clone_from(&asked.command);
+        } else if !asked.command.is_empty() {
+            execution.cmd.clone_from(&asked.command);
         }
-        for (name, value) in &self.asked.env {
+        for (name, value) in &asked.env {
             let prefix = format!("{name}=");
             execution.env.retain(|known| !known.starts_with(&prefix));
             if let Some(value) = value {
                 execution.env.push(prefix + value);
             }
         }
-        if let Some(user) = &self.asked.user {
+        if let Some(user) = &asked.user {
             execution.user.clone_from(user);
         }
-        if let Some(workdir) = &self.asked.workdir {
+        if let Some(workdir) = &asked.workdir {
             execution.working_dir.clone_from(workdir);
         }
         if let Some(signal) = &self.stop_signal {
@@ -207,7 +210,7 @@ impl Details {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::run::Asked;
+    use crate::run::Plan;
 
     #[test]
     fn an_image_is_run_as_its_container_was() {
@@ -219,16 +222,19 @@ mod tests {
             user: "nobody".into(),
             ..Execution::default()
         };
-        let details = |asked| Details {
-            asked,
+        let details = |container| Details {
+            plan: Some(Plan {
+                container,
+                ..Plan::default()
+            }),
             ..Details::default()
         };
-        assert_eq!(details(Asked::default()).execution(&image), image);
-        let other = details(Asked {
+        assert_eq!(details(ContainerOptions::default()).execution(&image), image);
+        let other = details(ContainerOptions {
             command: words(&["b"]),
             env: vec![("B".into(), Some("x=y".into())), ("C".into(), None)],
             workdir: Some("/w".into()),
-            ..Asked::default()
+            ..ContainerOptions::default()
         });
         let execution = other.execution(&image);
         assert_eq!(
@@ -240,9 +246,9 @@ mod tests {
             (execution.user.as_str(), execution.working_dir.as_str()),
             ("nobody", "/w")
         );
-        let cleared = details(Asked {
+        let cleared = details(ContainerOptions {
             entrypoint: Some(Vec::new()),
-            ..Asked::default()
+            ..ContainerOptions::default()
         });
         let execution = cleared.execution(&image);
         assert!(execution.entrypoint.is_empty() && execution.cmd.is_empty());

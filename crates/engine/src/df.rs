@@ -248,11 +248,11 @@ impl Engine {
                 continue;
             };
             let state = self.state(row);
-            let freeable = if state.is_running() { 0 } else { bytes };
+            let freeable = if state.is_up() { 0 } else { bytes };
             told.containers.bytes += bytes;
             told.containers.unique += bytes;
             told.containers.freeable += freeable;
-            told.containers.active += u64::from(state.is_running());
+            told.containers.active += u64::from(state.is_up());
             uses.push(ContainerUse {
                 name: row.name.clone(),
                 id: row.id.clone(),

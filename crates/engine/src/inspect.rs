@@ -198,7 +198,8 @@ fn state(state: &State) -> Value {
     };
     json!({
         "Status": state.word(),
-        "Running": state.is_running(),
+        "Running": state.is_up(),
+        "Restarting": matches!(state, State::Restarting { .. }),
         "Pid": pid,
         "ExitCode": code,
         "OOMKilled": oom,

@@ -11,6 +11,7 @@
 //! Start reading at [`run`], which uses everything.
 #![cfg_attr(not(test), warn(clippy::disallowed_methods))]
 
+pub mod attach;
 pub mod commit;
 pub mod cp;
 pub mod dedup;
@@ -24,9 +25,11 @@ pub mod images;
 pub mod import;
 pub mod info;
 pub mod inspect;
+pub mod kill;
 pub mod layers;
 pub mod load;
 pub mod login;
+pub mod logs;
 mod names;
 mod outfile;
 pub mod policy;
@@ -34,14 +37,17 @@ pub mod prune;
 pub mod ps;
 pub mod pull;
 pub mod push;
+pub mod restart;
 pub mod rm;
 pub mod rmi;
 pub mod run;
 pub mod save;
 pub mod squash;
 pub mod state;
+pub mod stop;
 pub mod tag;
 pub mod tree;
+pub mod wait;
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};

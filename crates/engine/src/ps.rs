@@ -62,12 +62,14 @@ impl Engine {
         let mut listed = list()?;
         // One that was to go with its process, and did not: its end was seen by nobody. A bundle too many: the one
         // who was removing it was killed.
-        let dead = listed.iter().any(|c| c.ephemeral && !c.state.is_running());
+        let dead = listed
+            .iter()
+            .any(|c| c.ephemeral && !c.state.is_up() && c.state != State::Created);
         if dead || self.has_orphans(&listed) {
             self.sweep()?;
             listed = list()?;
         }
-        listed.retain(|c| all || c.state.is_running());
+        listed.retain(|c| all || c.state.is_up());
         Ok(listed)
     }
 

@@ -1,4 +1,8 @@
 //! `rm`: removes containers, and what they leave behind.
+//!
+//! Lock order: the directory of bundles (shared by who starts a container, exclusive by who sweeps), then the lock of one
+//! bundle (who starts or removes that container). Who waits for a supervisor to leave may hold both: what a supervisor
+//! becomes at the end takes neither, but in passing ([`Engine::detach_ended`]).
 
 use std::path::Path;
 
@@ -9,6 +13,7 @@ use rustix::fs::{FlockOperation, flock};
 use store::{ContainerError, Fault};
 
 use crate::Engine;
+use crate::run::Details;
 use crate::state::State;
 
 /// Where a bundle has its root mounted.
@@ -38,6 +43,9 @@ pub enum RmError {
         /// Its first process.
         pid: i32,
     },
+    /// It is about to be started again, and was not to be stopped.
+    #[error("container {0} is being started again")]
+    Restarting(String),
     /// What runs in it could not be ended.
     #[error(transparent)]
     End(#[from] EndError),
@@ -68,8 +76,10 @@ impl Engine {
     /// See [`RmError`].
     pub fn rm(&self, name: &str, force: bool) -> Result<Removed, RmError> {
         let row = self.store.find_container(self.ns(), name)?;
-        if let (State::Running { pid, .. }, false) = (self.state(&row), force) {
-            return Err(RmError::Running { name: row.name, pid });
+        match self.state(&row) {
+            State::Running { pid, .. } if !force => return Err(RmError::Running { name: row.name, pid }),
+            State::Restarting { .. } if !force => return Err(RmError::Restarting(row.name)),
+            _ => {}
         }
         self.remove(&row.id)?;
         let named = match (&row.image, row.manifest) {
@@ -95,21 +105,45 @@ impl Engine {
     /// See [`RmError`]; a container that is gone already is none.
     pub fn reap(&self, id: &str) -> Result<(), RmError> {
         match self.store.find_container(self.ns(), id) {
-            Ok(row) if row.ephemeral => self.remove(id),
+            // Whoever has the lock may be waiting for this process to leave.
+            Ok(row) if row.ephemeral => {
+                self.remove_unlocked(id, Bundle::open(&self.bundle_path(id)).ok().as_ref())
+            }
             Ok(row) => {
                 self.remember([(&row, &self.state(&row))]);
-                Ok(detach(&self.bundle_path(id))?)
+                self.detach_ended(id)
             }
             Err(ContainerError::NotFound(_)) => Ok(()),
             Err(error) => Err(error.into()),
         }
     }
 
+    /// Unmounts the root of a container that has ended. Who starts or removes it at this moment does that himself.
+    pub(crate) fn detach_ended(&self, id: &str) -> Result<(), RmError> {
+        let Ok(bundle) = Bundle::open(&self.bundle_path(id)) else {
+            return Ok(());
+        };
+        let Some(_lock) = bundle.try_lock()? else {
+            return Ok(());
+        };
+        match self.store.find_container(self.ns(), id) {
+            Ok(row) if self.state(&row).is_up() => Ok(()),
+            _ => Ok(detach(bundle.path())?),
+        }
+    }
+
     /// Ends a container whatever state it is in, and takes it away. Whatever is gone already is no error, so that two
     /// who try at once both succeed.
     pub(crate) fn remove(&self, id: &str) -> Result<(), RmError> {
-        if let Ok(bundle) = Bundle::open(&self.bundle_path(id)) {
-            runtime::end(&bundle)?;
+        let bundle = Bundle::open(&self.bundle_path(id)).ok();
+        // Nobody starts it meanwhile.
+        let _lock = bundle.as_ref().map(Bundle::lock).transpose()?;
+        self.remove_unlocked(id, bundle.as_ref())
+    }
+
+    fn remove_unlocked(&self, id: &str, bundle: Option<&Bundle>) -> Result<(), RmError> {
+        if let Some(bundle) = bundle {
+            runtime::end(bundle)?;
         }
         self.remove_rows(id)?;
         self.remove_bundle(id)
@@ -145,7 +179,7 @@ impl Engine {
         let rows = self.store.containers(self.ns())?;
         let dead = rows
             .iter()
-            .filter(|row| row.ephemeral && !self.state(row).is_running())
+            .filter(|row| row.ephemeral && Details::of(row).started.is_some() && !self.state(row).is_up())
             .map(|row| &*row.id);
         let entries = bundles.entries().unwrap_or_default();
         let names = entries

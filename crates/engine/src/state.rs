@@ -21,6 +21,13 @@ pub enum State {
         /// When it was started.
         started: Timestamp,
     },
+    /// Its process has ended, and it is about to be started again.
+    Restarting {
+        /// The exit code.
+        code: i32,
+        /// When it ended.
+        at: Timestamp,
+    },
     /// Its process has ended.
     Exited {
         /// The exit code; 128 and the signal's number where a signal ended it.
@@ -35,11 +42,12 @@ pub enum State {
 }
 
 impl State {
-    /// `created`, `running`, `exited` or `lost`.
+    /// `created`, `running`, `restarting`, `exited` or `lost`.
     pub fn word(&self) -> &'static str {
         match self {
             State::Created => "created",
             State::Running { .. } => "running",
+            State::Restarting { .. } => "restarting",
             State::Exited { .. } => "exited",
             State::Lost => "lost",
         }
@@ -48,6 +56,11 @@ impl State {
     /// Whether the process runs.
     pub fn is_running(&self) -> bool {
         matches!(self, State::Running { .. })
+    }
+
+    /// Whether a supervisor looks after it: it runs, or will run again by itself.
+    pub fn is_up(&self) -> bool {
+        matches!(self, State::Running { .. } | State::Restarting { .. })
     }
 }
 
@@ -80,6 +93,10 @@ impl From<Status> for State {
                 pid,
                 started: time(started),
             },
+            Status::Restarting(exit) => State::Restarting {
+                code: exit.code.into(),
+                at: time(exit.at),
+            },
             Status::Exited(exit) => State::from(&exit),
             _ => State::Lost,
         }
@@ -103,7 +120,20 @@ impl Engine {
         let bundle = self.setup.state.join(&row.ns).join(&row.id);
         let read = Bundle::open(&bundle).and_then(|bundle| runtime::state::read(&bundle));
         match read.map_or(State::Lost, State::from) {
-            State::Lost => Details::of(row).ended.map_or(State::Lost, State::from),
+            State::Lost => match Details::of(row) {
+                Details {
+                    ended: Some(ended), ..
+                } => ended.into(),
+                // Made, and never started; rows of before there was `create` say nothing of either.
+                Details {
+                    plan: Some(_),
+                    started: None,
+                    ..
+                } => State::Created,
+                _ => State::Lost,
+            },
+            // Its bundle was made anew, for a start that came to nothing.
+            State::Created => Details::of(row).ended.map_or(State::Created, State::from),
             state => state,
         }
     }

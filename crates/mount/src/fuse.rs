@@ -53,7 +53,8 @@ pub struct Helper {
 }
 
 /// Who makes an overlay real.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Driver {
     /// The kernel's overlay, and a server of ours where the kernel refuses.
     #[default]

@@ -13,7 +13,8 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use runtime::bundle::Bundle;
-use runtime::{Helper, StartRequest};
+use runtime::control::Restart;
+use runtime::{Helper, StartRequest, Streams};
 use serde_json::json;
 
 fn main() -> ExitCode {
@@ -62,7 +63,8 @@ fn measure(count: usize, runtime: Option<PathBuf>) -> Result<(), Box<dyn std::er
         let mut running = runtime::start(&StartRequest {
             helper: &helper,
             bundle: bundle.path(),
-            stdio: [null.as_fd(); 3],
+            streams: Streams::Given([null.as_fd(); 3]),
+            restart: Restart::No,
             size: None,
             runtime: runtime.as_deref(),
             cleanup: Vec::new(),

@@ -9,13 +9,15 @@
 //! | `state.json` | the supervisor | the process, told apart from a reused number |
 //! | `exit.json` | the supervisor | how it ended |
 //! | `control.sock` | the supervisor | requests to it ([`crate::control`]) |
+//! | `lock` | the engine | empty; who starts or removes the container holds a flock on it |
 
 use std::ffi::OsStr;
+use std::fs::File;
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 
 use oci_spec::runtime::Spec;
-use rustix::fs::{Mode, OFlags};
+use rustix::fs::{FlockOperation, Mode, OFlags};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use sys::Dir;
@@ -29,6 +31,7 @@ pub(crate) const FORMAT: &str = "strata.json";
 pub(crate) const STATE: &str = "state.json";
 pub(crate) const EXIT: &str = "exit.json";
 pub(crate) const CONTROL: &str = "control.sock";
+const LOCK: &str = "lock";
 
 /// No file of a bundle is longer; a longer one is not read.
 const MAX_FILE: u64 = 16 << 20;
@@ -137,6 +140,38 @@ impl Bundle {
             }
         }
         Ok(bundle)
+    }
+
+    /// Opens the bundle of the container `id` in the directory `parent`, or makes it.
+    pub fn open_or_create(parent: &Path, id: &str) -> Result<Bundle, BundleError> {
+        match Bundle::create(parent, id) {
+            Err(BundleError::Io { source, .. }) if source.kind() == io::ErrorKind::AlreadyExists => {
+                Bundle::open(&parent.join(id))
+            }
+            other => other,
+        }
+    }
+
+    /// Waits until nobody else starts or removes the container, and keeps others from it while the file is open.
+    pub fn lock(&self) -> Result<File, BundleError> {
+        self.locked(FlockOperation::LockExclusive)
+            .map_err(|source| io_error(&self.path.join(LOCK), source))
+    }
+
+    /// As [`Bundle::lock`], but `None` where somebody starts or removes it.
+    pub fn try_lock(&self) -> Result<Option<File>, BundleError> {
+        match self.locked(FlockOperation::NonBlockingLockExclusive) {
+            Ok(file) => Ok(Some(file)),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(None),
+            Err(source) => Err(io_error(&self.path.join(LOCK), source)),
+        }
+    }
+
+    fn locked(&self, how: FlockOperation) -> io::Result<File> {
+        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::NOFOLLOW;
+        let file = self.dir.open_file(LOCK, flags, Mode::RUSR | Mode::WUSR)?;
+        rustix::fs::flock(&file, how)?;
+        Ok(file)
     }
 
     /// Absolute path of the bundle.

@@ -15,11 +15,12 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::bundle::{self, Bundle};
+use crate::log::Limits;
 use crate::state::Exit;
 
-/// Version of the protocol. Since 2, `Failed` says what it [concerns](Concern); whoever reads takes what is not said, or
+/// Version of the protocol. Since 3 a supervisor holds streams, is attached to and starts again; since 2, `Failed` says what it [concerns](Concern); whoever reads takes what is not said, or
 /// not known to it, for [`Concern::Other`], so that any two versions understand each other.
-pub const VERSION: u32 = 2;
+pub const VERSION: u32 = 3;
 
 /// No message is longer.
 const MAX_MESSAGE: usize = 16 << 10;
@@ -29,8 +30,9 @@ const MAX_MESSAGE: usize = 16 << 10;
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum Request {
-    /// Start the container; the first request and only on the first connection. Brings three descriptors: its
-    /// standard streams. Answered by `Started` or `Failed`, and later by `Exited`.
+    /// Start the container; the first request and only on the first connection. Answered by `Started` or `Failed`, and
+    /// later by `Exited`. Brings three descriptors: its standard streams. Where the supervisor is to [hold](Hold) them it
+    /// brings the log's directory if there is to be one, then three pipes if the client is to be attached from the first.
     Start {
         /// Rows and columns of the terminal, where the spec asks for one.
         size: Option<(u16, u16)>,
@@ -38,6 +40,25 @@ pub enum Request {
         runtime: Option<PathBuf>,
         /// Program and arguments to run at the end if the one who asked is gone by then.
         cleanup: Vec<OsString>,
+        /// Hold the streams.
+        #[serde(default)]
+        hold: Option<Hold>,
+        /// Whether to start it again after its end.
+        #[serde(default)]
+        restart: Restart,
+    },
+    /// Attach to the streams that the supervisor holds. Brings three pipes: what is typed, and where output and error
+    /// go. At the end of the first one the program's input ends too, unless its reader has [detached](Request::Detach).
+    Attach {
+        /// Pass on what is typed.
+        stdin: bool,
+    },
+    /// Attach no longer.
+    Detach,
+    /// Send this signal to its first process, and do not start the container again after its end.
+    Stop {
+        /// The signal's number.
+        signal: i32,
     },
     /// Answer `Exited` when the container has ended.
     Wait,
@@ -52,6 +73,35 @@ pub enum Request {
         rows: u16,
         /// Characters a line.
         columns: u16,
+    },
+}
+
+/// How a supervisor holds the streams of a container.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Hold {
+    /// Keep standard input open for who attaches; otherwise it is empty.
+    pub stdin: bool,
+    /// Write what is printed to the log in the directory that is brought.
+    pub log: Option<Limits>,
+    /// Attach the one who asks, and pass on what is typed there if this says so.
+    pub attach: Option<bool>,
+}
+
+/// Whether a container is started again after its end.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Restart {
+    /// Never.
+    #[default]
+    No,
+    /// Whatever its end was, and after the machine's.
+    Always,
+    /// As always, unless somebody stopped it.
+    UnlessStopped,
+    /// When its code is not zero, after the machine's end too.
+    OnFailure {
+        /// No more often than this.
+        most: Option<u32>,
     },
 }
 

@@ -9,6 +9,7 @@ use rustix::process::Signal;
 
 use crate::bundle::{Bundle, BundleError};
 use crate::cgroup::{Cgroup, CgroupError};
+use crate::control::{Connection, Request};
 use crate::state::{self, ProcessId};
 
 /// How long a process that was killed, and then its supervisor, may take to end.
@@ -71,6 +72,11 @@ pub fn end(bundle: &Bundle) -> Result<(), EndError> {
         _ => Ok(()),
     };
 
+    // Its supervisor is not to start it again. One that is dead, or older, does not.
+    if let Ok(connection) = Connection::open(bundle) {
+        let signal = Signal::KILL.as_raw();
+        let _ = connection.send(&Request::Stop { signal }, &[]);
+    }
     let (process, supervisor) = (&state.process, &state.supervisor);
     if let Some(pidfd) = open(process)? {
         kill(&pidfd, process.pid)?;

@@ -16,6 +16,8 @@
 //! | [`end()`] | the end of a container, whatever state it is in |
 //! | [`state`] | what a container does, asked by anyone |
 //! | [`control`] | the language that supervisors speak |
+//! | [`log`] | what it printed, in files |
+//! | [`attach`] | being attached to one that runs |
 //! | [`terminal`] | the foreground: signals, keys, windows |
 //! | [`options`] | the values of `run`'s flags |
 //! | [`seccomp`] | system call filters |
@@ -28,6 +30,7 @@
 //! Start reading at [`start()`], then `launch`.
 #![cfg_attr(not(test), warn(clippy::disallowed_methods))]
 
+pub mod attach;
 pub mod bundle;
 pub mod cgroup;
 pub mod control;
@@ -35,6 +38,7 @@ pub mod devices;
 mod end;
 mod external;
 mod launch;
+pub mod log;
 pub mod options;
 mod pause;
 pub mod seccomp;
@@ -48,6 +52,6 @@ pub mod user;
 pub use end::{EndError, end};
 pub use launch::{INIT_ANNOTATION, make_directory};
 pub use pause::{PauseError, Paused, pause};
-pub use start::{Helper, Running, StartError, StartRequest, Summoned, start, summon};
+pub use start::{Helper, Running, StartError, StartRequest, Streams, Summoned, start, summon};
 /// For a program that starts containers, before it does: whoever started it may have had SIGCHLD ignored.
 pub use sys::signal::hear_of_children;

@@ -14,12 +14,14 @@
 //! | `--security-opt`, `--sysctl` | [`security::security_opt`], [`security::sysctl`] |
 //! | `--env`, `--env-file`, `--label`, `--annotation` | [`env::env`], [`env::env_file`], [`env::key_value`] |
 //! | `--network`, `--pid`, `--ipc`, `--uts` | [`namespaces::network`], [`namespaces::namespace`] |
+//! | `--restart`, `--log-driver`, `--log-opt` | [`lifecycle`] |
 //! | `--hostname`, `--add-host`, `--dns` | [`network::hostname`], [`network::add_host`], [`network::dns`] |
 //! | `--entrypoint`, `--workdir`, `--stop-signal`, `--name`, `--cgroup-parent` | [`process`] |
 
 pub mod container;
 pub mod devices;
 pub mod env;
+pub mod lifecycle;
 pub mod limits;
 pub mod mounts;
 pub mod namespaces;

@@ -14,8 +14,10 @@ use std::process::{Child, Command, Stdio};
 use rustix::mount::MountAttrFlags;
 use sys::mount::SetAttr;
 
-use crate::control::{Concern, Connection, Reply, Request};
+use crate::attach::Ends;
+use crate::control::{Concern, Connection, Hold, Reply, Request, Restart};
 use crate::launch::{CANNOT_RUN, FAILED, NOT_FOUND};
+use crate::log::Limits;
 use crate::state::Exit;
 use crate::terminal::Attention;
 
@@ -36,18 +38,36 @@ pub struct StartRequest<'a> {
     pub helper: &'a Helper,
     /// The bundle, its root file system mounted.
     pub bundle: &'a Path,
-    /// Standard input, output and error of the program, where its spec asks for no terminal. They are inherited:
-    /// nobody copies what goes through them.
-    pub stdio: [BorrowedFd<'a>; 3],
+    /// Its standard streams.
+    pub streams: Streams<'a>,
     /// Rows and columns of the terminal, where its spec asks for one.
     pub size: Option<(u16, u16)>,
     /// The OCI runtime to drive instead of the launcher.
     pub runtime: Option<&'a Path>,
+    /// Whether the supervisor starts it again after its end.
+    pub restart: Restart,
     /// Program and arguments that the supervisor runs at the end if the caller is gone by then: whoever promises to
     /// remove the container keeps the promise so. Empty for none.
     pub cleanup: Vec<OsString>,
     /// Signals that the caller holds back: one that comes before the program runs and asks to end ends the start.
     pub attention: Option<&'a Attention>,
+}
+
+/// Where a program's standard streams are.
+#[derive(Debug, Clone, Copy)]
+pub enum Streams<'a> {
+    /// Input, output and error of the caller, where the spec asks for no terminal. They are inherited: nobody copies
+    /// what goes through them. A terminal is the caller's to [relay](crate::terminal).
+    Given([BorrowedFd<'a>; 3]),
+    /// With the supervisor: for a log, and for who attaches.
+    Held {
+        /// Input is kept open for who attaches; otherwise it is empty.
+        stdin: bool,
+        /// The directory of the log, and how much of it is kept.
+        log: Option<(BorrowedFd<'a>, Limits)>,
+        /// The caller is attached from the first.
+        attach: Option<&'a Ends>,
+    },
 }
 
 /// Why a container was not started. Nothing of it runs then.
@@ -97,13 +117,35 @@ impl StartError {
     }
 }
 
+impl Streams<'_> {
+    /// What is asked of the supervisor, and the descriptors beside it.
+    fn order(&self) -> (Option<Hold>, Vec<BorrowedFd<'_>>) {
+        match self {
+            Streams::Given(stdio) => (None, stdio.to_vec()),
+            Streams::Held { stdin, log, attach } => {
+                let hold = Hold {
+                    stdin: *stdin,
+                    log: log.map(|(_, limits)| limits),
+                    attach: attach.map(|ends| ends.typed()),
+                };
+                let fds = log.map(|(dir, _)| dir).into_iter();
+                (
+                    Some(hold),
+                    fds.chain(attach.iter().flat_map(|ends| ends.fds())).collect(),
+                )
+            }
+        }
+    }
+}
+
 /// A container that runs, as the one who started it has it. Dropping it leaves the container running.
 #[derive(Debug)]
 pub struct Running {
     pid: i32,
     console: Option<OwnedFd>,
     connection: Connection,
-    supervisor: Child,
+    /// Of one that the caller started.
+    supervisor: Option<Child>,
     exit: Option<Exit>,
 }
 
@@ -184,19 +226,22 @@ fn tell(
         bundle: request.bundle.to_path_buf(),
         source,
     };
+    let (hold, fds) = request.streams.order();
     let order = Request::Start {
         size: request.size,
         runtime: request.runtime.map(Path::to_path_buf),
         cleanup: request.cleanup.clone(),
+        hold,
+        restart: request.restart,
     };
     let mut running = Running {
         pid: 0,
         console: None,
         connection,
-        supervisor,
+        supervisor: Some(supervisor),
         exit: None,
     };
-    let answer = running.connection.send(&order, &request.stdio).and_then(|()| {
+    let answer = running.connection.send(&order, &fds).and_then(|()| {
         if let Some(attention) = request.attention {
             attention.pass_on_until_answered(&running)?;
         }
@@ -226,7 +271,7 @@ fn tell(
         Err(error) => lost(error),
     };
     // It leaves by itself, and then nothing of the container is left.
-    let _ = running.supervisor.wait();
+    let _ = running.finish();
     Err(failure)
 }
 
@@ -242,7 +287,7 @@ fn read_only_copy(program: &Path) -> io::Result<OwnedFd> {
 }
 
 impl Running {
-    /// Number of the container's first process in the caller's pid namespace.
+    /// Number of the container's first process in the caller's pid namespace, of one that the caller started.
     pub fn pid(&self) -> i32 {
         self.pid
     }
@@ -286,16 +331,38 @@ impl Running {
         Ok(self.exit.clone())
     }
 
-    /// Waits until the supervisor has left: nothing of the container is left then but its bundle.
+    /// One that somebody else started, whose end is waited for over `connection`.
+    pub(crate) fn of(connection: Connection) -> Running {
+        Running {
+            pid: 0,
+            console: None,
+            connection,
+            supervisor: None,
+            exit: None,
+        }
+    }
+
+    /// Asks the supervisor for something whose answer nobody waits for.
+    pub(crate) fn ask(&self, request: &Request) -> io::Result<()> {
+        self.connection.send(request, &[])
+    }
+
+    /// Waits until the supervisor that the caller started has left: nothing of the container is left then but its
+    /// bundle.
     pub fn finish(mut self) -> io::Result<()> {
-        self.supervisor.wait().map(drop)
+        match &mut self.supervisor {
+            Some(supervisor) => supervisor.wait().map(drop),
+            None => Ok(()),
+        }
     }
 }
 
 impl Drop for Running {
     fn drop(&mut self) {
         // A program that lives long collects no dead supervisors, where they are dead by now.
-        let _ = self.supervisor.try_wait();
+        if let Some(supervisor) = &mut self.supervisor {
+            let _ = supervisor.try_wait();
+        }
     }
 }
 

@@ -114,6 +114,9 @@ pub struct State {
     /// Its own cgroups, to be killed and removed by whoever finds no supervisor left ([`crate::cgroup::Cgroup::open`]).
     #[serde(default)]
     pub cgroups: CgroupPaths,
+    /// How often its supervisor started it again.
+    #[serde(default)]
+    pub restarts: u32,
 }
 
 /// How a container ended: contents of `exit.json`.
@@ -130,6 +133,9 @@ pub struct Exit {
     /// What went wrong after its end: a hook that failed, a cgroup that stayed.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub warnings: Vec<String>,
+    /// When its supervisor will start it again, in nanoseconds since 1970.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub again: Option<u64>,
 }
 
 /// What a container is doing.
@@ -145,6 +151,8 @@ pub enum Status {
         /// When it was started, in nanoseconds since 1970.
         started: u64,
     },
+    /// Its first process has ended, and its supervisor is about to start it again.
+    Restarting(Exit),
     /// Its first process has ended.
     Exited(Exit),
     /// Its process is gone, and so is the supervisor that would have recorded how.
@@ -191,12 +199,6 @@ pub fn load_exit(bundle: &Bundle) -> Result<Option<Exit>, BundleError> {
 
 /// What the container is doing.
 pub fn read(bundle: &Bundle) -> Result<Status, BundleError> {
-    if let Some(exit) = load_exit(bundle)? {
-        return Ok(Status::Exited(exit));
-    }
-    let Some(state) = load(bundle)? else {
-        return Ok(Status::Created);
-    };
     let lives = |process: &ProcessId| match process.open() {
         Ok(found) => Ok(found.is_some()),
         Err(source) => Err(BundleError::Io {
@@ -204,6 +206,23 @@ pub fn read(bundle: &Bundle) -> Result<Status, BundleError> {
             source,
         }),
     };
+    let exit = load_exit(bundle)?;
+    if let Some(exit) = &exit
+        && exit.again.is_none()
+    {
+        return Ok(Status::Exited(exit.clone()));
+    }
+    let Some(state) = load(bundle)? else {
+        return Ok(exit.map_or(Status::Created, Status::Exited));
+    };
+    if let Some(exit) = exit {
+        // Who was to start it again may be gone.
+        let again = lives(&state.supervisor)?;
+        return Ok(match again {
+            true => Status::Restarting(exit),
+            false => Status::Exited(exit),
+        });
+    }
     let running = Status::Running {
         pid: state.process.pid,
         started: state.created,
@@ -288,6 +307,7 @@ mod tests {
             created: 5,
             running: true,
             cgroups: CgroupPaths::default(),
+            restarts: 0,
         };
         bundle.write_json(bundle::STATE, &state).unwrap();
         assert_eq!(read(&bundle).unwrap(), Status::Running { pid, started: 5 });
@@ -307,8 +327,19 @@ mod tests {
             at: 6,
             oom: false,
             warnings: Vec::new(),
+            again: None,
         };
         bundle.write_json(bundle::EXIT, &exit).unwrap();
+        assert_eq!(read(&bundle).unwrap(), Status::Exited(exit.clone()));
+
+        let exit = Exit {
+            again: Some(7),
+            ..exit
+        };
+        bundle.write_json(bundle::EXIT, &exit).unwrap();
+        assert_eq!(read(&bundle).unwrap(), Status::Restarting(exit.clone()));
+        state.supervisor = state.process.clone();
+        bundle.write_json(bundle::STATE, &state).unwrap();
         assert_eq!(read(&bundle).unwrap(), Status::Exited(exit));
     }
 }

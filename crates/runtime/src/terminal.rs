@@ -73,8 +73,29 @@ impl Attention {
             if answered {
                 return Ok(());
             }
-            pass_on(running, self, || {})?;
+            self.pass_on(running, || {})?;
         }
+    }
+
+    /// Passes the signals that have come on to the container; `resized` is told that the window has another size.
+    pub(crate) fn pass_on(&self, running: &Running, mut resized: impl FnMut()) -> io::Result<()> {
+        while let Some(received) = self.signals.read()? {
+            if received.signal == Signal::WINCH.as_raw() {
+                resized();
+            } else if let Err(error) = running.kill(received.signal)
+                && error.kind() != io::ErrorKind::BrokenPipe
+            {
+                return Err(error);
+            }
+        }
+        Ok(())
+    }
+}
+
+impl AsFd for Attention {
+    /// Readable when a signal has come.
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.signals.as_fd()
     }
 }
 
@@ -91,14 +112,14 @@ impl Drop for Attention {
 }
 
 /// A terminal in raw mode; as it was again when dropped.
-struct Raw<'a> {
+pub(crate) struct Raw<'a> {
     terminal: BorrowedFd<'a>,
     before: Termios,
 }
 
 impl<'a> Raw<'a> {
     /// `None` where `terminal` is none.
-    fn begin(terminal: BorrowedFd<'a>) -> io::Result<Option<Raw<'a>>> {
+    pub(crate) fn begin(terminal: BorrowedFd<'a>) -> io::Result<Option<Raw<'a>>> {
         let Ok(before) = rustix::termios::tcgetattr(terminal) else {
             return Ok(None);
         };
@@ -152,24 +173,12 @@ fn attend_signals(running: &mut Running, attention: &Attention) -> io::Result<Ex
         if ended && let Some(exit) = running.take()? {
             return Ok(exit);
         }
-        pass_on(running, attention, || {})?;
+        attention.pass_on(running, || {})?;
     }
 }
 
-fn pass_on(running: &Running, attention: &Attention, mut resized: impl FnMut()) -> io::Result<()> {
-    while let Some(received) = attention.signals.read()? {
-        if received.signal == Signal::WINCH.as_raw() {
-            resized();
-        } else if let Err(error) = running.kill(received.signal)
-            && error.kind() != io::ErrorKind::BrokenPipe
-        {
-            return Err(error);
-        }
-    }
-    Ok(())
-}
-
-fn retry<T>(mut call: impl FnMut() -> rustix::io::Result<T>) -> io::Result<T> {
+/// Calls again where a signal came between.
+pub(crate) fn retry<T>(mut call: impl FnMut() -> rustix::io::Result<T>) -> io::Result<T> {
     loop {
         match call() {
             Err(rustix::io::Errno::INTR) => {}
@@ -178,25 +187,26 @@ fn retry<T>(mut call: impl FnMut() -> rustix::io::Result<T>) -> io::Result<T> {
     }
 }
 
+/// Rows and columns of the first that is a terminal.
+pub(crate) fn size_of<'a>(mut fds: impl Iterator<Item = BorrowedFd<'a>>) -> Option<(u16, u16)> {
+    fds.find_map(|fd| sys::pty::size(fd).ok())
+}
+
 /// Gives the container's terminal the size of the user's.
 fn resize(screen: Screen<'_>, console: BorrowedFd<'_>) {
     let sources = [Some(screen.output), screen.input];
-    let size = sources
-        .into_iter()
-        .flatten()
-        .find_map(|fd| sys::pty::size(fd).ok());
-    if let Some((rows, columns)) = size {
+    if let Some((rows, columns)) = size_of(sources.into_iter().flatten()) {
         let _ = sys::pty::set_size(console, rows, columns);
     }
 }
 
 /// Bytes on their way from one descriptor to another.
-struct Buffer {
-    bytes: Vec<u8>,
+pub(crate) struct Buffer {
+    pub(crate) bytes: Vec<u8>,
     /// How many of them have gone on.
     gone: usize,
     /// No more will come.
-    ended: bool,
+    pub(crate) ended: bool,
 }
 
 impl Default for Buffer {
@@ -210,11 +220,11 @@ impl Default for Buffer {
 }
 
 impl Buffer {
-    fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.gone == self.bytes.len()
     }
 
-    fn fill(&mut self, from: BorrowedFd<'_>) -> io::Result<()> {
+    pub(crate) fn fill(&mut self, from: BorrowedFd<'_>) -> io::Result<()> {
         self.bytes.resize(16 << 10, 0);
         self.gone = 0;
         let read = rustix::io::read(from, &mut self.bytes);
@@ -229,7 +239,7 @@ impl Buffer {
         Ok(())
     }
 
-    fn drain(&mut self, to: BorrowedFd<'_>) -> io::Result<()> {
+    pub(crate) fn drain(&mut self, to: BorrowedFd<'_>) -> io::Result<()> {
         match rustix::io::write(to, &self.bytes[self.gone..]) {
             Ok(written) => self.gone += written,
             Err(rustix::io::Errno::INTR | rustix::io::Errno::AGAIN) => {}
@@ -261,7 +271,7 @@ impl Relay<'_> {
                 exit = running.take()?;
             }
             let (screen, console) = (self.screen, self.console);
-            pass_on(running, attention, || resize(screen, console))?;
+            attention.pass_on(running, || resize(screen, console))?;
             if ready.to_screen {
                 self.printed.drain(self.screen.output)?;
             }

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use common::*;
 use runtime::bundle::Bundle;
-use runtime::control::{Connection, Reply, Request};
+use runtime::control::{Connection, Reply, Request, Restart};
 use runtime::state::{self, KillError, Status};
 use serde_json::json;
 
@@ -102,6 +102,8 @@ fn many_are_answered_at_once() {
         size: None,
         runtime: None,
         cleanup: Vec::new(),
+        hold: None,
+        restart: Restart::No,
     };
     assert!(matches!(ask(&start), Reply::Error { .. }));
     assert!(matches!(
@@ -149,7 +151,8 @@ fn caller_to_be_killed() {
         null(),
     ];
     let mut running = runtime::start(&runtime::StartRequest {
-        stdio: streams.each_ref().map(AsFd::as_fd),
+        streams: runtime::Streams::Given(streams.each_ref().map(AsFd::as_fd)),
+        restart: Restart::No,
         cleanup: vec!["/bin/touch".into(), marker],
         ..order(Path::new(&bundle), &helper(), &streams[0])
     })

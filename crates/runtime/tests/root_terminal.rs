@@ -10,6 +10,7 @@ use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
 use common::*;
+use runtime::control::Restart;
 use runtime::state;
 use rustix::fs::{CWD, Mode, OFlags};
 use rustix::termios::{LocalModes, OptionalActions};
@@ -249,7 +250,8 @@ fn a_size_in_the_spec() {
     let mut running = runtime::start(&runtime::StartRequest {
         helper: &helper(),
         bundle: container.bundle.path(),
-        stdio: [null.as_fd(); 3],
+        streams: runtime::Streams::Given([null.as_fd(); 3]),
+        restart: Restart::No,
         size: None,
         runtime: None,
         cleanup: Vec::new(),

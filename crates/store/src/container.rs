@@ -1,14 +1,18 @@
 //! Containers: who exists, made from what, with which snapshot. How a container runs is not known here.
 
+use std::os::fd::AsFd;
 use std::path::PathBuf;
 
 use jiff::Timestamp;
 use mount::Mount;
 use rusqlite::Row;
+use rustix::fs::Mode;
+use sys::Dir;
 
 use crate::db::{Durability, Query, nanoseconds, time};
 use crate::error::Fault;
 use crate::image::hex_range;
+use crate::layout::LOG;
 use crate::snapshot::{self, Kind, Labels, PrepareOptions, SnapshotError, labels_from, labels_to};
 use crate::snapshotter::durability;
 use crate::{Digest, Store};
@@ -204,6 +208,27 @@ impl Store {
                 "only an active snapshot is written to",
             )),
         }
+    }
+
+    /// The directory in which what a container prints is kept, `snapshots/<n>/log`; made when it is missing. What it
+    /// holds goes with the container, and is not counted among what that may write.
+    pub fn log_dir(&self, ns: &str, id: &str) -> Result<Dir, SnapshotError> {
+        let path = self.upper_path(ns, id)?;
+        let own = path.parent().unwrap_or(&path);
+        let open = || -> std::io::Result<Dir> {
+            let own = Dir::open_ambient(own)?;
+            match own.mkdir(LOG, Mode::RWXU) {
+                Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => return Err(error),
+                _ => {}
+            }
+            let log = own.open_dir(LOG)?;
+            // A file system that counts nothing has nobody's to take it from.
+            if sys::quota::project(log.as_fd()).is_ok_and(|project| project != 0) {
+                sys::quota::set_project(log.as_fd(), 0)?;
+            }
+            Ok(log)
+        };
+        Ok(open().map_err(|error| self.layout.fault("making the log in", own, error))?)
     }
 }
 

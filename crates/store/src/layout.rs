@@ -23,6 +23,8 @@ pub(crate) const LEASES: &str = "leases";
 pub(crate) const FS: &str = "fs";
 /// The overlay's work directory, beneath a writable snapshot's number.
 pub(crate) const WORK: &str = "work";
+/// What a container prints, beneath its writable snapshot's number.
+pub(crate) const LOG: &str = "log";
 /// The content record, beneath a layer's number.
 pub(crate) const RECORD: &str = "record";
 

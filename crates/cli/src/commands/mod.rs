@@ -1,8 +1,10 @@
 //! One file per command, and what they have in common: settings in, the engine opened, an exit code out.
 
+pub(crate) mod attach;
 pub(crate) mod commit;
 pub(crate) mod completion;
 pub(crate) mod cp;
+pub(crate) mod create;
 pub(crate) mod dedup;
 pub(crate) mod df;
 pub(crate) mod diff;
@@ -13,24 +15,30 @@ pub(crate) mod images;
 pub(crate) mod import;
 pub(crate) mod info;
 pub(crate) mod inspect;
+pub(crate) mod kill;
 pub(crate) mod layers;
 pub(crate) mod load;
 pub(crate) mod login;
 pub(crate) mod logout;
+pub(crate) mod logs;
 pub(crate) mod mount;
 pub(crate) mod prune;
 pub(crate) mod ps;
 pub(crate) mod pull;
 pub(crate) mod push;
 pub(crate) mod reap;
+pub(crate) mod restart;
 pub(crate) mod rm;
 pub(crate) mod rmi;
 pub(crate) mod run;
 pub(crate) mod save;
 pub(crate) mod squash;
+pub(crate) mod start;
+pub(crate) mod stop;
 pub(crate) mod tag;
 pub(crate) mod umount;
 pub(crate) mod version;
+pub(crate) mod wait;
 
 use std::ffi::OsString;
 use std::io::{self, BufWriter, ErrorKind, Write};
@@ -138,6 +146,20 @@ fn with(global: &Global, verbose: bool, what: impl FnOnce(&Context) -> Outcome) 
 fn dispatch(context: &Context, command: Command) -> Outcome {
     match command {
         Command::Run(args) | Command::Container(ContainerCommand::Run(args)) => run::run(context, *args),
+        Command::Create(args) | Command::Container(ContainerCommand::Create(args)) => {
+            create::run(context, *args)
+        }
+        Command::Start(args) | Command::Container(ContainerCommand::Start(args)) => start::run(context, args),
+        Command::Stop(args) | Command::Container(ContainerCommand::Stop(args)) => stop::run(context, args),
+        Command::Restart(args) | Command::Container(ContainerCommand::Restart(args)) => {
+            restart::run(context, args)
+        }
+        Command::Kill(args) | Command::Container(ContainerCommand::Kill(args)) => kill::run(context, args),
+        Command::Wait(args) | Command::Container(ContainerCommand::Wait(args)) => wait::run(context, args),
+        Command::Attach(args) | Command::Container(ContainerCommand::Attach(args)) => {
+            attach::run(context, args)
+        }
+        Command::Logs(args) | Command::Container(ContainerCommand::Logs(args)) => logs::run(context, args),
         Command::Ps(args) | Command::Container(ContainerCommand::Ls(args)) => ps::run(context, args),
         Command::Rm(args) | Command::Container(ContainerCommand::Rm(args)) => rm::run(context, args),
         Command::Commit(args) | Command::Container(ContainerCommand::Commit(args)) => {

@@ -22,6 +22,7 @@ use engine::tag::{FindImageError, TagError};
 use crate::failure::Failure;
 
 mod image;
+mod lifecycle;
 mod make;
 mod run;
 
@@ -196,6 +197,7 @@ impl Explain for RmError {
     fn hint(&self) -> Option<String> {
         Some(match self {
             RmError::NotFound(_) => "strata ps -a lists all containers".to_owned(),
+            RmError::Restarting(name) => format!("stop and remove it with strata rm -f {name}"),
             RmError::Running { name, .. } => format!("kill and remove it with strata rm -f {name}"),
             RmError::Container(error) => return error.hint(),
             _ => return None,

@@ -65,6 +65,9 @@ impl Explain for RunError {
                 "the state lies where --state says, or STRATA_STATE, or the configuration file: name a directory there"
             }
             RunError::Remove { .. } => "remove it with strata rm -f",
+            RunError::Running(_) => "strata attach shows what it prints, strata restart starts it anew",
+            RunError::NoPlan(_) => "remove it with strata rm, and run it anew",
+            RunError::LeftOver { .. } => "see what uses it: strata info, findmnt",
             RunError::Spec(error) => return Some(spec_hint(error)),
             RunError::Start(StartError::Setup { concern, .. }) => setup_hint(*concern),
             RunError::Start(StartError::CannotRun(_)) => {

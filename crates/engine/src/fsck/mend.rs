@@ -168,7 +168,7 @@ impl Mender<'_> {
         let Some(lease) = &self.lease else { return Ok(()) };
         for holder in store.sharers(n)?.containers {
             let row = store.find_container(&holder.ns, &holder.name);
-            if row.is_ok_and(|row| self.engine.state(&row).is_running()) {
+            if row.is_ok_and(|row| self.engine.state(&row).is_up()) {
                 found.left = Some(format!(
                     "container {} is running on it: stop that first",
                     holder.name

@@ -58,7 +58,7 @@ impl Engine {
             Err(error) => found.left = Some(error),
         };
         for row in &rows {
-            let running = self.state(row).is_running();
+            let running = self.state(row).is_up();
             let rootfs = self.bundle_path(&row.id).join("rootfs");
             let mounted = mounts.iter().any(|mount| mount.target == rootfs);
             if running && mounted && is_dead(&rootfs) {

@@ -21,8 +21,8 @@ pub struct Base {
     pub(super) image: Option<Image>,
     /// A directory outside the store that lies at the bottom.
     pub(super) lower: Option<PathBuf>,
-    /// How the image wants to be run.
-    pub(super) execution: Execution,
+    /// How the image wants to be run, if there is one.
+    pub(super) execution: Option<Execution>,
 }
 
 /// Why there is nothing to stand on.
@@ -115,7 +115,7 @@ impl Engine {
                     return Ok(Base {
                         image: Some(image),
                         lower: None,
-                        execution,
+                        execution: Some(execution),
                     });
                 }
                 // Somebody removed it since it was found, or pulled: it is looked for again.

@@ -9,21 +9,22 @@
 mod base;
 mod etc;
 mod host;
+mod plan;
 mod spec;
 mod start;
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
 use std::path::PathBuf;
 
-use runtime::options::ContainerOptions;
+use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 pub use self::base::{Base, BaseError};
 pub use self::host::LeftOut;
+pub use self::plan::Plan;
 pub use self::spec::SpecError;
 pub(crate) use self::spec::shared_memory;
-pub use self::start::{RunError, Started, Streams, Summons};
+pub use self::start::{Created, RunError, Started, Stdio, Streams, Summons};
 pub use crate::pull::Registries;
 
 /// Where the read-only part of a container's root comes from.
@@ -74,20 +75,10 @@ pub struct Request {
     pub name: Option<String>,
     /// Everything of the container goes when its process ends.
     pub remove: bool,
-    /// The process gets the caller's standard input; otherwise an empty one.
-    pub interactive: bool,
-    /// The process and its surroundings.
-    pub container: ContainerOptions,
-    /// More lines of `/etc/hosts`.
-    pub hosts: Vec<(String, IpAddr)>,
-    /// Name servers; the host's.
-    pub dns: Vec<IpAddr>,
     /// Labels.
     pub labels: BTreeMap<String, String>,
-    /// Another OCI runtime to run the bundle.
-    pub runtime: Option<PathBuf>,
-    /// Who makes the root file system real.
-    pub driver: mount::fuse::Driver,
+    /// What is asked of each start.
+    pub plan: Plan,
 }
 
 impl Request {
@@ -100,13 +91,8 @@ impl Request {
             registries: Registries::default(),
             name: None,
             remove: false,
-            interactive: false,
-            container: ContainerOptions::default(),
-            hosts: Vec::new(),
-            dns: Vec::new(),
             labels: BTreeMap::new(),
-            runtime: None,
-            driver: mount::fuse::Driver::default(),
+            plan: Plan::default(),
         }
     }
 }
@@ -128,35 +114,18 @@ pub(crate) struct Details {
     pub(crate) hidden: Vec<PathBuf>,
     /// Where the user has something mounted in the container, or the image wants a directory.
     pub(crate) mounts: Vec<PathBuf>,
-    /// What was asked where the image says something too: an image made of the container is run so.
-    pub(crate) asked: Asked,
+    /// What it is started from; rows of before there was `start` lack it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) plan: Option<Plan>,
+    /// When it was started last; never where this is absent, but in those rows.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) started: Option<Timestamp>,
+    /// Somebody stopped it, and nobody has started it since.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub(crate) stopped: bool,
     /// How it ended, once somebody has seen it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) ended: Option<crate::state::Ended>,
-}
-
-/// What a user asked over what the image says; see [`ContainerOptions`].
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-#[serde(default)]
-pub(crate) struct Asked {
-    pub(crate) entrypoint: Option<Vec<String>>,
-    /// The command and its arguments, without the entry point.
-    pub(crate) command: Vec<String>,
-    pub(crate) env: Vec<(String, Option<String>)>,
-    pub(crate) user: Option<String>,
-    pub(crate) workdir: Option<String>,
-}
-
-impl Asked {
-    pub(crate) fn of(options: &ContainerOptions) -> Asked {
-        Asked {
-            entrypoint: options.entrypoint.clone(),
-            command: options.command.clone(),
-            env: options.env.clone(),
-            user: options.user.clone(),
-            workdir: options.workdir.clone(),
-        }
-    }
 }
 
 impl Details {

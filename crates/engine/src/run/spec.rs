@@ -18,9 +18,8 @@ use rustix::fs::Mode;
 use store::ContainerError;
 use sys::Dir;
 
-use super::base::Base;
 use super::start::RunError;
-use super::{Request, etc};
+use super::{Plan, etc};
 use crate::Engine;
 use crate::state::State;
 
@@ -101,9 +100,9 @@ pub(super) struct Draft {
 }
 
 impl Draft {
-    /// Looks up what the request names.
-    pub(super) fn new(engine: &Engine, request: &Request, base: &Base, id: &str) -> Result<Draft, SpecError> {
-        let mut options = request.container.clone();
+    /// Looks up what the plan names.
+    pub(super) fn new(engine: &Engine, plan: &Plan, id: &str) -> Result<Draft, SpecError> {
+        let mut options = plan.container.clone();
         let (mut network_of, mut memory_of, mut named_as) = (None, None, None);
         for (flag, kind, option) in [
             ("--network", "net", &mut options.network),
@@ -140,7 +139,7 @@ impl Draft {
             }
             (None, _) => id[..SHORT].to_owned(),
         };
-        let image = base.image.as_ref().map(|_| config(&base.execution));
+        let image = plan.image.as_ref().map(config);
         let command = spec::command(&options, image.as_ref())?;
         Ok(Draft {
             id: id.to_owned(),
@@ -150,8 +149,12 @@ impl Draft {
             hostname,
             network_of,
             memory_of,
-            volumes: volumes(&base.execution.volumes),
-            foreign_runtime: request.runtime.is_some(),
+            volumes: plan
+                .image
+                .as_ref()
+                .map(|image| volumes(&image.volumes))
+                .unwrap_or_default(),
+            foreign_runtime: plan.runtime.is_some(),
         })
     }
 
@@ -162,9 +165,9 @@ impl Draft {
     }
 
     /// Writes what the bundle of a mounted root still lacks: the files that are bound into it, and `config.json`.
-    pub(super) fn write(&self, engine: &Engine, request: &Request, bundle: &Bundle) -> Result<(), RunError> {
+    pub(super) fn write(&self, engine: &Engine, plan: &Plan, bundle: &Bundle) -> Result<(), RunError> {
         let mut files = Vec::new();
-        for (name, target, text) in self.files(engine, request) {
+        for (name, target, text) in self.files(engine, plan) {
             bundle.write(name, text.as_bytes(), 0o644)?;
             files.push((bundle.path().join(name), PathBuf::from(target)));
         }
@@ -244,7 +247,7 @@ impl Draft {
 
     /// Name in the bundle, path in the container, and text of the files that say where the container is. In another
     /// container's network they are the other's.
-    fn files(&self, engine: &Engine, request: &Request) -> [(&'static str, &'static str, String); 3] {
+    fn files(&self, engine: &Engine, plan: &Plan) -> [(&'static str, &'static str, String); 3] {
         let host = |path: &str| {
             std::fs::read(path)
                 .map(|text| String::from_utf8_lossy(&text).into_owned())
@@ -253,11 +256,11 @@ impl Draft {
         let other = |name: &str| engine.file_of(self.network_of.as_deref()?, name);
         let own_network = self.options.network != NamespaceOption::Host;
         let base = other("hosts").or_else(|| if own_network { None } else { host("/etc/hosts") });
-        let hosts = etc::hosts(base.as_deref(), &self.hostname, &request.hosts);
+        let hosts = etc::hosts(base.as_deref(), &self.hostname, &plan.hosts);
         let resolv = other("resolv.conf").unwrap_or_else(|| {
             etc::resolv_conf(
                 &host("/etc/resolv.conf").unwrap_or_default(),
-                &request.dns,
+                &plan.dns,
                 own_network,
             )
         });

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use oci_spec::runtime::PosixRlimit;
+use serde::{Deserialize, Serialize};
 
 use super::devices::DeviceOption;
 use super::mounts::MountOption;
@@ -12,8 +13,10 @@ use super::security::CapabilityOption;
 /// What a user asks of a container, beyond what its image says. `Default` is what `strata run IMAGE` asks: nothing.
 ///
 /// Made by a command line from the parsers beside it, or by a program directly; `spec::build` makes the OCI spec of
-/// it and of the image's configuration.
-#[derive(Debug, Clone, Default)]
+/// it and of the image's configuration. It is also what a store keeps of a container, to make the spec anew at each
+/// start: fields may be added, and are read as their default from what was kept before.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(default)]
 pub struct ContainerOptions {
     /// The command and its arguments; empty for the image's.
     pub command: Vec<String>,
@@ -83,7 +86,8 @@ pub struct ContainerOptions {
 }
 
 /// Limits of a container's cgroup; `None` is no limit.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct ResourceOptions {
     /// Memory in bytes.
     pub memory: Option<i64>,
@@ -107,7 +111,7 @@ pub struct ResourceOptions {
 }
 
 /// Which system call filter a container has.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub enum SeccompChoice {
     /// strata's default one; none for a privileged container.
     #[default]
@@ -126,7 +130,7 @@ pub enum SeccompChoice {
 }
 
 /// Which of the hidden and read-only paths are left alone.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Unmask {
     /// None.
     #[default]

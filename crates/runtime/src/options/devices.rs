@@ -2,12 +2,14 @@
 
 use std::path::PathBuf;
 
+use serde::{Deserialize, Serialize};
+
 use super::{Flag, Result, container_path};
 
 const FORM: &str = "write HOST-PATH[:CONTAINER-PATH][:rwm], as /dev/fuse:/dev/fuse:rw";
 
 /// One `--device`.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DeviceOption {
     /// The device, or a directory of them, on the host.
     pub host: PathBuf,

@@ -2,10 +2,12 @@
 
 use std::path::{Path, PathBuf};
 
+use serde::{Deserialize, Serialize};
+
 use super::{Flag, Result, boolean, container_path, csv, limits};
 
 /// One mount that the user asked for.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MountOption {
     /// Where it goes: absolute, without `.` and `..`.
     pub destination: PathBuf,
@@ -19,7 +21,7 @@ pub struct MountOption {
 }
 
 /// What a [`MountOption`] mounts.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum MountKind {
     /// A file or directory of the host, by absolute path.
     Bind {

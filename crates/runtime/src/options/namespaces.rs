@@ -2,10 +2,12 @@
 
 use std::path::PathBuf;
 
+use serde::{Deserialize, Serialize};
+
 use super::{Flag, Result};
 
 /// A namespace as the user names it.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub enum NamespaceOption {
     /// One of the container's own.
     #[default]
@@ -19,7 +21,7 @@ pub enum NamespaceOption {
 }
 
 /// A namespace that exists, to be joined.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Joined {
     /// Its file, `/proc/<pid>/ns/<kind>` or a place where it was bound.
     pub path: PathBuf,

@@ -3,11 +3,12 @@
 use std::path::PathBuf;
 
 use oci_spec::runtime::Capability;
+use serde::{Deserialize, Serialize};
 
 use super::{Flag, Result, boolean};
 
 /// One `--cap-add` or `--cap-drop`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum CapabilityOption {
     /// Every one there is.
     All,

@@ -2,12 +2,15 @@
 
 use std::os::fd::{AsFd, OwnedFd};
 
-use rustix::event::{PollFd, PollFlags};
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::process::{Pid, Signal, WaitOptions};
 use sys::signal::SignalFd;
 
+use super::streams::{Ends, Streams, Watched};
 use crate::control::{Connection, Reply, Request};
-use crate::launch::{During, Result};
+use crate::launch::{During, Fault, Result};
 use crate::state::Exit;
 
 /// More connections at once are closed as they come.
@@ -19,9 +22,10 @@ pub(super) struct Running {
     pub(super) pidfd: OwnedFd,
     /// The master of its terminal.
     pub(super) console: Option<OwnedFd>,
-    /// Where others connect.
-    pub(super) listener: OwnedFd,
 }
+
+/// The number of the connection of the one who asked for the container.
+pub(super) const OWNER: u64 = 0;
 
 /// How the container's first process ended.
 #[derive(Debug, Clone, Copy)]
@@ -31,107 +35,204 @@ pub(super) struct End {
 }
 
 struct Client {
+    /// No two connections have the same.
+    number: u64,
     connection: Connection,
     /// Wants to be told of the end.
     waits: bool,
-    /// The one who asked for the container.
-    owner: bool,
 }
 
 pub(super) struct Serving<'a> {
-    running: Running,
+    /// Where others connect.
+    listener: OwnedFd,
+    running: Option<Running>,
+    /// Those that are held here.
+    streams: Option<Box<Streams>>,
     signals: &'a SignalFd,
     clients: Vec<Client>,
+    /// How many clients there have been.
+    numbered: u64,
     /// Nobody had the terminal open when it was last looked at.
     hung_up: bool,
+    /// Somebody wants it to end, and not to be started again.
+    stopped: bool,
+}
+
+/// What a wait found.
+#[derive(Default)]
+struct Ready {
+    /// Somebody connects.
+    accept: bool,
+    /// The terminal printed what nobody reads.
+    printed: bool,
+    /// Clients that have something to say, by their place.
+    clients: Vec<usize>,
+    streams: Vec<Watched>,
 }
 
 impl<'a> Serving<'a> {
-    pub(super) fn new(running: Running, owner: Connection, signals: &'a SignalFd) -> Result<Serving<'a>> {
+    pub(super) fn new(
+        listener: OwnedFd,
+        streams: Option<Box<Streams>>,
+        owner: Connection,
+        signals: &'a SignalFd,
+    ) -> Result<Serving<'a>> {
         // A client that does not read must not hold everybody up.
         rustix::io::ioctl_fionbio(&owner, true).during(|| "the start connection".into())?;
         Ok(Serving {
-            running,
+            listener,
+            running: None,
+            streams,
             signals,
             clients: vec![Client {
+                number: OWNER,
                 connection: owner,
                 waits: true,
-                owner: true,
             }],
+            numbered: OWNER,
             hung_up: false,
+            stopped: false,
         })
     }
 
-    /// Serves until the container's first process has ended and is reaped.
-    pub(super) fn until_end(&mut self) -> Result<End> {
-        // What was signalled during the launch has been read already.
-        if let Some(end) = self.reap()? {
-            return Ok(end);
-        }
-        loop {
-            if let Some(end) = self.take_signals()? {
-                return Ok(end);
-            }
-            let (accept, print, ready) = self.wait()?;
-            if print {
-                self.drop_output();
-            }
-            // From the last, so that removing one moves none that is still to be looked at.
-            for index in ready.into_iter().rev() {
-                if !self.serve(index) {
-                    self.clients.swap_remove(index);
-                }
-            }
-            if accept
-                && let Ok(Some(socket)) = sys::socket::accept(self.running.listener.as_fd())
-                && self.clients.len() < MAX_CLIENTS
-            {
-                self.clients.push(Client {
-                    connection: Connection::from_socket(socket),
-                    waits: false,
-                    owner: false,
-                });
-            }
+    /// Somebody wants it to end, and not to be started again.
+    pub(super) fn is_stopped(&self) -> bool {
+        self.stopped
+    }
+
+    /// For a new start.
+    pub(super) fn take_streams(&mut self) -> Option<Box<Streams>> {
+        self.streams.take()
+    }
+
+    /// After it.
+    pub(super) fn give_streams(&mut self, streams: Option<Box<Streams>>) {
+        self.streams = streams;
+    }
+
+    /// Passes on what was printed last.
+    pub(super) fn finish_streams(&mut self) {
+        if let Some(streams) = &mut self.streams {
+            streams.finish();
         }
     }
 
-    /// Waits for something to do: whether somebody connects, whether the terminal printed what nobody reads, and which
-    /// clients have something to say.
-    fn wait(&self) -> Result<(bool, bool, Vec<usize>)> {
-        let watched = self
-            .running
-            .console
+    /// Serves until the container's first process has ended and is reaped.
+    pub(super) fn until_end(&mut self, running: Running) -> Result<End> {
+        self.running = Some(running);
+        // What was signalled during the launch has been read already.
+        let mut end = self.reap()?;
+        while end.is_none() {
+            end = self.take_signals()?;
+            if end.is_none() {
+                let ready = self.wait(None)?;
+                self.serve_all(ready);
+            }
+        }
+        self.running = None;
+        end.ok_or_else(|| Fault::new("the container's process has no end"))
+    }
+
+    /// Serves for as long as the pause lasts before the next start; false where somebody wants none.
+    pub(super) fn rest(&mut self, pause: Duration) -> Result<bool> {
+        let until = Instant::now() + pause;
+        loop {
+            self.take_signals()?;
+            if self.stopped {
+                return Ok(false);
+            }
+            let left = until.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return Ok(true);
+            }
+            let ready = self.wait(Some(left))?;
+            self.serve_all(ready);
+        }
+    }
+
+    /// Waits for something to do, or for the time to pass.
+    fn wait(&self, time: Option<Duration>) -> Result<Ready> {
+        let console = self.running.as_ref().and_then(|running| running.console.as_ref());
+        // One that is held is among the streams.
+        let console = console.filter(|_| self.streams.is_none() && !self.has_owner() && !self.hung_up);
+        let streams = self
+            .streams
             .as_ref()
-            .filter(|_| !self.has_owner() && !self.hung_up);
+            .map(|streams| streams.interests())
+            .unwrap_or_default();
         let mut fds = vec![
             PollFd::new(self.signals, PollFlags::IN),
-            PollFd::new(&self.running.listener, PollFlags::IN),
+            PollFd::new(&self.listener, PollFlags::IN),
         ];
-        let first = fds.len();
         fds.extend(
             self.clients
                 .iter()
                 .map(|client| PollFd::new(&client.connection, PollFlags::IN)),
         );
-        fds.extend(watched.map(|console| PollFd::new(console, PollFlags::IN)));
-        rustix::event::poll(&mut fds, None).during(|| "waiting".into())?;
-        let raised: Vec<bool> = fds.iter().map(|fd| !fd.revents().is_empty()).collect();
-        let last = first + self.clients.len();
-        let ready = (first..last)
-            .filter(|index| raised[*index])
-            .map(|index| index - first)
-            .collect();
-        Ok((raised[1], raised.get(last).copied().unwrap_or(false), ready))
+        fds.extend(
+            streams
+                .iter()
+                .map(|(_, fd, flags)| PollFd::from_borrowed_fd(*fd, *flags)),
+        );
+        fds.extend(console.map(|console| PollFd::new(console, PollFlags::IN)));
+        let time = time.map(|time| Timespec {
+            tv_sec: time.as_secs().try_into().unwrap_or(i64::MAX),
+            tv_nsec: time.subsec_nanos().into(),
+        });
+        rustix::event::poll(&mut fds, time.as_ref()).during(|| "waiting".into())?;
+        let mut raised = fds.iter().map(|fd| !fd.revents().is_empty()).skip(1);
+        let mut next = || raised.next().unwrap_or(false);
+        Ok(Ready {
+            accept: next(),
+            clients: (0..self.clients.len()).filter(|_| next()).collect(),
+            streams: streams
+                .iter()
+                .map(|(watched, ..)| *watched)
+                .filter(|_| next())
+                .collect(),
+            printed: next(),
+        })
+    }
+
+    fn serve_all(&mut self, ready: Ready) {
+        if ready.printed {
+            self.drop_output();
+        }
+        if let Some(streams) = &mut self.streams {
+            for watched in ready.streams {
+                streams.serve(watched);
+            }
+        }
+        // From the last, so that removing one moves none that is still to be looked at.
+        for index in ready.clients.into_iter().rev() {
+            if !self.serve(index) {
+                let gone = self.clients.swap_remove(index);
+                if let Some(streams) = &mut self.streams {
+                    streams.leave(gone.number);
+                }
+            }
+        }
+        if ready.accept
+            && let Ok(Some(socket)) = sys::socket::accept(self.listener.as_fd())
+            && self.clients.len() < MAX_CLIENTS
+        {
+            self.numbered += 1;
+            self.clients.push(Client {
+                number: self.numbered,
+                connection: Connection::from_socket(socket),
+                waits: false,
+            });
+        }
     }
 
     fn has_owner(&self) -> bool {
-        self.clients.iter().any(|client| client.owner)
+        self.clients.iter().any(|client| client.number == OWNER)
     }
 
     /// Reads what the terminal printed when nobody is left to read it: a program must not stand still for that.
     fn drop_output(&mut self) {
         let mut buffer = [0; 4096];
-        if let Some(console) = &self.running.console {
+        if let Some(console) = self.running.as_ref().and_then(|running| running.console.as_ref()) {
             self.hung_up = !matches!(rustix::io::read(console, &mut buffer), Ok(length) if length > 0);
         }
     }
@@ -142,18 +243,29 @@ impl<'a> Serving<'a> {
             if received.signal == Signal::CHILD.as_raw() {
                 end = end.or(self.reap()?);
             } else if received.signal != Signal::PIPE.as_raw() {
-                let _ = sys::process::send_signal(self.running.pidfd.as_fd(), received.signal);
+                let _ = self.signal(received.signal);
             }
         }
         Ok(end)
     }
 
+    fn signal(&self, signal: i32) -> std::io::Result<()> {
+        match &self.running {
+            Some(running) => sys::process::send_signal(running.pidfd.as_fd(), signal),
+            None => Err(std::io::Error::other("the container does not run")),
+        }
+    }
+
     /// Reaps whatever has ended; how the container's process did, if it is among them.
     fn reap(&self) -> Result<Option<End>> {
         let mut end = None;
+        let own = self
+            .running
+            .as_ref()
+            .and_then(|running| Pid::from_raw(running.pid));
         loop {
             match rustix::process::wait(WaitOptions::NOHANG) {
-                Ok(Some((pid, status))) if Some(pid) == Pid::from_raw(self.running.pid) => {
+                Ok(Some((pid, status))) if Some(pid) == own => {
                     let signal = status.terminating_signal();
                     let code = status
                         .exit_status()
@@ -174,7 +286,7 @@ impl<'a> Serving<'a> {
     /// Answers one request; false when the client is to be let go.
     fn serve(&mut self, index: usize) -> bool {
         let reply = match self.clients[index].connection.receive::<Request>() {
-            Ok(Some((request, _))) => self.answer(index, request),
+            Ok(Some((request, fds))) => self.answer(index, request, fds),
             Ok(None) => return false,
             Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => return true,
             Err(error) => Some(Reply::Error {
@@ -184,17 +296,35 @@ impl<'a> Serving<'a> {
         reply.is_none_or(|reply| self.clients[index].connection.send(&reply, &[]).is_ok())
     }
 
-    fn answer(&mut self, index: usize, request: Request) -> Option<Reply> {
+    fn answer(&mut self, index: usize, request: Request, fds: Vec<OwnedFd>) -> Option<Reply> {
+        let number = self.clients[index].number;
         let result = match request {
             Request::Wait => {
                 self.clients[index].waits = true;
                 return None;
             }
-            Request::Kill { signal } => sys::process::send_signal(self.running.pidfd.as_fd(), signal),
-            Request::Resize { rows, columns } => match &self.running.console {
-                Some(console) => sys::pty::set_size(console.as_fd(), rows, columns),
-                None => Err(std::io::Error::other("the container has no terminal")),
-            },
+            Request::Kill { signal } => self.signal(signal),
+            Request::Stop { signal } => {
+                self.stopped = true;
+                // One that rests before its next start has nothing to be told.
+                match self.running {
+                    Some(_) => self.signal(signal),
+                    None => Ok(()),
+                }
+            }
+            Request::Attach { stdin } => self.attach(number, stdin, fds),
+            Request::Detach => {
+                if let Some(streams) = &mut self.streams {
+                    streams.leave(number);
+                }
+                Ok(())
+            }
+            Request::Resize { rows, columns } => {
+                match self.running.as_ref().and_then(|running| running.console.as_ref()) {
+                    Some(console) => sys::pty::set_size(console.as_fd(), rows, columns),
+                    None => Err(std::io::Error::other("the container has no terminal")),
+                }
+            }
             Request::Start { .. } => Err(std::io::Error::other("the container is started already")),
         };
         Some(match result {
@@ -205,12 +335,28 @@ impl<'a> Serving<'a> {
         })
     }
 
-    /// Tells the end to everybody who waits; whether the one who asked for the container was among them.
-    pub(super) fn tell(self, exit: &Exit) -> bool {
+    fn attach(&mut self, number: u64, typed: bool, fds: Vec<OwnedFd>) -> std::io::Result<()> {
+        let Some(streams) = &mut self.streams else {
+            return Err(std::io::Error::other(
+                "its streams are those of the command that runs it",
+            ));
+        };
+        match <[OwnedFd; 3]>::try_from(fds) {
+            Ok(fds) => streams.attach(number, Ends::of(fds, typed)),
+            Err(_) => Err(std::io::Error::other("to attach takes three descriptors")),
+        }
+    }
+
+    /// Tells the end to everybody who waits, and lets go of them and of all who are attached; whether the one who asked
+    /// for the container was among them.
+    pub(super) fn tell(&mut self, exit: &Exit) -> bool {
+        if let Some(streams) = &mut self.streams {
+            streams.leave_all();
+        }
         let mut told = false;
-        for client in self.clients.into_iter().filter(|client| client.waits) {
+        for client in self.clients.extract_if(.., |client| client.waits) {
             let arrived = client.connection.send(&Reply::Exited(exit.clone()), &[]).is_ok();
-            told |= client.owner && arrived;
+            told |= client.number == OWNER && arrived;
         }
         told
     }

@@ -11,8 +11,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use runtime::bundle::Bundle;
+use runtime::control::Restart;
 use runtime::state::Exit;
-use runtime::{Helper, Running, StartError, StartRequest};
+use runtime::{Helper, Running, StartError, StartRequest, Streams};
 use serde_json::{Value, json};
 
 const PROGRAMS: &str = "sh true false cat echo ls mount grep id env pwd ps sleep head tail stat readlink hostname kill \
@@ -216,10 +217,26 @@ impl Box {
         runtime::start(&StartRequest {
             helper: &helper(),
             bundle: self.bundle.path(),
-            stdio: stdio.map(AsFd::as_fd),
+            streams: Streams::Given(stdio.map(AsFd::as_fd)),
+            restart: Restart::No,
             size: Some((24, 80)),
             runtime: self.runtime.as_deref(),
             cleanup,
+            attention: None,
+        })
+    }
+
+    /// Starts it with its streams held by the supervisor.
+    pub fn start_held(&self, streams: Streams<'_>, restart: Restart) -> Result<Running, StartError> {
+        self.write_spec();
+        runtime::start(&StartRequest {
+            helper: &helper(),
+            bundle: self.bundle.path(),
+            streams,
+            restart,
+            size: Some((24, 80)),
+            runtime: self.runtime.as_deref(),
+            cleanup: Vec::new(),
             attention: None,
         })
     }
@@ -282,7 +299,8 @@ pub fn order<'a>(bundle: &'a Path, helper: &'a Helper, null: &'a OwnedFd) -> Sta
     StartRequest {
         helper,
         bundle,
-        stdio: [null.as_fd(); 3],
+        streams: Streams::Given([null.as_fd(); 3]),
+        restart: Restart::No,
         size: None,
         runtime: None,
         cleanup: Vec::new(),

@@ -6,8 +6,9 @@ use std::os::fd::AsFd;
 use std::path::Path;
 use std::process::ExitCode;
 
+use runtime::control::Restart;
 use runtime::terminal::{Attention, Screen, attend};
-use runtime::{Helper, StartRequest};
+use runtime::{Helper, StartRequest, Streams};
 
 fn main() -> ExitCode {
     let args: Vec<_> = std::env::args_os().skip(1).collect();
@@ -37,7 +38,8 @@ fn foreground(bundle: &Path) -> Result<ExitCode, Box<dyn std::error::Error>> {
             args: vec!["supervisor".into()],
         },
         bundle,
-        stdio: [stdin.as_fd(), stdout.as_fd(), stderr.as_fd()],
+        streams: Streams::Given([stdin.as_fd(), stdout.as_fd(), stderr.as_fd()]),
+        restart: Restart::No,
         // As `strata run` does: the program may look before the one who stays with it has come to set it.
         size: sys::pty::size(stdin.as_fd()).ok(),
         runtime: None,

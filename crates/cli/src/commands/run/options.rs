@@ -1,18 +1,21 @@
 //! From the flags of `run` to what the engine is asked. Each flag's own form is known to `runtime::options`.
 
-use std::fs;
+use std::fs::{self, File};
+use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use engine::run::{Request, Source};
+use runtime::control::Restart;
 use runtime::options::container::{ResourceOptions, SeccompChoice, Unmask};
 use runtime::options::env::EnvOption;
 use runtime::options::mounts::{MountKind, MountOption};
 use runtime::options::security::SecurityOption;
 use runtime::options::{
-    ContainerOptions, OptionError, devices, env, limits, mounts, namespaces, network, process, security,
+    ContainerOptions, OptionError, devices, env, lifecycle, limits, mounts, namespaces, network, process,
+    security,
 };
 
-use super::{Pull, RunArgs};
+use super::{ContainerArgs, Pull};
 use crate::commands::Context;
 use crate::failure::Failure;
 use crate::registries;
@@ -24,7 +27,7 @@ impl From<OptionError> for Failure {
 }
 
 /// What the flags ask for.
-pub(super) fn request(context: &Context, args: &RunArgs) -> Result<Request, Failure> {
+pub(crate) fn request(context: &Context, args: &ContainerArgs) -> Result<Request, Failure> {
     let (source, command) = match (&args.rootfs, args.words.split_first()) {
         (Some(dir), _) => (Source::Directory(absolute(dir)?), args.words.as_slice()),
         (None, Some((image, command))) if image == "host" => (Source::Host, command),
@@ -32,10 +35,17 @@ pub(super) fn request(context: &Context, args: &RunArgs) -> Result<Request, Fail
         (None, None) => return Err(Failure::user("no image is named")),
     };
     let mut request = Request::new(source);
-    request.container = container(args, command)?;
+    request.plan.container = container(args, command)?;
     request.name = maybe(&given(&args.name), process::name)?;
     request.remove = args.rm;
-    request.interactive = args.interactive;
+    request.plan.interactive = args.interactive;
+    request.plan.restart = lifecycle::restart(&args.restart)?;
+    if args.rm && request.plan.restart != Restart::No {
+        return Err(Failure::user("--rm and --restart contradict each other")
+            .hint("a container that goes at its end cannot be started again: leave one of the two out"));
+    }
+    request.plan.log = lifecycle::log(&args.log_driver, &args.log_opt)?;
+    request.plan.stop_timeout = args.stop_timeout;
     request.pull = match args.pull {
         Pull::Always => engine::run::PullPolicy::Always,
         Pull::Missing => engine::run::PullPolicy::Missing,
@@ -47,15 +57,29 @@ pub(super) fn request(context: &Context, args: &RunArgs) -> Result<Request, Fail
         let (key, value) = env::key_value("--label", label)?;
         request.labels.insert(key, value);
     }
-    request.hosts = each(&args.add_host, network::add_host)?;
-    request.dns = each(&args.dns, network::dns)?;
-    request.driver = args.driver.into();
-    request.runtime = args.runtime.clone().or_else(|| context.settings.runtime.clone());
+    request.plan.hosts = each(&args.add_host, network::add_host)?;
+    request.plan.dns = each(&args.dns, network::dns)?;
+    request.plan.driver = args.driver.into();
+    request.plan.runtime = args.runtime.clone().or_else(|| context.settings.runtime.clone());
     Ok(request)
 }
 
+/// The file that is to hold the id, made now: one that exists is somebody else's.
+pub(crate) fn cidfile(path: &Path) -> Result<File, Failure> {
+    File::create_new(path).map_err(|e| {
+        Failure::user(format!("--cidfile {}: {e}", path.display()))
+            .hint("name a file that does not exist, in a directory that does")
+    })
+}
+
+/// Writes the id into it.
+pub(crate) fn write_id(mut file: File, id: &str) -> Result<(), Failure> {
+    file.write_all(id.as_bytes())
+        .map_err(|e| Failure::user(format!("--cidfile: {e}")))
+}
+
 /// Everything about the container itself.
-fn container(args: &RunArgs, command: &[String]) -> Result<ContainerOptions, Failure> {
+fn container(args: &ContainerArgs, command: &[String]) -> Result<ContainerOptions, Failure> {
     let cwd = std::env::current_dir().map_err(|e| Failure::user(format!("the working directory: {e}")))?;
     let mut options = ContainerOptions {
         command: command.to_vec(),
@@ -171,7 +195,7 @@ fn security_option(options: &mut ContainerOptions, asked: SecurityOption, cwd: &
 }
 
 /// Variables of files first, then those of flags, which win.
-fn environment(args: &RunArgs) -> Result<Vec<(String, Option<String>)>, Failure> {
+fn environment(args: &ContainerArgs) -> Result<Vec<(String, Option<String>)>, Failure> {
     let mut asked: Vec<EnvOption> = Vec::new();
     for file in &args.env_file {
         asked.extend(env::env_file(&read(file, "environment file")?)?);

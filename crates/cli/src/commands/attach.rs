@@ -1,0 +1,51 @@
+//! `strata attach`: to the streams of a container that runs.
+
+use std::io;
+use std::os::fd::AsFd;
+
+use clap::Args;
+use engine::attach::{self, DETACH_KEYS, Left, Local};
+use runtime::terminal::Attention;
+
+use super::{Context, Outcome};
+use crate::failure::Failure;
+
+/// Attach to a container that runs
+///
+/// What it prints from now on is shown (`strata logs` shows what it printed before), and what is typed goes to it if it
+/// was made with --interactive. At a terminal the keys Ctrl-P Ctrl-Q leave it to itself. The exit code is the container's.
+#[derive(Debug, Args)]
+pub(crate) struct AttachArgs {
+    /// The container, by name, id or the beginning of an id
+    #[arg(value_name = "CONTAINER")]
+    container: String,
+    /// Pass nothing on that is typed
+    #[arg(long)]
+    no_stdin: bool,
+    /// Forward signals to the process (--sig-proxy=false for not)
+    #[arg(long, value_name = "BOOL", default_value_t = true, default_missing_value = "true", num_args = 0..=1,
+          require_equals = true, action = clap::ArgAction::Set, hide_default_value = true, hide_possible_values = true)]
+    sig_proxy: bool,
+}
+
+pub(crate) fn run(context: &Context, args: AttachArgs) -> Outcome {
+    let engine = context.engine()?;
+    let mut attached = engine.attach(&args.container, !args.no_stdin)?;
+    let attention = (args.sig_proxy || attached.terminal)
+        .then(Attention::begin)
+        .transpose()
+        .map_err(|e| Failure::user(format!("holding signals back: {e}")))?;
+    let (stdin, stdout, stderr) = (io::stdin(), io::stdout(), io::stderr());
+    let local = Local {
+        input: (!args.no_stdin).then(|| stdin.as_fd()),
+        output: stdout.as_fd(),
+        error: stderr.as_fd(),
+        terminal: attached.terminal,
+        detach_keys: DETACH_KEYS,
+    };
+    let left = attach::stay(&mut attached.running, attached.pipes, attention.as_ref(), local);
+    match left.map_err(|e| Failure::user(format!("container {}: {e}", args.container)))? {
+        Left::Ended(exit) => Ok(exit.code),
+        Left::Detached => Ok(0),
+    }
+}

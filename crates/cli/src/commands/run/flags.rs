@@ -1,0 +1,227 @@
+//! The flags of a container that is to be made: those of `run` and of `create`.
+
+use std::path::PathBuf;
+
+use clap::{Args, ValueEnum};
+
+/// What a container is made of.
+#[derive(Debug, Args)]
+pub(crate) struct ContainerArgs {
+    /// The image, then the command and its arguments (the image's own when absent)
+    #[arg(
+        value_name = "IMAGE [COMMAND] [ARG...]",
+        trailing_var_arg = true,
+        required_unless_present = "rootfs"
+    )]
+    pub(crate) words: Vec<String>,
+
+    /// Remove the container and what it wrote when its process ends
+    #[arg(long)]
+    pub(crate) rm: bool,
+    /// Name of the container (one is made up when absent)
+    #[arg(long, value_name = "NAME")]
+    pub(crate) name: Option<String>,
+    /// Use DIR as the read-only lower layer instead of an image
+    #[arg(long, value_name = "DIR")]
+    pub(crate) rootfs: Option<PathBuf>,
+    /// When to pull the image
+    #[arg(long, value_name = "WHEN", default_value = "missing")]
+    pub(crate) pull: Pull,
+    /// Platform of the image, such as linux/arm64 [default: this machine's]
+    #[arg(long, value_name = "OS/ARCH")]
+    pub(crate) platform: Option<String>,
+    /// No progress while pulling
+    #[arg(short, long)]
+    pub(crate) quiet: bool,
+    /// Label of the container
+    #[arg(short, long = "label", value_name = "KEY=VALUE")]
+    pub(crate) label: Vec<String>,
+    /// Write the container's id into FILE, which must not exist
+    #[arg(long, value_name = "FILE")]
+    pub(crate) cidfile: Option<PathBuf>,
+    /// Annotation for the OCI runtime
+    #[arg(long, value_name = "KEY=VALUE")]
+    pub(crate) annotation: Vec<String>,
+    /// OCI runtime to run the bundle instead of strata's own (runc, crun)
+    #[arg(long, value_name = "PATH", env = "STRATA_RUNTIME", hide_env_values = true)]
+    pub(crate) runtime: Option<PathBuf>,
+    /// Keep standard input open
+    #[arg(short, long, help_heading = "Process")]
+    pub(crate) interactive: bool,
+    /// Give the process a terminal
+    #[arg(short, long, help_heading = "Process")]
+    pub(crate) tty: bool,
+    /// Variable of the environment; without a value, the one strata itself has
+    #[arg(short, long, value_name = "NAME[=VALUE]", help_heading = "Process")]
+    pub(crate) env: Vec<String>,
+    /// File of variables, one a line
+    #[arg(long, value_name = "FILE", help_heading = "Process")]
+    pub(crate) env_file: Vec<PathBuf>,
+    /// Working directory
+    #[arg(short, long, value_name = "DIR", help_heading = "Process")]
+    pub(crate) workdir: Option<String>,
+    /// User and group, by name or number
+    #[arg(short, long, value_name = "USER[:GROUP]", help_heading = "Process")]
+    pub(crate) user: Option<String>,
+    /// Supplementary group, by name or number
+    #[arg(long, value_name = "GROUP", help_heading = "Process")]
+    pub(crate) group_add: Vec<String>,
+    /// Replace the image's entry point (empty for none; a JSON array for more than one word)
+    #[arg(long, value_name = "COMMAND", help_heading = "Process")]
+    pub(crate) entrypoint: Option<String>,
+    /// Run a small init as process 1 that reaps and forwards signals
+    #[arg(long, help_heading = "Process")]
+    pub(crate) init: bool,
+    /// Signal that asks the process to end
+    #[arg(long, value_name = "SIGNAL", help_heading = "Process")]
+    pub(crate) stop_signal: Option<String>,
+
+    /// Seconds between the stop signal and the end that is forced [default: 10]
+    #[arg(long, value_name = "SECONDS", help_heading = "Process")]
+    pub(crate) stop_timeout: Option<u32>,
+    /// Start it again after its end: no, always, unless-stopped or on-failure[:TIMES]
+    #[arg(long, value_name = "POLICY", default_value = "no", help_heading = "Process")]
+    pub(crate) restart: String,
+    /// Where what it prints is kept: k8s-file, which strata logs shows, or none
+    #[arg(
+        long,
+        value_name = "DRIVER",
+        default_value = "k8s-file",
+        help_heading = "Process"
+    )]
+    pub(crate) log_driver: String,
+    /// max-size=SIZE of a file of the log [default: 10m], max-file=NUMBER of files [default: 5]
+    #[arg(long, value_name = "NAME=VALUE", help_heading = "Process")]
+    pub(crate) log_opt: Vec<String>,
+
+    /// Show a directory or file of the host; z and Z, which relabel it for SELinux, do nothing where there is none
+    #[arg(short, long, value_name = "HOST:CONTAINER[:ro,…]", help_heading = "Files")]
+    pub(crate) volume: Vec<String>,
+    /// Mount: type=bind,src=PATH,dst=PATH[,ro] or type=tmpfs,dst=PATH[,tmpfs-size=SIZE]
+    #[arg(long, value_name = "FIELD=VALUE,…", help_heading = "Files")]
+    pub(crate) mount: Vec<String>,
+    /// File system in memory
+    #[arg(long, value_name = "PATH[:OPTION,…]", help_heading = "Files")]
+    pub(crate) tmpfs: Vec<String>,
+    /// Device of the host
+    #[arg(long, value_name = "HOST[:CONTAINER][:rwm]", help_heading = "Files")]
+    pub(crate) device: Vec<String>,
+    /// Make the root file system read-only
+    #[arg(long, help_heading = "Files")]
+    pub(crate) read_only: bool,
+    /// Who serves the root file system: the kernel, a process of strata's own, or the kernel where it can
+    #[arg(long, value_name = "DRIVER", default_value = "auto", help_heading = "Files")]
+    pub(crate) driver: crate::commands::mount::Driver,
+    /// Size of /dev/shm [default: 64m]
+    #[arg(long, value_name = "SIZE", help_heading = "Files")]
+    pub(crate) shm_size: Option<String>,
+
+    /// Add a capability (ALL for every one)
+    #[arg(
+        long,
+        value_name = "CAPABILITY",
+        value_delimiter = ',',
+        help_heading = "Security"
+    )]
+    pub(crate) cap_add: Vec<String>,
+    /// Drop a capability (ALL for every one)
+    #[arg(
+        long,
+        value_name = "CAPABILITY",
+        value_delimiter = ',',
+        help_heading = "Security"
+    )]
+    pub(crate) cap_drop: Vec<String>,
+    /// Every capability and device, nothing masked, no filter
+    #[arg(long, help_heading = "Security")]
+    pub(crate) privileged: bool,
+    /// no-new-privileges, seccomp=FILE|unconfined, apparmor=PROFILE|unconfined, mask=PATH, unmask=PATH|ALL
+    /// (label=disable changes nothing: strata gives no SELinux labels)
+    #[arg(long, value_name = "OPTION", help_heading = "Security")]
+    pub(crate) security_opt: Vec<String>,
+    /// Kernel parameter of the container's namespaces
+    #[arg(long, value_name = "NAME=VALUE", help_heading = "Security")]
+    pub(crate) sysctl: Vec<String>,
+
+    /// Memory limit
+    #[arg(
+        short,
+        long,
+        value_name = "SIZE",
+        allow_hyphen_values = true,
+        help_heading = "Limits"
+    )]
+    pub(crate) memory: Option<String>,
+    /// Limit of memory and swap together, -1 for no limit of swap [default: twice the memory]
+    #[arg(
+        long,
+        value_name = "SIZE",
+        allow_hyphen_values = true,
+        help_heading = "Limits"
+    )]
+    pub(crate) memory_swap: Option<String>,
+    /// How many CPUs' worth of time
+    #[arg(
+        long,
+        value_name = "NUMBER",
+        allow_hyphen_values = true,
+        help_heading = "Limits"
+    )]
+    pub(crate) cpus: Option<String>,
+    /// How many processes and threads (-1 for no limit)
+    #[arg(
+        long,
+        value_name = "NUMBER",
+        allow_hyphen_values = true,
+        help_heading = "Limits"
+    )]
+    pub(crate) pids_limit: Option<String>,
+    /// Resource limit of each process
+    #[arg(long, value_name = "NAME=SOFT[:HARD]", help_heading = "Limits")]
+    pub(crate) ulimit: Vec<String>,
+    /// size=SIZE: how much the container may write, where the store's file system has project quotas
+    #[arg(long, value_name = "size=SIZE", help_heading = "Limits")]
+    pub(crate) storage_opt: Vec<String>,
+    /// Control group beneath which the container's is made
+    #[arg(long, value_name = "PATH", help_heading = "Limits")]
+    pub(crate) cgroup_parent: Option<String>,
+
+    /// Network: none, host or container:NAME
+    #[arg(
+        long,
+        visible_alias = "net",
+        value_name = "NETWORK",
+        default_value = "none",
+        help_heading = "Namespaces and names"
+    )]
+    pub(crate) network: String,
+    /// Processes: private, host or container:NAME [default: private]
+    #[arg(long, value_name = "MODE", help_heading = "Namespaces and names")]
+    pub(crate) pid: Option<String>,
+    /// IPC and /dev/shm: private, host or container:NAME [default: private]
+    #[arg(long, value_name = "MODE", help_heading = "Namespaces and names")]
+    pub(crate) ipc: Option<String>,
+    /// Host name's namespace: private, host or container:NAME [default: private]
+    #[arg(long, value_name = "MODE", help_heading = "Namespaces and names")]
+    pub(crate) uts: Option<String>,
+    /// Host name [default: the first 12 digits of the container's id]
+    #[arg(short = 'h', long, value_name = "NAME", help_heading = "Namespaces and names")]
+    pub(crate) hostname: Option<String>,
+    /// Line of /etc/hosts
+    #[arg(long, value_name = "NAME:ADDRESS", help_heading = "Namespaces and names")]
+    pub(crate) add_host: Vec<String>,
+    /// Name server [default: the host's]
+    #[arg(long, value_name = "ADDRESS", help_heading = "Namespaces and names")]
+    pub(crate) dns: Vec<String>,
+}
+
+/// `--pull`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Pull {
+    /// Before every run
+    Always,
+    /// When the store lacks the image
+    Missing,
+    /// Never
+    Never,
+}

@@ -1,0 +1,122 @@
+//! What helps when a container cannot be started again, stopped, or listened to.
+
+use engine::attach::AttachError;
+use engine::errors::Fault;
+use engine::kill::KillError;
+use engine::logs::LogsError;
+use engine::restart::RestartError;
+use engine::stop::StopError;
+use engine::wait::WaitError;
+
+use super::Explain;
+
+impl Explain for StopError {
+    fn fault(&self) -> Option<&Fault> {
+        match self {
+            StopError::Container(error) => error.fault(),
+            StopError::Remove(error) => error.fault(),
+            _ => None,
+        }
+    }
+
+    fn hint(&self) -> Option<String> {
+        match self {
+            StopError::Container(error) => error.hint(),
+            StopError::Remove(error) => error.hint(),
+            StopError::Supervisor { name, .. } => Some(format!("end it with strata rm -f {name}")),
+            StopError::End(_) => Some("the kernel waits for a device or a file system beneath it".to_owned()),
+            _ => None,
+        }
+    }
+}
+
+impl Explain for RestartError {
+    fn fault(&self) -> Option<&Fault> {
+        match self {
+            RestartError::Stop(error) => error.fault(),
+            RestartError::Start(error) => error.fault(),
+            _ => None,
+        }
+    }
+
+    fn hint(&self) -> Option<String> {
+        match self {
+            RestartError::Stop(error) => error.hint(),
+            RestartError::Start(error) => error.hint(),
+            _ => Some("stop it, and run it anew".to_owned()),
+        }
+    }
+}
+
+impl Explain for KillError {
+    fn fault(&self) -> Option<&Fault> {
+        match self {
+            KillError::Container(error) => error.fault(),
+            _ => None,
+        }
+    }
+
+    fn hint(&self) -> Option<String> {
+        match self {
+            KillError::Container(error) => error.hint(),
+            KillError::NotRunning(_) => Some("strata ps lists those that run".to_owned()),
+            _ => None,
+        }
+    }
+}
+
+impl Explain for WaitError {
+    fn fault(&self) -> Option<&Fault> {
+        match self {
+            WaitError::Container(error) => error.fault(),
+            _ => None,
+        }
+    }
+
+    fn hint(&self) -> Option<String> {
+        match self {
+            WaitError::Container(error) => error.hint(),
+            WaitError::NotStarted(name) => Some(format!("start it with strata start {name}")),
+            WaitError::Lost(_) => Some("strata ps -a shows it as lost".to_owned()),
+            _ => None,
+        }
+    }
+}
+
+impl Explain for AttachError {
+    fn fault(&self) -> Option<&Fault> {
+        match self {
+            AttachError::Container(error) => error.fault(),
+            _ => None,
+        }
+    }
+
+    fn hint(&self) -> Option<String> {
+        match self {
+            AttachError::Container(error) => error.hint(),
+            AttachError::NotRunning(name) => Some(format!("start it with strata start -ai {name}")),
+            AttachError::Refused { .. } => Some(
+                "a container that was run in the foreground with --rm is that command's alone".to_owned(),
+            ),
+            _ => None,
+        }
+    }
+}
+
+impl Explain for LogsError {
+    fn fault(&self) -> Option<&Fault> {
+        match self {
+            LogsError::Container(error) => error.fault(),
+            LogsError::Snapshot(error) => error.fault(),
+            _ => None,
+        }
+    }
+
+    fn hint(&self) -> Option<String> {
+        match self {
+            LogsError::Container(error) => error.hint(),
+            LogsError::None(_) => Some("it was made with --log-driver none".to_owned()),
+            _ => None,
+        }
+    }
+}

@@ -1,0 +1,37 @@
+//! What a container is started from, each time: what was asked of it and what its image said when it was made. It is
+//! kept with the container's row, since bundles do not outlive the machine, and images get other names.
+
+use std::net::IpAddr;
+use std::path::PathBuf;
+
+use image::config::Execution;
+use runtime::control::Restart;
+use runtime::log::Limits;
+use runtime::options::ContainerOptions;
+use serde::{Deserialize, Serialize};
+
+/// What is asked of every start of a container. Fields may be added: what was kept before has their default.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Plan {
+    /// The process and its surroundings.
+    pub container: ContainerOptions,
+    /// Standard input is kept open for who is attached; otherwise it is empty.
+    pub interactive: bool,
+    /// More lines of `/etc/hosts`.
+    pub hosts: Vec<(String, IpAddr)>,
+    /// Name servers; the host's.
+    pub dns: Vec<IpAddr>,
+    /// Another OCI runtime to run the bundle.
+    pub runtime: Option<PathBuf>,
+    /// Who makes the root file system real.
+    pub driver: mount::fuse::Driver,
+    /// Whether it is started again after its end.
+    pub restart: Restart,
+    /// How much is kept of what it prints; nothing where it is `None`.
+    pub log: Option<Limits>,
+    /// Seconds between the signal that asks it to end and the one that ends it; 10.
+    pub stop_timeout: Option<u32>,
+    /// How its image wants to be run; `None` where there is no image.
+    pub(crate) image: Option<Execution>,
+}

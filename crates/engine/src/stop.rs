@@ -1,0 +1,170 @@
+//! `stop`: asks the process of a container to end, and ends it when it does not.
+
+use std::io;
+use std::os::fd::AsFd;
+use std::time::{Duration, Instant};
+
+use runtime::EndError;
+use runtime::bundle::{Bundle, BundleError};
+use runtime::control::{Connection, Reply, Request};
+use runtime::options::process;
+use runtime::state::KillError;
+use rustix::event::{PollFd, PollFlags, Timespec};
+use rustix::process::Signal;
+use store::ContainerError;
+
+use crate::Engine;
+use crate::rm::RmError;
+use crate::run::Details;
+
+/// How long a process is waited for where nobody says otherwise, as docker has it.
+pub const PATIENCE: Duration = Duration::from_secs(10);
+
+/// How a container is stopped.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Stop {
+    /// The signal that asks; the container's own.
+    pub signal: Option<i32>,
+    /// How long to wait for its end before it is killed; the container's own.
+    pub patience: Option<Patience>,
+}
+
+/// How long somebody waits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Patience {
+    /// So long.
+    For(Duration),
+    /// For as long as it takes.
+    Forever,
+}
+
+/// Why a container could not be stopped.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum StopError {
+    /// None of that name or id; the store.
+    #[error(transparent)]
+    Container(#[from] ContainerError),
+    /// Its bundle cannot be read.
+    #[error(transparent)]
+    Bundle(#[from] BundleError),
+    /// It could not be asked.
+    #[error(transparent)]
+    Kill(#[from] KillError),
+    /// Its supervisor could not be asked.
+    #[error("asking the supervisor of container {name}: {source}")]
+    Supervisor {
+        /// Its name.
+        name: String,
+        /// Why not.
+        source: io::Error,
+    },
+    /// It does not end.
+    #[error(transparent)]
+    End(#[from] EndError),
+    /// Something of it could not be taken away after its end.
+    #[error(transparent)]
+    Remove(#[from] RmError),
+}
+
+impl Engine {
+    /// Stops a container, and returns when nothing of it runs any more; one that does not run is none to stop. It is not
+    /// started again by its policy until somebody starts it.
+    ///
+    /// # Errors
+    /// See [`StopError`].
+    pub fn stop(&self, name: &str, how: Stop) -> Result<(), StopError> {
+        let row = self.store.find_container(self.ns(), name)?;
+        if !self.state(&row).is_up() {
+            return Ok(());
+        }
+        self.note_stop(&row);
+        let details = Details::of(&row);
+        let own = details.stop_signal.as_deref().and_then(process::signal);
+        let signal = how.signal.or(own).unwrap_or(Signal::TERM.as_raw());
+        let patience = how.patience.unwrap_or_else(|| {
+            let seconds = details.plan.and_then(|plan| plan.stop_timeout);
+            Patience::For(seconds.map_or(PATIENCE, |seconds| Duration::from_secs(seconds.into())))
+        });
+        let bundle = Bundle::open(&self.bundle_path(&row.id))?;
+        let failed = |source| StopError::Supervisor {
+            name: row.name.clone(),
+            source,
+        };
+        match Connection::open(&bundle) {
+            Ok(connection) => {
+                let asked = connection
+                    .send(&Request::Wait, &[])
+                    .and_then(|()| connection.send(&Request::Stop { signal }, &[]))
+                    .and_then(|()| ended(&connection, patience));
+                match asked {
+                    Ok(_) => {}
+                    // It has left already.
+                    Err(error) if error.kind() == io::ErrorKind::BrokenPipe => {}
+                    Err(error) => return Err(failed(error)),
+                }
+            }
+            // Its supervisor was killed: it is asked itself, and nobody waits for an answer.
+            Err(_) => match runtime::state::kill(&bundle, signal) {
+                Ok(()) => self.wait_for_orphan(&row, patience),
+                Err(KillError::NotRunning(_)) => {}
+                Err(error) => return Err(error.into()),
+            },
+        }
+        // Kills what still runs, and waits for those who take its remains away.
+        runtime::end(&bundle)?;
+        Ok(self.reap(&row.id)?)
+    }
+
+    /// Keeps a container from being started with the machine, where its policy heeds that. A store that takes no writing
+    /// is no reason not to stop it.
+    fn note_stop(&self, row: &store::Container) {
+        let mut details = row.details.clone();
+        if let Some(fields) = details.as_object_mut() {
+            fields.insert("stopped".to_owned(), true.into());
+            let _ = self.store.set_details(self.ns(), &[(&row.id, details)]);
+        }
+    }
+
+    /// Waits for the end of a container that has no supervisor.
+    fn wait_for_orphan(&self, row: &store::Container, patience: Patience) {
+        let begun = Instant::now();
+        while self.state(row).is_up() {
+            match patience {
+                Patience::For(time) if begun.elapsed() >= time => break,
+                _ => std::thread::sleep(Duration::from_millis(20)),
+            }
+        }
+    }
+}
+
+/// Waits until the supervisor tells the end, or is gone; false when patience has.
+fn ended(connection: &Connection, patience: Patience) -> io::Result<bool> {
+    let begun = Instant::now();
+    loop {
+        let left = match patience {
+            Patience::Forever => None,
+            Patience::For(time) => {
+                let left = time.saturating_sub(begun.elapsed());
+                Some(Timespec {
+                    tv_sec: left.as_secs().try_into().unwrap_or(i64::MAX),
+                    tv_nsec: left.subsec_nanos().into(),
+                })
+            }
+        };
+        let mut fds = [PollFd::from_borrowed_fd(connection.as_fd(), PollFlags::IN)];
+        match rustix::event::poll(&mut fds, left.as_ref()) {
+            Ok(0) => return Ok(false),
+            Ok(_) => {}
+            Err(rustix::io::Errno::INTR) => continue,
+            Err(error) => return Err(error.into()),
+        }
+        match connection.receive::<Reply>()? {
+            None | Some((Reply::Exited(_), _)) => return Ok(true),
+            // One that rests before its next start only says that it will not be.
+            Some((Reply::Done, _)) => {}
+            Some((Reply::Error { message }, _)) => return Err(io::Error::other(message)),
+            Some(_) => {}
+        }
+    }
+}
