@@ -269,3 +269,21 @@ fn an_end_while_it_rests_is_not_waited_for() {
     assert!(begin.elapsed() < Duration::from_secs(5));
     running.finish().unwrap();
 }
+
+#[test]
+fn a_machine_that_goes_down_has_nothing_started_again() {
+    let container = Box::script("trap 'exit 0' TERM; while :; do sleep 0.05; done");
+    let held = Streams::Held {
+        stdin: false,
+        log: None,
+        attach: None,
+    };
+    let mut running = container.start_held(held, Restart::Always).unwrap();
+    // The shell has to come to its trap: without one, TERM does nothing to a first process.
+    std::thread::sleep(Duration::from_millis(300));
+    let supervisor = state::load(&container.bundle).unwrap().unwrap().supervisor;
+    kill(supervisor.pid, libc::SIGTERM);
+    let exit = running.wait().unwrap();
+    assert_eq!((exit.code, exit.again), (0, None));
+    running.finish().unwrap();
+}

@@ -2,13 +2,14 @@
 //! that has ended.
 //!
 //! The way: the image is found or pulled ([`base`]); rows for container and snapshot are put into the store in one
-//! transaction; a bundle is made; the root is mounted at its `rootfs`; the files that say where the container is
+//! transaction ([`make`]); a bundle is made; the root is mounted at its `rootfs`; the files that say where the container is
 //! ([`etc`]) and the specification ([`spec`]) are written; the supervisor starts the process. A failure on the way
 //! takes everything back.
 
 mod base;
 mod etc;
 mod host;
+mod make;
 mod plan;
 mod spec;
 mod start;
@@ -21,10 +22,11 @@ use serde::{Deserialize, Serialize};
 
 pub use self::base::{Base, BaseError};
 pub use self::host::LeftOut;
+pub use self::make::Created;
 pub use self::plan::Plan;
 pub use self::spec::SpecError;
 pub(crate) use self::spec::shared_memory;
-pub use self::start::{Created, RunError, Started, Stdio, Streams, Summons};
+pub use self::start::{RunError, Started, Stdio, Streams, Summons};
 pub use crate::pull::Registries;
 
 /// Where the read-only part of a container's root comes from.

@@ -1,4 +1,4 @@
-//! From a request to a running process, and back to nothing.
+//! From what was made to a running process, again and again, and back to nothing.
 
 use std::fs::DirBuilder;
 use std::io;
@@ -6,7 +6,6 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
-use image::progress::Silent;
 use jiff::Timestamp;
 use mount::MountError;
 use runtime::attach::{self, Ends, Left, Local, Pipes};
@@ -15,17 +14,17 @@ use runtime::state::Exit;
 use runtime::terminal::{Attention, Screen, attend};
 use runtime::{Running, StartError, StartRequest, Summoned};
 use rustix::fs::{FlockOperation, flock};
-use rustix::rand::{GetRandomFlags, getrandom};
-use store::{ContainerError, NewContainer, PrepareOptions, SnapshotError};
+use store::ContainerError;
 use sys::Dir;
 
-use super::base::{self, Base, BaseError};
-use super::host::{self, HostView, LeftOut};
+use super::base::{Base, BaseError};
+use super::host::LeftOut;
+use super::make::chosen;
 use super::spec::{Draft, SpecError};
 use super::{Details, Plan, Request};
 use crate::rm::{self, RmError};
 use crate::state::State;
-use crate::{Engine, Setup, names};
+use crate::{Engine, Setup};
 
 /// Why a container was not run. Nothing of it is left.
 #[derive(Debug, thiserror::Error)]
@@ -124,15 +123,6 @@ pub enum Stdio<'a> {
     Given([BorrowedFd<'a>; 3]),
     /// With the supervisor, which logs what is printed; the caller is attached from the first where it says how.
     Held(Option<&'a Ends>),
-}
-
-/// A container that was made and not started.
-#[derive(Debug, Clone)]
-pub struct Created {
-    /// Its id.
-    pub id: String,
-    /// Its name.
-    pub name: String,
 }
 
 /// A container to be: it has an id, and its supervisor comes up. Dropped, it leaves again.
@@ -253,26 +243,6 @@ impl Started<'_> {
     }
 }
 
-/// Whether what a container was to stand on is not there any more.
-fn image_is_gone(error: &ContainerError) -> bool {
-    matches!(
-        error,
-        ContainerError::ManifestGone(_) | ContainerError::Snapshot(SnapshotError::NotFound(_))
-    )
-}
-
-/// A container whose rows are there.
-struct Made {
-    plan: Plan,
-    draft: Draft,
-    name: String,
-    mounts: Vec<mount::Mount>,
-    left_out: Vec<LeftOut>,
-}
-
-/// A name that was made up may be taken; so many others are tried.
-const ATTEMPTS: u32 = 16;
-
 impl Engine {
     /// Runs a container on what [`Engine::base`] found: returns when its process was executed. `summons` is this
     /// engine's own [`Setup`]'s.
@@ -316,17 +286,6 @@ impl Engine {
                 Err(error)
             }
         }
-    }
-
-    /// Makes a container on what [`Engine::base`] found, and does not start it.
-    ///
-    /// # Errors
-    /// [`RunError`]; then nothing of the container is left.
-    pub fn create(&self, request: &Request, base: Base) -> Result<Created, RunError> {
-        let _starting = self.starting()?;
-        let (id, dice) = chosen(&self.setup.state)?;
-        let made = self.make(request, base, &id, dice, None)?;
-        Ok(Created { id, name: made.name })
     }
 
     /// Starts a container that was made before, and that may have run before.
@@ -385,53 +344,8 @@ impl Engine {
         }
     }
 
-    /// Rows, directories, and all that is known of a container before its root is mounted. A failure takes them back.
-    fn make(
-        &self,
-        request: &Request,
-        base: Base,
-        id: &str,
-        dice: u16,
-        started: Option<Timestamp>,
-    ) -> Result<Made, RunError> {
-        let view = base
-            .lower
-            .as_deref()
-            .map(|lower| self.host_view(lower))
-            .transpose()?;
-        let (mut base, mut left) = (base, base::ATTEMPTS);
-        let (plan, draft, (name, mounts)) = loop {
-            left -= 1;
-            let plan = Plan {
-                image: base.execution.clone(),
-                ..request.plan.clone()
-            };
-            let draft = Draft::new(self, &plan, id).map_err(Box::new)?;
-            match self.create_rows(request, &base, &plan, &draft, view.as_ref(), dice, started) {
-                // Somebody removed the image since it was found: it is looked for again, or pulled.
-                Err(RunError::Container(error)) if left > 0 && image_is_gone(&error) => {
-                    base = self.base(request, &Silent).map_err(Box::new)?;
-                }
-                created => break (plan, draft, created?),
-            }
-        };
-        if let Some(view) = &view
-            && let Err(error) = self.prepare_view(id, view)
-        {
-            let _ = self.remove(id);
-            return Err(error);
-        }
-        Ok(Made {
-            plan,
-            draft,
-            name,
-            mounts,
-            left_out: view.map(|view| view.left_out).unwrap_or_default(),
-        })
-    }
-
     /// The directory of bundles, made if it is missing, with a lock that says that a container is being started.
-    fn starting(&self) -> Result<Dir, RunError> {
+    pub(super) fn starting(&self) -> Result<Dir, RunError> {
         let path = self.bundles();
         let open = || -> io::Result<Dir> {
             let dir = match Dir::open_ambient(&path) {
@@ -445,98 +359,6 @@ impl Engine {
             Ok(dir)
         };
         open().map_err(|e| state_error("state directory", &path, e))
-    }
-
-    fn host_view(&self, lower: &Path) -> Result<HostView, RunError> {
-        let mounts = mount::table::read().map_err(RunError::Host)?;
-        let canonical =
-            |path: &Path| std::fs::canonicalize(path).map_err(|e| state_error("finding", path, e));
-        let (store, state) = (canonical(self.store.root())?, canonical(self.state_dir())?);
-        Ok(host::view(&mounts, lower, &[&store, &state]))
-    }
-
-    /// The rows, under the name that was asked for or one that is free.
-    #[expect(
-        clippy::too_many_arguments,
-        reason = "each is a column's, and there is one caller"
-    )]
-    fn create_rows(
-        &self,
-        request: &Request,
-        base: &Base,
-        plan: &Plan,
-        draft: &Draft,
-        view: Option<&HostView>,
-        dice: u16,
-        started: Option<Timestamp>,
-    ) -> Result<(String, Vec<mount::Mount>), RunError> {
-        let details = Details {
-            source: request.source.to_string(),
-            command: draft.command.clone(),
-            tty: plan.container.tty,
-            interactive: plan.interactive,
-            stop_signal: draft.stop_signal(),
-            runtime: plan.runtime.clone(),
-            mounts: plan
-                .container
-                .mounts
-                .iter()
-                .map(|mount| mount.destination.clone())
-                .chain(draft.volumes().map(PathBuf::from))
-                .collect(),
-            plan: Some(plan.clone()),
-            started,
-            stopped: false,
-            ended: None,
-            hidden: view.map(|view| view.hidden().collect()).unwrap_or_default(),
-        };
-        let snapshot = PrepareOptions {
-            lower: base.lower.clone(),
-            volatile: request.remove,
-            driver: plan.driver,
-            size: plan.container.storage_size,
-            ..PrepareOptions::default()
-        };
-        let parent = base
-            .image
-            .as_ref()
-            .and_then(|image| image.top_chain)
-            .map(|chain| chain.to_string());
-        let mut new = NewContainer {
-            ns: self.ns().to_owned(),
-            id: draft.id.clone(),
-            name: String::new(),
-            image: base.image.as_ref().map(|image| image.name.clone()),
-            manifest: base.image.as_ref().map(|image| image.manifest.digest),
-            labels: request.labels.clone(),
-            created: Timestamp::now(),
-            ephemeral: request.remove,
-            details: serde_json::to_value(details).unwrap_or_default(),
-        };
-        let mut attempt = 0;
-        loop {
-            new.name = request.name.clone().unwrap_or_else(|| names::name(dice, attempt));
-            match self
-                .store
-                .create_container(&new, Some((parent.as_deref(), &snapshot)))
-            {
-                Ok(mounts) => return Ok((new.name, mounts)),
-                Err(ContainerError::NameInUse { .. }) if request.name.is_none() && attempt < ATTEMPTS => {
-                    attempt += 1
-                }
-                Err(error) => return Err(error.into()),
-            }
-        }
-    }
-
-    /// Hides in the writable directory what is not to appear of the machine.
-    fn prepare_view(&self, id: &str, view: &HostView) -> Result<(), RunError> {
-        let upper = self
-            .store
-            .upper_path(self.ns(), id)
-            .map_err(ContainerError::from)?;
-        let prepare = || view.prepare(&Dir::open_ambient(&upper)?);
-        prepare().map_err(RunError::Host)
     }
 
     /// From rows to a process: everything is put in its place in the bundle, and the supervisor told.
@@ -590,17 +412,7 @@ impl Engine {
     }
 }
 
-/// An id, and where among the names that are made up one is sought.
-fn chosen(state: &Path) -> Result<(String, u16), RunError> {
-    let mut random = [0; 34];
-    getrandom(&mut random, GetRandomFlags::empty())
-        .map_err(|e| state_error("reading random bytes for", state, e.into()))?;
-    let [id @ .., high, low] = random;
-    let id = id.iter().map(|byte| format!("{byte:02x}")).collect();
-    Ok((id, u16::from_be_bytes([high, low])))
-}
-
-fn state_error(what: &'static str, path: &Path, source: io::Error) -> RunError {
+pub(super) fn state_error(what: &'static str, path: &Path, source: io::Error) -> RunError {
     RunError::State {
         what,
         path: path.to_owned(),

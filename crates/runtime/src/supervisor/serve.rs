@@ -237,12 +237,14 @@ impl<'a> Serving<'a> {
         }
     }
 
-    fn take_signals(&self) -> Result<Option<End>> {
+    fn take_signals(&mut self) -> Result<Option<End>> {
         let mut end = None;
         while let Some(received) = self.signals.read().during(|| "reading signals".into())? {
             if received.signal == Signal::CHILD.as_raw() {
                 end = end.or(self.reap()?);
             } else if received.signal != Signal::PIPE.as_raw() {
+                // The machine goes down, or somebody wants it to: then nothing is started again.
+                self.stopped |= received.signal == Signal::TERM.as_raw();
                 let _ = self.signal(received.signal);
             }
         }
