@@ -67,6 +67,7 @@ const PATIENCE: Duration = Duration::from_secs(2);
 ///
 /// Call it while the process has one thread: the signals it holds back are those of the threads made from here on.
 pub fn serve(setup: &Setup, ready: impl FnOnce(Transport)) -> Result<(), ServeError> {
+    sys::memory::one_heap();
     let signals = hold_signals().map_err(ServeError::Settle)?;
     raise_limits();
     let Opened {
@@ -108,6 +109,7 @@ pub fn serve(setup: &Setup, ready: impl FnOnce(Transport)) -> Result<(), ServeEr
         crate::namespace::leave();
     }
     ready(server.transport());
+    sys::memory::release_program();
     let end = until_end(&server, &signals).map_err(ServeError::Settle)?;
     if end == End::Stopped {
         unmount(&setup.target, device);

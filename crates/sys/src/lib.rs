@@ -24,6 +24,7 @@ pub mod handle;
 pub mod init;
 pub mod inode_flags;
 pub mod map;
+pub mod memory;
 pub mod mount;
 pub mod net;
 pub mod process;

@@ -229,11 +229,13 @@ impl Overlay {
             }
         }
         self.entry(&node, |entry| {
-            if uid.is_some() || gid.is_some() {
+            let given_away = uid.is_some() || gid.is_some();
+            if given_away {
                 chown(&entry, uid, gid)?;
             }
             let mut mode = set.mode;
-            if set.kill_suidgid && regular {
+            // A change of owner takes the bits away by itself.
+            if set.kill_suidgid && regular && !(given_away && mode.is_none()) {
                 let now = match mode {
                     Some(mode) => mode,
                     None => entry.stat()?.st_mode,

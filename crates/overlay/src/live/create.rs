@@ -251,6 +251,7 @@ impl Overlay {
             upper_data: AtomicBool::new(true),
             incapable: AtomicBool::new(true),
             protection: Default::default(),
+            opened: AtomicBool::new(false),
             state: Mutex::new(FileState {
                 names: SmallVec::new(),
                 real: Real::Upper {

@@ -269,6 +269,7 @@ pub(super) fn file_body(kind: FileType, upper: bool, name: Name, real: Real, key
         upper_data: AtomicBool::new(upper),
         incapable: AtomicBool::new(false),
         protection: Default::default(),
+        opened: AtomicBool::new(false),
         state: Mutex::new(FileState {
             names: smallvec![name],
             real,

@@ -103,6 +103,8 @@ pub(super) struct FileBody {
     /// change of owner.
     pub(super) incapable: AtomicBool,
     pub(super) protection: Protection,
+    /// Whether its data was once opened in a lower layer: that can be put off until it is read.
+    pub(super) opened: AtomicBool,
     pub(super) state: Mutex<FileState>,
 }
 

@@ -26,7 +26,8 @@ pub struct OpenFile {
 
 #[derive(Debug)]
 struct RealFile {
-    file: Arc<File>,
+    /// `None` until it is needed, of a file that was opened before: what the kernel has in its cache is not read.
+    file: Option<Arc<File>>,
     upper: bool,
 }
 
@@ -46,8 +47,20 @@ impl OpenFile {
             node,
             flags,
             real: Mutex::new(RealFile {
-                file: Arc::new(file),
+                file: Some(Arc::new(file)),
                 upper,
+            }),
+        }
+    }
+
+    /// One whose real file, in a lower layer, is opened when it is needed.
+    fn put_off(node: Arc<Node>, flags: OFlags) -> OpenFile {
+        OpenFile {
+            node,
+            flags,
+            real: Mutex::new(RealFile {
+                file: None,
+                upper: false,
             }),
         }
     }
@@ -79,14 +92,18 @@ impl OpenFile {
     /// The real file as of now: after a copy-up the copy, whenever this was opened.
     pub fn file(&self, overlay: &Overlay) -> Result<Arc<File>> {
         let mut real = lock(&self.real);
-        if !real.upper && self.node.file()?.upper_data.load(Ordering::Acquire) {
-            let (file, upper) = overlay.open_real(&self.node, self.flags)?;
-            *real = RealFile {
-                file: Arc::new(file),
-                upper,
-            };
+        if let Some(file) = &real.file
+            && (real.upper || !self.node.file()?.upper_data.load(Ordering::Acquire))
+        {
+            return Ok(file.clone());
         }
-        Ok(real.file.clone())
+        let (file, upper) = overlay.open_real(&self.node, self.flags)?;
+        let file = Arc::new(file);
+        *real = RealFile {
+            file: Some(file.clone()),
+            upper,
+        };
+        Ok(file)
     }
 }
 
@@ -111,7 +128,14 @@ impl Overlay {
                 },
             )?;
         }
+        let put_off = !writes(flags) && !truncates && body.opened.load(Ordering::Relaxed);
+        if put_off && !body.upper_data.load(Ordering::Acquire) {
+            return Ok(OpenFile::put_off(node, flags));
+        }
         let (file, upper) = self.open_real(&node, flags)?;
+        if !upper {
+            body.opened.store(true, Ordering::Relaxed);
+        }
         let open = OpenFile::new(node, flags, file, upper);
         if truncates {
             match writes(flags) {

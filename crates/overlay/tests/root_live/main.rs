@@ -2,6 +2,7 @@
 //! same tree; and the layers that it leaves, mounted by the kernel, must show that tree too. Needs root.
 
 mod layers;
+mod opened_again;
 mod pair;
 mod seen;
 mod threads;
