@@ -111,8 +111,9 @@ pub(crate) fn setup(request: &Request) -> Result<Setup, String> {
         return Err("data-only lower directories (a::b) need the kernel's own overlay".to_owned());
     }
     let mut options = Options::parse(&overlay.extra).map_err(|error| error.to_string())?;
-    // As that program does: podman unpacks layers with `.wh.` files for it.
-    options.rules.named_whiteouts = request.subtype == crate::DROP_IN;
+    if request.subtype == crate::DROP_IN {
+        options.like_fuse_overlayfs(&overlay.extra);
+    }
     Ok(Setup {
         options,
         paths: Paths {

@@ -5,8 +5,15 @@ use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
-use rustix::fs::XattrFlags;
+use rustix::fs::{OFlags, XattrFlags};
 use rustix::io::Errno;
+use testkit::files as f;
+
+/// The attributes, as docs/format/overlay.md has them.
+mod stat_override {
+    pub(crate) const CONTAINERS: &str = "user.containers.override_stat";
+    pub(crate) const PRIVILEGED: &str = "security.fuseoverlayfs.override_stat";
+}
 
 /// Directories of an overlay, served at `mnt`.
 struct Place(tempfile::TempDir);
@@ -20,14 +27,24 @@ impl Place {
         }
         fs::write(place.at("low/f"), "low").unwrap();
         std::os::unix::fs::chown(place.at("low/f"), Some(100_005), Some(200_006)).unwrap();
+        place.mount(options);
+        place
+    }
+
+    #[track_caller]
+    fn mount(&self, options: &str) {
         let options = format!("lowerdir=low,upperdir=up,workdir=work,{options}");
         let status = Command::new(env!("CARGO_BIN_EXE_strata"))
             .args(["fuse-overlayfs", "-o", &options, "mnt"])
-            .current_dir(place.0.path())
+            .current_dir(self.0.path())
             .stdin(Stdio::null())
             .status();
         assert!(status.unwrap().success(), "mounting needs root");
-        place
+    }
+
+    fn unmount(&self) {
+        let target = self.at("mnt").canonicalize().unwrap();
+        mount::fuse::stop(&target, mount::fuse::Unmount::Detach).unwrap();
     }
 
     fn at(&self, name: &str) -> PathBuf {
@@ -98,12 +115,93 @@ fn attributes_and_access_lists() {
     assert_eq!(set("noxattrs=1", "user.x", b"1"), Err(Errno::OPNOTSUPP));
     assert_eq!(set("noxattrs=0", "user.x", b"1"), Ok(()));
     assert_eq!(set("rw", "system.posix_acl_access", &ACL), Ok(()));
+    assert_eq!(
+        set("noacl", "system.posix_acl_access", &ACL),
+        Err(Errno::OPNOTSUPP)
+    );
 }
 
 #[test]
 fn threads_and_durability() {
     assert_eq!(Place::mounted("threaded=0").workers(), 1);
     assert!(Place::mounted("threaded=1").workers() > 1);
+    for options in [
+        "timeout=0",
+        "timeout=0.5",
+        "xino=auto",
+        "allow_other",
+        "default_permissions",
+    ] {
+        let place = Place::mounted(options);
+        fs::write(place.at("mnt/f"), "changed").unwrap();
+        assert_eq!(
+            fs::read_to_string(place.at("mnt/f")).unwrap(),
+            "changed",
+            "{options}"
+        );
+    }
     let marked = |options| Place::mounted(options).at("work/work/incompat/volatile").exists();
     assert!(marked("volatile") && marked("fsync=0") && !marked("fsync=1"));
+}
+
+/// Owners and modes are kept in an attribute: files belong to the server, which needs no right to give them away.
+#[test]
+fn owners_in_an_attribute() {
+    for (option, name) in [
+        ("xattr_permissions=2", stat_override::CONTAINERS),
+        ("xattr_permissions=1", stat_override::PRIVILEGED),
+    ] {
+        let place = Place::mounted(option);
+        f::chmod(place.0.path(), 0o755).unwrap();
+        f::chmod(place.at("mnt"), 0o2777).unwrap();
+        f::chown(place.at("mnt"), None, Some(50)).unwrap();
+        f::as_user(1000, 1000, &[], || {
+            drop(f::open(place.at("mnt/u"), OFlags::WRONLY | OFlags::CREATE, 0o640).unwrap());
+            f::mkdir(place.at("mnt/made"), 0o700).unwrap();
+            f::chmod(place.at("mnt/u"), 0o4711).unwrap();
+            f::refused(f::chown(place.at("mnt/u"), Some(1001), None), Errno::PERM);
+            f::refused(f::append(place.at("mnt/f"), "x"), Errno::ACCESS);
+        });
+        f::append(place.at("mnt/f"), "copied up").unwrap();
+        f::write(place.at("mnt/r"), "").unwrap();
+        f::chmod(place.at("mnt/r"), 0o6755).unwrap();
+        f::chown(place.at("mnt/r"), Some(5), Some(6)).unwrap();
+        let text = |path: &str| String::from_utf8(f::get_xattr(place.at(path), name).unwrap()).unwrap();
+        let real = |path: &str| (place.owner(path), f::mode(place.at(path)).unwrap());
+        assert_eq!(
+            (text("up/u"), real("up/u")),
+            ("1000:50:4711".into(), ((0, 0), 0o711))
+        );
+        assert_eq!(
+            (text("up/made"), real("up/made")),
+            ("1000:50:2700".into(), ((0, 0), 0o700))
+        );
+        assert_eq!(
+            (text("up/f"), real("up/f")),
+            ("100005:200006:644".into(), ((0, 0), 0o644))
+        );
+        assert_eq!((text("up/r"), real("up/r")), ("5:6:755".into(), ((0, 0), 0o755)));
+        f::refused(f::get_xattr(place.at("mnt/u"), name), Errno::NODATA);
+        assert_eq!(f::list_xattrs(place.at("mnt/u")).unwrap(), [""; 0]);
+        let shown = || ["mnt/u", "mnt/made", "mnt/f", "mnt/r", "mnt"].map(real);
+        let before = shown();
+        assert_eq!(before[0], ((1000, 50), 0o4711));
+        assert_eq!(before[1], ((1000, 50), 0o2700));
+        assert_eq!(
+            (before[2], before[3]),
+            (((100_005, 200_006), 0o644), ((5, 6), 0o755))
+        );
+        // Without being asked again, and what it wrote is changed the same way.
+        place.unmount();
+        place.mount("xino=off");
+        assert_eq!(shown(), before);
+        f::as_user(1000, 1000, &[], || f::append(place.at("mnt/u"), "x").unwrap());
+        assert_eq!(
+            f::mode(place.at("mnt/u")),
+            Ok(0o711),
+            "a stranger to privilege wrote"
+        );
+        f::chown(place.at("mnt/made"), Some(7), None).unwrap();
+        assert_eq!(text("up/made"), "7:50:2700");
+    }
 }

@@ -1,18 +1,10 @@
 //! Overlays mounted without root: by a user in a user namespace of his own, with a single id or with a range of them.
 
-use std::io::Write;
-use std::os::unix::fs::chown;
-use std::process::{Command, Stdio};
-use std::time::{Duration, Instant};
-
-use testkit::Ended;
+mod common;
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_strata");
 
-/// The user outside; root inside.
-const USER: u32 = 100_000;
-
-/// Ids of a namespace, from [`USER`] on.
+/// Ids of a namespace.
 #[derive(Clone, Copy, Debug)]
 struct Count(u32);
 
@@ -32,41 +24,14 @@ is() { test "$1" = "$2" || { echo "$1, not $2"; exit 1; }; }
 /// Has a shell run `script` as root of a new user and mount namespace, in a directory of the user's.
 #[track_caller]
 fn inside(ids: Count, script: &str) {
-    assert!(
-        rustix::process::geteuid().is_root(),
-        "ids are mapped here: run the tests as root"
-    );
     let dir = tempfile::tempdir().unwrap();
-    chown(dir.path(), Some(USER), Some(USER)).unwrap();
-    let id = USER.to_string();
-    // The second shell has root's capabilities in the namespace: the first was started before its id was mapped.
-    let mut child = Command::new("setpriv")
-        .args(["--reuid", &id, "--regid", &id, "--clear-groups"])
-        .args(["unshare", "--user", "--mount", "sh", "-c"])
-        .arg("read go; exec sh -euc \"$SCRIPT\" < /dev/null")
-        .env("SCRIPT", format!("{PRELUDE}{script}"))
-        .env("STRATA", PROGRAM)
-        .current_dir(dir.path())
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .expect("setpriv and unshare of util-linux");
-    let proc = format!("/proc/{}", child.id());
-    let ours = std::fs::read_link("/proc/self/ns/user").unwrap();
-    let deadline = Instant::now() + Duration::from_secs(10);
-    while std::fs::read_link(format!("{proc}/ns/user")).unwrap() == ours {
-        assert!(
-            Instant::now() < deadline,
-            "a user may have a namespace of his own"
-        );
-        std::thread::sleep(Duration::from_millis(2));
-    }
-    for map in ["uid_map", "gid_map"] {
-        std::fs::write(format!("{proc}/{map}"), format!("0 {USER} {}\n", ids.0)).unwrap();
-    }
-    let _ = child.stdin.take().unwrap().write_all(b"go\n");
-    let ended: Ended = child.wait_with_output().unwrap().into();
+    let script = format!("{PRELUDE}{script}");
+    let ended = common::userns::run(
+        ids.0,
+        dir.path(),
+        &["sh", "-euc", &script],
+        &[("STRATA", PROGRAM)],
+    );
     assert_eq!(ended.code, 0, "{ids:?}: {ended:?}");
 }
 

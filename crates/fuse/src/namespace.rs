@@ -1,4 +1,4 @@
-//! Not keeping a mount alive that nobody else sees.
+//! Namespaces: not keeping a mount alive that nobody else sees, and what a user's own means for the format.
 //!
 //! A mount namespace ends with the last process in it, and takes its mounts along. A server that stayed in the namespace
 //! where it mounted would be that last process, for ever. So once the mount is attached, every thread of the server
@@ -7,6 +7,13 @@
 use std::os::fd::AsFd;
 
 use rustix::fs::{Mode, OFlags};
+
+/// Whether this process is in the first user namespace, which maps all ids: in others there are no attributes of the kind
+/// `trusted.`.
+pub(crate) fn is_first_of_users() -> bool {
+    let map = std::fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
+    map.split_ascii_whitespace().eq(["0", "0", "4294967295"])
+}
 
 /// Leaves for the first process's mount namespace. Where that is this thread's own, or is not permitted, nothing changes.
 pub(crate) fn leave() {

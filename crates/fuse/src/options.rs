@@ -5,8 +5,8 @@
 
 use std::time::Duration;
 
-use overlay::Prefix;
-use overlay::live::{IdRange, Options as Rules, RedirectDir, Sync};
+use overlay::live::{IdRange, Options as Rules, OwnersIn, RedirectDir, Sync};
+use overlay::{Prefix, stat_override};
 use sys::mount::MountAttrFlags;
 
 /// Why an option is refused.
@@ -89,6 +89,23 @@ impl Options {
             }
         }
         Ok(options)
+    }
+
+    /// What `fuse-overlayfs` does without being asked, `words` being what was: it reads whiteouts of the named kind, which
+    /// podman unpacks for it, and owners in attributes; it writes nothing that it would not read, so directories of
+    /// lower layers are not renamed; and a user needs no word to mount in a user namespace.
+    pub fn like_fuse_overlayfs(&mut self, words: &[String]) {
+        self.rules.named_whiteouts = true;
+        self.rules.foreign_attributes = true;
+        if self.rules.owners == OwnersIn::Inodes {
+            self.rules.owners = OwnersIn::AttributesOfLayers;
+        }
+        if !words.iter().any(|word| word.starts_with("redirect_dir=")) {
+            self.rules.redirect_dir = RedirectDir::Follow;
+        }
+        if !crate::namespace::is_first_of_users() {
+            self.rules.prefix = Prefix::User;
+        }
     }
 
     fn kernel_too(&mut self, word: &str) {
@@ -270,6 +287,15 @@ impl Options {
                 }
                 _ => return refuse("seconds are needed"),
             },
+            "xattr_permissions" => {
+                self.rules.owners = match value {
+                    "0" => OwnersIn::AttributesOfLayers,
+                    "1" => OwnersIn::Attribute(stat_override::PRIVILEGED),
+                    "2" => OwnersIn::Attribute(stat_override::CONTAINERS),
+                    _ => return refuse("0, 1 or 2"),
+                };
+                self.no_acl |= value != "0";
+            }
             "threaded" => match value {
                 "0" => self.workers = Some(1),
                 "1" => self.workers = None,

@@ -8,6 +8,7 @@
 //! - [`xattr`]: the attributes' names, and the escape for nested overlays.
 //! - [`whiteout`]: whiteouts and opaque directories.
 //! - [`redirect`], [`metacopy`], [`handle`]: the other attributes that a reader must decode.
+//! - [`stat_override`]: owners and modes that a file system cannot keep.
 //! - [`stack`]: looking a path up in a stack of layers, and listing a merged directory.
 //! - [`live`]: a stack in use: its files opened, copied up, changed.
 //!
@@ -20,6 +21,7 @@ pub mod live;
 pub mod metacopy;
 pub mod redirect;
 pub mod stack;
+pub mod stat_override;
 pub mod whiteout;
 pub mod xattr;
 

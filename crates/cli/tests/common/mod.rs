@@ -3,6 +3,7 @@
 #![allow(dead_code, unreachable_pub, unused_imports)] // each test program uses some of it
 
 pub mod screen;
+pub mod userns;
 
 pub use testkit::{Compression, Ended, Image, Layer, Strata};
 

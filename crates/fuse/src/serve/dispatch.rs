@@ -178,9 +178,9 @@ impl Shared {
         let file = handle.as_ref().map(|handle| &handle.file);
         let mut changes = changes(change);
         if !change.valid.intersects(ANYTHING) {
-            // A write that is passed through asks so for set-id bits to be cleared, and a chown(-1, -1) asks for nothing
+            // A write asks so for set-id bits to be cleared, and a chown(-1, -1) asks for nothing
             // else. Which of the two it was is only known of a file that nobody writes to.
-            match self.backings.is_written(node) {
+            match self.handles.has_writer(node) {
                 true => changes.kill_suidgid = true,
                 false => {
                     let asker = || Asker::of(request.pid);

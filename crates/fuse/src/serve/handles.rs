@@ -51,6 +51,13 @@ impl Handles {
         slots.used.get(index)?.clone()
     }
 
+    /// Whether a node is open for writing. Looks at every open file: to be asked seldom.
+    pub(super) fn has_writer(&self, node: NodeId) -> bool {
+        let slots = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        let mut open = slots.used.iter().flatten();
+        open.any(|handle| handle.file.node_id() == node && handle.file.is_writable())
+    }
+
     pub(super) fn remove(&self, fh: u64) -> Option<Arc<Handle>> {
         let index = usize::try_from(fh).ok()?.checked_sub(1)?;
         let mut slots = self.0.write().unwrap_or_else(PoisonError::into_inner);

@@ -120,6 +120,7 @@ struct Shared {
     backings: Backings,
     timeouts: Timeouts,
     no_open: bool,
+    no_acl: bool,
     no_xattrs: bool,
     identity: Vec<u8>,
     /// Becomes readable when a worker has ended.
@@ -153,6 +154,7 @@ impl Server {
                 attr: config.timeout,
             },
             no_open,
+            no_acl: config.no_acl,
             no_xattrs: config.no_xattrs,
             identity: config.identity.clone(),
             ended,

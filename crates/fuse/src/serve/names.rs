@@ -51,15 +51,16 @@ impl Shared {
         self.overlay.rename(parent, name, new_parent, new_name, flags)
     }
 
-    fn xattrs(&self) -> Done {
-        match self.no_xattrs {
+    /// The kernel asks for access lists as for any attribute where it does not look after them itself.
+    fn xattrs(&self, name: &OsStr) -> Done {
+        match self.no_xattrs || self.no_acl && is_acl(name.as_encoded_bytes()) {
             true => Err(Errno::OPNOTSUPP),
             false => Ok(()),
         }
     }
 
     pub(super) fn setxattr(&self, node: u64, name: &OsStr, value: &[u8], flags: u32, kill: bool) -> Done {
-        self.xattrs()?;
+        self.xattrs(name)?;
         let flags = rustix::fs::XattrFlags::from_bits(flags).ok_or(Errno::INVAL)?;
         self.overlay.setxattr(node, name, value, flags, kill)
     }
@@ -68,19 +69,25 @@ impl Shared {
         if node == ROOT && name == SERVER_ATTRIBUTE && !self.identity.is_empty() {
             return answer_sized(&self.identity, size, out);
         }
-        self.xattrs()?;
+        self.xattrs(name)?;
         answer_sized(&self.overlay.getxattr(node, name)?, size, out)
     }
 
     /// Names of `trusted.` attributes are for those with `CAP_SYS_ADMIN`. The kernel's client leaves them in.
     pub(super) fn listxattr(&self, node: u64, pid: u32, size: u32, out: &mut Out) -> Done {
-        self.xattrs()?;
+        self.xattrs(OsStr::new(""))?;
         let mut names = self.overlay.listxattr(node, true)?;
         let trusted = |name: &[u8]| name.starts_with(b"trusted.");
         if names.split(|byte| *byte == 0).any(trusted)
             && !Asker::of(pid).is_some_and(|asker| asker.can(SYS_ADMIN))
         {
             names = self.overlay.listxattr(node, false)?;
+        }
+        if self.no_acl {
+            let shown = names
+                .split_inclusive(|byte| *byte == 0)
+                .filter(|name| !is_acl(name));
+            names = shown.flatten().copied().collect();
         }
         answer_sized(&names, size, out)
     }
@@ -131,9 +138,13 @@ impl Shared {
     }
 
     pub(super) fn removexattr(&self, node: u64, name: &OsStr) -> Done {
-        self.xattrs()?;
+        self.xattrs(name)?;
         self.overlay.removexattr(node, name)
     }
+}
+
+fn is_acl(name: &[u8]) -> bool {
+    name.starts_with(b"system.posix_acl_")
 }
 
 /// Answers with `value`, or with its length if that is what is asked.

@@ -42,6 +42,17 @@ pub struct SetAttr {
     pub kill_suidgid: bool,
 }
 
+/// Set-id bits go.
+const KILL: SetAttr = SetAttr {
+    mode: None,
+    uid: None,
+    gid: None,
+    size: None,
+    atime: None,
+    mtime: None,
+    kill_suidgid: true,
+};
+
 /// Changes permission bits through the very inode.
 pub(super) fn chmod(entry: &Entry<'_>, mode: u32) -> Result<()> {
     let pinned;
@@ -104,7 +115,7 @@ fn timespec(time: Option<SetTime>) -> Timespec {
 }
 
 /// The mode without the bits that a caller without privilege may not keep.
-fn without_suidgid(mode: u32) -> u32 {
+pub(super) fn without_suidgid(mode: u32) -> u32 {
     let sgid = if mode & 0o010 != 0 { 0o2000 } else { 0 };
     mode & 0o7777 & !(0o4000 | sgid)
 }
@@ -189,6 +200,7 @@ impl Overlay {
             }
         };
         stat.st_ino = node.ino;
+        self.with_owner(node, &mut stat)?;
         (stat.st_uid, stat.st_gid) = self.options.ids.to_view(stat.st_uid, stat.st_gid);
         Ok(stat)
     }
@@ -229,6 +241,10 @@ impl Overlay {
             }
         }
         self.entry(&node, |entry| {
+            if self.kept_owners().is_some() {
+                self.change_owner(&entry, (uid, gid), set)?;
+                return self.set_times_asked(&entry, set);
+            }
             let given_away = uid.is_some() || gid.is_some();
             if given_away {
                 chown(&entry, uid, gid)?;
@@ -248,16 +264,20 @@ impl Overlay {
             if let Some(mode) = mode {
                 chmod(&entry, mode & 0o7777)?;
             }
-            if set.atime.is_some() || set.mtime.is_some() {
-                let times = Timestamps {
-                    last_access: timespec(set.atime),
-                    last_modification: timespec(set.mtime),
-                };
-                set_times(&entry, &times)?;
-            }
-            Ok(())
+            self.set_times_asked(&entry, set)
         })?;
         self.attr(&node)
+    }
+
+    fn set_times_asked(&self, entry: &Entry<'_>, set: &SetAttr) -> Result<()> {
+        if set.atime.is_none() && set.mtime.is_none() {
+            return Ok(());
+        }
+        let times = Timestamps {
+            last_access: timespec(set.atime),
+            last_modification: timespec(set.mtime),
+        };
+        set_times(entry, &times)
     }
 
     /// `EPERM` for what a file that is append-only or immutable does not allow. Its times can be set to now where it can
@@ -290,13 +310,19 @@ impl Overlay {
         }
         self.copy_up(&node, Want::Metadata)?;
         // The file system takes them, and sets the time of the change.
-        self.entry(&node, |entry| chown(&entry, None, None))
+        self.entry(&node, |entry| match self.kept_owners() {
+            Some(_) if loses => self.change_owner(&entry, (None, None), &KILL),
+            _ => chown(&entry, None, None),
+        })
     }
 
     /// Takes set-id bits from a regular file of the upper layer, and its capabilities, as a write by somebody
     /// without privilege does.
     pub fn kill_suidgid(&self, node: &OpenFile) -> Result<()> {
         self.entry(node.node(), |entry| {
+            if self.kept_owners().is_some() {
+                return self.change_owner(&entry, (None, None), &KILL);
+            }
             let mode = entry.stat()?.st_mode;
             match without_suidgid(mode) {
                 kept if kept != mode & 0o7777 => chmod(&entry, kept),

@@ -19,6 +19,7 @@ use super::node::{Body, FileBody, FileState, Gate, Indexed, Node, Real, Via, loc
 use super::place::{Entry, UpperDir};
 use super::{Overlay, Result, Sync, errno, index, work, xattrs};
 use crate::stack::Place;
+use crate::stat_override::Override;
 use crate::xattr::{IMPURE, METACOPY, NLINK, ORIGIN};
 
 /// What a change needs of a file in the upper layer.
@@ -94,7 +95,8 @@ impl Overlay {
             work.dir().mkdir_masked(&temp, Mode::RWXU).map_err(errno)?;
             let new = work.dir().open_dir(&temp).map_err(errno)?;
             let layer = open.parts[0].place.layer;
-            self.copy_attributes(Some(layer), &Entry::Fd(source.as_fd()), &Entry::Fd(new.as_fd()))?;
+            let (from, to) = (Entry::Fd(source.as_fd()), Entry::Fd(new.as_fd()));
+            self.copy_attributes(layer, Some(layer), &from, &to)?;
             self.copy_flags(source, &new)?;
             if self.options.sync == Sync::Strict {
                 fs::fsync(&new)?;
@@ -205,6 +207,7 @@ impl Overlay {
         let from = Entry::Fd(source.as_fd());
         let stat = from.stat()?;
         // Without an index the copy is another file than the other names lead to, with a number of its own.
+        let lies = layer;
         let layer = Some(layer).filter(|_| stat.st_nlink == 1 || work.index().is_ok());
         let origin = layer.map_or_else(Vec::new, |layer| self.encode_origin(layer, source.as_fd()));
         if body.kind != FileType::RegularFile {
@@ -221,7 +224,7 @@ impl Overlay {
                         .mknod(&temp, kind, Mode::RUSR | Mode::WUSR, stat.st_rdev)
                         .map_err(errno)?,
                 }
-                self.copy_attributes(layer, &from, &Entry::At(dir, temp.as_ref()))
+                self.copy_attributes(lies, layer, &from, &Entry::At(dir, temp.as_ref()))
             };
             make().inspect_err(|_| work.discard(&temp))?;
             return Ok(Copy {
@@ -261,7 +264,7 @@ impl Overlay {
                 }
             }
             let to = Entry::Fd(file.as_fd());
-            self.copy_attributes(layer, &from, &to)?;
+            self.copy_attributes(lies, layer, &from, &to)?;
             self.copy_flags(&source, &file)?;
             if let Want::Data { up_to } = want
                 && up_to < size
@@ -444,21 +447,24 @@ impl Overlay {
     }
 
     /// Owner, attributes, origin, mode and times, in an order in which none takes another away: a change of owner
-    /// clears capabilities and set-id bits, and setting an ACL changes the mode. `layer` is where `from` is, when that
-    /// is to be the origin.
+    /// clears capabilities and set-id bits, and setting an ACL changes the mode. `lies`: the layer of `from`; `layer`
+    /// too, when `from` is to be the origin.
     pub(super) fn copy_attributes(
         &self,
+        lies: usize,
         layer: Option<usize>,
         from: &Entry<'_>,
         to: &Entry<'_>,
     ) -> Result<()> {
-        let stat = from.stat()?;
+        let mut stat = from.stat()?;
+        self.with_owner_in(lies, from, &mut stat)?;
         let own = to.stat()?;
-        if (own.st_uid, own.st_gid) != (stat.st_uid, stat.st_gid) {
+        let kept = self.kept_owners().is_some();
+        if !kept && (own.st_uid, own.st_gid) != (stat.st_uid, stat.st_gid) {
             chown(to, Some(stat.st_uid), Some(stat.st_gid))?;
         }
         for name in xattrs::list_raw(from)? {
-            if self.options.prefix.is_private(&name) {
+            if self.is_private(&name) || kept && name.as_encoded_bytes().starts_with(ACLS) {
                 continue;
             }
             let value = match xattrs::get_raw(from, &name) {
@@ -481,7 +487,10 @@ impl Overlay {
                 other => other?,
             }
         }
-        if FileType::from_raw_mode(stat.st_mode) != FileType::Symlink {
+        let kind = FileType::from_raw_mode(stat.st_mode);
+        if kept {
+            self.write_owner(to, kind, Override::of(&stat))?;
+        } else if kind != FileType::Symlink {
             chmod(to, stat.st_mode & 0o7777)?;
         }
         set_times(to, &times_of(&stat))
@@ -499,10 +508,13 @@ struct Copy {
     data: Option<Option<Place>>,
 }
 
+/// What the names of access lists begin with.
+const ACLS: &[u8] = b"system.posix_acl_";
+
 /// Attributes that a file must not be without: access rules and security labels.
 fn must_copy(name: &std::ffi::OsStr) -> bool {
     let name = name.as_encoded_bytes();
-    name.starts_with(b"system.posix_acl_") || name.starts_with(b"security.")
+    name.starts_with(ACLS) || name.starts_with(b"security.")
 }
 
 /// Copies the first `length` bytes, holes as holes, sharing blocks where the file system can.

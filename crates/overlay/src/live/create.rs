@@ -29,13 +29,18 @@ use crate::whiteout::Opaque;
 const DEFAULT_ACL: &str = "system.posix_acl_default";
 
 impl Overlay {
-    /// In the name of `caller`.
-    fn maker(&self, caller: Caller) -> Result<Maker> {
+    /// In the name of `caller`; in our own where owners are kept in an attribute.
+    fn maker(&self, caller: Caller) -> Result<Option<Maker>> {
+        if self.kept_owners().is_some() {
+            return Ok(None);
+        }
         let ids = &self.options.ids;
         let uid = ids.uid_to_layer(caller.uid).ok_or(Errno::OVERFLOW)?;
         let gid = ids.gid_to_layer(caller.gid).ok_or(Errno::OVERFLOW)?;
         let group = caller.group.and_then(|group| ids.gid_to_layer(group));
-        Maker::assume(uid, gid, group, caller.umask).map_err(errno)
+        Maker::assume(uid, gid, group, caller.umask)
+            .map(Some)
+            .map_err(errno)
     }
 
     /// Makes something under a name that the view does not have. `make` makes it in a directory under a name, and may
@@ -110,6 +115,9 @@ impl Overlay {
     /// A directory in the work directory from which what is made inherits as from `upper`: its group and default ACL.
     /// `None` when there is nothing to inherit.
     fn stage(&self, upper: &Dir, name: &str) -> Result<Option<Dir>> {
+        if self.kept_owners().is_some() {
+            return Ok(None);
+        }
         let stat = upper.metadata().map_err(errno)?;
         let acl = xattrs::get(&Entry::Fd(upper.as_fd()), DEFAULT_ACL)?;
         if stat.st_mode & 0o2000 == 0 && acl.is_none() {
@@ -158,6 +166,7 @@ impl Overlay {
         parent: NodeId,
         name: &OsStr,
         is_dir: bool,
+        mode: Mode,
         caller: Caller,
         make: impl Fn(&Dir, &OsStr) -> Result<()>,
     ) -> Result<Found> {
@@ -167,6 +176,9 @@ impl Overlay {
             let _maker = self.maker(caller)?;
             make(dir, name)
         })?;
+        if self.kept_owners().is_some() {
+            self.owner_of_new(&parent, &Entry::At(&upper, name), mode.as_raw_mode(), caller)?;
+        }
         let stat = upper.stat(name).map_err(errno)?;
         let node = self.made(&parent, &mut listing, name, stat)?;
         drop(listing);
@@ -181,7 +193,7 @@ impl Overlay {
             return Err(Errno::PERM);
         }
         let mode = Mode::from_raw_mode(mode & 0o7777);
-        self.make_entry(parent, name, false, caller, |dir, name| {
+        self.make_entry(parent, name, false, mode, caller, |dir, name| {
             fs::mknodat(dir, name, kind, mode, rdev)
         })
     }
@@ -189,14 +201,16 @@ impl Overlay {
     /// Makes a directory.
     pub fn mkdir(&self, parent: NodeId, name: &OsStr, mode: u32, caller: Caller) -> Result<Found> {
         let mode = Mode::from_raw_mode(mode & 0o7777);
-        self.make_entry(parent, name, true, caller, |dir, name| {
+        self.make_entry(parent, name, true, mode, caller, |dir, name| {
             fs::mkdirat(dir, name, mode)
         })
     }
 
     /// Makes a symbolic link.
     pub fn symlink(&self, parent: NodeId, name: &OsStr, target: &OsStr, caller: Caller) -> Result<Found> {
-        self.make_entry(parent, name, false, caller, |dir, name| {
+        let mode = Mode::from_raw_mode(0o777);
+        let caller = Caller { umask: 0, ..caller };
+        self.make_entry(parent, name, false, mode, caller, |dir, name| {
             fs::symlinkat(target, dir, name)
         })
     }
@@ -215,10 +229,13 @@ impl Overlay {
         let real =
             (flags & OFlags::RWMODE) | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let mut listing = write(&parent.dir()?.listing);
-        let (_, file) = self.make(&parent, name, false, |dir, name| {
+        let (upper, file) = self.make(&parent, name, false, |dir, name| {
             let _maker = self.maker(caller)?;
             fs::openat(dir, name, real, mode)
         })?;
+        if self.kept_owners().is_some() {
+            self.owner_of_new(&parent, &Entry::At(&upper, name), mode.as_raw_mode(), caller)?;
+        }
         let stat = fs::fstat(&file)?;
         let node = self.made(&parent, &mut listing, name, stat)?;
         drop(listing);
@@ -245,6 +262,9 @@ impl Overlay {
             fs::openat(&*upper, ".", real, Mode::from_raw_mode(mode & 0o7777))?
         };
         let anchor = Entry::Fd(file.as_fd()).pin_again()?;
+        if self.kept_owners().is_some() {
+            self.owner_of_new(&parent, &Entry::Fd(file.as_fd()), mode & 0o7777, caller)?;
+        }
         let stat = fs::fstat(&file)?;
         let body = Body::File(FileBody {
             kind: FileType::RegularFile,

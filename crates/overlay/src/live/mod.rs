@@ -23,6 +23,7 @@ mod node;
 mod open;
 mod options;
 mod origin;
+mod owner;
 mod place;
 mod remove;
 mod rename;
@@ -42,7 +43,7 @@ use sys::Dir;
 pub use attr::{SetAttr, SetTime};
 pub use list::DirEntry;
 pub use open::OpenFile;
-pub use options::{IdRange, Ids, Layers, OpenError, Options, RedirectDir, Sync};
+pub use options::{IdRange, Ids, Layers, OpenError, Options, OwnersIn, RedirectDir, Sync};
 pub use rustix::fs::RenameFlags;
 
 use crate::stack::Stack;
@@ -92,6 +93,8 @@ pub struct Overlay {
     options: Options,
     /// The file systems that the layers are on.
     devices: origin::Devices,
+    /// Where owners are kept in an attribute.
+    owners: owner::Owners,
     nodes: Nodes,
     /// Who is found under which name.
     tree: RwLock<Tree>,
@@ -140,6 +143,14 @@ impl Overlay {
         let name_max = rustix::fs::fstatvfs(&all[0])
             .map_err(|errno| reading("the file system's limits cannot be read")(errno.into()))?
             .f_namemax as usize;
+        let owners = match options.owners {
+            OwnersIn::Inodes => owner::Owners::default(),
+            OwnersIn::AttributesOfLayers => {
+                owner::Owners::of(&all, None).map_err(reading("a layer's root cannot be read"))?
+            }
+            OwnersIn::Attribute(name) => owner::Owners::of(&all, Some(name).filter(|_| writable))
+                .map_err(reading("owners cannot be kept in an attribute"))?,
+        };
         // Who serves the overlay reads no more than its layers: redirects are followed under either prefix.
         let follow = options.redirect_dir != RedirectDir::NoFollow;
         let stack = Stack::new(all, options.prefix)
@@ -179,6 +190,7 @@ impl Overlay {
             work,
             options,
             devices,
+            owners,
             nodes,
             tree: RwLock::default(),
             linking: Mutex::default(),

@@ -98,6 +98,18 @@ impl Ids {
     }
 }
 
+/// Where owners and modes are kept (`xattr_permissions=`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum OwnersIn {
+    /// In the inodes.
+    #[default]
+    Inodes,
+    /// In an attribute, in the layers whose root has one of [`crate::stat_override::NAMES`].
+    AttributesOfLayers,
+    /// The same, and in the upper layer in any case: this one, unless its root has another.
+    Attribute(&'static str),
+}
+
 /// How an overlay behaves.
 #[derive(Debug, Clone, Default)]
 pub struct Options {
@@ -107,6 +119,10 @@ pub struct Options {
     pub whiteouts: WhiteoutKind,
     /// Whether whiteouts of the named kind (`.wh.NAME`) are read too. Nothing can then be given such a name.
     pub named_whiteouts: bool,
+    /// Whether the attributes that `fuse-overlayfs` keeps to itself are hidden, and left where they are.
+    pub foreign_attributes: bool,
+    /// Where owners and modes are kept. In an attribute there are no ACLs: the front end must not offer them.
+    pub owners: OwnersIn,
     /// Renaming of directories.
     pub redirect_dir: RedirectDir,
     /// Whether hard links of lower files stay one file when they are copied up. Needs a file system with file

@@ -338,7 +338,7 @@ impl Overlay {
         let swap = || {
             work.dir().mkdir_masked(&temp, Mode::RWXU).map_err(errno)?;
             let fresh = work.dir().open_dir(&temp).map_err(errno)?;
-            self.copy_attributes(None, &Entry::Fd(source.as_fd()), &Entry::Fd(fresh.as_fd()))?;
+            self.copy_attributes(0, None, &Entry::Fd(source.as_fd()), &Entry::Fd(fresh.as_fd()))?;
             Opaque::Yes
                 .write(fresh.as_fd(), self.options.prefix)
                 .map_err(errno)?;

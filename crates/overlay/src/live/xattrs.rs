@@ -12,6 +12,7 @@ use sys::xattr::{MAX_SIZE, path_at, path_of};
 use super::node::Body;
 use super::place::Entry;
 use super::{NodeId, Overlay, Result};
+use crate::stat_override;
 
 /// The attribute that holds a file's capabilities.
 const CAPABILITY: &str = "security.capability";
@@ -103,6 +104,15 @@ pub(super) fn list_raw(entry: &Entry<'_>) -> Result<Vec<OsString>> {
 }
 
 impl Overlay {
+    /// Whether the view does not show an attribute that a layer has.
+    pub(super) fn is_private(&self, name: &OsStr) -> bool {
+        self.options.prefix.is_private(name) || self.is_foreign(name)
+    }
+
+    fn is_foreign(&self, name: &OsStr) -> bool {
+        self.options.foreign_attributes && stat_override::is_foreign(name)
+    }
+
     /// The name under which the layers store an attribute.
     fn stored<'a>(&self, name: &'a OsStr) -> Cow<'a, OsStr> {
         self.options.prefix.to_layer(name)
@@ -115,6 +125,9 @@ impl Overlay {
             && let Body::File(file) = &node.body
             && file.incapable.load(Ordering::Acquire)
         {
+            return Err(Errno::NODATA);
+        }
+        if self.is_foreign(name) {
             return Err(Errno::NODATA);
         }
         let stored = self.stored(name);
@@ -131,6 +144,9 @@ impl Overlay {
             let Some(shown) = self.options.prefix.to_view(name) else {
                 continue;
             };
+            if self.is_foreign(&shown) {
+                continue;
+            }
             if trusted || !shown.as_bytes().starts_with(b"trusted.") {
                 list.extend_from_slice(shown.as_bytes());
                 list.push(0);
@@ -153,6 +169,9 @@ impl Overlay {
         let node = self.nodes.get(node)?;
         let stored = self.stored(name);
         self.unprotected(&node)?;
+        if self.is_foreign(name) {
+            return Err(Errno::PERM);
+        }
         self.copy_up(&node, super::copy_up::Want::Metadata)?;
         if name == CAPABILITY
             && let Body::File(file) = &node.body
@@ -175,6 +194,9 @@ impl Overlay {
         let node = self.nodes.get(node)?;
         let stored = self.stored(name);
         self.unprotected(&node)?;
+        if self.is_foreign(name) {
+            return Err(Errno::NODATA);
+        }
         // Not worth a copy-up when there is nothing to remove.
         self.entry(&node, |entry| get_raw(&entry, &stored).map(drop))?;
         self.copy_up(&node, super::copy_up::Want::Metadata)?;

@@ -58,7 +58,7 @@ pub const A_STRANGERS_WRITE_LEAVES_SETGID: Exception = Exception {
 /// A change of neither owner nor group is not refused while the file is written to.
 pub const CHOWN_OF_NOTHING: Exception = Exception {
     what: "chown(-1, -1) of somebody else's file with set-id bits, which is open for writing, succeeds and takes them away",
-    reason: "the kernel's FUSE client asks so for a write that it passes through, too, and does not say which it was",
+    reason: "the kernel's FUSE client asks so for a write, too, and does not say which it was",
 };
 
 /// Every exception.

@@ -56,22 +56,16 @@ pub fn directories_over_deleted_things_are_opaque(d: &Drivers) {
 pub fn copied_up_things_name_their_origin(d: &Drivers) {
     let s = Scene::mounted(d, |t| t.dir("d", 0o755).file("d/f", "x"));
     f::append(s.at("d/f"), "y").unwrap();
-    let origin = f::get_xattr(s.upper("d/f"), "trusted.overlay.origin").unwrap();
+    let origin = f::get_xattr(s.upper("d/f"), &super::own("origin")).unwrap();
     assert_eq!(
         (origin[0], origin[1], usize::from(origin[2])),
         (0, 0xfb, origin.len())
     );
-    assert!(f::get_xattr(s.upper("d"), "trusted.overlay.origin").is_ok());
-    assert_eq!(
-        f::get_xattr(s.upper("d"), "trusted.overlay.impure").unwrap(),
-        b"y"
-    );
-    assert_eq!(f::get_xattr(s.upper(""), "trusted.overlay.impure").unwrap(), b"y");
+    assert!(f::get_xattr(s.upper("d"), &super::own("origin")).is_ok());
+    assert_eq!(f::get_xattr(s.upper("d"), &super::own("impure")).unwrap(), b"y");
+    assert_eq!(f::get_xattr(s.upper(""), &super::own("impure")).unwrap(), b"y");
     f::write(s.at("new"), "").unwrap();
-    refused(
-        f::get_xattr(s.upper("new"), "trusted.overlay.origin"),
-        Errno::NODATA,
-    );
+    refused(f::get_xattr(s.upper("new"), &super::own("origin")), Errno::NODATA);
 }
 
 /// Nothing is left in the work directory when all is done.

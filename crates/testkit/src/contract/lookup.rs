@@ -110,9 +110,9 @@ pub fn whiteouts_of_the_attribute_kind(d: &Drivers) {
         .lower(|t| t.dir("d", 0o755).file("d/gone", "1").file("d/kept", "1"))
         .lower(|t| {
             t.dir("d", 0o755)
-                .xattr("d", "trusted.overlay.opaque", "x")
+                .xattr("d", &super::own("opaque"), "x")
                 .file("d/gone", "")
-                .xattr("d/gone", "trusted.overlay.whiteout", "")
+                .xattr("d/gone", &super::own("whiteout"), "")
         })
         .mount();
     assert_eq!(f::names(s.at("d")).unwrap(), ["kept"]);
@@ -132,7 +132,7 @@ pub fn a_relative_redirect_is_followed(d: &Drivers) {
         })
         .lower(|t| {
             t.dir("new", 0o755)
-                .xattr("new", "trusted.overlay.redirect", "old")
+                .xattr("new", &super::own("redirect"), "old")
                 .file("new/top", "")
                 .whiteout("old")
         })
@@ -150,7 +150,7 @@ pub fn an_absolute_redirect_is_followed(d: &Drivers) {
         .lower(|t| {
             t.dir("c", 0o755)
                 .dir("c/d", 0o755)
-                .xattr("c/d", "trusted.overlay.redirect", "/a/b")
+                .xattr("c/d", &super::own("redirect"), "/a/b")
         })
         .option("redirect_dir=follow")
         .mount();
@@ -161,10 +161,7 @@ pub fn an_absolute_redirect_is_followed(d: &Drivers) {
 pub fn a_redirect_not_to_be_followed(d: &Drivers) {
     let s = Scene::new(d)
         .lower(|t| t.dir("old", 0o755).file("old/moved", ""))
-        .lower(|t| {
-            t.dir("new", 0o755)
-                .xattr("new", "trusted.overlay.redirect", "old")
-        })
+        .lower(|t| t.dir("new", 0o755).xattr("new", &super::own("redirect"), "old"))
         .option("redirect_dir=nofollow")
         .mount();
     refused(f::lstat(s.at("new")), Errno::PERM);
@@ -212,17 +209,14 @@ pub fn metadata_alone_is_copied_up(d: &Drivers) {
         t.file("f", "data").xattr("f", "user.a", "1")
     });
     f::chmod(s.at("f"), 0o640).unwrap();
-    assert!(f::get_xattr(s.upper("f"), "trusted.overlay.metacopy").is_ok());
+    assert!(f::get_xattr(s.upper("f"), &super::own("metacopy")).is_ok());
     assert_eq!(f::read(s.at("f")).unwrap(), b"data");
     assert_eq!(f::list_xattrs(s.at("f")).unwrap(), ["user.a"]);
     s.same_after_remounts();
     f::append(s.at("f"), "+").unwrap();
     assert_eq!(f::read(s.at("f")).unwrap(), b"data+");
     assert_eq!(f::read(s.upper("f")).unwrap(), b"data+");
-    refused(
-        f::get_xattr(s.upper("f"), "trusted.overlay.metacopy"),
-        Errno::NODATA,
-    );
+    refused(f::get_xattr(s.upper("f"), &super::own("metacopy")), Errno::NODATA);
     s.same_after_remounts();
 }
 

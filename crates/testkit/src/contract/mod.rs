@@ -15,6 +15,7 @@ pub mod driver;
 pub mod exceptions;
 pub mod scene;
 pub mod tree;
+pub mod user_namespace;
 
 pub mod lookup;
 pub mod readdir;
@@ -65,7 +66,10 @@ pub fn run(name: &str, case: Case, drivers: &Drivers) {
 
 /// The full name of one of the overlay's own attributes.
 pub fn own(attribute: &str) -> String {
-    format!("trusted.overlay.{attribute}")
+    match user_namespace::is_inside() {
+        true => format!("user.overlay.{attribute}"),
+        false => format!("trusted.overlay.{attribute}"),
+    }
 }
 
 /// Runs `act` in a thread with a mount namespace and a umask (022) of its own.

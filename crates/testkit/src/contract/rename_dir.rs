@@ -15,7 +15,7 @@ fn tree(t: Tree) -> Tree {
 }
 
 fn redirect(s: &Scene, path: &str) -> f::Answer<String> {
-    f::get_xattr(s.upper(path), "trusted.overlay.redirect").map(|value| String::from_utf8(value).unwrap())
+    f::get_xattr(s.upper(path), &super::own("redirect")).map(|value| String::from_utf8(value).unwrap())
 }
 
 /// With redirects off, a directory that a lower layer has cannot be renamed; one of the upper layer alone can.

@@ -44,7 +44,10 @@ impl Scene {
             dir,
             lowers: Vec::new(),
             writable: None,
-            options: Vec::new(),
+            options: match super::user_namespace::is_inside() {
+                true => vec!["userxattr".into()],
+                false => Vec::new(),
+            },
             before: Vec::new(),
         };
         let here = scene.dir.path().to_owned();
@@ -217,7 +220,7 @@ impl Scene {
 
     /// Whether the upper directory holds an opaque directory there.
     pub fn is_opaque(&self, path: impl AsRef<Path>) -> bool {
-        files::get_xattr(self.upper(path), "trusted.overlay.opaque").is_ok_and(|value| value == b"y")
+        files::get_xattr(self.upper(path), &super::own("opaque")).is_ok_and(|value| value == b"y")
     }
 
     /// Everything that the mount shows.

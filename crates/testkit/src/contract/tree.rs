@@ -81,7 +81,7 @@ impl Tree {
     /// Marks a directory opaque.
     #[track_caller]
     pub fn opaque(self, path: &str) -> Tree {
-        self.xattr(path, "trusted.overlay.opaque", "y")
+        self.xattr(path, &super::own("opaque"), "y")
     }
 
     /// An extended attribute.

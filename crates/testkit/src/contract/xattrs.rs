@@ -73,22 +73,22 @@ pub fn private_names_are_hidden_and_escaped(d: &Drivers) {
     assert!(
         f::list_xattrs(s.upper("f"))
             .unwrap()
-            .contains(&"trusted.overlay.origin".into())
+            .contains(&super::own("origin"))
     );
     assert!(s.is_opaque("d"));
     for name in ["f", "d"] {
         assert_eq!(f::list_xattrs(s.at(name)).unwrap(), [""; 0]);
     }
-    refused(f::get_xattr(s.at("d"), "trusted.overlay.opaque"), Errno::NODATA);
-    f::set_xattr(s.at("f"), "trusted.overlay.opaque", "y").unwrap();
-    assert_eq!(f::list_xattrs(s.at("f")).unwrap(), ["trusted.overlay.opaque"]);
-    assert_eq!(f::get_xattr(s.at("f"), "trusted.overlay.opaque").unwrap(), b"y");
+    refused(f::get_xattr(s.at("d"), &super::own("opaque")), Errno::NODATA);
+    f::set_xattr(s.at("f"), &super::own("opaque"), "y").unwrap();
+    assert_eq!(f::list_xattrs(s.at("f")).unwrap(), [super::own("opaque")]);
+    assert_eq!(f::get_xattr(s.at("f"), &super::own("opaque")).unwrap(), b"y");
     assert_eq!(
-        f::get_xattr(s.upper("f"), "trusted.overlay.overlay.opaque").unwrap(),
+        f::get_xattr(s.upper("f"), &super::own("overlay.opaque")).unwrap(),
         b"y"
     );
     s.same_after_remounts();
-    f::remove_xattr(s.at("f"), "trusted.overlay.opaque").unwrap();
+    f::remove_xattr(s.at("f"), &super::own("opaque")).unwrap();
     assert_eq!(f::list_xattrs(s.at("f")).unwrap(), [""; 0]);
 }
 
@@ -96,11 +96,11 @@ pub fn private_names_are_hidden_and_escaped(d: &Drivers) {
 pub fn escapes_come_from_below(d: &Drivers) {
     let mut s = Scene::mounted(d, |t| {
         t.dir("d", 0o755)
-            .xattr("d", "trusted.overlay.overlay.opaque", "y")
-            .xattr("d", "trusted.overlay.overlay.overlay.deep", "2")
+            .xattr("d", &super::own("overlay.opaque"), "y")
+            .xattr("d", &super::own("overlay.overlay.deep"), "2")
             .file("d/f", "")
     });
-    let shown = ["trusted.overlay.opaque", "trusted.overlay.overlay.deep"];
+    let shown = [super::own("opaque"), super::own("overlay.deep")];
     assert_eq!(f::list_xattrs(s.at("d")).unwrap(), shown);
     f::chmod(s.at("d"), 0o700).unwrap();
     assert_eq!(f::list_xattrs(s.at("d")).unwrap(), shown);
