@@ -165,6 +165,32 @@ pub struct Ring {
     pending: u32,
 }
 
+/// Whether this process may use the ring that it was given: a filter may refuse the calls that follow, and what a kernel
+/// is promised and never hears of it waits for.
+fn permitted(ring: &OwnedFd) -> io::Result<()> {
+    /// No such operation: `EINVAL`.
+    const NONE: libc::c_uint = 0x7fff;
+    let null = std::ptr::null::<libc::c_void>();
+    let fd = ring.as_raw_fd();
+    // SAFETY: the call is given no memory, and an operation that does not exist.
+    let registered = unsafe { libc::syscall(libc::SYS_io_uring_register, fd, NONE, null, 0) };
+    let registered = (registered, io::Error::last_os_error());
+    // SAFETY: nothing is submitted and nothing waited for; a ring that is not enabled yet answers EBADFD.
+    let entered = unsafe { libc::syscall(libc::SYS_io_uring_enter, fd, 0, 0, 0, null, 0usize) };
+    let entered = (entered, io::Error::last_os_error());
+    for (answer, error) in [registered, entered] {
+        if answer < 0
+            && matches!(
+                error.raw_os_error(),
+                Some(libc::EPERM | libc::ENOSYS | libc::EACCES)
+            )
+        {
+            return Err(error);
+        }
+    }
+    Ok(())
+}
+
 impl Ring {
     /// A ring for the connection `device`, with one slot for each of `queues`, whose payload has `payload` bytes. Nothing
     /// arrives before [`Ring::register`].
@@ -183,6 +209,7 @@ impl Ring {
         }
         // SAFETY: just made, and nobody else's. The kernel makes it close-on-exec.
         let ring = unsafe { OwnedFd::from_raw_fd(fd as i32) };
+        permitted(&ring)?;
         if params.features & FEAT_SINGLE_MMAP == 0 {
             return Err(io::ErrorKind::Unsupported.into());
         }

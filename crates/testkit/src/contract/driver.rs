@@ -88,6 +88,12 @@ impl Drivers {
     }
 }
 
+/// Runs `act` while the kernel's switch for FUSE over io_uring is on.
+pub fn with_io_uring<T>(act: impl FnOnce() -> T) -> T {
+    let _switch = Switch::on();
+    act()
+}
+
 /// The kernel's switch for FUSE over io_uring, on until this is dropped. It concerns mounts made meanwhile, anybody's;
 /// two that turn it on wait for each other.
 struct Switch {
