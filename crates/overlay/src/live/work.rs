@@ -6,13 +6,15 @@
 use std::ffi::OsStr;
 use std::io;
 use std::os::fd::AsFd;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::RwLock;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use rustix::fs::{self, AtFlags, FileType, FlockOperation, Mode, OFlags};
 use rustix::io::Errno;
 use sys::Dir;
 use sys::handle::{FileHandle, fs_uuid};
 
+use super::node::{read, write};
 use super::options::{OpenError, Options, Sync};
 use super::{Result, errno, index};
 use crate::handle::Handle;
@@ -30,8 +32,9 @@ pub(super) struct Work {
     _lock: Dir,
     format: Format,
     next: AtomicU64,
-    /// Whether there is a whiteout that the others are links of.
-    shared: AtomicBool,
+    /// How often a whiteout was made that the others are links of. Held for reading while it is linked to, and for writing
+    /// while it is replaced.
+    shared: RwLock<u64>,
 }
 
 /// Name of the whiteout that others are links of.
@@ -92,7 +95,7 @@ impl Work {
             _lock: work,
             format,
             next: AtomicU64::new(0),
-            shared: AtomicBool::new(false),
+            shared: RwLock::new(0),
         })
     }
 
@@ -122,28 +125,37 @@ impl Work {
     /// [`Overlay::mark_whiteouts`]: super::Overlay::mark_whiteouts
     pub(super) fn whiteout(&self, to: &Dir, name: &OsStr) -> Result<()> {
         loop {
-            if !self.shared.load(Ordering::Acquire) {
-                // Under another name first: one of the attribute kind is a plain file until it has its attribute.
-                let temp = self.fresh();
-                let made = crate::whiteout::make(&self.dir, OsStr::new(&temp), self.format)
-                    .and_then(|()| self.dir.rename(&temp, &self.dir, WHITEOUT));
-                if let Err(error) = made {
-                    self.discard(&temp);
-                    return Err(errno(error));
+            let shared = read(&self.shared);
+            let turn = *shared;
+            if turn > 0 {
+                match fs::linkat(&self.dir, WHITEOUT, to, name, AtFlags::empty()) {
+                    // As many links as an inode takes: the next one begins a new inode.
+                    Err(Errno::MLINK) => {}
+                    // A file system without links.
+                    Err(Errno::PERM | Errno::OPNOTSUPP) => return self.make_whiteout(to, name),
+                    other => return other,
                 }
-                self.shared.store(true, Ordering::Release);
             }
-            match fs::linkat(&self.dir, WHITEOUT, to, name, AtFlags::empty()) {
-                // As many links as an inode takes: the next one begins a new inode.
-                Err(Errno::MLINK) => self.shared.store(false, Ordering::Release),
-                // A file system without links gives its whiteout away, and makes another.
-                Err(Errno::PERM | Errno::OPNOTSUPP) => {
-                    self.shared.store(false, Ordering::Release);
-                    return self.dir.rename_noreplace(WHITEOUT, to, name).map_err(errno);
-                }
-                other => return other,
+            drop(shared);
+            let mut shared = write(&self.shared);
+            // Unless another has made it meanwhile: one that is replaced cannot be linked to any more.
+            if *shared == turn {
+                self.make_whiteout(&self.dir, OsStr::new(WHITEOUT))?;
+                *shared += 1;
             }
         }
+    }
+
+    /// Makes a whiteout that is not shared; in `work/` in the place of another.
+    fn make_whiteout(&self, to: &Dir, name: &OsStr) -> Result<()> {
+        // Under another name first: one of the attribute kind is a plain file until it has its attribute.
+        let temp = self.fresh();
+        let made = crate::whiteout::make(&self.dir, OsStr::new(&temp), self.format)
+            .and_then(|()| self.dir.rename(&temp, to, name));
+        made.map_err(|error| {
+            self.discard(&temp);
+            errno(error)
+        })
     }
 
     /// Removes a temporary, and everything in it. What cannot be removed now is removed by the next overlay.

@@ -133,3 +133,41 @@ fn threads_that_change_the_same_directories_leave_one_sound_tree() {
         difference(seed, &[], "ours", &ours, "the kernel's", &theirs);
     }
 }
+
+/// The whiteout that all others are links of is made once, however many need the first: one that was replaced could not
+/// be linked to, and a file that is there would be called missing.
+#[test]
+fn the_first_whiteouts_of_several_threads() {
+    const THREADS: usize = 4;
+    for round in 0..60 {
+        let temp = tempfile::tempdir().unwrap();
+        for name in ["lower", "upper", "work"] {
+            fs::create_dir(temp.path().join(name)).unwrap();
+        }
+        let lower = temp.path().join("lower");
+        for thread in 0..THREADS {
+            fs::create_dir(lower.join(thread.to_string())).unwrap();
+            fs::write(lower.join(format!("{thread}/gone")), "").unwrap();
+        }
+        let overlay = overlay_at(temp.path(), &[lower], Options::default());
+        let dirs: Vec<NodeId> = (0..THREADS)
+            .map(|thread| {
+                overlay
+                    .lookup(ROOT, OsStr::new(&thread.to_string()))
+                    .unwrap()
+                    .node
+            })
+            .collect();
+        let start = std::sync::Barrier::new(THREADS);
+        std::thread::scope(|scope| {
+            for dir in &dirs {
+                let (overlay, start) = (&overlay, &start);
+                scope.spawn(move || {
+                    start.wait();
+                    let answer = overlay.unlink(*dir, OsStr::new("gone"));
+                    assert_eq!(answer, Ok(()), "round {round}");
+                });
+            }
+        });
+    }
+}
