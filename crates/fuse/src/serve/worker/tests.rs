@@ -27,6 +27,7 @@ fn worker() -> (Worker, OwnedFd) {
             attr: Duration::ZERO,
         },
         no_open: false,
+        no_acl: false,
         no_xattrs: false,
         identity: Vec::new(),
         ended: rustix::event::eventfd(0, rustix::event::EventfdFlags::CLOEXEC).unwrap(),
