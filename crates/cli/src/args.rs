@@ -132,6 +132,7 @@ Containers:
   wait         Wait until containers do not run, and print their exit codes
   attach       Attach to a container that runs
   logs         Show what a container printed
+  exec         Run a command in a running container
   ps           List containers
   rm           Remove containers
   cp           Copy files between a container and this machine
@@ -230,6 +231,7 @@ pub(crate) enum Command {
     Wait(commands::wait::WaitArgs),
     Attach(commands::attach::AttachArgs),
     Logs(commands::logs::LogsArgs),
+    Exec(commands::exec::ExecArgs),
     Ps(commands::ps::PsArgs),
     Rm(commands::rm::RmArgs),
     Cp(commands::cp::CpArgs),
@@ -281,6 +283,7 @@ pub(crate) enum ContainerCommand {
     Wait(commands::wait::WaitArgs),
     Attach(commands::attach::AttachArgs),
     Logs(commands::logs::LogsArgs),
+    Exec(commands::exec::ExecArgs),
     #[command(visible_aliases = ["ps", "list"])]
     Ls(commands::ps::PsArgs),
     Rm(commands::rm::RmArgs),

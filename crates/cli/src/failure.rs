@@ -257,7 +257,7 @@ mod tests {
                 .map(|hint| format!("hint: {hint}"))
                 .as_deref()
         );
-        assert!(of(&["strata", "exec", "x"]).contains("nsenter"));
+        assert!(of(&["strata", "exec", "x"]).contains("strata exec --help"));
         assert!(of(&["strata", "container", "ls", "-n", "1"]).contains("strata ps -a"));
         assert!(of(&["strata", "puul"]).contains("'pull'"));
         let template = of(&["strata", "inspect", "--format", "{{.Id}}", "x"]);

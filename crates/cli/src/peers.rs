@@ -4,9 +4,6 @@
 /// What to do instead of a command of docker's or podman's that strata lacks.
 pub(crate) fn command(name: &str) -> Option<&'static str> {
     Some(match name {
-        "exec" => {
-            "to look into a container from outside: nsenter --all --target PID, which strata inspect tells"
-        }
         "events" | "top" | "stats" => "strata ps lists what runs, strata inspect tells its process",
         "pause" | "unpause" | "checkpoint" | "restore" | "update" | "rename" | "port" => {
             "strata --help lists what can be done with a container"
@@ -26,6 +23,15 @@ pub(crate) fn command(name: &str) -> Option<&'static str> {
 pub(crate) fn flag(command: &str, flag: &str) -> Option<&'static str> {
     match command {
         "run" | "create" => run_flag(flag),
+        "exec" | "container exec" => match flag {
+            "-l" | "--latest" => Some("strata ps lists those that run, the latest first"),
+            "--detach-keys" => Some("to leave a command that goes on, start it with --detach"),
+            "--preserve-fds" | "--preserve-fd" => {
+                Some("standard input, output and error are passed on; nothing else of the machine goes in")
+            }
+            "--cidfile" => Some("name the container itself"),
+            _ => None,
+        },
         "ps" | "container ls" => ps_flag(flag),
         "images" | "image ls" => match flag {
             "-a" | "--all" => Some("strata keeps no intermediate images: those listed are all"),
@@ -198,7 +204,7 @@ mod tests {
             }
         }
         assert!(flag("run", "--publish").is_some_and(|hint| hint.contains("--network host")));
-        assert!(command("exec").is_some());
+        assert!(command("logs").is_some());
         assert_eq!(
             (flag("run", "--nam"), command("puul"), value("--driver", "x")),
             (None, None, None)

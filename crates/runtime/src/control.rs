@@ -18,8 +18,9 @@ use crate::bundle::{self, Bundle};
 use crate::log::Limits;
 use crate::state::Exit;
 
-/// Version of the protocol. Since 3 a supervisor holds streams, is attached to and starts again; since 2, `Failed` says what it [concerns](Concern); whoever reads takes what is not said, or
-/// not known to it, for [`Concern::Other`], so that any two versions understand each other.
+/// Version of the protocol. Since 3 a supervisor holds streams, is attached to, starts again and [executes](Request::Exec);
+/// since 2, `Failed` says what it [concerns](Concern); whoever reads takes what is not said, or not known to it, for
+/// [`Concern::Other`], so that any two versions understand each other.
 pub const VERSION: u32 = 3;
 
 /// No message is longer.
@@ -59,6 +60,14 @@ pub enum Request {
     Stop {
         /// The signal's number.
         signal: i32,
+    },
+    /// Execute one more program in the container; on no connection but a new one. Brings four descriptors: its standard
+    /// streams, and a file that holds its `process` as the OCI spec has it, which may be longer than a message. Answered
+    /// by `Started` or `Failed`, and later by `Exited`. `Kill` and `Resize` on the same connection then mean this
+    /// program, which goes on when the connection is closed.
+    Exec {
+        /// Rows and columns of the terminal, where `process` asks for one.
+        size: Option<(u16, u16)>,
     },
     /// Answer `Exited` when the container has ended.
     Wait,

@@ -11,6 +11,7 @@
 //! |---|---|
 //! | [`bundle`] | the directory of a container |
 //! | [`start()`] | from a bundle to a running program |
+//! | [`exec()`] | one more program in a container that runs |
 //! | [`supervisor`] | the process that stays beside it |
 //! | `launch` | from a spec to a process, step by step |
 //! | [`end()`] | the end of a container, whatever state it is in |
@@ -36,6 +37,7 @@ pub mod cgroup;
 pub mod control;
 pub mod devices;
 mod end;
+mod exec;
 mod external;
 mod launch;
 pub mod log;
@@ -50,6 +52,7 @@ pub mod terminal;
 pub mod user;
 
 pub use end::{EndError, end};
+pub use exec::{ExecError, ExecRequest, exec, root};
 pub use launch::{INIT_ANNOTATION, make_directory};
 pub use pause::{PauseError, Paused, pause};
 pub use start::{Helper, Running, StartError, StartRequest, Streams, Summoned, start, summon};

@@ -10,9 +10,11 @@
 //!
 //! No limits of resources are set that nobody asked for: rlimits are those of whoever starts the container.
 //!
-//! Start reading at [`build`]; the lists are in `defaults.rs`.
+//! Start reading at [`build`]; the lists are in `defaults.rs`. [`exec_process`] makes a further process for a container
+//! that has its spec.
 
 mod defaults;
+mod exec;
 mod host;
 mod mounts;
 mod resources;
@@ -33,6 +35,7 @@ use crate::options::namespaces::NamespaceOption;
 use crate::seccomp::ProfileError;
 use crate::user::ExecUser;
 
+pub use exec::{ExecOptions, Who, exec_process};
 pub use host::Host;
 
 /// The annotation under which an image's stop signal stands in a spec (OCI image spec, "Conversion to OCI Runtime
@@ -233,16 +236,8 @@ fn workdir(options: &ContainerOptions, image: Option<&Config>) -> PathBuf {
 
 /// Docker's order: what every container has, the image's, the user's; a later one replaces an earlier.
 fn environment(options: &ContainerOptions, context: &Context<'_>, hostname: Option<&str>) -> Vec<String> {
-    let mut variables: Vec<(String, String)> = Vec::new();
-    let mut set = |name: &str, value: Option<&str>| {
-        let known = variables.iter().position(|(known, _)| known == name);
-        match (known, value) {
-            (Some(at), Some(value)) => variables[at].1 = value.to_owned(),
-            (None, Some(value)) => variables.push((name.to_owned(), value.to_owned())),
-            (Some(at), None) => drop(variables.remove(at)),
-            (None, None) => {}
-        }
-    };
+    let mut variables = Variables::default();
+    let mut set = |name: &str, value: Option<&str>| variables.set(name, value);
     set("PATH", Some(defaults::PATH));
     set("container", Some("strata"));
     if options.tty {
@@ -263,10 +258,34 @@ fn environment(options: &ContainerOptions, context: &Context<'_>, hostname: Opti
     for (name, value) in &options.env {
         set(name, value.as_deref());
     }
-    variables
-        .into_iter()
-        .map(|(name, value)| format!("{name}={value}"))
-        .collect()
+    variables.into_lines()
+}
+
+/// An environment being made, in the order in which names came first.
+#[derive(Default)]
+struct Variables(Vec<(String, String)>);
+
+impl Variables {
+    fn get(&self, name: &str) -> Option<&str> {
+        let known = self.0.iter().find(|(known, _)| known == name);
+        known.map(|(_, value)| value.as_str())
+    }
+
+    /// A later value replaces an earlier one; `None` takes the variable out.
+    fn set(&mut self, name: &str, value: Option<&str>) {
+        let known = self.0.iter().position(|(known, _)| known == name);
+        match (known, value) {
+            (Some(at), Some(value)) => self.0[at].1 = value.to_owned(),
+            (None, Some(value)) => self.0.push((name.to_owned(), value.to_owned())),
+            (Some(at), None) => drop(self.0.remove(at)),
+            (None, None) => {}
+        }
+    }
+
+    fn into_lines(self) -> Vec<String> {
+        let line = |(name, value)| format!("{name}={value}");
+        self.0.into_iter().map(line).collect()
+    }
 }
 
 fn user(found: &ExecUser) -> User {

@@ -138,7 +138,7 @@ impl Streams<'_> {
     }
 }
 
-/// A container that runs, as the one who started it has it. Dropping it leaves the container running.
+/// A container that runs, or one more program in it, as the one who started it has it. Dropping it leaves that running.
 #[derive(Debug)]
 pub struct Running {
     pid: i32,
@@ -222,10 +222,6 @@ fn tell(
     supervisor: Child,
     request: &StartRequest<'_>,
 ) -> Result<Running, StartError> {
-    let lost = |source| StartError::Supervisor {
-        bundle: request.bundle.to_path_buf(),
-        source,
-    };
     let (hold, fds) = request.streams.order();
     let order = Request::Start {
         size: request.size,
@@ -234,45 +230,16 @@ fn tell(
         hold,
         restart: request.restart,
     };
-    let mut running = Running {
-        pid: 0,
-        console: None,
-        connection,
-        supervisor: Some(supervisor),
-        exit: None,
-    };
-    let answer = running.connection.send(&order, &fds).and_then(|()| {
-        if let Some(attention) = request.attention {
-            attention.pass_on_until_answered(&running)?;
+    let mut running = Running::of(connection);
+    running.supervisor = Some(supervisor);
+    match running.order(&order, &fds, request.attention, request.bundle) {
+        Ok(()) => Ok(running),
+        Err(failure) => {
+            // It leaves by itself, and then nothing of the container is left.
+            let _ = running.finish();
+            Err(failure)
         }
-        running.connection.receive::<Reply>()
-    });
-    let failure = match answer {
-        Ok(Some((Reply::Started { pid }, mut fds))) => {
-            running.pid = pid;
-            running.console = fds.pop();
-            return Ok(running);
-        }
-        Ok(Some((
-            Reply::Failed {
-                code,
-                message,
-                concern,
-            },
-            _,
-        ))) => match code {
-            CANNOT_RUN => StartError::CannotRun(message),
-            NOT_FOUND => StartError::NotFound(message),
-            _ => StartError::Setup { message, concern },
-        },
-        Ok(Some((Reply::Error { message }, _))) => lost(io::Error::other(message)),
-        Ok(Some(_)) => lost(io::ErrorKind::InvalidData.into()),
-        Ok(None) => lost(io::ErrorKind::UnexpectedEof.into()),
-        Err(error) => lost(error),
-    };
-    // It leaves by itself, and then nothing of the container is left.
-    let _ = running.finish();
-    Err(failure)
+    }
 }
 
 /// A detached read-only copy of the mount that `program` lies on, rooted at it.
@@ -287,7 +254,51 @@ fn read_only_copy(program: &Path) -> io::Result<OwnedFd> {
 }
 
 impl Running {
-    /// Number of the container's first process in the caller's pid namespace, of one that the caller started.
+    /// One that the supervisor at the other end of `connection` looks after.
+    pub(crate) fn of(connection: Connection) -> Running {
+        Running {
+            pid: 0,
+            console: None,
+            connection,
+            supervisor: None,
+            exit: None,
+        }
+    }
+
+    /// Gives the supervisor of `bundle` an order to start something, and waits until that runs.
+    pub(crate) fn order(
+        &mut self,
+        order: &Request,
+        fds: &[BorrowedFd<'_>],
+        attention: Option<&Attention>,
+        bundle: &Path,
+    ) -> Result<(), StartError> {
+        let lost = |source| StartError::Supervisor {
+            bundle: bundle.to_path_buf(),
+            source,
+        };
+        self.connection.send(order, fds).map_err(lost)?;
+        if let Some(attention) = attention {
+            attention.pass_on_until_answered(self).map_err(lost)?;
+        }
+        let Some((reply, mut fds)) = self.connection.receive::<Reply>().map_err(lost)? else {
+            return Err(lost(io::ErrorKind::UnexpectedEof.into()));
+        };
+        match reply {
+            Reply::Started { pid } => {
+                self.pid = pid;
+                self.console = fds.pop();
+                Ok(())
+            }
+            Reply::Failed { code, message, .. } if code == CANNOT_RUN => Err(StartError::CannotRun(message)),
+            Reply::Failed { code, message, .. } if code == NOT_FOUND => Err(StartError::NotFound(message)),
+            Reply::Failed { message, concern, .. } => Err(StartError::Setup { message, concern }),
+            Reply::Error { message } => Err(lost(io::Error::other(message))),
+            _ => Err(lost(io::ErrorKind::InvalidData.into())),
+        }
+    }
+
+    /// Number of the process in the caller's pid namespace.
     pub fn pid(&self) -> i32 {
         self.pid
     }
@@ -297,7 +308,7 @@ impl Running {
         self.console.as_ref().map(AsFd::as_fd)
     }
 
-    /// Sends a signal to the container's first process.
+    /// Sends a signal to the process.
     pub fn kill(&self, signal: i32) -> io::Result<()> {
         self.connection.send(&Request::Kill { signal }, &[])
     }
@@ -329,17 +340,6 @@ impl Running {
             }
         }
         Ok(self.exit.clone())
-    }
-
-    /// One that somebody else started, whose end is waited for over `connection`.
-    pub(crate) fn of(connection: Connection) -> Running {
-        Running {
-            pid: 0,
-            console: None,
-            connection,
-            supervisor: None,
-            exit: None,
-        }
     }
 
     /// Asks the supervisor for something whose answer nobody waits for.

@@ -1,7 +1,7 @@
 //! Descriptors that come from outside: numbers this process was started with.
 
 use std::io;
-use std::os::fd::{AsFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
 use rustix::io::Errno;
 
@@ -39,4 +39,56 @@ pub fn close_inherited() -> io::Result<()> {
         }
     }
     Ok(())
+}
+
+/// Closes every descriptor but the standard streams and those of `kept`. For a child of [`crate::process::fork`] that
+/// goes among others who might look into it; whatever it goes on to use must be in `kept`.
+pub fn keep_only(kept: &[BorrowedFd<'_>]) -> io::Result<()> {
+    let mut kept: Vec<RawFd> = kept.iter().map(AsRawFd::as_raw_fd).collect();
+    kept.sort_unstable();
+    let mut first = 3;
+    for number in kept.into_iter().filter(|number| *number > 2) {
+        close_range(first, number - 1)?;
+        first = number + 1;
+    }
+    close_range(first, RawFd::MAX)
+}
+
+fn close_range(first: RawFd, last: RawFd) -> io::Result<()> {
+    // SAFETY: no memory is passed. The owners of what is closed live in frames of the process that this one was forked
+    // from; the copy of those frames is never returned to, so nothing here uses or closes the numbers again.
+    if first <= last && unsafe { libc::syscall(libc::SYS_close_range, first, last, 0) } < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::process::exit_now;
+
+    #[test]
+    fn a_child_keeps_what_it_asks_for() {
+        let (reader, writer) = rustix::pipe::pipe().unwrap();
+        let (other, _other) = rustix::pipe::pipe().unwrap();
+        // The test harness has threads, and `fork` refuses those; what is checked here takes no lock.
+        // SAFETY: the child makes system calls alone, and ends by `_exit`.
+        match unsafe { libc::fork() } {
+            0 => {
+                let kept = keep_only(&[writer.as_fd()]).is_ok()
+                    && rustix::io::fcntl_getfd(&writer).is_ok()
+                    && rustix::io::fcntl_getfd(&reader) == Err(Errno::BADF)
+                    && rustix::io::fcntl_getfd(&other) == Err(Errno::BADF);
+                exit_now(if kept { 7 } else { 1 })
+            }
+            child => {
+                let child = rustix::process::Pid::from_raw(child);
+                let (_, status) = rustix::process::waitpid(child, rustix::process::WaitOptions::empty())
+                    .unwrap()
+                    .unwrap();
+                assert_eq!(status.exit_status(), Some(7));
+            }
+        }
+    }
 }

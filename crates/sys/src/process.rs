@@ -196,6 +196,14 @@ pub fn setns(namespace: BorrowedFd<'_>, kind: u64) -> io::Result<()> {
     check(unsafe { libc::setns(namespace.as_raw_fd(), kind as libc::c_int) }.into())
 }
 
+/// Joins those namespaces of the process behind `process` that `kinds` names (bits of [`namespaces`]), all at once or
+/// none (Linux 5.8). Of a pid namespace, the caller's later children are members. `ESRCH` when the process has ended;
+/// `EINVAL` for the user namespace that the caller is in already.
+pub fn join_namespaces(process: BorrowedFd<'_>, kinds: u64) -> io::Result<()> {
+    // SAFETY: the call takes a descriptor, which is open while borrowed, and no memory.
+    check(unsafe { libc::setns(process.as_raw_fd(), kinds as libc::c_int) }.into())
+}
+
 /// Sends `signal`, any number the kernel knows (real-time ones too), to the process behind `pidfd`; 0 only asks
 /// whether it is there. `ESRCH` when it has ended and was reaped.
 pub fn send_signal(pidfd: BorrowedFd<'_>, signal: i32) -> io::Result<()> {

@@ -8,6 +8,7 @@ pub(crate) mod create;
 pub(crate) mod dedup;
 pub(crate) mod df;
 pub(crate) mod diff;
+pub(crate) mod exec;
 pub(crate) mod export;
 pub(crate) mod fsck;
 pub(crate) mod history;
@@ -160,6 +161,7 @@ fn dispatch(context: &Context, command: Command) -> Outcome {
             attach::run(context, args)
         }
         Command::Logs(args) | Command::Container(ContainerCommand::Logs(args)) => logs::run(context, args),
+        Command::Exec(args) | Command::Container(ContainerCommand::Exec(args)) => exec::run(context, args),
         Command::Ps(args) | Command::Container(ContainerCommand::Ls(args)) => ps::run(context, args),
         Command::Rm(args) | Command::Container(ContainerCommand::Rm(args)) => rm::run(context, args),
         Command::Commit(args) | Command::Container(ContainerCommand::Commit(args)) => {

@@ -20,6 +20,8 @@ use crate::render::style::Style;
 pub(crate) use flags::{ContainerArgs, Pull};
 pub(crate) use options::{cidfile, request, write_id};
 
+pub(super) use options::environment;
+
 /// Run a command in a new container
 ///
 /// IMAGE is a name in the local store, and is pulled when it is missing; or `host`, which is this machine's own

@@ -3,9 +3,10 @@
 use std::io::ErrorKind;
 
 use engine::errors::Fault;
+use engine::exec::ExecError;
 use engine::run::{BaseError, RunError, SpecError};
 use runtime::control::Concern;
-use runtime::{StartError, spec};
+use runtime::{ExecError as Unstarted, StartError, spec};
 
 use super::Explain;
 use super::image::PLATFORMS;
@@ -73,9 +74,7 @@ impl Explain for RunError {
             RunError::Start(StartError::CannotRun(_)) => {
                 "see that it is executable, for this machine, and that its interpreter is in the image"
             }
-            RunError::Start(StartError::NotFound(_)) => {
-                "it is looked for in the container's root: a path as it is, a plain name by the PATH of its environment"
-            }
+            RunError::Start(StartError::NotFound(_)) => NOT_FOUND,
             _ => return None,
         };
         Some(hint.to_owned())
@@ -88,6 +87,62 @@ impl Explain for RunError {
         }
     }
 }
+
+impl Explain for ExecError {
+    fn fault(&self) -> Option<&Fault> {
+        match self {
+            ExecError::Container(error) => error.fault(),
+            _ => None,
+        }
+    }
+
+    fn hint(&self) -> Option<String> {
+        let hint = match self {
+            ExecError::Container(error) => return error.hint(),
+            ExecError::NotRunning { .. } => "strata ps lists those that run",
+            ExecError::User(_) => {
+                "names are looked up in the container's own /etc/passwd and /etc/group; numbers need no entry there"
+            }
+            ExecError::Exec { name, source } => match source {
+                Unstarted::NoSupervisor(_) => {
+                    return Some(format!(
+                        "its supervisor was killed, or it has just ended; strata rm -f {name} removes what is left"
+                    ));
+                }
+                Unstarted::Start(StartError::CannotRun(_)) => {
+                    "see that it is executable, for this machine, and that its interpreter is in the container"
+                }
+                Unstarted::Start(StartError::NotFound(_)) => NOT_FOUND,
+                Unstarted::Start(StartError::Supervisor { .. }) => {
+                    "a container that an older strata started is to be started again first"
+                }
+                Unstarted::Start(StartError::Setup { concern, .. }) => match concern {
+                    Concern::Directory => "-w names a directory that is in the container",
+                    Concern::RuntimeWords => {
+                        "run it without --runtime to have strata exec, or use that runtime's own"
+                    }
+                    concern => setup_hint(*concern),
+                },
+                _ => return None,
+            },
+            _ => return None,
+        };
+        Some(hint.to_owned())
+    }
+
+    fn code(&self) -> Option<u8> {
+        match self {
+            ExecError::Exec {
+                source: Unstarted::Start(error),
+                ..
+            } => Some(error.exit_code()),
+            _ => None,
+        }
+    }
+}
+
+const NOT_FOUND: &str =
+    "it is looked for in the container's root: a path as it is, a plain name by the PATH of its environment";
 
 fn spec_hint(error: &SpecError) -> String {
     let hint = match error {

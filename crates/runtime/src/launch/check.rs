@@ -1,11 +1,13 @@
 //! What this launcher does not do is refused by name before anything is made: no field of a spec is passed over in
 //! silence.
 
-use oci_spec::runtime::{LinuxSeccompAction, LinuxSyscall, Spec};
-
-use super::fault::{Fault, Result};
-use super::namespaces::Namespaces;
+use oci_spec::runtime::{LinuxSeccompAction, LinuxSyscall, Process, Spec};
 use sys::process::namespaces as kind;
+
+use super::apparmor;
+use super::fault::{About, Fault, Result};
+use super::namespaces::Namespaces;
+use crate::control::Concern;
 
 /// Refuses what cannot be done, and specs that contradict themselves.
 pub(super) fn check(spec: &Spec, namespaces: &Namespaces) -> Result<()> {
@@ -17,19 +19,7 @@ pub(super) fn check(spec: &Spec, namespaces: &Namespaces) -> Result<()> {
         return refuse(&format!("ociVersion {:?}", spec.version()));
     }
     if let Some(process) = spec.process() {
-        if !process.cwd().is_absolute() {
-            return Err(Fault::new(format!(
-                "working directory {:?} is not absolute",
-                process.cwd().display()
-            )));
-        }
-        if process
-            .selinux_label()
-            .as_deref()
-            .is_some_and(|label| !label.is_empty())
-        {
-            return refuse("process.selinuxLabel");
-        }
+        check_process(process)?;
     }
     for (what, kind, given) in [
         ("hostname", kind::UTS, spec.hostname().is_some()),
@@ -84,6 +74,22 @@ pub(super) fn check(spec: &Spec, namespaces: &Namespaces) -> Result<()> {
         && super::options::propagation(propagation).is_none()
     {
         return Err(Fault::new(format!("rootfsPropagation {propagation:?} is none")));
+    }
+    Ok(())
+}
+
+/// What can be told of a process by itself.
+pub(super) fn check_process(process: &Process) -> Result<()> {
+    if !process.cwd().is_absolute() {
+        let text = format!("working directory {:?} is not absolute", process.cwd().display());
+        return Err(Fault::new(text).about(Concern::Directory));
+    }
+    let label = process.selinux_label().as_deref().unwrap_or_default();
+    if !label.is_empty() {
+        return Err(Fault::new("process.selinuxLabel is not supported"));
+    }
+    if let Some(profile) = apparmor::wanted(process) {
+        apparmor::check(profile).about(Concern::Apparmor)?;
     }
     Ok(())
 }

@@ -3,8 +3,9 @@
 //! [`Launch::fork`] makes the process that becomes the container; [`Launch::finish`] sees it through to its program.
 //! In between lies the moment at which its number is known and nothing of it has run: the supervisor writes it down.
 //!
-//! The steps of the child stand in `child.rs`, in their order. What is reached in the container's tree is reached by
-//! `root.rs`. Start reading there.
+//! The steps of the child stand in `child.rs`, in their order; those of a process that joins a running container in
+//! `exec.rs`; what both do in `steps.rs`. What is reached in the container's tree is reached by `root.rs`. Start reading
+//! with the child.
 
 mod apparmor;
 mod check;
@@ -12,6 +13,7 @@ mod child;
 mod console;
 mod copy_up;
 mod dev;
+pub(crate) mod exec;
 mod fault;
 pub(crate) mod hooks;
 mod identity;
@@ -19,12 +21,13 @@ mod idmap;
 mod mounts;
 mod namespaces;
 mod options;
-mod other_users;
 mod paths;
 mod program;
 mod root;
 mod rootfs;
 mod scheduling;
+mod sibling;
+mod steps;
 mod sync;
 mod sysctl;
 
@@ -116,9 +119,6 @@ impl<'a> Launch<'a> {
             .process()
             .as_ref()
             .ok_or_else(|| Fault::new("the configuration has no process"))?;
-        if let Some(profile) = apparmor::wanted(process) {
-            apparmor::check(profile).about(Concern::Apparmor)?;
-        }
         let prepared = Prepared {
             waits_for_parent: namespaces.makes(kind::USER) || order.join.is_some(),
             program: Program::of(process)?,
@@ -134,7 +134,9 @@ impl<'a> Launch<'a> {
         };
         let run = || child::run(order, &prepared, childs_end);
         let child = match prepared.namespaces.joins(kind::USER) {
-            Some(joined) => other_users::fork(joined, &request, run).about(Concern::Namespace)?,
+            Some(joined) => {
+                sibling::fork(|| joined.enter(), None, &request, run).about(Concern::Namespace)?
+            }
             None => sys::process::fork(&request, run)
                 .during(|| "making the container's process and namespaces".into())
                 .about(Concern::Namespace)?,

@@ -70,6 +70,18 @@ fn bit(of: LinuxNamespaceType) -> u64 {
     }
 }
 
+/// The kinds that a spec gives its container of its own, made anew or joined.
+pub(super) fn listed(spec: &Spec) -> u64 {
+    let listed = spec
+        .linux()
+        .as_ref()
+        .and_then(|linux| linux.namespaces().as_ref());
+    listed
+        .into_iter()
+        .flatten()
+        .fold(0, |all, one| all | bit(one.typ()))
+}
+
 impl Namespaces {
     /// Reads them from the spec and opens those to join: a path is resolved here, on the host.
     pub(super) fn of(spec: &Spec) -> Result<Namespaces> {

@@ -1,21 +1,21 @@
 //! `process.scheduler`, `process.ioPriority` and `linux.personality`.
 
 use oci_spec::runtime::{
-    IOPriorityClass, LinuxPersonalityDomain, LinuxSchedulerFlag, LinuxSchedulerPolicy, Scheduler, Spec,
+    IOPriorityClass, Linux, LinuxPersonalityDomain, LinuxSchedulerFlag, LinuxSchedulerPolicy, Process,
+    Scheduler,
 };
 use sys::process::Scheduling;
 
 use super::fault::{During, Fault, Result};
 
 /// Applies all three, where given, to the calling process.
-pub(super) fn apply(spec: &Spec) -> Result<()> {
-    let process = spec.process().as_ref();
-    if let Some(scheduler) = process.and_then(|process| process.scheduler().as_ref()) {
+pub(super) fn apply(process: &Process, linux: Option<&Linux>) -> Result<()> {
+    if let Some(scheduler) = process.scheduler() {
         let wanted = scheduling(scheduler)?;
         sys::process::set_scheduling(&wanted)
             .during(|| format!("process.scheduler {:?}", scheduler.policy()))?;
     }
-    if let Some(priority) = process.and_then(|process| process.io_priority().as_ref()) {
+    if let Some(priority) = process.io_priority() {
         let class = match priority.class() {
             IOPriorityClass::IoprioClassRt => 1,
             IOPriorityClass::IoprioClassBe => 2,
@@ -32,11 +32,7 @@ pub(super) fn apply(spec: &Spec) -> Result<()> {
             })?;
         sys::process::set_io_priority(class, level).during(|| "process.ioPriority".into())?;
     }
-    if let Some(personality) = spec
-        .linux()
-        .as_ref()
-        .and_then(|linux| linux.personality().as_ref())
-    {
+    if let Some(personality) = linux.and_then(|linux| linux.personality().as_ref()) {
         if personality
             .flags()
             .as_ref()

@@ -3,7 +3,7 @@
 
 use std::collections::HashMap;
 use std::io::Write;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 
 use rustix::fs::{CWD, Mode, OFlags, ResolveFlags};
@@ -16,6 +16,12 @@ use super::root;
 /// The host's procfs, known to be one.
 #[derive(Debug)]
 pub(super) struct Proc(OwnedFd);
+
+impl AsFd for Proc {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
 
 impl Proc {
     /// Opens /proc and looks that it is what it says.

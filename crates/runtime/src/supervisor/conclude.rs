@@ -23,6 +23,7 @@ pub(super) fn conclude(
     // What it left running must not outlive it: after its end is told, its mounts are taken off.
     let oom = left.cgroups.oom_killed();
     let mut warnings: Vec<String> = left.cgroups.kill().into_iter().collect();
+    serving.end_execs();
     let mut exit = Exit {
         code: end.code,
         signal: end.signal,

@@ -7,11 +7,12 @@
 //! and keeps nothing that is not in the bundle.
 //!
 //! [`main`] is the role; [`crate::start()`] is how one comes into it. `begin` starts the program, `serve` is the loop until
-//! its end, `streams` what goes in and out, `conclude` the end.
+//! its end, `streams` what goes in and out, `execs` the programs that come later, `conclude` the end.
 
 mod begin;
 mod cgroups;
 mod conclude;
+mod execs;
 mod restart;
 mod serve;
 mod streams;
@@ -32,6 +33,7 @@ use crate::control::{Connection, Hold, Reply, Request, Restart};
 use crate::launch::{During, FAILED, Fault, Result};
 use crate::log::Writer;
 use conclude::{clean_up, conclude, record_failure};
+use execs::Place;
 use restart::Restarts;
 use serve::Serving;
 use streams::{Ends, Streams};
@@ -160,7 +162,11 @@ fn supervise(path: &Path, owner: Connection, signals: &SignalFd) -> Result<()> {
         let begun = Instant::now();
         let (told, again) = match started {
             Ok((running, left)) => {
-                let end = serving.until_end(running)?;
+                let place = Place {
+                    bundle: &launcher.bundle,
+                    left: &left,
+                };
+                let end = serving.until_end(running, place)?;
                 let wanted = !serving.is_stopped();
                 let again = wanted
                     .then(|| restarts.after(end.code, begun.elapsed()))

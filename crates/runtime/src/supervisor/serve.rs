@@ -8,13 +8,14 @@ use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::process::{Pid, Signal, WaitOptions};
 use sys::signal::SignalFd;
 
+use super::execs::{Execs, Place, Source};
 use super::streams::{Ends, Streams, Watched};
 use crate::control::{Connection, Reply, Request};
 use crate::launch::{During, Fault, Result};
 use crate::state::Exit;
 
-/// More connections at once are closed as they come.
-const MAX_CLIENTS: usize = 64;
+/// More connections at once are turned away as they come.
+const MAX_CLIENTS: usize = 256;
 
 /// A container's process, and what is needed to look after it.
 pub(super) struct Running {
@@ -34,6 +35,14 @@ pub(super) struct End {
     pub(super) signal: Option<i32>,
 }
 
+impl End {
+    /// By SIGKILL.
+    pub(super) const KILLED: End = End {
+        code: 137,
+        signal: Some(9),
+    };
+}
+
 struct Client {
     /// No two connections have the same.
     number: u64,
@@ -48,6 +57,8 @@ pub(super) struct Serving<'a> {
     running: Option<Running>,
     /// Those that are held here.
     streams: Option<Box<Streams>>,
+    /// Programs that came later.
+    execs: Execs,
     signals: &'a SignalFd,
     clients: Vec<Client>,
     /// How many clients there have been.
@@ -68,6 +79,15 @@ struct Ready {
     /// Clients that have something to say, by their place.
     clients: Vec<usize>,
     streams: Vec<Watched>,
+    execs: Vec<Source>,
+}
+
+/// What becomes of a client after what it said.
+enum Next {
+    Stays,
+    Leaves,
+    /// It is that of one more program from now on: the size of its window, and what came with the request.
+    Executes(Option<(u16, u16)>, Vec<OwnedFd>),
 }
 
 impl<'a> Serving<'a> {
@@ -83,6 +103,7 @@ impl<'a> Serving<'a> {
             listener,
             running: None,
             streams,
+            execs: Execs::default(),
             signals,
             clients: vec![Client {
                 number: OWNER,
@@ -118,7 +139,7 @@ impl<'a> Serving<'a> {
     }
 
     /// Serves until the container's first process has ended and is reaped.
-    pub(super) fn until_end(&mut self, running: Running) -> Result<End> {
+    pub(super) fn until_end(&mut self, running: Running, place: Place<'_>) -> Result<End> {
         self.running = Some(running);
         // What was signalled during the launch has been read already.
         let mut end = self.reap()?;
@@ -126,7 +147,7 @@ impl<'a> Serving<'a> {
             end = self.take_signals()?;
             if end.is_none() {
                 let ready = self.wait(None)?;
-                self.serve_all(ready);
+                self.serve_all(ready, Some(place));
             }
         }
         self.running = None;
@@ -146,7 +167,7 @@ impl<'a> Serving<'a> {
                 return Ok(true);
             }
             let ready = self.wait(Some(left))?;
-            self.serve_all(ready);
+            self.serve_all(ready, None);
         }
     }
 
@@ -174,6 +195,12 @@ impl<'a> Serving<'a> {
                 .iter()
                 .map(|(_, fd, flags)| PollFd::from_borrowed_fd(*fd, *flags)),
         );
+        let execs: Vec<_> = self.execs.watched().collect();
+        fds.extend(
+            execs
+                .iter()
+                .map(|(_, fd)| PollFd::from_borrowed_fd(*fd, PollFlags::IN)),
+        );
         fds.extend(console.map(|console| PollFd::new(console, PollFlags::IN)));
         let time = time.map(|time| Timespec {
             tv_sec: time.as_secs().try_into().unwrap_or(i64::MAX),
@@ -190,11 +217,17 @@ impl<'a> Serving<'a> {
                 .map(|(watched, ..)| *watched)
                 .filter(|_| next())
                 .collect(),
+            execs: execs
+                .iter()
+                .map(|(source, _)| *source)
+                .filter(|_| next())
+                .collect(),
             printed: next(),
         })
     }
 
-    fn serve_all(&mut self, ready: Ready) {
+    /// Does what there is to do. Programs can be executed in the container at this `place`; none where it does not run.
+    fn serve_all(&mut self, ready: Ready, place: Option<Place<'_>>) {
         if ready.printed {
             self.drop_output();
         }
@@ -203,25 +236,60 @@ impl<'a> Serving<'a> {
                 streams.serve(watched);
             }
         }
+        for source in ready.execs {
+            self.execs.attend(source);
+        }
         // From the last, so that removing one moves none that is still to be looked at.
         for index in ready.clients.into_iter().rev() {
-            if !self.serve(index) {
-                let gone = self.clients.swap_remove(index);
-                if let Some(streams) = &mut self.streams {
-                    streams.leave(gone.number);
-                }
+            let next = self.serve(index);
+            if matches!(next, Next::Stays) {
+                continue;
+            }
+            let gone = self.clients.swap_remove(index);
+            if let Some(streams) = &mut self.streams {
+                streams.leave(gone.number);
+            }
+            if let Next::Executes(size, fds) = next {
+                self.execute(place, gone.connection, size, fds);
             }
         }
-        if ready.accept
-            && let Ok(Some(socket)) = sys::socket::accept(self.listener.as_fd())
-            && self.clients.len() < MAX_CLIENTS
-        {
+        if ready.accept {
+            self.accept();
+        }
+    }
+
+    fn execute(
+        &mut self,
+        place: Option<Place<'_>>,
+        client: Connection,
+        size: Option<(u16, u16)>,
+        fds: Vec<OwnedFd>,
+    ) {
+        if let (Some(place), Some(running)) = (place, &self.running) {
+            self.execs.begin(place, running.pidfd.as_fd(), client, size, fds);
+        } else {
+            let message = "the container does not run".to_owned();
+            // Who does not listen is told no more.
+            let _ = client.send(&Reply::Error { message }, &[]);
+        }
+    }
+
+    fn accept(&mut self) {
+        let Ok(Some(socket)) = sys::socket::accept(self.listener.as_fd()) else {
+            return;
+        };
+        let connection = Connection::from_socket(socket);
+        if self.clients.len() + self.execs.len() < MAX_CLIENTS {
             self.numbered += 1;
             self.clients.push(Client {
                 number: self.numbered,
-                connection: Connection::from_socket(socket),
+                connection,
                 waits: false,
             });
+        } else {
+            let message = format!("{MAX_CLIENTS} others are connected already");
+            // One that has not said anything yet hears this as the answer.
+            let _ = connection.send(&Reply::Error { message }, &[]);
         }
     }
 
@@ -259,7 +327,7 @@ impl<'a> Serving<'a> {
     }
 
     /// Reaps whatever has ended; how the container's process did, if it is among them.
-    fn reap(&self) -> Result<Option<End>> {
+    fn reap(&mut self) -> Result<Option<End>> {
         let mut end = None;
         let own = self
             .running
@@ -267,35 +335,45 @@ impl<'a> Serving<'a> {
             .and_then(|running| Pid::from_raw(running.pid));
         loop {
             match rustix::process::wait(WaitOptions::NOHANG) {
-                Ok(Some((pid, status))) if Some(pid) == own => {
+                Ok(Some((pid, status))) => {
                     let signal = status.terminating_signal();
                     let code = status
                         .exit_status()
                         .or(signal.map(|signal| 128 + signal))
                         .unwrap_or(255);
-                    end = Some(End {
+                    let how = End {
                         code: u8::try_from(code).unwrap_or(255),
                         signal,
-                    });
+                    };
+                    if Some(pid) == own {
+                        end = Some(how);
+                    } else {
+                        self.execs.ended(pid.as_raw_nonzero().get(), how);
+                    }
                 }
-                Ok(Some(_)) => {}
                 Ok(None) | Err(rustix::io::Errno::CHILD) => return Ok(end),
                 Err(error) => return Err(error).during(|| "reaping".into()),
             }
         }
     }
 
-    /// Answers one request; false when the client is to be let go.
-    fn serve(&mut self, index: usize) -> bool {
-        let reply = match self.clients[index].connection.receive::<Request>() {
+    /// Answers one request, but for one to execute something.
+    fn serve(&mut self, index: usize) -> Next {
+        let client = &self.clients[index];
+        let about_container = client.waits || client.number == OWNER;
+        let reply = match client.connection.receive::<Request>() {
+            Ok(Some((Request::Exec { size }, fds))) if !about_container => return Next::Executes(size, fds),
             Ok(Some((request, fds))) => self.answer(index, request, fds),
-            Ok(None) => return false,
-            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => return true,
+            Ok(None) => return Next::Leaves,
+            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => return Next::Stays,
             Err(error) => Some(Reply::Error {
                 message: format!("not understood: {error}"),
             }),
         };
-        reply.is_none_or(|reply| self.clients[index].connection.send(&reply, &[]).is_ok())
+        match reply.is_none_or(|reply| self.clients[index].connection.send(&reply, &[]).is_ok()) {
+            true => Next::Stays,
+            false => Next::Leaves,
+        }
     }
 
     fn answer(&mut self, index: usize, request: Request, fds: Vec<OwnedFd>) -> Option<Reply> {
@@ -328,6 +406,9 @@ impl<'a> Serving<'a> {
                 }
             }
             Request::Start { .. } => Err(std::io::Error::other("the container is started already")),
+            Request::Exec { .. } => Err(std::io::Error::other(
+                "this connection is about the container itself",
+            )),
         };
         Some(match result {
             Ok(()) => Reply::Done,
@@ -347,6 +428,13 @@ impl<'a> Serving<'a> {
             Ok(fds) => streams.attach(number, Ends::of(fds, typed)),
             Err(_) => Err(std::io::Error::other("to attach takes three descriptors")),
         }
+    }
+
+    /// Tells those who asked for more programs that these have ended: what was left of the container was killed.
+    pub(super) fn end_execs(&mut self) {
+        // One that ended by itself just now has its own code.
+        let _ = self.reap();
+        self.execs.all_killed();
     }
 
     /// Tells the end to everybody who waits, and lets go of them and of all who are attached; whether the one who asked

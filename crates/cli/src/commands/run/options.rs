@@ -84,7 +84,7 @@ fn container(args: &ContainerArgs, command: &[String]) -> Result<ContainerOption
     let mut options = ContainerOptions {
         command: command.to_vec(),
         entrypoint: maybe(&args.entrypoint, process::entrypoint)?,
-        env: environment(args)?,
+        env: environment(&args.env_file, &args.env)?,
         workdir: maybe(&given(&args.workdir), process::workdir)?,
         user: args.user.clone(),
         group_add: args.group_add.clone(),
@@ -195,12 +195,15 @@ fn security_option(options: &mut ContainerOptions, asked: SecurityOption, cwd: &
 }
 
 /// Variables of files first, then those of flags, which win.
-fn environment(args: &ContainerArgs) -> Result<Vec<(String, Option<String>)>, Failure> {
+pub(crate) fn environment(
+    files: &[PathBuf],
+    variables: &[String],
+) -> Result<Vec<(String, Option<String>)>, Failure> {
     let mut asked: Vec<EnvOption> = Vec::new();
-    for file in &args.env_file {
+    for file in files {
         asked.extend(env::env_file(&read(file, "environment file")?)?);
     }
-    for value in &args.env {
+    for value in variables {
         asked.push(env::env(value)?);
     }
     let inherits = asked.iter().any(|v| !matches!(v, EnvOption::Set(..)));
