@@ -133,6 +133,11 @@ Containers:
   attach       Attach to a container that runs
   logs         Show what a container printed
   exec         Run a command in a running container
+  pause        Hold all processes of containers still
+  unpause      Let the processes of paused containers go on
+  top          Show the processes of a container
+  stats        Show what containers use
+  rename       Give a container another name
   ps           List containers
   rm           Remove containers
   cp           Copy files between a container and this machine
@@ -232,6 +237,11 @@ pub(crate) enum Command {
     Attach(commands::attach::AttachArgs),
     Logs(commands::logs::LogsArgs),
     Exec(commands::exec::ExecArgs),
+    Pause(commands::pause::PauseArgs),
+    Unpause(commands::pause::UnpauseArgs),
+    Top(commands::top::TopArgs),
+    Stats(commands::stats::StatsArgs),
+    Rename(commands::rename::RenameArgs),
     Ps(commands::ps::PsArgs),
     Rm(commands::rm::RmArgs),
     Cp(commands::cp::CpArgs),
@@ -284,6 +294,11 @@ pub(crate) enum ContainerCommand {
     Attach(commands::attach::AttachArgs),
     Logs(commands::logs::LogsArgs),
     Exec(commands::exec::ExecArgs),
+    Pause(commands::pause::PauseArgs),
+    Unpause(commands::pause::UnpauseArgs),
+    Top(commands::top::TopArgs),
+    Stats(commands::stats::StatsArgs),
+    Rename(commands::rename::RenameArgs),
     #[command(visible_aliases = ["ps", "list"])]
     Ls(commands::ps::PsArgs),
     Rm(commands::rm::RmArgs),

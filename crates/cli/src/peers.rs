@@ -4,8 +4,8 @@
 /// What to do instead of a command of docker's or podman's that strata lacks.
 pub(crate) fn command(name: &str) -> Option<&'static str> {
     Some(match name {
-        "events" | "top" | "stats" => "strata ps lists what runs, strata inspect tells its process",
-        "pause" | "unpause" | "checkpoint" | "restore" | "update" | "rename" | "port" => {
+        "events" => "strata ps lists what runs, strata inspect tells its process",
+        "checkpoint" | "restore" | "update" | "port" => {
             "strata --help lists what can be done with a container"
         }
         "build" => "strata runs images that others build; strata commit makes one of a container",

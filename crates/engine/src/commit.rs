@@ -110,7 +110,7 @@ impl Engine {
         }
 
         let paused = match request.pause && matches!(self.state(&row), State::Running { .. }) {
-            true => self.pause(&row, progress)?,
+            true => self.hold_still(&row, progress)?,
             false => None,
         };
         let side = self.container_side(&row)?;
@@ -145,7 +145,7 @@ impl Engine {
     }
 
     /// Makes a running container stand still, where this machine can do that.
-    fn pause(
+    fn hold_still(
         &self,
         row: &store::Container,
         progress: &dyn Progress,

@@ -41,6 +41,9 @@ pub enum ExecError {
         /// What it does instead.
         state: &'static str,
     },
+    /// Its processes are held still.
+    #[error("container {0} is paused")]
+    Paused(String),
     /// Its bundle.
     #[error(transparent)]
     Bundle(#[from] BundleError),
@@ -72,8 +75,10 @@ impl Engine {
             name: row.name.clone(),
             state: state.word(),
         };
-        if !matches!(state, State::Running { .. }) {
-            return Err(not_running());
+        match state {
+            State::Running { .. } => {}
+            State::Paused { .. } => return Err(ExecError::Paused(row.name)),
+            _ => return Err(not_running()),
         }
         let bundle = Bundle::open(&self.bundle_path(&row.id))?;
         let spec = bundle.spec()?;

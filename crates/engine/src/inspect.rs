@@ -193,12 +193,13 @@ fn state(state: &State) -> Value {
         _ => (0, None, false),
     };
     let (pid, started) = match state {
-        State::Running { pid, started } => (*pid, Some(*started)),
+        State::Running { pid, started } | State::Paused { pid, started } => (*pid, Some(*started)),
         _ => (0, None),
     };
     json!({
         "Status": state.word(),
         "Running": state.is_up(),
+        "Paused": matches!(state, State::Paused { .. }),
         "Restarting": matches!(state, State::Restarting { .. }),
         "Pid": pid,
         "ExitCode": code,

@@ -59,7 +59,7 @@ impl Engine {
             connection.send(&request, &[])?;
             connection.receive::<Reply>()
         });
-        match answer {
+        let sent = match answer {
             Ok(Some((Reply::Error { message }, _))) => Err(refused(message)),
             Ok(_) => Ok(()),
             // Its supervisor was killed.
@@ -67,6 +67,12 @@ impl Engine {
                 Refused::NotRunning(_) => KillError::NotRunning(row.name.clone()),
                 error => refused(error.to_string()),
             }),
+        };
+        sent?;
+        if ends {
+            // One that is held still would not hear of it.
+            self.thaw(&bundle).map_err(|error| refused(error.to_string()))?;
         }
+        Ok(())
     }
 }

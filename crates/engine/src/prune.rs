@@ -160,7 +160,7 @@ impl Engine {
             .ok()
             .filter(|dir| flock(dir, FlockOperation::NonBlockingLockExclusive).is_ok());
         let idle = |row: &store::Container| match self.state(row) {
-            State::Running { .. } | State::Restarting { .. } => false,
+            State::Running { .. } | State::Paused { .. } | State::Restarting { .. } => false,
             State::Exited { .. } => true,
             State::Created | State::Lost => quiet.is_some() || !self.bundles().exists(),
         };

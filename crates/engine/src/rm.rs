@@ -77,7 +77,9 @@ impl Engine {
     pub fn rm(&self, name: &str, force: bool) -> Result<Removed, RmError> {
         let row = self.store.find_container(self.ns(), name)?;
         match self.state(&row) {
-            State::Running { pid, .. } if !force => return Err(RmError::Running { name: row.name, pid }),
+            State::Running { pid, .. } | State::Paused { pid, .. } if !force => {
+                return Err(RmError::Running { name: row.name, pid });
+            }
             State::Restarting { .. } if !force => return Err(RmError::Restarting(row.name)),
             _ => {}
         }

@@ -21,6 +21,13 @@ pub enum State {
         /// When it was started.
         started: Timestamp,
     },
+    /// Its processes are held still.
+    Paused {
+        /// The process, as the host numbers it.
+        pid: i32,
+        /// When it was started.
+        started: Timestamp,
+    },
     /// Its process has ended, and it is about to be started again.
     Restarting {
         /// The exit code.
@@ -42,25 +49,34 @@ pub enum State {
 }
 
 impl State {
-    /// `created`, `running`, `restarting`, `exited` or `lost`.
+    /// `created`, `running`, `paused`, `restarting`, `exited` or `lost`.
     pub fn word(&self) -> &'static str {
         match self {
             State::Created => "created",
             State::Running { .. } => "running",
+            State::Paused { .. } => "paused",
             State::Restarting { .. } => "restarting",
             State::Exited { .. } => "exited",
             State::Lost => "lost",
         }
     }
 
-    /// Whether the process runs.
+    /// The process, if there is one: paused, it is there too.
+    pub fn pid(&self) -> Option<i32> {
+        match self {
+            State::Running { pid, .. } | State::Paused { pid, .. } => Some(*pid),
+            _ => None,
+        }
+    }
+
+    /// Whether the process is there, and may be held still.
     pub fn is_running(&self) -> bool {
-        matches!(self, State::Running { .. })
+        self.pid().is_some()
     }
 
     /// Whether a supervisor looks after it: it runs, or will run again by itself.
     pub fn is_up(&self) -> bool {
-        matches!(self, State::Running { .. } | State::Restarting { .. })
+        self.is_running() || matches!(self, State::Restarting { .. })
     }
 }
 
@@ -90,6 +106,10 @@ impl From<Status> for State {
         match status {
             Status::Created => State::Created,
             Status::Running { pid, started } => State::Running {
+                pid,
+                started: time(started),
+            },
+            Status::Paused { pid, started } => State::Paused {
                 pid,
                 started: time(started),
             },

@@ -96,6 +96,8 @@ impl Engine {
                 let asked = connection
                     .send(&Request::Wait, &[])
                     .and_then(|()| connection.send(&Request::Stop { signal }, &[]))
+                    // One that is held still would not hear of it.
+                    .and_then(|()| self.thaw(&bundle).map_err(io::Error::other))
                     .and_then(|()| ended(&connection, patience));
                 match asked {
                     Ok(_) => {}
@@ -106,7 +108,11 @@ impl Engine {
             }
             // Its supervisor was killed: it is asked itself, and nobody waits for an answer.
             Err(_) => match runtime::state::kill(&bundle, signal) {
-                Ok(()) => self.wait_for_orphan(&row, patience),
+                Ok(()) => {
+                    self.thaw(&bundle)
+                        .map_err(|error| failed(io::Error::other(error)))?;
+                    self.wait_for_orphan(&row, patience);
+                }
                 Err(KillError::NotRunning(_)) => {}
                 Err(error) => return Err(error.into()),
             },

@@ -19,6 +19,7 @@ mod hierarchy;
 mod life;
 mod node;
 mod settings;
+mod usage;
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -128,6 +129,14 @@ pub struct CgroupPaths {
     pub unified: Option<PathBuf>,
     /// The v1 directories, one for each hierarchy that was joined.
     pub v1: Vec<PathBuf>,
+}
+
+impl CgroupPaths {
+    /// Whether somebody asked for its processes to be held still.
+    pub fn is_frozen(&self) -> bool {
+        let Some(path) = &self.unified else { return false };
+        std::fs::read(path.join("cgroup.freeze")).is_ok_and(|text| text.starts_with(b"1"))
+    }
 }
 
 /// A container's cgroup, in every hierarchy where it has one.

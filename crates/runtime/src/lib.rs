@@ -15,6 +15,7 @@
 //! | [`supervisor`] | the process that stays beside it |
 //! | `launch` | from a spec to a process, step by step |
 //! | [`end()`] | the end of a container, whatever state it is in |
+//! | [`processes`] | its processes, and what they use |
 //! | [`state`] | what a container does, asked by anyone |
 //! | [`control`] | the language that supervisors speak |
 //! | [`log`] | what it printed, in files |
@@ -42,7 +43,9 @@ mod external;
 mod launch;
 pub mod log;
 pub mod options;
+
 mod pause;
+pub mod processes;
 pub mod seccomp;
 pub mod spec;
 mod start;

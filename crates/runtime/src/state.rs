@@ -151,6 +151,13 @@ pub enum Status {
         /// When it was started, in nanoseconds since 1970.
         started: u64,
     },
+    /// As running, but its processes are held still ([`crate::cgroup::Cgroup::freeze`]).
+    Paused {
+        /// Process id as the supervisor sees it.
+        pid: i32,
+        /// When it was started, in nanoseconds since 1970.
+        started: u64,
+    },
     /// Its first process has ended, and its supervisor is about to start it again.
     Restarting(Exit),
     /// Its first process has ended.
@@ -223,12 +230,14 @@ pub fn read(bundle: &Bundle) -> Result<Status, BundleError> {
             false => Status::Exited(exit),
         });
     }
-    let running = Status::Running {
-        pid: state.process.pid,
-        started: state.created,
-    };
+    let (pid, started) = (state.process.pid, state.created);
+    let running = Status::Running { pid, started };
     if lives(&state.process)? {
-        return Ok(if state.running { running } else { Status::Created });
+        return Ok(match state.running {
+            true if state.cgroups.is_frozen() => Status::Paused { pid, started },
+            true => running,
+            false => Status::Created,
+        });
     }
     // The supervisor may be about to record the end, or just have done so.
     if lives(&state.supervisor)? {

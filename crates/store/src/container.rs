@@ -178,6 +178,33 @@ impl Store {
         })
     }
 
+    /// Gives the container `id` another name. Its own is no error; one that another has is.
+    pub fn rename_container(&self, ns: &str, id: &str, name: &str) -> Result<(), ContainerError> {
+        if name.is_empty() {
+            return Err(ContainerError::Invalid(id.to_owned()));
+        }
+        self.db.write(Durability::Full, |q| {
+            let other = "SELECT cid FROM containers WHERE ns = ? AND name = ?";
+            match q.one(other, (ns, name), |row| row.get::<_, String>(0))? {
+                Some(other) if other != id => {
+                    return Err(ContainerError::NameInUse {
+                        name: name.to_owned(),
+                        id: other,
+                    });
+                }
+                _ => {}
+            }
+            let renamed = q.run(
+                "UPDATE containers SET name = ? WHERE ns = ? AND cid = ?",
+                (name, ns, id),
+            )?;
+            match renamed {
+                0 => Err(ContainerError::NotFound(id.to_owned())),
+                _ => Ok(()),
+            }
+        })
+    }
+
     /// Forgets a container and its snapshot, then removes the snapshot's directory. What is mounted of it must have
     /// been unmounted.
     pub fn remove_container(&self, ns: &str, id: &str) -> Result<(), ContainerError> {

@@ -23,11 +23,13 @@ pub(crate) mod login;
 pub(crate) mod logout;
 pub(crate) mod logs;
 pub(crate) mod mount;
+pub(crate) mod pause;
 pub(crate) mod prune;
 pub(crate) mod ps;
 pub(crate) mod pull;
 pub(crate) mod push;
 pub(crate) mod reap;
+pub(crate) mod rename;
 pub(crate) mod restart;
 pub(crate) mod rm;
 pub(crate) mod rmi;
@@ -35,8 +37,10 @@ pub(crate) mod run;
 pub(crate) mod save;
 pub(crate) mod squash;
 pub(crate) mod start;
+pub(crate) mod stats;
 pub(crate) mod stop;
 pub(crate) mod tag;
+pub(crate) mod top;
 pub(crate) mod umount;
 pub(crate) mod version;
 pub(crate) mod wait;
@@ -161,6 +165,17 @@ fn dispatch(context: &Context, command: Command) -> Outcome {
             attach::run(context, args)
         }
         Command::Logs(args) | Command::Container(ContainerCommand::Logs(args)) => logs::run(context, args),
+        Command::Pause(args) | Command::Container(ContainerCommand::Pause(args)) => {
+            pause::pause(context, args)
+        }
+        Command::Unpause(args) | Command::Container(ContainerCommand::Unpause(args)) => {
+            pause::unpause(context, args)
+        }
+        Command::Top(args) | Command::Container(ContainerCommand::Top(args)) => top::run(context, args),
+        Command::Stats(args) | Command::Container(ContainerCommand::Stats(args)) => stats::run(context, args),
+        Command::Rename(args) | Command::Container(ContainerCommand::Rename(args)) => {
+            rename::run(context, args)
+        }
         Command::Exec(args) | Command::Container(ContainerCommand::Exec(args)) => exec::run(context, args),
         Command::Ps(args) | Command::Container(ContainerCommand::Ls(args)) => ps::run(context, args),
         Command::Rm(args) | Command::Container(ContainerCommand::Rm(args)) => rm::run(context, args),

@@ -99,6 +99,7 @@ pub(crate) fn status(state: &State, now: Timestamp) -> String {
     match state {
         State::Created => "Created".to_owned(),
         State::Running { started, .. } => format!("Up {}", since(*started, now)),
+        State::Paused { started, .. } => format!("Up {} (Paused)", since(*started, now)),
         State::Restarting { code, at } => format!("Restarting ({code}) {}", ago(Some(*at), now)),
         State::Exited { code, at, .. } => format!("Exited ({code}) {}", ago(*at, now)),
         State::Lost => "Lost".to_owned(),

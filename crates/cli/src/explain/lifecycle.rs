@@ -4,8 +4,10 @@ use engine::attach::AttachError;
 use engine::errors::Fault;
 use engine::kill::KillError;
 use engine::logs::LogsError;
+use engine::pause::PauseError;
 use engine::restart::RestartError;
 use engine::stop::StopError;
+use engine::top::TopError;
 use engine::wait::WaitError;
 
 use super::Explain;
@@ -118,5 +120,45 @@ impl Explain for LogsError {
             LogsError::None(_) => Some("it was made with --log-driver none".to_owned()),
             _ => None,
         }
+    }
+}
+
+impl Explain for PauseError {
+    fn fault(&self) -> Option<&Fault> {
+        match self {
+            PauseError::Container(error) => error.fault(),
+            _ => None,
+        }
+    }
+
+    fn hint(&self) -> Option<String> {
+        Some(match self {
+            PauseError::Container(error) => return error.hint(),
+            PauseError::NotRunning(_) | PauseError::NotPaused(_) => {
+                "strata ps tells what each does".to_owned()
+            }
+            PauseError::Already(name) => format!("let it go on with strata unpause {name}"),
+            PauseError::Foreign(_) => "that runtime's own pause and resume do it".to_owned(),
+            PauseError::Cgroup(_) => "strata info tells which cgroups this machine has".to_owned(),
+            _ => return None,
+        })
+    }
+}
+
+impl Explain for TopError {
+    fn fault(&self) -> Option<&Fault> {
+        match self {
+            TopError::Container(error) => error.fault(),
+            _ => None,
+        }
+    }
+
+    fn hint(&self) -> Option<String> {
+        Some(match self {
+            TopError::Container(error) => return error.hint(),
+            TopError::NotRunning(_) => "strata ps lists those that run".to_owned(),
+            TopError::Foreign(_) => "that runtime's own ps lists them".to_owned(),
+            _ => return None,
+        })
     }
 }

@@ -100,6 +100,7 @@ impl Explain for ExecError {
         let hint = match self {
             ExecError::Container(error) => return error.hint(),
             ExecError::NotRunning { .. } => "strata ps lists those that run",
+            ExecError::Paused(name) => return Some(format!("let it go on first: strata unpause {name}")),
             ExecError::User(_) => {
                 "names are looked up in the container's own /etc/passwd and /etc/group; numbers need no entry there"
             }

@@ -55,9 +55,32 @@ pub(crate) fn parse(text: &str) -> Result<u64, String> {
     Ok((number * base.powi(power)) as u64)
 }
 
+/// `bytes` in binary units, as docker prints memory: `0B`, `1.5MiB`, `7.77GiB`.
+pub(crate) fn binary(bytes: u64) -> String {
+    const UNITS: [&str; 7] = ["B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB"];
+    let mut value = bytes as f64;
+    let mut unit = 0;
+    while value >= 1024.0 && unit + 1 < UNITS.len() {
+        value /= 1024.0;
+        unit += 1;
+    }
+    let digits = match value {
+        value if value < 10.0 => 3,
+        value if value < 100.0 => 2,
+        value if value < 1000.0 => 1,
+        _ => 0,
+    };
+    let text = format!("{value:.digits$}");
+    let text = match digits {
+        0 => text.as_str(),
+        _ => text.trim_end_matches('0').trim_end_matches('.'),
+    };
+    format!("{text}{}", UNITS[unit])
+}
+
 #[cfg(test)]
 mod tests {
-    use super::{human, parse};
+    use super::{binary, human, parse};
 
     #[test]
     fn sizes_are_read_as_they_are_printed() {
@@ -75,6 +98,22 @@ mod tests {
         }
         for wrong in ["", "GB", "-1", "1x", "1ib", "1.2.3", "1 GBs"] {
             assert!(parse(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn powers_of_two() {
+        for (bytes, text) in [
+            (0, "0B"),
+            (1023, "1023B"),
+            (1024, "1KiB"),
+            (1536, "1.5KiB"),
+            (1_632_256, "1.557MiB"),
+            (512 << 20, "512MiB"),
+            (8_345_000_000, "7.772GiB"),
+            (u64::MAX, "16EiB"),
+        ] {
+            assert_eq!(binary(bytes), text);
         }
     }
 

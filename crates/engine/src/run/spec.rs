@@ -340,7 +340,7 @@ impl Engine {
         };
         let row = self.store.find_container(self.ns(), name).map_err(joined)?;
         match self.state(&row) {
-            State::Running { pid, .. } => Ok((row.id, pid)),
+            State::Running { pid, .. } | State::Paused { pid, .. } => Ok((row.id, pid)),
             _ => Err(SpecError::NotRunning {
                 flag,
                 name: name.to_owned(),

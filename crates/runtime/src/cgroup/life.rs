@@ -211,7 +211,7 @@ impl Node {
 }
 
 /// The value of `key` in lines of `key value`.
-fn value<'a>(text: &'a str, key: &str) -> Option<&'a str> {
+pub(super) fn value<'a>(text: &'a str, key: &str) -> Option<&'a str> {
     text.lines()
         .find_map(|line| line.strip_prefix(key)?.strip_prefix(' '))
 }

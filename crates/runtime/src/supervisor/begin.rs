@@ -84,7 +84,7 @@ pub(super) fn claim(path: &Path) -> Result<Bundle> {
     }
     // Its supervisor may have died and left it running.
     let status = state::read(&bundle).map_err(|error| Fault::new(error.to_string()))?;
-    if let Status::Running { pid, .. } = status {
+    if let Status::Running { pid, .. } | Status::Paused { pid, .. } = status {
         return Err(Fault::new(format!(
             "container {} is running already (process {pid})",
             bundle.id()

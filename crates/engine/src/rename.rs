@@ -1,0 +1,16 @@
+//! `rename`: another name for a container.
+
+use store::ContainerError;
+
+use crate::Engine;
+
+impl Engine {
+    /// Gives a container another name; what runs in it goes on.
+    ///
+    /// # Errors
+    /// [`ContainerError`]: none of that name or id, or the new name is in use.
+    pub fn rename(&self, name: &str, new: &str) -> Result<(), ContainerError> {
+        let row = self.store.find_container(self.ns(), name)?;
+        self.store.rename_container(self.ns(), &row.id, new)
+    }
+}
