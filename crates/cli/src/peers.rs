@@ -204,7 +204,7 @@ mod tests {
             }
         }
         assert!(flag("run", "--publish").is_some_and(|hint| hint.contains("--network host")));
-        assert!(command("logs").is_some());
+        assert!(command("events").is_some());
         assert_eq!(
             (flag("run", "--nam"), command("puul"), value("--driver", "x")),
             (None, None, None)
