@@ -17,7 +17,7 @@ fn power_cuts_at_any_moment() {
                 && done.at_work > 2
                 && done.layers > 0
                 && done.blobs > 0
-                && done.kept > 10,
+                && done.kept > 5,
             "{done:?}"
         );
     }

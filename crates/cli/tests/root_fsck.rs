@@ -415,6 +415,49 @@ fn what_is_in_use_is_not_touched() {
 }
 
 #[test]
+fn a_root_whose_server_died_is_named() {
+    let strata = loaded();
+    let mut running = strata.command([
+        "run", "--name", "served", "--driver", "fuse", "test", "sleep", "1000",
+    ]);
+    let mut running = running.spawn().unwrap();
+    while strata.ok(["ps", "-q"]).is_empty() {
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    }
+    let id = strata.ok(["ps", "-q", "--no-trunc"]).trim().to_owned();
+    let rootfs = strata.state().join("default").join(&id).join("rootfs");
+    let mut server = [0; 32];
+    let length = rustix::fs::getxattr(&rootfs, "security.strata.server", &mut server[..]).unwrap();
+    let server = String::from_utf8_lossy(&server[..length])
+        .split(" ")
+        .next()
+        .unwrap()
+        .to_owned();
+    assert!(
+        Command::new("kill")
+            .args(["-9", &server])
+            .status()
+            .unwrap()
+            .success()
+    );
+    while fs::metadata(&rootfs).is_ok() {
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    }
+    let (code, found) = fsck(&strata, &["--repair"]);
+    assert!(
+        code == 4 && found[0]["What"] == "its server is gone",
+        "{found:#?}"
+    );
+    assert!(
+        found[0]["Left"].as_str().unwrap().contains("strata rm -f served"),
+        "{found:#?}"
+    );
+    strata.ok(["rm", "-f", "served"]);
+    running.wait().unwrap();
+    sound(&strata);
+}
+
+#[test]
 fn a_store_that_cannot_be_opened_is_8() {
     let strata = loaded();
     // Its log would bring it back.

@@ -194,7 +194,8 @@ impl Engine {
         };
         let damage = looked();
         // Removed meanwhile, it is nobody's concern.
-        if self.store.layer(layer.n)?.is_none() {
+        let now = self.store.layer(layer.n)?;
+        if now.is_none_or(|now| now.created != layer.created) {
             return Ok(None);
         }
         let damage = damage?;

@@ -100,11 +100,18 @@ impl Engine {
         }
         let mut removed = Removed::default();
         for name in names {
-            let gone = self.store.remove_image(self.ns(), &name)?;
+            let gone = match self.store.remove_image(self.ns(), &name) {
+                // Somebody else was faster.
+                Err(ImageError::NotFound(_)) => continue,
+                other => other?,
+            };
             removed.names.push(familiar(&name));
             removed.id = gone.last.then_some(gone.id);
         }
-        Ok(removed)
+        match removed.names.is_empty() {
+            true => Err(RmiError::NotFound(text.to_owned())),
+            false => Ok(removed),
+        }
     }
 
     /// Whether `text` led to the image by its name, not by its id.

@@ -96,6 +96,8 @@ pub struct ManifestDisk {
 struct Unmeasured {
     n: u64,
     layer: bool,
+    /// The number may be another's by the time that it is measured.
+    created: i64,
 }
 
 impl Store {
@@ -164,14 +166,10 @@ impl Store {
 
     /// What `fs` of a number takes, and what else lies in its directory; `None` when it is gone.
     fn walk_number(&self, n: u64) -> Result<Option<(Usage, u64)>, Fault> {
+        let snapshots = self.layout.snapshots()?;
         let walk = || -> io::Result<Option<(Usage, u64)>> {
             let gone = |error: &io::Error| error.kind() == io::ErrorKind::NotFound;
-            let dir = match self.layout.snapshots().map(|dir| dir.open_dir(n.to_string())) {
-                Ok(Ok(dir)) => dir,
-                Ok(Err(error)) if gone(&error) => return Ok(None),
-                Ok(Err(error)) => return Err(error),
-                Err(fault) => return Err(io::Error::other(fault)),
-            };
+            let dir = snapshots.open_dir(n.to_string())?;
             let (mut usage, mut overhead) = (Usage::default(), blocks(&dir.metadata()?));
             for entry in dir.entries()? {
                 let Some(stat) = dir.try_stat(&entry.name)? else {
@@ -193,19 +191,24 @@ impl Store {
             }
             Ok(Some((usage, overhead)))
         };
-        walk().map_err(|error| self.number_fault("measuring", n, error))
+        match walk() {
+            // Removed while it was looked at.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            other => other.map_err(|error| self.number_fault("measuring", n, error)),
+        }
     }
 
     /// Measures what has no figures yet, several directories at once, and keeps them where the store can be written.
     fn measure(&self) -> Result<(), Fault> {
         let (unmeasured, blobs) = self.db.read(|q| {
-            let directories = "SELECT n, 1 FROM layers WHERE overhead IS NULL
-                UNION ALL SELECT s.n, 0 FROM snapshots s WHERE s.kind = 3 AND s.overhead IS NULL
+            let directories = "SELECT n, 1, created FROM layers WHERE overhead IS NULL
+                UNION ALL SELECT s.n, 0, s.created FROM snapshots s WHERE s.kind = 3 AND s.overhead IS NULL
                   AND s.n NOT IN (SELECT n FROM layers)";
             let directories = q.all(directories, (), |row| {
                 Ok(Unmeasured {
                     n: unsigned(row, 0)?,
                     layer: row.get(1)?,
+                    created: row.get(2)?,
                 })
             })?;
             let blobs: Vec<Digest> = q.all("SELECT digest FROM blobs WHERE bytes IS NULL", (), |row| {
@@ -268,9 +271,12 @@ impl Store {
 
 fn keep(q: &Query<'_>, one: &Unmeasured, usage: &Usage, overhead: u64) -> Result<(), Fault> {
     let sql = match one.layer {
-        true => "UPDATE layers SET bytes = ?, apparent = ?, inodes = ?, overhead = ? WHERE n = ?",
+        true => {
+            "UPDATE layers SET bytes = ?, apparent = ?, inodes = ?, overhead = ?
+            WHERE n = ? AND created = ?"
+        }
         false => {
-            "UPDATE snapshots SET bytes = ?, apparent = ?, inodes = ?, overhead = ? WHERE n = ? AND kind = 3"
+            "UPDATE snapshots SET bytes = ?, apparent = ?, inodes = ?, overhead = ? WHERE n = ? AND created = ? AND kind = 3"
         }
     };
     let Usage {
@@ -278,7 +284,14 @@ fn keep(q: &Query<'_>, one: &Unmeasured, usage: &Usage, overhead: u64) -> Result
         apparent,
         inodes,
     } = *usage;
-    let figures = (int(bytes), int(apparent), int(inodes), int(overhead), int(one.n));
+    let figures = (
+        int(bytes),
+        int(apparent),
+        int(inodes),
+        int(overhead),
+        int(one.n),
+        one.created,
+    );
     q.run(sql, figures).map(drop)
 }
 

@@ -71,7 +71,11 @@ impl Usage {
                 Err(error) if gone(&error) => continue,
                 other => other?,
             };
-            for entry in dir.entries()? {
+            let entries = match dir.entries() {
+                Err(error) if gone(&error) => continue,
+                other => other?,
+            };
+            for entry in entries {
                 let Some(stat) = dir.try_stat(&entry.name)? else {
                     continue;
                 };

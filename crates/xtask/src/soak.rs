@@ -41,13 +41,14 @@ const LOOPS: &[(&str, Loop)] = &[
         let soak::Cuts {
             cuts,
             at_work,
+            killed,
             layers,
             blobs,
             kept,
             sound,
         } = soak::cuts(program, seed, time);
         format!(
-            "{cuts} power cuts, {at_work} of them while a command was at work; {layers} layers and {blobs} blobs whole, {kept} reports kept, {sound} stores sound"
+            "{cuts} power cuts, {at_work} of them while a command was at work, {killed} after one was killed; {layers} layers and {blobs} blobs whole, {kept} reports kept, {sound} stores sound"
         )
     }),
     ("overlay", |program, seed, time| {

@@ -65,7 +65,8 @@ impl<E: Explain> From<E> for Failure {
     }
 }
 
-const FREE_SPACE: &str = "free some space, or use another --root";
+const FREE_SPACE: &str =
+    "free some space (strata prune -a does, of what is not in use), or use another --root";
 
 fn fault_hint(fault: &Fault) -> Option<String> {
     let hint = match fault {
@@ -394,7 +395,7 @@ mod tests {
         let error = RunError::Container(ContainerError::Fault(Fault::Full("/s".into())));
         let failure = Failure::from(error);
         assert_eq!(failure.to_string(), "no space left on the disk for /s");
-        assert_eq!(failure.advice(), Some("free some space, or use another --root"));
+        assert_eq!(failure.advice(), Some(FREE_SPACE));
     }
 
     #[test]

@@ -28,6 +28,8 @@ pub struct Cuts {
     pub cuts: usize,
     /// Of these, while a command was at work.
     pub at_work: usize,
+    /// Commands that were killed before.
+    pub killed: usize,
     /// Layers that gave back the tar of their diff ID.
     pub layers: usize,
     /// Blobs that had their digest.
@@ -71,11 +73,20 @@ pub fn cuts(program: impl Into<PathBuf>, seed: u64, how_long: Duration) -> Cuts 
             .expect("the program starts");
         let started = Instant::now();
         std::thread::sleep(random.duration(longest));
+        // Some are killed before: what they left half done is there when power goes.
+        let killed = random.below(5) == 0 && child.try_wait().expect("our own child").is_none();
+        if killed {
+            child.kill().expect("our own child");
+            child.wait().expect("our own child");
+            done.killed += 1;
+            std::thread::sleep(random.duration(Duration::from_millis(20)));
+        }
         let ended = child.try_wait().expect("our own child");
         let mut known = expected.clone();
         match (&concerns, ended) {
             (Some(concerns), Some(status)) if status.success() => concerns.apply(&mut known),
             (Some(concerns), None) => concerns.doubt(&mut known),
+            (Some(concerns), Some(_)) if killed => concerns.doubt(&mut known),
             _ => {}
         }
         let kept = Kept::choose(&mut random);
@@ -85,10 +96,10 @@ pub fn cuts(program: impl Into<PathBuf>, seed: u64, how_long: Duration) -> Cuts 
             done.at_work += 1;
             longest = longest.max(started.elapsed()).min(Duration::from_secs(1));
         }
-        if let Some(concerns) = concerns
-            && ending.success()
-        {
-            concerns.apply(&mut expected);
+        match concerns {
+            Some(concerns) if ending.success() => concerns.apply(&mut expected),
+            Some(concerns) if killed => concerns.doubt(&mut expected),
+            _ => {}
         }
         done.cuts += 1;
         let what = format!("seed {seed}, cut {} ({kind:?}, {kept:?}), {words:?}", done.cuts);
@@ -141,15 +152,15 @@ fn registry(archives: &Path) -> Registry {
 enum Concerns {
     /// This name is there, or gone.
     Name(String, bool),
-    /// Every name is gone.
-    AllGone,
+    /// Names may be gone: those of images that no container uses, which one that was killed may for a moment yet.
+    Any,
 }
 
 impl Concerns {
     fn apply(&self, expected: &mut Expected) {
         match self {
             Concerns::Name(name, there) => drop(expected.insert(name.clone(), *there)),
-            Concerns::AllGone => expected.values_mut().for_each(|there| *there = false),
+            Concerns::Any => self.doubt(expected),
         }
     }
 
@@ -157,7 +168,7 @@ impl Concerns {
     fn doubt(&self, expected: &mut Expected) {
         match self {
             Concerns::Name(name, _) => drop(expected.remove(name)),
-            Concerns::AllGone => expected.retain(|_, there| !*there),
+            Concerns::Any => expected.retain(|_, there| !*there),
         }
     }
 }
@@ -189,7 +200,7 @@ fn words(random: &mut Random, archives: &Path, registry: &Registry) -> (Vec<Stri
                 is(full(&name), true),
             )
         }
-        12 => (text(&["prune", "-a", "-f"]), Some(Concerns::AllGone)),
+        12 => (text(&["prune", "-a", "-f"]), Some(Concerns::Any)),
         13 => (text(&["prune", "blobs", "-f"]), None),
         14 => (text(&["dedup"]), None),
         15 => (text(&["fsck", "--repair", "--offline"]), None),
