@@ -137,6 +137,7 @@ Containers:
   unpause      Let the processes of paused containers go on
   top          Show the processes of a container
   stats        Show what containers use
+  update       Change the limits of containers
   rename       Give a container another name
   ps           List containers
   rm           Remove containers
@@ -241,6 +242,7 @@ pub(crate) enum Command {
     Unpause(commands::pause::UnpauseArgs),
     Top(commands::top::TopArgs),
     Stats(commands::stats::StatsArgs),
+    Update(commands::update::UpdateArgs),
     Rename(commands::rename::RenameArgs),
     Ps(commands::ps::PsArgs),
     Rm(commands::rm::RmArgs),
@@ -298,6 +300,7 @@ pub(crate) enum ContainerCommand {
     Unpause(commands::pause::UnpauseArgs),
     Top(commands::top::TopArgs),
     Stats(commands::stats::StatsArgs),
+    Update(commands::update::UpdateArgs),
     Rename(commands::rename::RenameArgs),
     #[command(visible_aliases = ["ps", "list"])]
     Ls(commands::ps::PsArgs),

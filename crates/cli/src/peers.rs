@@ -5,9 +5,7 @@
 pub(crate) fn command(name: &str) -> Option<&'static str> {
     Some(match name {
         "events" => "strata ps lists what runs, strata inspect tells its process",
-        "checkpoint" | "restore" | "update" | "port" => {
-            "strata --help lists what can be done with a container"
-        }
+        "checkpoint" | "restore" | "port" => "strata --help lists what can be done with a container",
         "build" => "strata runs images that others build; strata commit makes one of a container",
         "manifest" => "strata inspect shows an image, skopeo inspect --raw a manifest in a registry",
         "network" | "volume" | "secret" | "pod" | "compose" | "kube" | "generate" | "play" | "swarm"
@@ -23,6 +21,7 @@ pub(crate) fn command(name: &str) -> Option<&'static str> {
 pub(crate) fn flag(command: &str, flag: &str) -> Option<&'static str> {
     match command {
         "run" | "create" => run_flag(flag),
+        "update" | "container update" => run_flag(flag),
         "exec" | "container exec" => match flag {
             "-l" | "--latest" => Some("strata ps lists those that run, the latest first"),
             "--detach-keys" => Some("to leave a command that goes on, start it with --detach"),

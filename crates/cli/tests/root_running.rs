@@ -1,4 +1,4 @@
-//! What is done to a container that runs: `pause`, `top`, `stats`, `rename`. Needs root.
+//! What is done to a container that runs: `pause`, `top`, `stats`, `update`, `rename`. Needs root.
 
 mod common;
 
@@ -227,4 +227,77 @@ fn another_name() {
     strata.ok(["stop", "-t", "1", "one", "uno"]);
     strata.ok(["rename", "uno", "two"]);
     strata.ok(["rm", "one", "two"]);
+}
+
+#[test]
+fn other_limits_at_once_and_from_the_next_start_on() {
+    let strata = busybox();
+    begin(&strata, "box", &["-m", "64m", "--pids-limit", "50"]);
+    let spawns = "for n in 1 2 3 4 5 6 7 8 9 10 11 12; do sleep 1 & done; wait";
+    assert_eq!(strata.end(["exec", "box", "sh", "-c", spawns]).code, 0);
+    assert_eq!(
+        strata.ok(["update", "--pids-limit", "8", "-m", "32m", "box"]),
+        "box\n"
+    );
+    let ended = strata.end(["exec", "box", "sh", "-c", spawns]);
+    assert!(ended.code != 0 && ended.err.contains("fork"), "{ended:#?}");
+    assert_eq!(
+        strata
+            .ok(["stats", "--no-stream", "--format", "{{.MemUsage}}", "box"])
+            .trim_end()
+            .rsplit(" / ")
+            .next(),
+        Some("32MiB")
+    );
+    strata.ok(["container", "update", "--pids-limit=-1", "box"]);
+    assert_eq!(strata.end(["exec", "box", "sh", "-c", spawns]).code, 0);
+
+    // The next start has what was set last; the memory was left as it was.
+    strata.ok(["update", "--pids-limit", "9", "box"]);
+    strata.ok(["restart", "-t", "2", "box"]);
+    let ended = strata.end(["exec", "box", "sh", "-c", spawns]);
+    assert!(ended.code != 0 && ended.err.contains("fork"), "{ended:#?}");
+    assert_eq!(
+        strata
+            .ok(["stats", "--no-stream", "--format", "{{.MemUsage}}", "box"])
+            .trim_end()
+            .rsplit(" / ")
+            .next(),
+        Some("32MiB")
+    );
+
+    refused(&strata.end(["update", "box"]), &["nothing"]);
+    refused(&strata.end(["update", "-m", "1", "box"]), &["--memory"]);
+    refused(
+        &strata.end(["update", "--memory-swap", "10m", "box"]),
+        &["--memory-swap"],
+    );
+    refused(&strata.end(["update", "--cpus", "9999", "box"]), &["--cpus"]);
+    refused(
+        &strata.end(["update", "--cpu-shares", "5", "box"]),
+        &["--cpu-shares"],
+    );
+    refused(&strata.end(["update", "-m", "64m", "nobody"]), &["nobody"]);
+    strata.ok(["rm", "-f", "box"]);
+    strata.ok(["run", "-d", "--rm", "--name", "gone", "busybox", "sleep", "1000"]);
+    refused(
+        &strata.end(["update", "--restart", "always", "gone"]),
+        &["gone", "--rm"],
+    );
+    strata.ok(["rm", "-f", "gone"]);
+}
+
+#[test]
+fn another_policy_holds_for_one_that_runs() {
+    let strata = busybox();
+    let script = "echo begun; sleep 1; exit 1";
+    strata.ok(["run", "-d", "--name", "box", "busybox", "sh", "-c", script]);
+    strata.ok(["update", "--restart", "on-failure:1", "box"]);
+    eventually("it is started again", || {
+        strata.ok(["logs", "box"]) == "begun\nbegun\n"
+    });
+    eventually("it ends", || status(&strata, "box").starts_with("exited"));
+    std::thread::sleep(Duration::from_millis(500));
+    assert_eq!(strata.ok(["logs", "box"]), "begun\nbegun\n");
+    strata.ok(["rm", "box"]);
 }

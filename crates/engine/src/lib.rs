@@ -52,6 +52,7 @@ pub mod stop;
 pub mod tag;
 pub mod top;
 pub mod tree;
+pub mod update;
 pub mod wait;
 
 use std::ffi::OsString;

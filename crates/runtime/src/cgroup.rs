@@ -19,6 +19,7 @@ mod hierarchy;
 mod life;
 mod node;
 mod settings;
+mod update;
 mod usage;
 
 use std::io;

@@ -61,6 +61,11 @@ pub enum Request {
         /// The signal's number.
         signal: i32,
     },
+    /// Start the container again after its end by this policy, instead of the one it was started with.
+    Policy {
+        /// The policy.
+        restart: Restart,
+    },
     /// Execute one more program in the container; on no connection but a new one. Brings four descriptors: its standard
     /// streams, and a file that holds its `process` as the OCI spec has it, which may be longer than a message. Answered
     /// by `Started` or `Failed`, and later by `Exited`. `Kill` and `Resize` on the same connection then mean this

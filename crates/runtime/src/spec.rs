@@ -26,7 +26,8 @@ use std::path::{Path, PathBuf};
 
 use oci_spec::image::Config;
 use oci_spec::runtime::{
-    Capability, Linux, LinuxNamespace, LinuxNamespaceType, PosixRlimit, Process, Root, Spec, User,
+    Capability, Linux, LinuxNamespace, LinuxNamespaceType, LinuxResources, PosixRlimit, Process, Root, Spec,
+    User,
 };
 
 use crate::devices::DeviceError;
@@ -194,6 +195,14 @@ pub fn build(options: &ContainerOptions, context: &Context<'_>) -> Result<Spec, 
         .set_annotations(Some(annotations(options, context.image)))
         .set_linux(Some(linux));
     Ok(spec)
+}
+
+/// The limits alone that a spec has for these options: what [`crate::cgroup::Cgroup::update`] takes.
+///
+/// # Errors
+/// [`SpecError::Limit`]: they contradict each other, or the machine has less.
+pub fn limits(options: &ContainerOptions, host: &Host) -> Result<LinuxResources, SpecError> {
+    resources::limits(options, host)
 }
 
 /// The program and its arguments: the user's command after the entrypoint. A new entrypoint drops the image's command

@@ -376,3 +376,75 @@ fn a_parent_with_processes_is_named() {
     create("busy/below", "{}").remove().unwrap();
     parent.remove().unwrap();
 }
+
+/// What a file holds in whichever directory of the cgroup has it.
+fn held(cgroup: &Cgroup, files: [&str; 2]) -> String {
+    let paths = directories(cgroup).into_iter();
+    let found = paths
+        .flat_map(|path| files.map(|file| path.join(file)))
+        .find_map(|file| std::fs::read_to_string(file).ok());
+    found.unwrap_or_default().trim().to_owned()
+}
+
+#[test]
+fn limits_change_while_processes_run() {
+    let resources = |text: &str| serde_json::from_str::<oci_spec::runtime::LinuxResources>(text).unwrap();
+    let cgroup = create(
+        "update",
+        r#"{"memory": {"limit": 67108864}, "pids": {"limit": 50}, "cpu": {"quota": 50000, "period": 100000}}"#,
+    );
+    let mut shell = Shell::start("echo ready; sleep 1000");
+    cgroup.join_unified(shell.pid()).unwrap();
+    cgroup.join_v1(shell.pid()).unwrap();
+    shell.go();
+    assert_eq!(shell.line(), "ready");
+    let memory = ["memory.max", "memory.limit_in_bytes"];
+    let tasks = ["pids.max", "pids.max"];
+    let time = ["cpu.max", "cpu.cfs_quota_us"];
+    for (limits, memory_now, tasks_now, time_now) in [
+        (
+            r#"{"memory": {"limit": 134217728}, "pids": {"limit": 7}, "cpu": {"quota": 20000, "period": 100000}}"#,
+            "134217728",
+            "7",
+            "20000",
+        ),
+        (
+            r#"{"memory": {"limit": 33554432}, "cpu": {"quota": 70000, "period": 100000}}"#,
+            "33554432",
+            "max",
+            "70000",
+        ),
+    ] {
+        cgroup.update(&resources(limits)).unwrap();
+        assert_eq!(held(&cgroup, memory), memory_now, "{limits}");
+        assert_eq!(held(&cgroup, tasks), tasks_now, "{limits}");
+        assert_eq!(held(&cgroup, time).split(' ').next(), Some(time_now), "{limits}");
+    }
+    // Nothing is limited any more: the word for that, or a number that no machine has.
+    cgroup.update(&resources("{}")).unwrap();
+    let lifted = held(&cgroup, memory);
+    assert!(
+        lifted == "max" || lifted.parse::<u64>().is_ok_and(|limit| limit > 1 << 60),
+        "{lifted}"
+    );
+    assert!(matches!(
+        held(&cgroup, time).split(' ').next(),
+        Some("max" | "-1")
+    ));
+    cgroup.remove().unwrap();
+    shell.finish();
+
+    // One that was started without a limit: v2 gives it the controller then, on v1 it would have to move.
+    let bare = create("update-bare", "{}");
+    let changed = bare.update(&resources(r#"{"pids": {"limit": 9}}"#));
+    match Hierarchies::find().unwrap().v1("pids").unwrap() {
+        None => {
+            changed.unwrap();
+            assert_eq!(held(&bare, tasks), "9");
+        }
+        Some(_) => assert!(
+            matches!(changed, Err(CgroupError::Unsupported { because, .. }) if because.contains("next start"))
+        ),
+    }
+    bare.remove().unwrap();
+}

@@ -42,6 +42,7 @@ pub(crate) mod stop;
 pub(crate) mod tag;
 pub(crate) mod top;
 pub(crate) mod umount;
+pub(crate) mod update;
 pub(crate) mod version;
 pub(crate) mod wait;
 
@@ -173,6 +174,9 @@ fn dispatch(context: &Context, command: Command) -> Outcome {
         }
         Command::Top(args) | Command::Container(ContainerCommand::Top(args)) => top::run(context, args),
         Command::Stats(args) | Command::Container(ContainerCommand::Stats(args)) => stats::run(context, args),
+        Command::Update(args) | Command::Container(ContainerCommand::Update(args)) => {
+            update::run(context, args)
+        }
         Command::Rename(args) | Command::Container(ContainerCommand::Rename(args)) => {
             rename::run(context, args)
         }

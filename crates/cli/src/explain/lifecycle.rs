@@ -8,6 +8,7 @@ use engine::pause::PauseError;
 use engine::restart::RestartError;
 use engine::stop::StopError;
 use engine::top::TopError;
+use engine::update::UpdateError;
 use engine::wait::WaitError;
 
 use super::Explain;
@@ -158,6 +159,32 @@ impl Explain for TopError {
             TopError::Container(error) => return error.hint(),
             TopError::NotRunning(_) => "strata ps lists those that run".to_owned(),
             TopError::Foreign(_) => "that runtime's own ps lists them".to_owned(),
+            _ => return None,
+        })
+    }
+}
+
+impl Explain for UpdateError {
+    fn fault(&self) -> Option<&Fault> {
+        match self {
+            UpdateError::Container(error) => error.fault(),
+            UpdateError::Store(fault) => Some(fault),
+            _ => None,
+        }
+    }
+
+    fn hint(&self) -> Option<String> {
+        Some(match self {
+            UpdateError::Container(error) => return error.hint(),
+            UpdateError::NoPlan(_) => "run it anew with what it is to have".to_owned(),
+            UpdateError::Ephemeral(_) => "run it anew without --rm".to_owned(),
+            UpdateError::Foreign(_) => "that runtime's own update does it".to_owned(),
+            UpdateError::Spec(_) => {
+                "give --memory and --memory-swap together; strata info tells what this machine has".to_owned()
+            }
+            UpdateError::Cgroup { name, .. } => {
+                format!("it is kept for the next start: strata restart {name}")
+            }
             _ => return None,
         })
     }

@@ -160,7 +160,7 @@ fn try_make(
 
 impl Node {
     /// Lets the cgroups below this one have `controllers`.
-    fn enable(&self, controllers: &[&str], limit: &'static str) -> Result<(), CgroupError> {
+    pub(super) fn enable(&self, controllers: &[&str], limit: &'static str) -> Result<(), CgroupError> {
         let file = "cgroup.subtree_control";
         let enabled = self
             .read(file)

@@ -10,6 +10,13 @@ use crate::devices;
 use crate::options::ContainerOptions;
 use crate::options::limits::CPU_PERIOD;
 
+/// The limits that are asked for, without devices: see [`super::limits`].
+pub(super) fn limits(options: &ContainerOptions, host: &Host) -> Result<LinuxResources, SpecError> {
+    let mut resources = resources(options, host, Vec::new())?;
+    resources.set_devices(None);
+    Ok(resources)
+}
+
 /// The limits, each only where it was asked for.
 pub(super) fn resources(
     options: &ContainerOptions,

@@ -168,6 +168,9 @@ fn supervise(path: &Path, owner: Connection, signals: &SignalFd) -> Result<()> {
                 };
                 let end = serving.until_end(running, place)?;
                 let wanted = !serving.is_stopped();
+                if let Some(policy) = serving.take_policy() {
+                    restarts.set_policy(policy);
+                }
                 let again = wanted
                     .then(|| restarts.after(end.code, begun.elapsed()))
                     .flatten();

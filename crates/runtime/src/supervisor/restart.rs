@@ -29,6 +29,11 @@ impl Restarts {
         }
     }
 
+    /// Goes on by another policy.
+    pub(super) fn set_policy(&mut self, policy: Restart) {
+        self.policy = policy;
+    }
+
     /// The container ended with `code` after it had lived for `life`: how long to wait before it is started again, or
     /// `None` where it is not.
     pub(super) fn after(&mut self, code: u8, life: Duration) -> Option<Duration> {

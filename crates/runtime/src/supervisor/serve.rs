@@ -10,7 +10,7 @@ use sys::signal::SignalFd;
 
 use super::execs::{Execs, Place, Source};
 use super::streams::{Ends, Streams, Watched};
-use crate::control::{Connection, Reply, Request};
+use crate::control::{Connection, Reply, Request, Restart};
 use crate::launch::{During, Fault, Result};
 use crate::state::Exit;
 
@@ -67,6 +67,8 @@ pub(super) struct Serving<'a> {
     hung_up: bool,
     /// Somebody wants it to end, and not to be started again.
     stopped: bool,
+    /// Somebody wants it to be started again by this.
+    policy: Option<Restart>,
 }
 
 /// What a wait found.
@@ -113,12 +115,18 @@ impl<'a> Serving<'a> {
             numbered: OWNER,
             hung_up: false,
             stopped: false,
+            policy: None,
         })
     }
 
     /// Somebody wants it to end, and not to be started again.
     pub(super) fn is_stopped(&self) -> bool {
         self.stopped
+    }
+
+    /// The policy of new starts, where somebody has set another one since this was asked last.
+    pub(super) fn take_policy(&mut self) -> Option<Restart> {
+        self.policy.take()
     }
 
     /// For a new start.
@@ -391,6 +399,10 @@ impl<'a> Serving<'a> {
                     Some(_) => self.signal(signal),
                     None => Ok(()),
                 }
+            }
+            Request::Policy { restart } => {
+                self.policy = Some(restart);
+                Ok(())
             }
             Request::Attach { stdin } => self.attach(number, stdin, fds),
             Request::Detach => {

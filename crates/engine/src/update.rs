@@ -1,0 +1,132 @@
+//! `update`: other limits for a container, at once and from the next start on, and another restart policy.
+
+use runtime::bundle::{Bundle, BundleError};
+use runtime::cgroup::{Cgroup, CgroupError};
+use runtime::control::{Connection, Request, Restart};
+use runtime::spec::{self, Host, SpecError};
+use runtime::state;
+use store::{ContainerError, Fault};
+
+use crate::Engine;
+use crate::run::Details;
+
+/// What is to be changed; what is `None` stays as it is.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Update {
+    /// Memory in bytes; 0 and less for no limit.
+    pub memory: Option<i64>,
+    /// Memory and swap together in bytes, -1 for as much swap as there is, 0 for twice the memory.
+    pub memory_swap: Option<i64>,
+    /// Time of processors in microseconds per `limits::CPU_PERIOD`; `Some(None)` for no limit.
+    pub cpu_quota: Option<Option<i64>>,
+    /// Number of tasks; `Some(None)` for no limit.
+    pub pids_limit: Option<Option<i64>>,
+    /// Whether it is started again after its end.
+    pub restart: Option<Restart>,
+}
+
+/// Why a container was not changed.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum UpdateError {
+    /// None of that name or id; the store.
+    #[error(transparent)]
+    Container(#[from] ContainerError),
+    /// It was made by a strata that kept nothing to start it from.
+    #[error("container {0} was made by an older strata, which kept nothing that could be changed")]
+    NoPlan(String),
+    /// It goes when it ends.
+    #[error("container {0} goes when it ends (--rm), so nothing starts it again")]
+    Ephemeral(String),
+    /// Its cgroup is another runtime's, and strata knows none of it.
+    #[error("container {0} is run by another OCI runtime, in a cgroup that strata did not make")]
+    Foreign(String),
+    /// The machine does not tell what it has.
+    #[error("asking the kernel what it has: {0}")]
+    Host(#[source] std::io::Error),
+    /// Limits that contradict each other, or that the machine does not have.
+    #[error(transparent)]
+    Spec(#[from] SpecError),
+    /// Its bundle.
+    #[error(transparent)]
+    Bundle(#[from] BundleError),
+    /// The kernel, of the container that runs. From the next start on the limits hold.
+    #[error("container {name}: {source}")]
+    Cgroup {
+        /// Its name.
+        name: String,
+        /// Why.
+        source: CgroupError,
+    },
+    /// The store.
+    #[error(transparent)]
+    Store(#[from] Fault),
+}
+
+impl Engine {
+    /// Changes a container: what is kept for its next start, then what runs.
+    ///
+    /// # Errors
+    /// See [`UpdateError`]. Nothing is changed then, but for [`UpdateError::Cgroup`].
+    pub fn update(&self, name: &str, update: &Update) -> Result<(), UpdateError> {
+        let row = self.store.find_container(self.ns(), name)?;
+        let mut plan = Details::of(&row)
+            .plan
+            .ok_or_else(|| UpdateError::NoPlan(row.name.clone()))?;
+        if row.ephemeral && update.restart.is_some_and(|restart| restart != Restart::No) {
+            return Err(UpdateError::Ephemeral(row.name));
+        }
+        let running = self.state(&row).is_running();
+        if running && plan.runtime.is_some() {
+            return Err(UpdateError::Foreign(row.name));
+        }
+        let resources = &mut plan.container.resources;
+        resources.memory = update.memory.or(resources.memory);
+        resources.memory_swap = update.memory_swap.or(resources.memory_swap);
+        resources.cpu_quota = update.cpu_quota.unwrap_or(resources.cpu_quota);
+        resources.pids_limit = update.pids_limit.unwrap_or(resources.pids_limit);
+        plan.restart = update.restart.unwrap_or(plan.restart);
+        let limits = spec::limits(&plan.container, &Host::probe().map_err(UpdateError::Host)?)?;
+
+        let mut details = row.details.clone();
+        if let Some(fields) = details.as_object_mut() {
+            fields.insert("plan".to_owned(), serde_json::to_value(&plan).unwrap_or_default());
+        }
+        self.store.set_details(self.ns(), &[(&row.id, details)])?;
+        if !running {
+            return Ok(());
+        }
+        let bundle = Bundle::open(&self.bundle_path(&row.id))?;
+        if let Some(restart) = update.restart
+            && let Ok(connection) = Connection::open(&bundle)
+        {
+            // One that ends at this moment does so by the policy it has.
+            let _ = connection.send(&Request::Policy { restart }, &[]);
+        }
+        let limited = Update {
+            restart: None,
+            ..update.clone()
+        };
+        if limited == Update::default() {
+            return Ok(());
+        }
+        let cgroup = |source| UpdateError::Cgroup {
+            name: row.name.clone(),
+            source,
+        };
+        if let Some(state) = state::load(&bundle)? {
+            let changed = Cgroup::open(&state.cgroups).and_then(|own| own.update(&limits));
+            changed.map_err(cgroup)?;
+        }
+        // What others read, and what a supervisor starts it from again.
+        let mut spec = bundle.spec()?;
+        if let Some(linux) = spec.linux_mut().as_mut() {
+            let mut all = linux.resources().clone().unwrap_or_default();
+            all.set_memory(*limits.memory())
+                .set_cpu(limits.cpu().clone())
+                .set_pids(*limits.pids());
+            linux.set_resources(Some(all));
+        }
+        Ok(bundle.write_spec(&spec)?)
+    }
+}
