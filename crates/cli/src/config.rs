@@ -78,6 +78,8 @@ pub(crate) struct Registries {
     /// Registries (`host` or `host:port`) that may be spoken to without TLS.
     #[serde(default)]
     pub(crate) plain_http: Vec<String>,
+    /// The directory in which `<registry>/hosts.toml` names mirrors.
+    pub(crate) hosts: Option<PathBuf>,
 }
 
 /// Every setting, resolved.
@@ -148,7 +150,7 @@ fn parse(text: &str, path: &Path) -> Result<File, Failure> {
             path.display(),
             e.message().replace('\n', "; ")
         ))
-        .hint("the keys are root, state, namespace, runtime, [registries] plain_http, [limits] layer_bytes, layer_entries and [store] keep_blobs, keep_bytes, dedup")
+        .hint("the keys are root, state, namespace, runtime, [registries] plain_http, hosts, [limits] layer_bytes, layer_entries and [store] keep_blobs, keep_bytes, dedup")
     })?;
     for (key, value) in [("root", &file.root), ("state", &file.state)] {
         if value.as_ref().is_some_and(|v| v.is_relative()) {

@@ -7,6 +7,9 @@ use engine::pull::{AuthFiles, HttpOptions, Proxies, Registries};
 
 use crate::config::Settings;
 
+/// Where `hosts.toml` files lie unless the configuration says otherwise.
+const HOSTS: &str = "/etc/strata/certs.d";
+
 /// The environment's values; a function, so that tests have one of their own.
 type Env<'a> = &'a dyn Fn(&str) -> Option<OsString>;
 
@@ -29,6 +32,7 @@ pub(crate) fn options(settings: &Settings, plain: Option<&str>) -> Registries {
         },
         credentials: None,
         auth: auth(&env, rustix::process::geteuid().as_raw()),
+        hosts: vec![settings.registries.hosts.clone().unwrap_or_else(|| HOSTS.into())],
     }
 }
 

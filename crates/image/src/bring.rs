@@ -1,11 +1,14 @@
-//! [`Bring`]: missing blobs brought into the store, several at once, while layers are unpacked beside it.
+//! [`Bring`]: missing blobs brought into the store, several at once, and read while they arrive.
 
 use std::collections::HashSet;
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::io::Read;
+use std::sync::Mutex;
+use std::sync::PoisonError;
 use std::time::Duration;
 
 use store::{Digest, Ingest, IngestError, Lease, Store};
 
+use crate::board::{Blob, Board, FailOnPanic, Halted};
 use crate::install::InstallError;
 use crate::manifest::Layer;
 use crate::progress::{Event, Progress};
@@ -27,6 +30,11 @@ pub trait BlobSource: Sync {
     /// An error of the shared end as one of the operation's, with the image's name.
     fn failed(&self, error: InstallError) -> Self::Error;
 
+    /// What came was not the blob. Whether there is another place to take it from, to which the next call turns.
+    fn distrust(&self, _: &Layer) -> bool {
+        false
+    }
+
     /// The operation has failed: calls of [`BlobSource::bring`] under way shall end soon.
     fn abort(&self) {}
 }
@@ -37,17 +45,16 @@ pub(crate) struct Bring<'a, S: BlobSource> {
     lease: &'a Lease,
     source: &'a S,
     progress: &'a dyn Progress,
-    wanted: Vec<&'a Layer>,
-    state: Mutex<State<S::Error>>,
-    changed: Condvar,
+    board: &'a Board<S::Error>,
+    /// What nobody has begun yet, the first last.
+    wanted: Mutex<Vec<&'a Layer>>,
 }
 
-struct State<E> {
-    /// The next of `wanted` that nobody has begun.
-    next: usize,
-    done: HashSet<Digest>,
-    /// The first failure; `None` in it once it was taken.
-    failed: Option<Option<E>>,
+/// A blob to be read, whether it is there or on its way.
+pub(crate) struct Reading {
+    pub(crate) from: Box<dyn Read + Send>,
+    /// Counts only if [`Bring::settled`] answers the same.
+    pub(crate) attempt: u32,
 }
 
 impl<'a, S: BlobSource> Bring<'a, S> {
@@ -56,93 +63,70 @@ impl<'a, S: BlobSource> Bring<'a, S> {
         lease: &'a Lease,
         source: &'a S,
         mut wanted: Vec<&'a Layer>,
+        board: &'a Board<S::Error>,
         progress: &'a dyn Progress,
     ) -> Self {
         let mut seen = HashSet::new();
         wanted.retain(|layer| seen.insert(layer.blob.digest));
-        let state = Mutex::new(State {
-            next: 0,
-            done: HashSet::new(),
-            failed: None,
-        });
+        wanted.reverse();
         Self {
             store,
             lease,
             source,
             progress,
-            wanted,
-            state,
-            changed: Condvar::new(),
+            board,
+            wanted: Mutex::new(wanted),
         }
     }
 
-    /// Brings everything by `parallel` threads while `beside` runs in this one. The first failure of either ends
-    /// both and is the one answered.
-    pub(crate) fn run<T>(
-        &self,
-        parallel: usize,
-        beside: impl FnOnce(&Self) -> Result<T, S::Error>,
-    ) -> Result<T, S::Error> {
-        std::thread::scope(|scope| {
-            for _ in 0..parallel.max(1).min(self.wanted.len()) {
-                scope.spawn(|| self.work());
-            }
-            let result = beside(self);
-            if result.is_err() {
-                self.fail(None);
-            }
-            result
+    /// Opens a blob, once it has begun to arrive.
+    pub(crate) fn open(&self, digest: &Digest) -> Result<Reading, Halted> {
+        let (attempt, arriving) = self.board.wait(|state| {
+            let blob = state.blobs.get(digest)?;
+            Some((blob.attempt, blob.arriving.clone()))
+        })?;
+        let from: Box<dyn Read + Send> = match arriving {
+            Some(follow) => Box::new(follow),
+            None => Box::new(
+                self.store
+                    .open_blob(digest)
+                    .map_err(|error| self.fail(error.into()))?,
+            ),
+        };
+        Ok(Reading { from, attempt })
+    }
+
+    /// Waits until a blob is in the store, verified, and tells by which attempt.
+    pub(crate) fn settled(&self, digest: &Digest) -> Result<u32, Halted> {
+        self.board.wait(|state| {
+            let blob = state.blobs.get(digest)?;
+            blob.arriving.is_none().then_some(blob.attempt)
         })
     }
 
-    /// Waits until a blob is there.
-    pub(crate) fn wait_for(&self, digest: &Digest) -> Result<(), S::Error> {
-        let mut state = self.lock();
-        loop {
-            match state.failed.as_mut().map(Option::take) {
-                Some(Some(error)) => return Err(error),
-                // The only failure without an error before ours: a thread of `work` died.
-                Some(None) => panic!("a thread that brings blobs panicked"),
-                None => {}
-            }
-            if state.done.contains(digest) {
-                return Ok(());
-            }
-            state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
-        }
+    /// Ends the whole operation.
+    pub(crate) fn fail(&self, error: InstallError) -> Halted {
+        self.end(self.source.failed(error))
     }
 
-    fn lock(&self) -> MutexGuard<'_, State<S::Error>> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn fail(&self, error: Option<S::Error>) {
-        let mut state = self.lock();
-        if state.failed.is_none() {
-            state.failed = Some(error);
+    fn end(&self, error: S::Error) -> Halted {
+        if self.board.fail(Some(error)) {
             self.source.abort();
         }
-        self.changed.notify_all();
+        Halted
     }
 
-    fn work(&self) {
-        // Whoever waits for a blob would wait for ever.
-        let _guard = FailOnPanic(self);
+    /// Brings one blob after another, until there are no more or the operation has failed. For several threads.
+    pub(crate) fn work(&self) {
+        let _guard = FailOnPanic(self.board);
         loop {
-            let layer = {
-                let mut state = self.lock();
-                let (None, Some(layer)) = (&state.failed, self.wanted.get(state.next)) else {
-                    return;
-                };
-                state.next += 1;
-                *layer
+            let next = self.wanted.lock().unwrap_or_else(PoisonError::into_inner).pop();
+            let Some(layer) = next.filter(|_| !self.board.halted()) else {
+                return;
             };
-            match self.bring(layer) {
-                Ok(()) => {
-                    self.lock().done.insert(layer.blob.digest);
-                    self.changed.notify_all();
-                }
-                Err(error) => return self.fail(Some(error)),
+            if let Err(error) = self.bring(layer) {
+                self.end(error);
+                return;
             }
         }
     }
@@ -150,7 +134,12 @@ impl<'a, S: BlobSource> Bring<'a, S> {
     fn bring(&self, layer: &Layer) -> Result<(), S::Error> {
         let blob = &layer.blob;
         let told = |e: InstallError| self.source.failed(e);
-        let mut retried = false;
+        let tell = |attempt, arriving| {
+            let blob = Blob { attempt, arriving };
+            self.board
+                .tell(|state| state.blobs.insert(layer.blob.digest, blob));
+        };
+        let mut attempt = 0;
         loop {
             if let Some(size) = self
                 .store
@@ -169,6 +158,7 @@ impl<'a, S: BlobSource> Bring<'a, S> {
                     digest: &blob.digest,
                     bytes: size,
                 });
+                tell(attempt, None);
                 return Ok(());
             }
             // One name for a blob, whatever image it is of: so two pulls do not fetch it twice.
@@ -176,16 +166,19 @@ impl<'a, S: BlobSource> Bring<'a, S> {
                 .store
                 .ingest(self.lease, &format!("blob {}", blob.digest), Some(blob))
             {
-                Err(IngestError::Busy(_)) if self.lock().failed.is_none() => {
+                Err(IngestError::Busy(_)) if !self.board.halted() => {
                     std::thread::sleep(LOOK);
                     continue;
                 }
                 other => other.map_err(|e| told(e.into()))?,
             };
+            attempt += 1;
+            tell(attempt, Some(ingest.follow().map_err(|e| told(e.into()))?));
             self.source.bring(layer, &mut ingest)?;
             match self.store.commit_blob(ingest, self.lease) {
                 // What an earlier try left was damaged: once more, from the beginning.
-                Err(IngestError::Mismatch { resumed: true, .. }) if !retried => retried = true,
+                Err(IngestError::Mismatch { resumed: true, .. }) if attempt == 1 => {}
+                Err(IngestError::Mismatch { .. }) if self.source.distrust(layer) => {}
                 Err(IngestError::Mismatch { found, .. }) => {
                     return Err(told(InstallError::Digest {
                         blob: blob.digest,
@@ -193,18 +186,11 @@ impl<'a, S: BlobSource> Bring<'a, S> {
                     }));
                 }
                 Err(error) => return Err(told(error.into())),
-                Ok(_) => return Ok(()),
+                Ok(_) => {
+                    tell(attempt, None);
+                    return Ok(());
+                }
             }
-        }
-    }
-}
-
-struct FailOnPanic<'b, 'a, S: BlobSource>(&'b Bring<'a, S>);
-
-impl<S: BlobSource> Drop for FailOnPanic<'_, '_, S> {
-    fn drop(&mut self) {
-        if std::thread::panicking() {
-            self.0.fail(None);
         }
     }
 }

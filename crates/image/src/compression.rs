@@ -23,6 +23,10 @@ pub enum Compression {
 /// bound, but on real files it stays far below.
 pub const MAX_RATIO: u64 = 5_000;
 
+/// Base-2 logarithm of the largest window, in bytes, that zstd is let have: 128 MiB, which is the most that the
+/// `zstd` program makes unless it is forced to.
+pub const MAX_WINDOW: u32 = 27;
+
 /// Output below this many bytes is not held to the ratio.
 const FREE: u64 = 256 << 20;
 
@@ -49,6 +53,7 @@ pub fn decoder<R: BufRead>(input: R) -> Decoder<R> {
         state: State::Unknown(input),
         given: 0,
         max_ratio: MAX_RATIO,
+        max_window: MAX_WINDOW,
     }
 }
 
@@ -57,6 +62,7 @@ pub struct Decoder<R: BufRead> {
     state: State<R>,
     given: u64,
     max_ratio: u64,
+    max_window: u32,
 }
 
 enum State<R: BufRead> {
@@ -100,6 +106,13 @@ impl<R: BufRead> Decoder<R> {
         self
     }
 
+    /// Refuses a zstd stream that needs a larger window than `2^max_window` bytes (instead of [`MAX_WINDOW`]), by an
+    /// error of kind `OutOfMemory`.
+    pub fn with_max_window(mut self, max_window: u32) -> Decoder<R> {
+        self.max_window = max_window;
+        self
+    }
+
     /// What the stream is compressed with; reads its first bytes.
     pub fn compression(&mut self) -> io::Result<Compression> {
         self.begin()?;
@@ -131,7 +144,11 @@ impl<R: BufRead> Decoder<R> {
         self.state = match compression.map_err(unsupported)? {
             Compression::None => State::Plain(counted),
             Compression::Gzip => State::Gzip(Box::new(MultiGzDecoder::new(counted))),
-            Compression::Zstd => State::Zstd(Box::new(zstd::stream::read::Decoder::with_buffer(counted)?)),
+            Compression::Zstd => {
+                let mut decoder = zstd::stream::read::Decoder::with_buffer(counted)?;
+                decoder.window_log_max(self.max_window)?;
+                State::Zstd(Box::new(decoder))
+            }
         };
         Ok(())
     }
@@ -152,7 +169,7 @@ impl<R: BufRead> Read for Decoder<R> {
         let len = match &mut self.state {
             State::Plain(input) => input.read(buffer)?,
             State::Gzip(decoder) => decoder.read(buffer)?,
-            State::Zstd(decoder) => decoder.read(buffer)?,
+            State::Zstd(decoder) => decoder.read(buffer).map_err(too_wide)?,
             State::Unknown(_) | State::Failed => {
                 return Err(io::Error::other("the stream could not be begun"));
             }
@@ -166,6 +183,14 @@ impl<R: BufRead> Read for Decoder<R> {
             return Err(io::Error::new(io::ErrorKind::InvalidData, text));
         }
         Ok(len)
+    }
+}
+
+/// The library tells errors by their words alone.
+fn too_wide(error: io::Error) -> io::Error {
+    match error.to_string().contains("requires too much memory") {
+        true => io::Error::new(io::ErrorKind::OutOfMemory, error),
+        false => error,
     }
 }
 
@@ -231,6 +256,21 @@ mod tests {
         damaged[last] ^= 1;
         assert!(inflate(&damaged).is_err());
         assert!(inflate(&[gzip(b"x"), b"garbage".to_vec()].concat()).is_err());
+    }
+
+    #[test]
+    fn a_window_that_is_too_wide_is_told_by_its_kind() {
+        let mut encoder = zstd::stream::write::Encoder::new(Vec::new(), 1).unwrap();
+        encoder.window_log(25).unwrap();
+        encoder.write_all(&text()).unwrap();
+        let wide = encoder.finish().unwrap();
+        let inflate = |window| {
+            let mut out = Vec::new();
+            let mut decoder = decoder(&wide[..]).with_max_window(window);
+            decoder.read_to_end(&mut out).map(|_| out)
+        };
+        assert!(inflate(25).unwrap() == text());
+        assert_eq!(inflate(24).unwrap_err().kind(), io::ErrorKind::OutOfMemory);
     }
 
     #[test]

@@ -2,30 +2,24 @@
 //! gets its names.
 //!
 //! [`plan`] says what is there already: a layer that some image brought is neither fetched nor unpacked again.
-//! [`install`] lets a [`BlobSource`] bring what is missing, several blobs at once, and unpacks each layer as soon
-//! as its blob and the layers below are there. Nothing is visible before [`store::Store::put_image`], which comes
+//! [`install`] lets a [`BlobSource`] bring what is missing, several blobs at once, and unpacks each layer while its
+//! blob arrives, several beside each other. Nothing is visible before [`store::Store::put_image`], which comes
 //! after everything is on disk for good. A failure at any point leaves only what the lease's end gives back.
 
-use std::fs::File;
-use std::io::{self, BufReader, Read};
 use std::path::PathBuf;
 
 use store::{
-    BlobError, Descriptor, Digest, Fault, ImageError, ImageLayer, ImageRecord, IngestError, LayerMeta, Lease,
-    NewLayer, Store,
+    BlobError, Descriptor, Digest, Fault, ImageError, ImageLayer, ImageRecord, IngestError, Lease, Store,
 };
-use sys::Dir;
 
+use crate::board::Board;
 use crate::bring::{BlobSource, Bring};
-use crate::compression::decoder;
 use crate::config::ImageConfig;
+use crate::layers::{self, Layers};
 use crate::manifest;
 use crate::platform::Platform;
 use crate::progress::{Event, Progress};
-use crate::unpack::{Limits, UnpackError, unpack};
-
-/// Bytes of a blob read at once.
-const PIECE: usize = 128 << 10;
+use crate::unpack::{Limits, UnpackError};
 
 /// Why an image could not be installed.
 #[derive(Debug, thiserror::Error)]
@@ -231,130 +225,26 @@ pub fn install<S: BlobSource>(
         .filter(|l| l.found.is_none())
         .map(|l| &l.layer)
         .collect();
-    let bring = Bring::new(store, lease, source, missing, progress);
-    let numbers = bring.run(place.parallel, |bring| {
-        let mut stack = Stack {
-            store,
-            lease,
-            limits: place.limits,
-            progress,
-            numbers: Vec::with_capacity(plan.layers.len()),
-            below: Vec::new(),
-            new: Vec::new(),
-        };
-        for layer in &plan.layers {
-            let n = match layer.found.or_else(|| stack.equal(layer)) {
-                Some(n) => n,
-                None => {
-                    bring.wait_for(&layer.layer.blob.digest)?;
-                    stack.add(layer).map_err(failed)?
-                }
-            };
-            stack.numbers.push(n);
+    let (fetches, unpacks) = (
+        place.parallel.max(1).min(missing.len()),
+        layers::at_once().min(missing.len()),
+    );
+    let board = Board::new(layers::found(&plan.layers));
+    let bring = Bring::new(store, lease, source, missing, &board, progress);
+    let layers = Layers::new(store, lease, place.limits, progress, &board, &bring, &plan.layers);
+    std::thread::scope(|scope| {
+        for _ in 0..fetches {
+            scope.spawn(|| bring.work());
         }
-        stack.commit().map_err(|e| failed(e.into()))
-    })?;
+        for _ in 0..unpacks {
+            scope.spawn(|| layers.work());
+        }
+    });
+    let numbers = match board.take_failure() {
+        Some(error) => return Err(error),
+        None => layers.commit().map_err(|e| failed(e.into()))?,
+    };
     record(store, lease, place, &plan, &numbers, progress).map_err(failed)
-}
-
-/// A layer just unpacked, not yet visible.
-struct Fresh {
-    new: NewLayer,
-    meta: LayerMeta,
-}
-
-/// The layers of one image on their way into the store.
-struct Stack<'a> {
-    store: &'a Store,
-    lease: &'a Lease,
-    limits: &'a Limits,
-    progress: &'a dyn Progress,
-    /// Where each layer is, so far; the base first.
-    numbers: Vec<u64>,
-    /// Directories of the lowest of them, top first; opened when the first layer is unpacked on top.
-    below: Vec<Dir>,
-    new: Vec<Fresh>,
-}
-
-impl Stack<'_> {
-    /// An equal layer further down in the same image.
-    fn equal(&self, layer: &PlannedLayer) -> Option<u64> {
-        let same = |fresh: &&Fresh| fresh.meta.diff_id == layer.diff_id && !fresh.meta.depends_on_below;
-        self.new.iter().find(same).map(|fresh| fresh.new.n())
-    }
-
-    /// Unpacks a layer whose blob is in the store.
-    fn add(&mut self, layer: &PlannedLayer) -> Result<u64, InstallError> {
-        let digest = layer.layer.blob.digest;
-        for n in &self.numbers[self.below.len()..] {
-            self.below.insert(0, self.store.layer_dir(*n)?);
-        }
-        let from = self.store.open_blob(&digest)?;
-        let counted = Counted {
-            from,
-            digest: &digest,
-            bytes: 0,
-            progress: self.progress,
-        };
-        let new = self.store.new_layer(self.lease)?;
-        let record = new.record()?;
-        let archive = decoder(BufReader::with_capacity(PIECE, counted));
-        let unpacked =
-            unpack(archive, new.fs(), &self.below, record, self.limits, &|_| {}).map_err(|source| {
-                match source.is_full() {
-                    true => InstallError::Full {
-                        store: self.store.root().to_owned(),
-                        layer: digest,
-                        source,
-                    },
-                    false => InstallError::Unpack {
-                        layer: digest,
-                        source,
-                    },
-                }
-            })?;
-        if unpacked.diff_id != layer.diff_id {
-            let (expected, got) = (layer.diff_id, unpacked.diff_id);
-            return Err(InstallError::DiffId {
-                layer: digest,
-                expected,
-                got,
-            });
-        }
-        let meta = LayerMeta {
-            diff_id: layer.diff_id,
-            chain_id: layer.chain_id,
-            depends_on_below: unpacked.depends_on_below,
-            root_listed: unpacked.root_listed,
-            usage: unpacked.usage,
-        };
-        self.progress.event(&Event::LayerDone { digest: &digest });
-        let n = new.n();
-        self.new.push(Fresh { new, meta });
-        Ok(n)
-    }
-
-    /// Makes the new layers durable and visible; answers where each layer is, which is elsewhere for one that
-    /// another process committed in the meantime.
-    fn commit(self) -> Result<Vec<u64>, Fault> {
-        let ours: Vec<u64> = self.new.iter().map(|fresh| fresh.new.n()).collect();
-        let new = self
-            .new
-            .into_iter()
-            .map(|fresh| (fresh.new, fresh.meta))
-            .collect();
-        let committed = self.store.commit_layers(self.lease, new)?;
-        let place = |n: u64| {
-            ours.iter()
-                .position(|our| *our == n)
-                .and_then(|place| committed.get(place))
-        };
-        Ok(self
-            .numbers
-            .into_iter()
-            .map(|n| place(n).map_or(n, |layer| layer.n))
-            .collect())
-    }
 }
 
 fn record(
@@ -411,24 +301,4 @@ fn record(
         shared: plan.layers.iter().filter(|l| l.found.is_some()).count(),
         replaced,
     })
-}
-
-/// A blob's file that tells how far it was read.
-struct Counted<'a> {
-    from: File,
-    digest: &'a Digest,
-    bytes: u64,
-    progress: &'a dyn Progress,
-}
-
-impl Read for Counted<'_> {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let read = self.from.read(buffer)?;
-        self.bytes += read as u64;
-        self.progress.event(&Event::Unpacked {
-            digest: self.digest,
-            bytes: self.bytes,
-        });
-        Ok(read)
-    }
 }

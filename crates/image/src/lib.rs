@@ -14,6 +14,7 @@
 
 mod archive;
 pub mod auth;
+mod board;
 mod bring;
 pub mod capture;
 pub mod change;
@@ -26,6 +27,7 @@ pub mod extract;
 pub mod import;
 pub mod install;
 pub mod layer_tar;
+mod layers;
 pub mod load;
 mod load_docker;
 mod load_oci;

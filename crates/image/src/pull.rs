@@ -307,6 +307,10 @@ impl BlobSource for Pull<'_> {
         self.install(error)
     }
 
+    fn distrust(&self, layer: &Layer) -> bool {
+        self.client.distrust(self.reference, &layer.blob.digest)
+    }
+
     fn abort(&self) {
         self.client.abort();
     }

@@ -326,9 +326,25 @@ fn a_stream_without_end_is_left_alone_once_it_is_refused() {
     limits.bytes = 50 << 20;
     let temp = tempfile::tempdir().unwrap();
     let into = Dir::open_ambient(temp.path()).unwrap();
-    let error = unpack(std::io::repeat(0), &into, &[], std::io::sink(), &limits, &|_| ()).unwrap_err();
+    let error = unpack(
+        std::io::repeat(0),
+        &into,
+        &none,
+        std::io::sink(),
+        &limits,
+        &|_| (),
+    )
+    .unwrap_err();
     has(&chain(&error), &["more than 52428800 bytes"]);
-    let error = unpack(std::io::repeat(7), &into, &[], std::io::sink(), &limits, &|_| ()).unwrap_err();
+    let error = unpack(
+        std::io::repeat(7),
+        &into,
+        &none,
+        std::io::sink(),
+        &limits,
+        &|_| (),
+    )
+    .unwrap_err();
     has(&chain(&error), &["no tar header"]);
 }
 
@@ -360,7 +376,7 @@ fn damaged_and_truncated_streams() {
     let temp = tempfile::tempdir().unwrap();
     let into = Dir::open_ambient(temp.path()).unwrap();
     let half = image::compression::decoder(&gzip[..gzip.len() / 2]);
-    let error = unpack(half, &into, &[], std::io::sink(), &Limits::default(), &|_| ()).unwrap_err();
+    let error = unpack(half, &into, &none, std::io::sink(), &Limits::default(), &|_| ()).unwrap_err();
     has(&chain(&error), &["reading failed", "noise"]);
 }
 
@@ -412,7 +428,14 @@ fn a_full_disk_names_the_file() {
     mount::attach(&tmpfs, temp.path()).unwrap();
     let into = Dir::open_ambient(temp.path()).unwrap();
     let tar = Tar::new().file("small", "").file("large", vec![1; 2 << 20]).end();
-    let result = unpack(&tar[..], &into, &[], std::io::sink(), &Limits::default(), &|_| ());
+    let result = unpack(
+        &tar[..],
+        &into,
+        &none,
+        std::io::sink(),
+        &Limits::default(),
+        &|_| (),
+    );
     drop(into);
     mount::detach(temp.path()).unwrap();
     has(&chain(&result.unwrap_err()), &["\"large\"", "No space left"]);
@@ -432,7 +455,7 @@ fn a_record_that_cannot_be_written_fails_the_layer() {
     let temp = tempfile::tempdir().unwrap();
     let into = Dir::open_ambient(temp.path()).unwrap();
     let tar = Tar::new().file("f", "").end();
-    let error = unpack(&tar[..], &into, &[], Full, &Limits::default(), &|_| ()).unwrap_err();
+    let error = unpack(&tar[..], &into, &none, Full, &Limits::default(), &|_| ()).unwrap_err();
     has(&chain(&error), &["record", "no storage space"]);
 }
 

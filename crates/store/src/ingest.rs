@@ -10,6 +10,7 @@ use rustix::fs::{Mode, OFlags};
 
 use crate::db::{Durability, int};
 use crate::error::Fault;
+use crate::follow::{Follow, Tide};
 use crate::layout::{INGEST, Layout};
 use crate::lease::hold_blob;
 use crate::open::now;
@@ -55,10 +56,18 @@ pub struct Ingest {
     expected: Option<Descriptor>,
     /// Nobody can go on with it.
     once: bool,
+    /// For those that read it meanwhile.
+    tide: Arc<Tide>,
+    /// Bytes of which the disk was told to begin writing them.
+    begun: u64,
 }
+
+/// Bytes after which the disk is told to begin, so that little is left to wait for in the end.
+const BEGIN: u64 = 8 << 20;
 
 impl Drop for Ingest {
     fn drop(&mut self) {
+        self.tide.end();
         // A committed one has left this name. The lock is ours until the file is closed, after this.
         if self.once
             && let Ok(dir) = self.layout.ingest()
@@ -74,6 +83,17 @@ impl Ingest {
         self.offset
     }
 
+    /// Reads it from the beginning, while more is written. Who follows sees bytes that nobody has verified yet.
+    pub fn follow(&self) -> Result<Follow, Fault> {
+        // A descriptor of its own: what shares ours would keep the lock.
+        let file = self
+            .layout
+            .ingest()?
+            .open_file(&self.name, OFlags::RDONLY, Mode::empty())
+            .map_err(|e| self.fault("opening", e))?;
+        Ok(Follow::new(file, self.tide.clone()))
+    }
+
     /// Throws away what is there, for a source that cannot go on in the middle.
     pub fn restart(&mut self) -> Result<(), IngestError> {
         self.file
@@ -82,7 +102,9 @@ impl Ingest {
             .map_err(|e| self.fault("emptying", e))?;
         self.hasher = Hasher::new();
         self.offset = 0;
+        self.begun = 0;
         self.resumed = false;
+        self.tide.rise(0);
         Ok(())
     }
 
@@ -101,6 +123,7 @@ impl Ingest {
             self.offset += count as u64;
         }
         self.resumed = self.offset > 0;
+        self.tide.rise(self.offset);
         match &self.expected {
             Some(expected) if self.offset > expected.size => self.restart(),
             _ => Ok(()),
@@ -138,6 +161,11 @@ impl Write for Ingest {
         let count = self.file.write(bytes)?;
         self.hasher.update(&bytes[..count]);
         self.offset += count as u64;
+        self.tide.rise(self.offset);
+        if self.offset - self.begun >= BEGIN {
+            sys::writeback::begin_writeback(&self.file, self.begun, self.offset - self.begun);
+            self.begun = self.offset;
+        }
         Ok(count)
     }
 
@@ -183,6 +211,8 @@ impl Store {
             resumed: false,
             expected: expected.cloned(),
             once: false,
+            tide: Arc::default(),
+            begun: 0,
         };
         ingest.resume()?;
         Ok(ingest)
@@ -337,6 +367,44 @@ mod tests {
             Err(BlobError::NotFound(_))
         ));
         assert_eq!(store.layout.ingest().unwrap().entries().unwrap(), []);
+    }
+
+    #[test]
+    fn what_arrives_is_read_meanwhile() {
+        let temp = tempfile::tempdir().unwrap();
+        let store = Store::open(temp.path()).unwrap();
+        let lease = store.lease("test").unwrap();
+        let wanted = descriptor(b"hello, world");
+        let mut ingest = store.ingest(&lease, "greeting", Some(&wanted)).unwrap();
+        ingest.write_all(b"hello").unwrap();
+        drop(ingest);
+        // What an earlier try left comes first.
+        let mut ingest = store.ingest(&lease, "greeting", Some(&wanted)).unwrap();
+        let mut follow = ingest.follow().unwrap();
+        let mut begin = [0; 5];
+        follow.read_exact(&mut begin).unwrap();
+        assert_eq!(&begin, b"hello");
+        let reading = std::thread::spawn(move || {
+            let mut rest = String::new();
+            follow.read_to_string(&mut rest).map(|_| rest)
+        });
+        ingest.write_all(b", world").unwrap();
+        assert!(!reading.is_finished(), "it ends before anybody says so");
+        let mut again = ingest.follow().unwrap();
+        // The reader's descriptor keeps nobody from the blob.
+        store.commit_blob(ingest, &lease).unwrap();
+        assert_eq!(reading.join().unwrap().unwrap(), ", world");
+        let mut whole = String::new();
+        again.read_to_string(&mut whole).unwrap();
+        assert_eq!(whole, "hello, world");
+
+        let mut ingest = store.ingest(&lease, "other", Some(&wanted)).unwrap();
+        ingest.write_all(b"hel").unwrap();
+        let mut follow = ingest.follow().unwrap();
+        drop(ingest);
+        let mut rest = String::new();
+        follow.read_to_string(&mut rest).unwrap();
+        assert_eq!(rest, "hel");
     }
 
     #[test]

@@ -35,6 +35,7 @@ pub mod seccomp;
 pub mod signal;
 pub mod socket;
 pub mod umask;
+pub mod writeback;
 pub mod xattr;
 
 pub use dir::{Dir, Entry};

@@ -20,6 +20,8 @@ pub enum Compression {
     Gzip,
     /// What newer builders can write.
     Zstd,
+    /// The same with a window of 32 MiB, as `zstd --long=25` does.
+    ZstdWide,
 }
 
 /// An image in the making.
@@ -225,7 +227,7 @@ impl Image {
                 let suffix = match compression {
                     Compression::None => "",
                     Compression::Gzip => "+gzip",
-                    Compression::Zstd => "+zstd",
+                    Compression::Zstd | Compression::ZstdWide => "+zstd",
                 };
                 put(
                     &format!("application/vnd.oci.image.layer.v1.tar{suffix}"),
@@ -284,6 +286,12 @@ impl Compression {
                 encoder.finish().expect("memory takes it")
             }
             Compression::Zstd => zstd::encode_all(bytes, 1).expect("memory takes it"),
+            Compression::ZstdWide => {
+                let mut encoder = zstd::stream::write::Encoder::new(Vec::new(), 1).expect("memory takes it");
+                encoder.window_log(25).expect("it can be so wide");
+                encoder.write_all(bytes).expect("memory takes it");
+                encoder.finish().expect("memory takes it")
+            }
         }
     }
 }

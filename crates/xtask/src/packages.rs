@@ -28,6 +28,7 @@ const PACKAGES: &[(&str, &str)] = &[
         "busybox-static",
         "the root file system of small containers, and the virtual machine's user land",
     ),
+    ("containerd", "to be compared with"),
     (
         "crun",
         "a runtime to run our bundles with, and to be compared with",
@@ -59,6 +60,7 @@ const PACKAGES: &[(&str, &str)] = &[
         "strace",
         "counts system calls, and kills a server between two of them",
     ),
+    ("time", "what a program took of processors and memory"),
     ("umoci", "an unpacker to be compared with"),
     (
         "xfsprogs",

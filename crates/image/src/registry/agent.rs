@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, OnceLock};
 use ureq::Agent;
 use ureq::tls::{Certificate, PemItem, RootCerts, TlsConfig};
 
+use super::hosts::Trust;
 use super::http::{HttpOptions, lock};
 use super::url::{Url, split_port};
 use crate::text::printable;
@@ -22,10 +23,13 @@ const CA_BUNDLES: [&str; 6] = [
     "/etc/ssl/cert.pem",
 ];
 
-/// Agents with their pools of connections: one for each proxy, with and without TLS.
+/// What connections of one agent have in common: whom TLS trusts (`None` without TLS), and the proxy.
+type Key = (Option<Arc<Trust>>, Option<String>);
+
+/// Agents with their pools of connections.
 #[derive(Default)]
 pub(super) struct Agents {
-    made: Mutex<HashMap<(bool, Option<String>), Agent>>,
+    made: Mutex<HashMap<Key, Agent>>,
     certificates: OnceLock<Arc<Vec<Certificate<'static>>>>,
 }
 
@@ -47,10 +51,16 @@ impl Agents {
     }
 
     /// The agent for an address, or what is wrong with the options.
-    pub(super) fn get(&self, url: &Url, options: &HttpOptions) -> Result<Agent, String> {
+    pub(super) fn get(
+        &self,
+        url: &Url,
+        trust: Option<&Arc<Trust>>,
+        options: &HttpOptions,
+    ) -> Result<Agent, String> {
+        let trust = trust.cloned().unwrap_or_default();
         let proxy = options.proxies.choose(url);
         let mut made = lock(&self.made);
-        let key = (url.https, proxy.map(str::to_owned));
+        let key = (url.https.then(|| trust.clone()), proxy.map(str::to_owned));
         if let Some(agent) = made.get(&key) {
             return Ok(agent.clone());
         }
@@ -75,7 +85,8 @@ impl Agents {
         if url.https {
             let tls = TlsConfig::builder()
                 .unversioned_rustls_crypto_provider(Arc::new(rustls::crypto::ring::default_provider()))
-                .root_certs(RootCerts::Specific(self.certificates(options)?))
+                .root_certs(RootCerts::Specific(self.certificates(&trust, options)?))
+                .disable_verification(trust.skip_verify)
                 .build();
             config = config.tls_config(tls);
         }
@@ -84,29 +95,45 @@ impl Agents {
         Ok(agent)
     }
 
-    fn certificates(&self, options: &HttpOptions) -> Result<Arc<Vec<Certificate<'static>>>, String> {
-        if let Some(certificates) = self.certificates.get() {
-            return Ok(certificates.clone());
-        }
-        let mut out = Vec::new();
-        let system = CA_BUNDLES.iter().map(Path::new).find(|path| path.exists());
-        for path in system
-            .into_iter()
-            .chain(options.ca_files.iter().map(PathBuf::as_path))
-        {
-            let pem = std::fs::read(path)
-                .map_err(|e| format!("cannot read the certificates in {}: {e}", path.display()))?;
-            let before = out.len();
-            out.extend(ureq::tls::parse_pem(&pem).filter_map(|item| match item {
-                Ok(PemItem::Certificate(certificate)) => Some(certificate),
-                _ => None,
-            }));
-            if out.len() == before {
-                return Err(format!("{} holds no certificate in PEM form", path.display()));
+    fn certificates(
+        &self,
+        trust: &Trust,
+        options: &HttpOptions,
+    ) -> Result<Arc<Vec<Certificate<'static>>>, String> {
+        let common = match self.certificates.get() {
+            Some(certificates) => certificates.clone(),
+            None => {
+                let system = CA_BUNDLES.iter().map(Path::new).find(|path| path.exists());
+                let files = options.ca_files.iter().map(PathBuf::as_path);
+                let read = certificates_in(system.into_iter().chain(files))?;
+                self.certificates.get_or_init(|| Arc::new(read)).clone()
             }
+        };
+        if trust.ca.is_empty() {
+            return Ok(common);
         }
-        Ok(self.certificates.get_or_init(|| Arc::new(out)).clone())
+        let mut all = Vec::clone(&common);
+        all.extend(certificates_in(trust.ca.iter().map(PathBuf::as_path))?);
+        Ok(Arc::new(all))
     }
+}
+
+/// All certificates in files of PEM form.
+fn certificates_in<'p>(paths: impl Iterator<Item = &'p Path>) -> Result<Vec<Certificate<'static>>, String> {
+    let mut out = Vec::new();
+    for path in paths {
+        let pem = std::fs::read(path)
+            .map_err(|e| format!("cannot read the certificates in {}: {e}", path.display()))?;
+        let before = out.len();
+        out.extend(ureq::tls::parse_pem(&pem).filter_map(|item| match item {
+            Ok(PemItem::Certificate(certificate)) => Some(certificate),
+            _ => None,
+        }));
+        if out.len() == before {
+            return Err(format!("{} holds no certificate in PEM form", path.display()));
+        }
+    }
+    Ok(out)
 }
 
 /// What an error of the HTTP library means.

@@ -8,7 +8,9 @@ use ureq::http::{HeaderName, Method, header};
 use super::client::{Call, Client};
 use super::error::RegistryError;
 use super::host_of;
+use super::hosts::Capability;
 use super::http::{Answer, Ask};
+use super::mirrors::Turn;
 use super::token::bracketed;
 use super::url::Url;
 use crate::progress::{Event, Progress};
@@ -48,30 +50,58 @@ impl Client {
         progress: &dyn Progress,
     ) -> Result<(), RegistryError> {
         let what = format!("blob {} of {}", blob.digest, reference.familiar_repository());
-        let host = host_of(reference.domain());
-        let mut download = Download {
-            what,
-            host,
-            blob,
-            done: offset,
-            to,
+        let mut done = offset;
+        self.by_turns(
+            reference,
+            Capability::Pull,
+            Some(&blob.digest),
             progress,
-        };
+            |turn| {
+                let mut download = Download {
+                    what: what.clone(),
+                    host: &turn.via.base.authority,
+                    blob,
+                    done,
+                    to,
+                    progress,
+                };
+                let result = self.blob_from(&turn, &mut download, reference, urls);
+                if download.done > done {
+                    self.gave(&blob.digest, turn.via);
+                }
+                // What one host has brought the next need not.
+                done = download.done;
+                result
+            },
+        )
+    }
+
+    /// Fetches from one host, as often as it breaks off and as that brings something.
+    fn blob_from(
+        &self,
+        turn: &Turn<'_>,
+        download: &mut Download<'_>,
+        reference: &Reference,
+        urls: &[String],
+    ) -> Result<(), RegistryError> {
+        let retries = if turn.last { self.http.options.retries } else { 0 };
+        let (host, progress, size) = (download.host, download.progress, download.blob.size);
         let mut tries = 0;
-        while download.done < blob.size || blob.size == 0 {
+        while download.done < size || size == 0 {
             let before = download.done;
-            let answer = self.blob_from(&download, reference, urls)?;
+            let answer = self.blob_rest(turn, download, reference, urls)?;
             let Some(reason) = download.take(answer)? else {
                 return Ok(());
             };
             let what = &download.what;
-            if download.done - before >= GOOD_PROGRESS {
+            let came = download.done - before >= GOOD_PROGRESS;
+            if came {
                 tries = 0;
             }
             if self.http.aborted() {
                 return Err(RegistryError::Aborted { what: what.clone() });
             }
-            if tries >= self.http.options.retries {
+            if tries >= retries && !came {
                 return Err(RegistryError::Unreachable {
                     what: what.clone(),
                     host: host.to_owned(),
@@ -85,8 +115,9 @@ impl Client {
     }
 
     /// Asks for what is still missing.
-    fn blob_from(
+    fn blob_rest(
         &self,
+        turn: &Turn<'_>,
         download: &Download<'_>,
         reference: &Reference,
         urls: &[String],
@@ -98,12 +129,13 @@ impl Client {
         let call = Call {
             what: &download.what,
             from: reference,
+            to: turn,
             method: Method::GET,
             path: &format!("blobs/{}", download.blob.digest),
             headers: headers.clone(),
         };
         match self.ask(call, download.progress) {
-            Err(RegistryError::NotFound { .. }) if !urls.is_empty() => {
+            Err(RegistryError::NotFound { .. }) if turn.last && !urls.is_empty() => {
                 self.elsewhere(&download.what, urls, &headers, download.progress)
             }
             other => other,

@@ -1,13 +1,15 @@
 //! [`Client`]: manifests, blobs and logins of registries.
 
 use std::io::Read;
+use std::path::PathBuf;
 
 use store::{Descriptor, Digest};
 use ureq::http::{HeaderName, Method, header};
 
 use super::error::RegistryError;
-use super::host_of;
+use super::hosts::{Capability, Endpoint};
 use super::http::{Answer, Ask, Http, HttpOptions};
+use super::mirrors::{Mirrors, Turn};
 use super::token::{Tokens, Want, bracketed, denied};
 use super::url::Url;
 use crate::auth::{AuthFiles, Credentials};
@@ -26,6 +28,8 @@ pub struct ClientOptions {
     pub credentials: Option<Credentials>,
     /// Files with saved credentials.
     pub auth: AuthFiles,
+    /// Directories in which `<registry>/hosts.toml` says by which hosts a registry is reached; see `docs/images.md`.
+    pub hosts: Vec<PathBuf>,
 }
 
 /// A client of any number of registries; threads may share it.
@@ -34,6 +38,8 @@ pub struct Client {
     pub(super) tokens: Tokens,
     credentials: Option<Credentials>,
     auth: AuthFiles,
+    pub(super) hosts: Vec<PathBuf>,
+    pub(super) mirrors: Mirrors,
 }
 
 /// A manifest or index as it came, verified.
@@ -51,8 +57,9 @@ pub struct FetchedManifest {
 pub(super) struct Call<'a> {
     pub(super) what: &'a str,
     pub(super) from: &'a Reference,
+    pub(super) to: &'a Turn<'a>,
     pub(super) method: Method,
-    /// After `/v2/<repository>/`.
+    /// After the repository's name.
     pub(super) path: &'a str,
     pub(super) headers: Vec<(HeaderName, String)>,
 }
@@ -65,6 +72,8 @@ impl Client {
             tokens: Tokens::default(),
             credentials: options.credentials,
             auth: options.auth,
+            hosts: options.hosts,
+            mirrors: Mirrors::default(),
         }
     }
 
@@ -83,7 +92,25 @@ impl Client {
         expected: Option<&Descriptor>,
         progress: &dyn Progress,
     ) -> Result<FetchedManifest, RegistryError> {
-        let host = host_of(reference.domain());
+        let digest = expected.map(|e| e.digest).or(reference.digest().copied());
+        let capability = match digest {
+            Some(_) => Capability::Pull,
+            None => Capability::Resolve,
+        };
+        self.by_turns(reference, capability, None, progress, |turn| {
+            self.manifest_from(&turn, reference, expected, progress)
+        })
+    }
+
+    fn manifest_from(
+        &self,
+        turn: &Turn<'_>,
+        reference: &Reference,
+        expected: Option<&Descriptor>,
+        progress: &dyn Progress,
+    ) -> Result<FetchedManifest, RegistryError> {
+        let host = turn.via.base.authority.as_str();
+        let retries = if turn.last { self.http.options.retries } else { 0 };
         let what = match expected {
             None => format!("image {reference}"),
             Some(expected) => format!("manifest {} of {reference}", expected.digest),
@@ -96,6 +123,7 @@ impl Client {
                 Call {
                     what: &what,
                     from: reference,
+                    to: turn,
                     method: Method::GET,
                     path: &path,
                     headers: vec![(header::ACCEPT, media::ACCEPT_MANIFESTS.to_owned())],
@@ -110,7 +138,7 @@ impl Client {
                 Ok(bytes) => break (bytes, announced, digest),
                 Err(error) => {
                     let reason = crate::text::printable(&error.to_string());
-                    if tries >= self.http.options.retries || self.http.aborted() {
+                    if tries >= retries || self.http.aborted() {
                         return Err(RegistryError::Unreachable {
                             what,
                             host: host.to_owned(),
@@ -177,15 +205,18 @@ impl Client {
         progress: &dyn Progress,
     ) -> Result<Option<Digest>, RegistryError> {
         let path = format!("manifests/{}", version(reference, reference.digest().copied()));
-        let call = Call {
-            what: &format!("image {reference}"),
-            from: reference,
-            method: Method::HEAD,
-            path: &path,
-            headers: vec![(header::ACCEPT, media::ACCEPT_MANIFESTS.to_owned())],
-        };
-        let answer = self.ask(call, progress)?;
-        Ok(answer.header(DOCKER_DIGEST).and_then(|d| d.parse().ok()))
+        self.by_turns(reference, Capability::Resolve, None, progress, |turn| {
+            let call = Call {
+                what: &format!("image {reference}"),
+                from: reference,
+                to: &turn,
+                method: Method::HEAD,
+                path: &path,
+                headers: vec![(header::ACCEPT, media::ACCEPT_MANIFESTS.to_owned())],
+            };
+            let answer = self.ask(call, progress)?;
+            Ok(answer.header(DOCKER_DIGEST).and_then(|d| d.parse().ok()))
+        })
     }
 
     /// Whether a registry takes these credentials: `true` when it asked for them, `false` when it lets anybody in.
@@ -198,15 +229,20 @@ impl Client {
         credentials: &Credentials,
         progress: &dyn Progress,
     ) -> Result<bool, RegistryError> {
-        let host = host_of(domain);
+        let own = self.own_endpoint(domain)?;
         let want = Want {
             what: "access",
-            host,
+            host: &own.base.authority,
             scope: "",
             credentials: Some(credentials),
+            via: Some(&own),
         };
-        let url = self.http.url(host, "/v2/")?;
-        let answer = self.http.send(Ask::get(want.what, url.clone()), progress)?;
+        let url = own.url("", domain);
+        let ask = || Ask {
+            via: Some(&own),
+            ..Ask::get(want.what, url.clone())
+        };
+        let answer = self.http.send(ask(), progress)?;
         if answer.status != 401 {
             return self.finish(&want, answer).map(|_| false);
         }
@@ -214,7 +250,7 @@ impl Client {
         let answer = self.http.send(
             Ask {
                 authorization,
-                ..Ask::get(want.what, url)
+                ..ask()
             },
             progress,
         )?;
@@ -223,15 +259,16 @@ impl Client {
 
     /// A request to a repository, with the credentials that its registry asks for.
     pub(super) fn ask(&self, call: Call<'_>, progress: &dyn Progress) -> Result<Answer, RegistryError> {
-        let host = host_of(call.from.domain());
+        let via = call.to.via;
+        let host = via.base.authority.as_str();
         let scope = format!("repository:{}:pull", call.from.path());
-        let url = self
-            .http
-            .url(host, &format!("/v2/{}/{}", call.from.path(), call.path))?;
+        let url = via.url(&format!("{}/{}", call.from.path(), call.path), call.from.domain());
         let ask = |authorization| Ask {
             method: call.method.clone(),
             headers: call.headers.clone(),
             authorization,
+            via: Some(via),
+            patient: call.to.last,
             ..Ask::get(call.what, url.clone())
         };
         let answer = self.http.send(ask(self.tokens.get(host, &scope)), progress)?;
@@ -240,11 +277,12 @@ impl Client {
             host,
             scope: &scope,
             credentials: None,
+            via: Some(via),
         };
         if answer.status != 401 || !answer.url.same_origin(&url) {
             return self.finish(&want, answer);
         }
-        let credentials = self.credentials_for(call.from, progress)?;
+        let credentials = self.credentials_for(call.from, via, progress)?;
         want.credentials = credentials.as_ref();
         let Some(value) = self.tokens.answer(&self.http, &want, &answer, progress)? else {
             return Err(denied(&want, answer.explanation()));
@@ -256,12 +294,19 @@ impl Client {
     pub(super) fn credentials_for(
         &self,
         reference: &Reference,
+        via: &Endpoint,
         progress: &dyn Progress,
     ) -> Result<Option<Credentials>, RegistryError> {
-        if let Some(given) = &self.credentials {
+        if let Some(given) = self.credentials.as_ref().filter(|_| via.own) {
             return Ok(Some(given.clone()));
         }
-        let found = self.auth.find(reference.domain(), reference.path())?;
+        // What is meant for a registry is not told to those that stand in for it.
+        let domain = if via.own {
+            reference.domain()
+        } else {
+            &via.base.authority
+        };
+        let found = self.auth.find(domain, reference.path())?;
         for trouble in &found.troubles {
             progress.event(&Event::Note { text: trouble });
         }

@@ -166,6 +166,14 @@ pub enum RegistryError {
 }
 
 impl RegistryError {
+    /// Whether another host may do better.
+    pub(super) fn concerns_the_host(&self) -> bool {
+        !matches!(
+            self,
+            Self::Auth(_) | Self::Setup(_) | Self::Write { .. } | Self::Aborted { .. }
+        )
+    }
+
     /// What may help, where something is known to.
     pub fn advice(&self) -> Option<String> {
         let again = "pull again; if it stays so, the registry or what was pushed to it is damaged";

@@ -13,6 +13,7 @@ use ureq::{Body, SendBody};
 
 use super::agent::{Agents, Broken, diagnose};
 use super::error::RegistryError;
+use super::hosts::Endpoint;
 use super::proxy::Proxies;
 use super::url::{Url, is_loopback};
 use crate::progress::{Event, Progress};
@@ -76,6 +77,10 @@ pub(crate) struct Ask<'a> {
     pub(crate) authorization: Option<String>,
     /// A form to post.
     pub(crate) form: Option<String>,
+    /// How the host is spoken to, where something is said of it; nothing of that goes to another origin.
+    pub(crate) via: Option<&'a Endpoint>,
+    /// Made again as often as the options say. Otherwise once: there is another host to ask.
+    pub(crate) patient: bool,
 }
 
 impl<'a> Ask<'a> {
@@ -87,6 +92,8 @@ impl<'a> Ask<'a> {
             headers: Vec::new(),
             authorization: None,
             form: None,
+            via: None,
+            patient: true,
         }
     }
 }
@@ -194,6 +201,7 @@ impl Http {
 
     /// Makes a request, follows its redirects, and makes it again as long as that may help.
     pub(crate) fn send(&self, ask: Ask<'_>, progress: &dyn Progress) -> Result<Answer, RegistryError> {
+        let retries = if ask.patient { self.options.retries } else { 0 };
         let mut tries = 0;
         loop {
             let host = ask.url.authority.clone();
@@ -204,19 +212,19 @@ impl Http {
                 Ok(answer) => {
                     let after = answer.header(header::RETRY_AFTER).and_then(retry_after);
                     let too_long = after.is_some_and(|after| after > self.options.longest_wait);
-                    if answer.status == 429 && (too_long || tries >= self.options.retries) {
+                    if answer.status == 429 && (too_long || tries >= retries) {
                         return Err(RegistryError::TooManyRequests {
                             what: ask.what.to_owned(),
                             host,
                             after,
                         });
                     }
-                    if too_long || tries >= self.options.retries {
+                    if too_long || tries >= retries {
                         return Ok(answer);
                     }
                     (format!("the registry answered {}", answer.status), after)
                 }
-                Err(broken) if !broken.transient || tries >= self.options.retries => {
+                Err(broken) if !broken.transient || tries >= retries => {
                     let reason = broken.reason;
                     return Err(RegistryError::Unreachable {
                         what: ask.what.to_owned(),
@@ -276,7 +284,9 @@ impl Http {
         let mut url = ask.url.clone();
         for _ in 0..=MAX_REDIRECTS {
             let host = url.authority.clone();
-            if !url.https && !self.may_be_plain(&host) {
+            let via = ask.via.filter(|via| url.same_origin(&via.base));
+            // One whose address was written with `http://` was meant so.
+            if !url.https && via.is_none() && !self.may_be_plain(&host) {
                 return Err(RegistryError::PlainHttp { what: what(), host });
             }
             let authorization = ask.authorization.clone().filter(|_| url.same_origin(&ask.url));
@@ -287,6 +297,8 @@ impl Http {
                 headers: ask.headers.clone(),
                 authorization,
                 form: ask.form.clone(),
+                via,
+                patient: ask.patient,
             };
             let answer = match self.once(&hop) {
                 Err(broken) => {
@@ -335,12 +347,19 @@ impl Http {
             transient: false,
             not_tls: false,
         };
-        let agent = self.agents.get(&ask.url, &self.options).map_err(broken)?;
+        let trust = ask.via.map(|via| &via.trust);
+        let agent = self.agents.get(&ask.url, trust, &self.options).map_err(broken)?;
         let mut request = Request::builder()
             .method(ask.method.clone())
             .uri(ask.url.to_string());
         for (name, value) in &ask.headers {
             request = request.header(name, value);
+        }
+        for (name, value) in ask.via.iter().flat_map(|via| &via.headers) {
+            // A login that the registry asked for goes before one that the file has.
+            if *name != header::AUTHORIZATION || ask.authorization.is_none() {
+                request = request.header(name, value);
+            }
         }
         if let Some(authorization) = &ask.authorization {
             request = request.header(header::AUTHORIZATION, authorization);

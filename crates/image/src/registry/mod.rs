@@ -2,14 +2,16 @@
 //!
 //! Start at [`Client`]. It logs in when it is asked to ([`crate::auth`]), keeps the tokens it gets, sends no
 //! credential to another host, and verifies whatever has a digest. It reads no environment: proxies, certificates
-//! and the places of credentials are given to it.
+//! and the places of credentials are given to it, and the directories of `hosts.toml` files, which name mirrors.
 
 mod agent;
 mod blob;
 mod challenge;
 mod client;
 mod error;
+mod hosts;
 mod http;
+mod mirrors;
 mod proxy;
 mod token;
 mod upload;

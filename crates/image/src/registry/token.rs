@@ -10,6 +10,7 @@ use ureq::http::{Method, header};
 
 use super::challenge::{Challenge, parse};
 use super::error::RegistryError;
+use super::hosts::Endpoint;
 use super::http::{Answer, Ask, Http, lock};
 use super::url::{Url, encode};
 use crate::auth::{Credentials, basic};
@@ -28,6 +29,8 @@ pub(crate) struct Want<'a> {
     /// `repository:path:pull`; empty for a login.
     pub(crate) scope: &'a str,
     pub(crate) credentials: Option<&'a Credentials>,
+    /// How the host is spoken to; its token server too, if that is the same host.
+    pub(crate) via: Option<&'a Endpoint>,
 }
 
 /// Values of `Authorization` that are still good, by host and scope.
@@ -117,6 +120,7 @@ fn fetch(
         None => vec![want.scope],
     };
     let mut ask = Ask::get(&what, realm);
+    ask.via = want.via;
     let service = bearer
         .get("service")
         .map(|s| format!("&service={}", encode(s)))

@@ -11,7 +11,7 @@ use ureq::http::{HeaderName, Method, header};
 
 use super::client::{Client, DOCKER_DIGEST, version};
 use super::error::RegistryError;
-use super::host_of;
+use super::hosts::Endpoint;
 use super::http::{Answer, Ask};
 use super::token::{Want, bracketed, denied};
 use super::url::{Url, encode};
@@ -37,7 +37,7 @@ pub type Open<'a> = &'a (dyn Fn(u64) -> io::Result<Box<dyn Read>> + Sync);
 struct Repository<'a> {
     client: &'a Client,
     to: &'a Reference,
-    host: &'a str,
+    via: Endpoint,
     what: String,
     scope: String,
     progress: &'a dyn Progress,
@@ -53,19 +53,20 @@ impl Client {
         what: String,
         from: Option<&str>,
         progress: &'a dyn Progress,
-    ) -> Repository<'a> {
+    ) -> Result<Repository<'a>, RegistryError> {
         let mut scope = format!("repository:{}:pull,push", to.path());
         if let Some(from) = from {
             scope += &format!(" repository:{from}:pull");
         }
-        Repository {
+        Ok(Repository {
             client: self,
             to,
-            host: host_of(to.domain()),
+            // What stands in for a registry is not pushed to.
+            via: self.own_endpoint(to.domain())?,
             what,
             scope,
             progress,
-        }
+        })
     }
 
     /// Whether a repository has a blob.
@@ -79,8 +80,8 @@ impl Client {
         progress: &dyn Progress,
     ) -> Result<bool, RegistryError> {
         let what = format!("the right to push to {}", to.familiar_repository());
-        let repository = self.repository(to, what, None, progress);
-        let url = repository.url(&format!("blobs/{digest}"))?;
+        let repository = self.repository(to, what, None, progress)?;
+        let url = repository.url(&format!("blobs/{digest}"));
         let answer = repository.patiently(&Method::HEAD, &url, &[])?;
         match answer.status {
             200..=299 => Ok(true),
@@ -102,7 +103,7 @@ impl Client {
         progress: &dyn Progress,
     ) -> Result<bool, RegistryError> {
         let what = format!("the right to push to {}", to.familiar_repository());
-        let repository = self.repository(to, what, Some(from), progress);
+        let repository = self.repository(to, what, Some(from), progress)?;
         let url = repository.url(&format!("blobs/uploads/?mount={digest}&from={}", encode(from)))?;
         let answer = repository.patiently(&Method::POST, &url, &[])?;
         // 202 opens an upload instead; the registry forgets one that is not used.
@@ -121,7 +122,7 @@ impl Client {
         progress: &dyn Progress,
     ) -> Result<(), RegistryError> {
         let what = format!("blob {} of {}", blob.digest, to.familiar_repository());
-        let repository = self.repository(to, what, None, progress);
+        let repository = self.repository(to, what, None, progress)?;
         let mut tries = 0;
         loop {
             let begun = repository.begin()?;
@@ -148,9 +149,9 @@ impl Client {
     ) -> Result<(), RegistryError> {
         let digest = Digest::of(bytes);
         let what = format!("the manifest of {}", to.familiar());
-        let repository = self.repository(to, what, None, progress);
+        let repository = self.repository(to, what, None, progress)?;
         let name = version(to, (!tagged).then_some(digest));
-        let url = repository.url(&format!("manifests/{name}"))?;
+        let url = repository.url(&format!("manifests/{name}"));
         let headers = [(header::CONTENT_TYPE, media_type.to_owned())];
         let mut tries = 0;
         let answer = loop {
@@ -183,24 +184,29 @@ fn is_passing(status: u16) -> bool {
 }
 
 impl Repository<'_> {
-    fn url(&self, path: &str) -> Result<Url, RegistryError> {
-        let path = format!("/v2/{}/{path}", self.to.path());
-        self.client.http.url(self.host, &path)
+    fn url(&self, path: &str) -> Url {
+        self.via
+            .url(&format!("{}/{path}", self.to.path()), self.to.domain())
+    }
+
+    fn host(&self) -> &str {
+        &self.via.base.authority
     }
 
     fn want<'a>(&'a self, credentials: Option<&'a Credentials>) -> Want<'a> {
         Want {
             what: &self.what,
-            host: self.host,
+            host: self.host(),
             scope: &self.scope,
             credentials,
+            via: Some(&self.via),
         }
     }
 
     fn failed(&self, reason: String) -> RegistryError {
         RegistryError::Upload {
             what: self.what.clone(),
-            host: self.host.to_owned(),
+            host: self.host().to_owned(),
             reason,
         }
     }
@@ -224,7 +230,7 @@ impl Repository<'_> {
         if tries >= http.options.retries {
             return Err(self.failed(reason.to_owned()));
         }
-        http.pause(&self.what, self.host, reason, tries, None, self.progress)
+        http.pause(&self.what, self.host(), reason, tries, None, self.progress)
     }
 
     /// One request, with the login that the registry asks for; the inner error says why there was no answer. A body is
@@ -238,18 +244,19 @@ impl Repository<'_> {
     ) -> Result<Result<Answer, String>, RegistryError> {
         let http = &self.client.http;
         // Some keep uploads at another address; what is meant for the registry does not go there.
-        let ours = http.url(self.host, "/v2/")?.same_origin(url);
+        let ours = self.via.base.same_origin(url);
         let ask = |authorization: Option<String>| Ask {
             method: method.clone(),
             headers: headers.to_vec(),
             authorization: authorization.filter(|_| ours),
+            via: ours.then_some(&self.via),
             ..Ask::get(&self.what, url.clone())
         };
-        if !url.https && http.url(self.host, "/v2/")?.https {
+        if !url.https && self.via.base.https {
             let (what, host) = (self.what.clone(), url.authority.clone());
             return Err(RegistryError::PlainHttp { what, host });
         }
-        let known = self.client.tokens.get(self.host, &self.scope);
+        let known = self.client.tokens.get(self.host(), &self.scope);
         let first = match body {
             Some((body, length)) => http.once_with(&ask(known), Some((body, length))),
             None => http.once_with(&ask(known), Some((&mut io::empty(), 0))),
@@ -267,7 +274,7 @@ impl Repository<'_> {
             Ok(answer) if answer.status != 401 || !ours => return Ok(Ok(answer)),
             Ok(answer) => answer,
         };
-        let credentials = self.client.credentials_for(self.to, self.progress)?;
+        let credentials = self.client.credentials_for(self.to, &self.via, self.progress)?;
         let want = self.want(credentials.as_ref());
         let Some(value) = self.client.tokens.answer(http, &want, &answer, self.progress)? else {
             return Err(denied(&want, answer.explanation()));
@@ -305,7 +312,7 @@ impl Repository<'_> {
 
     /// Begins an upload: where it goes.
     fn begin(&self) -> Result<Url, RegistryError> {
-        let url = self.url("blobs/uploads/")?;
+        let url = self.url("blobs/uploads/");
         let answer = self.patiently(&Method::POST, &url, &[])?;
         match answer.status {
             202 => self.next(&answer),

@@ -144,10 +144,11 @@ impl<W: Write> Unpacking<'_, W> {
         }
         let reading = |error| failed(&entry.name, "reading what it links to")(error);
         let (holder, file_name) = split(&path);
-        let found = match self.below.lookup(Path::new(os(holder))).map_err(reading)? {
+        let stack = self.below().map_err(reading)?;
+        let found = match stack.lookup(Path::new(os(holder))).map_err(reading)? {
             Some(Found::Dir(merged)) => {
-                let open = self.below.open(&merged).map_err(reading)?;
-                self.below
+                let open = stack.open(&merged).map_err(reading)?;
+                stack
                     .child(&open, os(file_name))
                     .map_err(reading)?
                     .map(|found| (merged, found))
@@ -203,7 +204,8 @@ impl<W: Write> Unpacking<'_, W> {
     ) -> Result<(), UnpackError> {
         let copying = |error| failed(entry, "copying the file of a layer below")(error);
         let (stat, place) = (found.stat(), found.place());
-        let (holder, place_name) = self.below.parent_of(place).map_err(copying)?;
+        let stack = self.below().map_err(copying)?;
+        let (holder, place_name) = stack.parent_of(place).map_err(copying)?;
         let xattrs = stored_xattrs(&holder, place_name.as_bytes(), self.format.prefix).map_err(copying)?;
         let meta = Meta::of_stat(stat, xattrs);
         let dir = self.dir(to, entry)?;
@@ -214,8 +216,9 @@ impl<W: Write> Unpacking<'_, W> {
         };
         let made = match FileType::from_raw_mode(stat.st_mode) {
             FileType::RegularFile => {
-                let data = self.below.data_place(merged, os(name), place).map_err(copying)?;
-                let from = open_quietly(self.below.layers()[data.layer], &data.path).map_err(copying)?;
+                let stack = self.below().map_err(copying)?;
+                let data = stack.data_place(merged, os(name), place).map_err(copying)?;
+                let from = open_quietly(&stack.layers()[data.layer], &data.path).map_err(copying)?;
                 let file = dir.create_new(os(name), first_mode(meta.mode)).map_err(copying)?;
                 copy_data(&from, &file).map_err(copying)?;
                 set(meta.set_on(&file))?

@@ -126,11 +126,12 @@ impl<W: Write> Unpacking<'_, W> {
             .dir(ROOT)
             .map_err(|error| self.failed_at(ROOT, "opening it", error))?;
         let made = (|| {
-            let Some(below) = self.below.root()? else {
+            let stack = self.below()?;
+            let Some(below) = stack.root()? else {
                 return Ok(0);
             };
             let mut made = 0;
-            for name in self.below.names(&self.below.open(&below)?)? {
+            for name in stack.names(&stack.open(&below)?)? {
                 if root.try_stat(&name)?.is_none() {
                     whiteout::make(&root, &name, self.format)?;
                     made += 1;
@@ -148,7 +149,7 @@ impl<W: Write> Unpacking<'_, W> {
             let Some(merged) = self.merged_below(id, below)? else {
                 return Ok(Meta::unlisted());
             };
-            let (holder, name) = self.below.parent_of(&merged.parts[0])?;
+            let (holder, name) = self.below()?.parent_of(&merged.parts[0])?;
             let xattrs = stored_xattrs(&holder, name.as_bytes(), self.format.prefix)?;
             Ok(Meta::of_stat(&merged.stat, xattrs))
         };
@@ -165,19 +166,19 @@ impl<W: Write> Unpacking<'_, W> {
         }
         let mut merged = match below.get(&at) {
             Some(known) => known.clone(),
-            None => self.below.root()?.map(Rc::new),
+            None => self.below()?.root()?.map(Rc::new),
         };
         below.insert(at, merged.clone());
+        let stack = self.below()?;
         for id in way.into_iter().rev() {
             merged = match &merged {
                 None => None,
-                Some(parent) => match self
-                    .below
-                    .child(&self.below.open(parent)?, os(&self.dirs.nodes[id as usize].name))?
-                {
-                    Some(Found::Dir(merged)) => Some(Rc::new(merged)),
-                    _ => None,
-                },
+                Some(parent) => {
+                    match stack.child(&stack.open(parent)?, os(&self.dirs.nodes[id as usize].name))? {
+                        Some(Found::Dir(merged)) => Some(Rc::new(merged)),
+                        _ => None,
+                    }
+                }
             };
             below.insert(id, merged.clone());
         }

@@ -1,11 +1,13 @@
 //! An entry becomes a thing in the layer.
 
+use std::cell::OnceCell;
 use std::collections::HashMap;
 use std::fs::File;
-use std::io::Write;
+use std::io::{self, Write};
 use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 use std::rc::Rc;
+use std::sync::Arc;
 
 use overlay::{Format, Stack, whiteout};
 use rustix::fs::{FileType, Stat};
@@ -17,14 +19,15 @@ use super::dirs::{Dirs, Id, ROOT, os};
 use super::meta::{Meta, first_mode};
 use super::name::{Special, clean, special, split};
 use super::pipeline::Stream;
-use super::{Limits, UnpackError, failed, refused};
+use super::{Below, Limits, UnpackError, failed, refused};
 use crate::record::{self, FileData};
 use crate::tar::{Entry, Kind, Reader};
 
 /// A layer while it is unpacked.
 pub(super) struct Unpacking<'a, W: Write> {
     pub(super) format: Format,
-    pub(super) below: Stack<&'a Dir>,
+    ask_below: &'a Below<'a>,
+    below: OnceCell<Stack<Arc<Dir>>>,
     limits: &'a Limits,
     reader: Reader<Stream>,
     record: record::Writer<W>,
@@ -66,13 +69,14 @@ impl<'a, W: Write> Unpacking<'a, W> {
         stream: Stream,
         into: &Dir,
         format: Format,
-        below: Stack<&'a Dir>,
+        ask_below: &'a Below<'a>,
         record: W,
         limits: &'a Limits,
     ) -> Result<Self, UnpackError> {
         Ok(Unpacking {
             format,
-            below,
+            ask_below,
+            below: OnceCell::new(),
             limits,
             reader: Reader::new(stream, limits.header),
             record: record::Writer::new(record).map_err(UnpackError::Record)?,
@@ -83,6 +87,15 @@ impl<'a, W: Write> Unpacking<'a, W> {
             depends_on_below: false,
             entries: 0,
         })
+    }
+
+    /// The layers below; the first call waits until they are complete.
+    pub(super) fn below(&self) -> io::Result<&Stack<Arc<Dir>>> {
+        if let Some(below) = self.below.get() {
+            return Ok(below);
+        }
+        let layers = (self.ask_below)()?;
+        Ok(self.below.get_or_init(|| Stack::new(layers, self.format.prefix)))
     }
 
     /// Unpacks the whole stream.

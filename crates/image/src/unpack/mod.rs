@@ -2,7 +2,7 @@
 //!
 //! The stream is read once: it is hashed (diff ID), parsed, and written straight to where it stays. No mount is
 //! needed and nothing of the stream is kept. Three threads share the work (`pipeline`); the one that makes files
-//! knows the layer's own directory and, read-only, the layers below.
+//! knows the layer's own directory and, read-only, the layers below, which it asks for when it needs them.
 //!
 //! - `name`: which names are taken, refused, or mean a whiteout.
 //! - `dirs`: the layer's directories, and what is to be set on them.
@@ -33,8 +33,9 @@ mod name;
 mod pipeline;
 
 use std::io::{self, Read, Write};
+use std::sync::Arc;
 
-use overlay::{Format, Stack};
+use overlay::Format;
 use store::{Digest, Usage};
 use sys::Dir;
 
@@ -126,6 +127,12 @@ pub enum UnpackError {
 }
 
 impl UnpackError {
+    /// Whether the stream needs more memory than it was let have.
+    pub fn needs_memory(&self) -> bool {
+        matches!(self, UnpackError::Archive(TarError::Read { source, .. })
+            if source.kind() == io::ErrorKind::OutOfMemory)
+    }
+
     /// Whether the disk, the inodes or a quota are used up.
     pub fn is_full(&self) -> bool {
         match self {
@@ -138,30 +145,25 @@ impl UnpackError {
     }
 }
 
+/// Tells the directories of the layers beneath, topmost first, when they are complete; it is asked once, by the first
+/// entry that needs something of them, and may take as long as they do. They are only read, and must not change.
+pub type Below<'a> = dyn Fn() -> io::Result<Vec<Arc<Dir>>> + Sync + 'a;
+
 /// Unpacks `tar`, a layer's inflated archive, into the empty directory `into`, as a layer of a privileged overlay
 /// ([`Format::TRUSTED`]); see [`unpack_as`].
 pub fn unpack(
     tar: impl Read,
     into: &Dir,
-    below_top_first: &[Dir],
+    below: &Below<'_>,
     record: impl Write + Send,
     limits: &Limits,
     progress: &dyn Fn(u64),
 ) -> Result<Unpacked, UnpackError> {
-    unpack_as(
-        Format::TRUSTED,
-        tar,
-        into,
-        below_top_first,
-        record,
-        limits,
-        progress,
-    )
+    unpack_as(Format::TRUSTED, tar, into, below, record, limits, progress)
 }
 
 /// Unpacks `tar` into the empty directory `into`, in the given overlay format.
 ///
-/// `below_top_first` are the directories of the layers beneath, which must not change meanwhile; they are only read.
 /// The content record (`docs/format/record.md`) goes to `record`. `progress` is called from this thread with the
 /// number of bytes of `tar` read so far.
 ///
@@ -171,7 +173,7 @@ pub fn unpack_as(
     format: Format,
     tar: impl Read,
     into: &Dir,
-    below_top_first: &[Dir],
+    below: &Below<'_>,
     record: impl Write + Send,
     limits: &Limits,
     progress: &dyn Fn(u64),
@@ -179,7 +181,6 @@ pub fn unpack_as(
     let make_files = |stream| {
         // Modes are taken as they are. Where that is forbidden each file's is looked at and mended.
         let _ = sys::umask::clear_for_thread();
-        let below = Stack::new(below_top_first, format.prefix);
         layer::Unpacking::new(stream, into, format, below, record, limits)?.run()
     };
     let (made, diff_id) = pipeline::run(tar, progress, make_files).map_err(UnpackError::Threads)?;

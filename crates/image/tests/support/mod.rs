@@ -10,6 +10,7 @@ use std::fs::{self, File};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use image::record;
 use image::tar::writer::{END, data_padding, write_header};
@@ -158,6 +159,11 @@ pub fn try_layer_within(archive: &[u8], below: &[&Layer], limits: &Limits) -> Re
     try_layer_as(Format::TRUSTED, archive, below, limits)
 }
 
+/// No layers below.
+pub fn none() -> std::io::Result<Vec<Arc<Dir>>> {
+    Ok(Vec::new())
+}
+
 pub fn try_layer_as(
     format: Format,
     archive: &[u8],
@@ -172,7 +178,7 @@ pub fn try_layer_as(
     fs::create_dir(temp.path().join("fs")).unwrap();
     fs::write(temp.path().join("outside"), "untouched").unwrap();
     let into = Dir::open_ambient(temp.path().join("fs")).unwrap();
-    let below: Vec<Dir> = below.iter().map(|layer| layer.dir()).collect();
+    let below = || Ok(below.iter().map(|layer| Arc::new(layer.dir())).collect());
     let record = File::create_new(temp.path().join("record")).unwrap();
     let result = unpack_as(format, archive, &into, &below, record, limits, &|_| ());
     assert_eq!(

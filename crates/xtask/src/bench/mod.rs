@@ -5,6 +5,7 @@
 //! work was done.
 
 mod fuse;
+mod images;
 mod peers;
 mod start;
 
@@ -23,6 +24,10 @@ pub(crate) enum Bench {
     Start(start::Args),
     /// How fast the overlay in user space is, against the kernel's and fuse-overlayfs
     Fuse(fuse::Args),
+    /// How fast an image is unpacked from one file, against podman, skopeo, umoci, containerd and the floor
+    Unpack(images::Args),
+    /// The same from a registry
+    Pull(images::Args),
 }
 
 pub(crate) fn main(bench: &Bench) -> Result<()> {
@@ -33,6 +38,8 @@ pub(crate) fn main(bench: &Bench) -> Result<()> {
     match bench {
         Bench::Start(args) => start::main(args),
         Bench::Fuse(args) => fuse::main(args),
+        Bench::Unpack(args) => images::unpack(args),
+        Bench::Pull(args) => images::pull(args),
     }
 }
 
@@ -41,6 +48,7 @@ struct Release {
     strata: PathBuf,
     floor: PathBuf,
     filework: PathBuf,
+    floor_unpack: PathBuf,
 }
 
 impl Release {
@@ -60,6 +68,8 @@ impl Release {
                 "floor",
                 "--bin",
                 "filework",
+                "--bin",
+                "floor_unpack",
             ])
             .status()
             .context("cargo build")?;
@@ -71,6 +81,7 @@ impl Release {
             strata: dir.join("strata"),
             floor: dir.join("floor"),
             filework: dir.join("filework"),
+            floor_unpack: dir.join("floor_unpack"),
         })
     }
 }

@@ -1,0 +1,278 @@
+//! [`Layers`]: the layers of one image on their way into the store, several unpacked beside each other.
+//!
+//! Layers are begun bottom first, each as soon as its blob begins to arrive. One that needs something of those below
+//! it (a directory that it does not list, a file that it links to) waits until they are complete; so the lowest of
+//! those under way never waits for another, and nothing waits in a circle. A layer counts only once its blob is
+//! verified, and becomes visible with all the others.
+
+use std::collections::HashMap;
+use std::io::{self, BufReader, Read};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use store::{Digest, Fault, LayerMeta, Lease, NewLayer, Store};
+use sys::Dir;
+
+use crate::board::{Board, FailOnPanic, Halted, Laid};
+use crate::bring::{BlobSource, Bring};
+use crate::compression::{MAX_WINDOW, decoder};
+use crate::install::{InstallError, PlannedLayer};
+use crate::progress::{Event, Progress};
+use crate::unpack::{Limits, unpack};
+
+/// Bytes of a blob read at once.
+const PIECE: usize = 128 << 10;
+
+/// Most layers unpacked at once, however many processors there are. Each keeps two to three threads busy, and takes
+/// up to 12 MB, of which [`WINDOW`] is the most.
+const MOST: usize = 4;
+
+/// Window of zstd (base-2 logarithm of bytes) that every layer may have. One that needs more begins again when all
+/// below it are complete: so there is one such at a time, and the memory is bounded whatever the image.
+const WINDOW: u32 = 23;
+
+/// How many layers are unpacked at once.
+pub(crate) fn at_once() -> usize {
+    std::thread::available_parallelism().map_or(2, |cores| cores.get().clamp(2, MOST))
+}
+
+/// A layer just unpacked, not yet visible.
+struct Fresh {
+    index: usize,
+    new: NewLayer,
+    meta: LayerMeta,
+}
+
+/// See the module.
+pub(crate) struct Layers<'a, S: BlobSource> {
+    pub(crate) store: &'a Store,
+    pub(crate) lease: &'a Lease,
+    pub(crate) limits: &'a Limits,
+    pub(crate) progress: &'a dyn Progress,
+    pub(crate) board: &'a Board<S::Error>,
+    pub(crate) bring: &'a Bring<'a, S>,
+    pub(crate) planned: &'a [PlannedLayer],
+    work: Mutex<Work>,
+}
+
+/// What the threads that unpack share.
+#[derive(Default)]
+struct Work {
+    /// The next layer that nobody has begun.
+    next: usize,
+    new: Vec<Fresh>,
+    /// Open directories of layers, by number.
+    open: HashMap<u64, Arc<Dir>>,
+}
+
+/// What is on the board before anything is brought: the layers that are there.
+pub(crate) fn found(planned: &[PlannedLayer]) -> Vec<Option<Laid>> {
+    // If it served wherever its content does, an equal one would have been found as well.
+    let laid = |n| Laid { n, shareable: false };
+    planned.iter().map(|layer| layer.found.map(laid)).collect()
+}
+
+impl<'a, S: BlobSource> Layers<'a, S> {
+    pub(crate) fn new(
+        store: &'a Store,
+        lease: &'a Lease,
+        limits: &'a Limits,
+        progress: &'a dyn Progress,
+        board: &'a Board<S::Error>,
+        bring: &'a Bring<'a, S>,
+        planned: &'a [PlannedLayer],
+    ) -> Self {
+        Self {
+            store,
+            lease,
+            limits,
+            progress,
+            board,
+            bring,
+            planned,
+            work: Mutex::default(),
+        }
+    }
+
+    fn work_on<T>(&self, change: impl FnOnce(&mut Work) -> T) -> T {
+        change(&mut self.work.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Unpacks one layer after another, until there are no more or the operation has failed. For several threads.
+    pub(crate) fn work(&self) {
+        let _guard = FailOnPanic(self.board);
+        loop {
+            let index = self.work_on(|work| {
+                while self
+                    .planned
+                    .get(work.next)
+                    .is_some_and(|layer| layer.found.is_some())
+                {
+                    work.next += 1;
+                }
+                work.next += 1;
+                work.next - 1
+            });
+            let Some(layer) = self.planned.get(index) else {
+                return;
+            };
+            let Ok(laid) = self.lay(index, layer) else {
+                return;
+            };
+            self.board.tell(|state| state.layers[index] = Some(laid));
+        }
+    }
+
+    fn lay(&self, index: usize, layer: &PlannedLayer) -> Result<Laid, Halted> {
+        let equal = |other: &PlannedLayer| other.diff_id == layer.diff_id;
+        if let Some(first) = self.planned[..index].iter().position(equal) {
+            let laid = self.board.wait(|state| state.layers[first])?;
+            if laid.shareable {
+                return Ok(laid);
+            }
+        }
+        let digest = &layer.layer.blob.digest;
+        let mut window = WINDOW;
+        loop {
+            let reading = self.bring.open(digest)?;
+            let outcome = self.unpack(index, layer, reading.from, window);
+            match outcome {
+                Err(error @ InstallError::Full { .. }) => return Err(self.bring.fail(error)),
+                Err(InstallError::Unpack { source, .. }) if source.needs_memory() && window < MAX_WINDOW => {
+                    self.numbers_below(index)?;
+                    window = MAX_WINDOW;
+                    continue;
+                }
+                _ => {}
+            }
+            // What is wrong with a layer, or right, counts only if its blob was the right one.
+            if self.bring.settled(digest)? != reading.attempt {
+                continue;
+            }
+            let fresh = outcome.map_err(|error| self.bring.fail(error))?;
+            self.progress.event(&Event::LayerDone { digest });
+            let laid = Laid {
+                n: fresh.new.n(),
+                shareable: !fresh.meta.depends_on_below,
+            };
+            self.work_on(|work| work.new.push(fresh));
+            return Ok(laid);
+        }
+    }
+
+    fn unpack(
+        &self,
+        index: usize,
+        layer: &PlannedLayer,
+        from: Box<dyn Read + Send>,
+        window: u32,
+    ) -> Result<Fresh, InstallError> {
+        let digest = layer.layer.blob.digest;
+        let counted = Counted {
+            from,
+            digest: &digest,
+            bytes: 0,
+            progress: self.progress,
+        };
+        let new = self.store.new_layer(self.lease)?;
+        let record = new.record()?;
+        let archive = decoder(BufReader::with_capacity(PIECE, counted)).with_max_window(window);
+        let below = || self.below(index);
+        let unpacked =
+            unpack(archive, new.fs(), &below, record, self.limits, &|_| {}).map_err(|source| match source
+                .is_full()
+            {
+                true => InstallError::Full {
+                    store: self.store.root().to_owned(),
+                    layer: digest,
+                    source,
+                },
+                false => InstallError::Unpack {
+                    layer: digest,
+                    source,
+                },
+            })?;
+        if unpacked.diff_id != layer.diff_id {
+            let (expected, got) = (layer.diff_id, unpacked.diff_id);
+            return Err(InstallError::DiffId {
+                layer: digest,
+                expected,
+                got,
+            });
+        }
+        let meta = LayerMeta {
+            diff_id: layer.diff_id,
+            chain_id: layer.chain_id,
+            depends_on_below: unpacked.depends_on_below,
+            root_listed: unpacked.root_listed,
+            usage: unpacked.usage,
+        };
+        Ok(Fresh { index, new, meta })
+    }
+
+    /// Where the layers below are, topmost first, once they are complete.
+    fn numbers_below(&self, index: usize) -> Result<Vec<u64>, Halted> {
+        self.board.wait(|state| {
+            let below = state.layers[..index].iter().rev();
+            below.map(|laid| laid.map(|laid| laid.n)).collect()
+        })
+    }
+
+    /// Their directories; each is opened once.
+    fn below(&self, index: usize) -> io::Result<Vec<Arc<Dir>>> {
+        let numbers = self
+            .numbers_below(index)
+            .map_err(|Halted| io::Error::other("the layers below are not complete"))?;
+        self.work_on(|work| {
+            let open = |n| match work.open.get(&n) {
+                Some(dir) => Ok(dir.clone()),
+                None => {
+                    let dir = Arc::new(self.store.layer_dir(n).map_err(io::Error::other)?);
+                    work.open.insert(n, dir.clone());
+                    Ok(dir)
+                }
+            };
+            numbers.into_iter().map(open).collect()
+        })
+    }
+
+    /// Makes the new layers durable and visible; answers where each layer is, which is elsewhere for one that
+    /// another process committed in the meantime.
+    pub(crate) fn commit(self) -> Result<Vec<u64>, Fault> {
+        let mut work = self.work.into_inner().unwrap_or_else(PoisonError::into_inner);
+        work.new.sort_by_key(|fresh| fresh.index);
+        let ours: Vec<u64> = work.new.iter().map(|fresh| fresh.new.n()).collect();
+        let new = work.new.into_iter().map(|fresh| (fresh.new, fresh.meta));
+        let committed = self.store.commit_layers(self.lease, new.collect())?;
+        let place = |n: u64| {
+            ours.iter()
+                .position(|our| *our == n)
+                .and_then(|place| committed.get(place))
+        };
+        let laid = self.board.tell(|state| std::mem::take(&mut state.layers));
+        Ok(laid
+            .into_iter()
+            .flatten()
+            .map(|laid| place(laid.n).map_or(laid.n, |layer| layer.n))
+            .collect())
+    }
+}
+
+/// A blob that tells how far it was read.
+struct Counted<'a> {
+    from: Box<dyn Read + Send>,
+    digest: &'a Digest,
+    bytes: u64,
+    progress: &'a dyn Progress,
+}
+
+impl Read for Counted<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let read = self.from.read(buffer)?;
+        self.bytes += read as u64;
+        self.progress.event(&Event::Unpacked {
+            digest: self.digest,
+            bytes: self.bytes,
+        });
+        Ok(read)
+    }
+}
