@@ -12,7 +12,7 @@ use sys::Dir;
 use crate::media;
 use crate::pack::PackError;
 use crate::progress::{Event, Progress};
-use crate::unpack::{Limits, UnpackError, Unpacked, unpack};
+use crate::unpack::{Limits, UnpackError, Unpacked, complete, unpack};
 
 /// Bytes that the pipe holds: as much as the kernel gives anybody.
 const PIPE: usize = 1 << 20;
@@ -90,7 +90,7 @@ pub(crate) fn capture(
         let packer = scope.spawn(move || pack(&mut BufWriter::with_capacity(PIPE / 4, to)));
         let mut from = Counted { from, bytes: 0 };
         let told = |bytes| progress.event(&Event::Read { what, bytes });
-        let unpacked = unpack(&mut from, new.fs(), below, record, limits, &told);
+        let unpacked = unpack(&mut from, new.fs(), &complete(below), record, limits, &told);
         let size = from.bytes;
         // Whoever still writes is told so.
         drop(from);

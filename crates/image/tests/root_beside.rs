@@ -201,7 +201,7 @@ fn content_that_is_right_in_a_blob_that_is_wrong_leaves_nothing() {
         panic!("{error:?}")
     };
     assert!(matches!(*source, InstallError::Digest { .. }), "{source:?}");
-    assert_eq!(unpacked(&home, "file"), [PathBuf::new(); 0]);
+    assert!(unpacked(&home, "file").is_empty());
     home.assert_empty();
 }
 

@@ -149,6 +149,11 @@ impl UnpackError {
 /// entry that needs something of them, and may take as long as they do. They are only read, and must not change.
 pub type Below<'a> = dyn Fn() -> io::Result<Vec<Arc<Dir>>> + Sync + 'a;
 
+/// [`Below`] of layers that are complete, topmost first.
+pub fn complete(layers: &[Dir]) -> impl Fn() -> io::Result<Vec<Arc<Dir>>> + Sync + '_ {
+    || layers.iter().map(|dir| dir.try_clone().map(Arc::new)).collect()
+}
+
 /// Unpacks `tar`, a layer's inflated archive, into the empty directory `into`, as a layer of a privileged overlay
 /// ([`Format::TRUSTED`]); see [`unpack_as`].
 pub fn unpack(
