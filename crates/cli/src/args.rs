@@ -158,6 +158,7 @@ Images:
   history      Show the build steps of an image, the last first
   tag          Give an image another name
   rmi          Remove images
+  manifest     Look at manifests, and at what refers to them
   login        Log in to a registry
   logout       Log out of a registry
 
@@ -261,6 +262,7 @@ pub(crate) enum Command {
     History(commands::history::HistoryArgs),
     Tag(commands::tag::TagArgs),
     Rmi(commands::rmi::RmiArgs),
+    Manifest(commands::manifest::ManifestArgs),
     Login(commands::login::LoginArgs),
     Logout(commands::logout::LogoutArgs),
     Mount(commands::mount::MountArgs),

@@ -7,7 +7,6 @@ pub(crate) fn command(name: &str) -> Option<&'static str> {
         "events" => "strata ps lists what runs, strata inspect tells its process",
         "checkpoint" | "restore" | "port" => "strata --help lists what can be done with a container",
         "build" => "strata runs images that others build; strata commit makes one of a container",
-        "manifest" => "strata inspect shows an image, skopeo inspect --raw a manifest in a registry",
         "network" | "volume" | "secret" | "pod" | "compose" | "kube" | "generate" | "play" | "swarm"
         | "context" => "containers have --network none or host, and directories of this machine by -v",
         "search" => "strata pull fetches an image by its name",

@@ -31,6 +31,7 @@ pub mod layers;
 pub mod load;
 pub mod login;
 pub mod logs;
+pub mod manifest;
 mod names;
 mod outfile;
 pub mod pause;
@@ -69,6 +70,7 @@ pub use store::OpenError;
 pub mod errors {
     pub use image::install::InstallError;
     pub use image::layer_tar::LayerTarError;
+    pub use image::save::Incomplete;
     pub use image::stored::StoredError;
     pub use image::unpack::UnpackError;
     pub use store::{BlobError, ContainerError, Fault, ImageError, IngestError, SnapshotError};

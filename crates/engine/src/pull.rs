@@ -43,6 +43,26 @@ impl Engine {
         self.pull_reference(&Reference::parse(name)?, wanted(platform)?, registries, progress)
     }
 
+    /// Pulls an image, and keeps with it what its index has for other platforms, so that it can be saved and pushed whole.
+    ///
+    /// # Errors
+    /// See [`PullError`].
+    pub fn pull_all_platforms(
+        &self,
+        name: &str,
+        registries: Registries,
+        progress: &dyn Progress,
+    ) -> Result<Pulled, PullError> {
+        let options = PullOptions {
+            all_platforms: true,
+            limits: self.setup.limits.clone(),
+            ..PullOptions::default()
+        };
+        let (client, reference) = (Client::new(registries), Reference::parse(name)?);
+        let pulled = image::pull::pull(&self.store, &client, self.ns(), &reference, &options, progress);
+        Ok(pulled?)
+    }
+
     pub(crate) fn pull_reference(
         &self,
         reference: &Reference,

@@ -47,7 +47,8 @@ pub enum PushError {
 }
 
 impl Engine {
-    /// Pushes an image to where its own name leads, or to `to`.
+    /// Pushes an image to where its own name leads, or to `to`. With `all_platforms`, its index goes there whole; all of
+    /// that must be in the store.
     ///
     /// # Errors
     /// See [`PushError`].
@@ -55,7 +56,7 @@ impl Engine {
         &self,
         name: &str,
         to: Option<&str>,
-        compress: Compress,
+        (compress, all_platforms): (Compress, bool),
         registries: Registries,
         progress: &dyn Progress,
     ) -> Result<Pushed, PushError> {
@@ -64,6 +65,7 @@ impl Engine {
         let options = PushOptions {
             parallel: PARALLEL,
             compress,
+            all_platforms,
             mounts: self.mounts(&image, &to)?,
         };
         let client = Client::new(registries);

@@ -43,14 +43,15 @@ pub enum SaveError {
 
 impl Engine {
     /// Writes images into one archive. Each has there the names that it is asked for by; one that is asked for by its id
-    /// has none.
+    /// has none. With `all_platforms`, an image is saved with what its index has for others than this machine's, all of
+    /// which must be in the store.
     ///
     /// # Errors
     /// See [`SaveError`].
     pub fn save(
         &self,
         names: &[String],
-        format: Format,
+        (format, all_platforms): (Format, bool),
         to: Destination<'_>,
         progress: &dyn Progress,
     ) -> Result<(), SaveError> {
@@ -71,6 +72,7 @@ impl Engine {
                 (None, called) => wanted.push(Wanted {
                     image,
                     names: called.into_iter().collect(),
+                    all_platforms,
                 }),
             }
         }

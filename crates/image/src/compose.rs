@@ -48,6 +48,7 @@ pub(crate) fn compose(
     let place = Place {
         ns,
         names: &names,
+        others: &[],
         parallel: 1,
         limits,
     };

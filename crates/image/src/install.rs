@@ -3,7 +3,7 @@
 //!
 //! [`plan`] says what is there already: a layer that some image brought is neither fetched nor unpacked again.
 //! [`install`] lets a [`BlobSource`] bring what is missing, several blobs at once, and unpacks each layer while its
-//! blob arrives, several beside each other. Nothing is visible before [`store::Store::put_image`], which comes
+//! blob arrives, several beside each other. Nothing is visible before [`store::Store::put_image_keeping`], which comes
 //! after everything is on disk for good. A failure at any point leaves only what the lease's end gives back.
 
 use std::path::PathBuf;
@@ -150,6 +150,8 @@ pub struct Place<'a> {
     pub ns: &'a str,
     /// Canonical names; with none the image's name is its ID.
     pub names: &'a [String],
+    /// Blobs that the names keep besides those of the manifest, held by the lease.
+    pub others: &'a [Digest],
     /// Most blobs brought at once.
     pub parallel: usize,
     /// What a layer may do to us.
@@ -289,7 +291,8 @@ fn record(
     };
     let mut replaced = Vec::new();
     for name in names {
-        replaced.extend(store.put_image(lease, place.ns, name, &record)?.replaced);
+        let put = store.put_image_keeping(lease, place.ns, name, &record, place.others)?;
+        replaced.extend(put.replaced);
         progress.event(&Event::ImageDone { name, id: &id });
     }
     Ok(Installed {

@@ -49,5 +49,6 @@ pub mod tar;
 mod text;
 pub mod unpack;
 pub mod verify;
+mod whole;
 
 pub use bring::BlobSource;

@@ -258,6 +258,7 @@ pub(crate) fn finish(
     let place = Place {
         ns: load.ns,
         names: &names,
+        others: &[],
         parallel: load.options.parallel,
         limits: &load.options.limits,
     };

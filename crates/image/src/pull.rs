@@ -2,15 +2,17 @@
 
 use store::{Descriptor, Digest, Fault, Ingest, Store};
 
-use crate::bring::BlobSource;
+use crate::board::Board;
+use crate::bring::{BlobSource, Bring};
 use crate::config::{ConfigError, ImageConfig};
-use crate::install::{InstallError, Installed, Parts, Place, install, plan};
+use crate::install::{InstallError, Installed, Parts, Place, Plan, install, plan};
 use crate::manifest::{Document, Layer, MAX_CONFIG, MAX_MANIFEST, Manifest};
 use crate::platform::{Platform, Wanted};
 use crate::progress::{Event, Progress};
 use crate::reference::Reference;
 use crate::registry::{Client, RegistryError};
 use crate::unpack::Limits;
+use crate::whole::Whole;
 
 /// Indexes may point to indexes, but not for ever.
 const MAX_DEPTH: usize = 4;
@@ -87,6 +89,8 @@ pub(crate) fn offered(offers: &[String]) -> String {
 pub struct PullOptions {
     /// For which platform.
     pub platform: Wanted,
+    /// Fetches and keeps what an index has for other platforms too, not unpacked.
+    pub all_platforms: bool,
     /// Most layers fetched at once.
     pub parallel: usize,
     /// What a layer may do to us.
@@ -97,6 +101,7 @@ impl Default for PullOptions {
     fn default() -> Self {
         Self {
             platform: Wanted::Host,
+            all_platforms: false,
             parallel: 4,
             limits: Limits::default(),
         }
@@ -145,6 +150,10 @@ pub fn pull(
         (None, None) => None,
     };
     let (target, document) = pull.document(None, known)?;
+    let whole = match options.all_platforms {
+        true => pull.gather(&target)?,
+        false => Whole::default(),
+    };
     let (manifest, document) = pull.choose(target.clone(), document)?;
     let config = pull.config(&document)?;
     let parts = Parts {
@@ -161,12 +170,14 @@ pub fn pull(
         layers,
     });
     let plan = plan(store, &lease, parts, progress).map_err(fault)?;
-    let whole = plan.layers.iter().all(|layer| layer.found.is_some());
-    let unchanged = whole
+    let others = pull.bring_all(&whole, &plan)?;
+    let complete = plan.layers.iter().all(|layer| layer.found.is_some());
+    let unchanged = complete
         && before.is_some_and(|b| b.target.digest == target.digest && b.manifest.digest == manifest.digest);
     let place = Place {
         ns,
         names: &[name],
+        others: &others,
         parallel: options.parallel,
         limits: &options.limits,
     };
@@ -227,6 +238,54 @@ impl Pull<'_> {
             .put_blob(self.lease, bytes)
             .map(drop)
             .map_err(|e| self.install(e))
+    }
+
+    /// All documents that an index leads to, kept in the store, and what they list.
+    fn gather(&self, target: &Descriptor) -> Result<Whole, PullError> {
+        Whole::gather(target, &mut |document| {
+            let held = self.store.hold_blob(self.lease, &document.digest);
+            if held.map_err(|e| self.install(e))?.is_some()
+                && let Ok(bytes) = self.store.read_blob(&document.digest, MAX_MANIFEST)
+            {
+                return Ok(bytes);
+            }
+            let (bytes, _) =
+                self.client
+                    .raw_manifest(self.reference, Some(&document.digest), self.progress)?;
+            self.keep(&bytes)?;
+            Ok(bytes)
+        })
+    }
+
+    /// Brings the blobs that are not those of the image to be unpacked; answers all that is kept besides.
+    fn bring_all(&self, whole: &Whole, plan: &Plan) -> Result<Vec<Digest>, PullError> {
+        let own: Vec<Digest> = plan.parts.layers.iter().map(|layer| layer.blob.digest).collect();
+        let others = whole.blobs.iter().filter(|blob| !own.contains(&blob.digest));
+        let others: Vec<Layer> = others
+            .map(|blob| Layer {
+                blob: blob.clone(),
+                urls: Vec::new(),
+            })
+            .collect();
+        for layer in &others {
+            let (digest, size) = (&layer.blob.digest, layer.blob.size);
+            let shared = false;
+            self.progress.event(&Event::LayerFound { digest, size, shared });
+        }
+        let board = Board::new(Vec::new());
+        let wanted = others.iter().collect();
+        let bring = Bring::new(self.store, self.lease, self, wanted, &board, self.progress);
+        std::thread::scope(|scope| {
+            for _ in 0..self.options.parallel.max(1).min(others.len()) {
+                scope.spawn(|| bring.work());
+            }
+        });
+        if let Some(error) = board.take_failure() {
+            return Err(error);
+        }
+        let mut kept = whole.digests();
+        kept.retain(|digest| !own.contains(digest));
+        Ok(kept)
     }
 
     /// From an index to the manifest for the platform.

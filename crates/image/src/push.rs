@@ -17,7 +17,9 @@ use crate::media;
 use crate::progress::{Event, Progress};
 use crate::reference::Reference;
 use crate::registry::{Client, RegistryError, Uploaded};
+use crate::save::Incomplete;
 use crate::stored::{Stored, StoredError};
+use crate::whole::Whole;
 
 /// Why an image could not be pushed.
 #[derive(Debug, thiserror::Error)]
@@ -26,6 +28,9 @@ pub enum PushError {
     /// The image cannot be read.
     #[error(transparent)]
     Image(#[from] StoredError),
+    /// The index is not kept whole.
+    #[error(transparent)]
+    Incomplete(#[from] Incomplete),
     /// A layer is not in the store whole.
     #[error(transparent)]
     Layer(#[from] LayerTarError),
@@ -65,6 +70,8 @@ pub struct PushOptions {
     pub parallel: usize,
     /// For layers whose blob the store does not keep.
     pub compress: Compress,
+    /// What the name leads to is pushed, with the builds for other platforms; all of that must be in the store.
+    pub all_platforms: bool,
     /// Paths of repositories of the same registry that have a blob, as far as is known.
     pub mounts: HashMap<Digest, Vec<String>>,
 }
@@ -95,24 +102,42 @@ pub fn push(
     progress: &dyn Progress,
 ) -> Result<Pushed, PushError> {
     let lease = store.lease(&format!("push {}", to.canonical()))?;
+    let pushed = beneath(store, &lease, client, image, to, options, progress);
+    // What was compressed is compressed to the same bytes another time: after a failure nothing is worth being held.
+    let released = store.release(lease);
+    let pushed = pushed.and_then(|pushed| Ok(released.map(|()| pushed)?))?;
+    let name = to.canonical();
+    let id = &image.id;
+    progress.event(&Event::ImageDone { name: &name, id });
+    Ok(pushed)
+}
+
+/// All that is done while the lease is held.
+fn beneath(
+    store: &Store,
+    lease: &Lease,
+    client: &Client,
+    image: &Image,
+    to: &Reference,
+    options: &PushOptions,
+    progress: &dyn Progress,
+) -> Result<Pushed, PushError> {
     for digest in [&image.manifest.digest, &image.config.digest] {
-        store.hold_blob(&lease, digest)?;
+        store.hold_blob(lease, digest)?;
     }
     let stored = Stored::open(store, &image.manifest.digest)?;
     let push = Push {
         store,
         client,
-        lease: &lease,
+        lease,
         to,
         options,
         progress,
     };
-    let pushed = push.image(&stored)?;
-    store.release(lease)?;
-    let name = to.canonical();
-    let id = &image.id;
-    progress.event(&Event::ImageDone { name: &name, id });
-    Ok(pushed)
+    match options.all_platforms {
+        true => push.all(&image.target, &crate::save::all_of(store, lease, image)?),
+        false => push.image(&stored),
+    }
 }
 
 struct Push<'a> {
@@ -162,17 +187,46 @@ impl Push<'_> {
         let (media_type, bytes) = self.manifest(stored, &placed);
         let document = (media_type.as_str(), bytes.as_slice());
         self.client.put_manifest(self.to, document, true, self.progress)?;
-        let count = |how| placed.values().filter(|(_, placed)| *placed == how).count();
-        Ok(Pushed {
-            manifest: Descriptor {
-                digest: Digest::of(&bytes),
-                size: bytes.len() as u64,
-                media_type,
-            },
-            there: count(Uploaded::There),
-            mounted: count(Uploaded::Mounted),
-            sent: count(Uploaded::Sent),
-        })
+        let manifest = Descriptor {
+            digest: Digest::of(&bytes),
+            size: bytes.len() as u64,
+            media_type,
+        };
+        Ok(pushed(manifest, &placed))
+    }
+
+    /// Everything that an index leads to: blobs, manifests by their digests, and under the name the index itself.
+    fn all(&self, target: &Descriptor, whole: &Whole) -> Result<Pushed, PushError> {
+        let shown = self.to.familiar();
+        self.progress.event(&Event::Resolved {
+            name: &shown,
+            manifest: &target.digest,
+            layers: whole.blobs.len(),
+        });
+        // As layers that are what their blobs are: all of these are there.
+        let layers: Vec<ImageLayer> = whole
+            .blobs
+            .iter()
+            .map(|blob| ImageLayer {
+                blob: blob.clone(),
+                diff_id: blob.digest,
+                chain_id: blob.digest,
+                layer_n: 0,
+                created_by: None,
+            })
+            .collect();
+        for layer in &layers {
+            let (digest, size) = (&layer.blob.digest, layer.blob.size);
+            let shared = false;
+            self.progress.event(&Event::LayerFound { digest, size, shared });
+        }
+        let placed = self.layers(&layers.iter().collect::<Vec<_>>())?;
+        for (document, bytes) in &whole.documents {
+            let tagged = document.digest == target.digest;
+            let body = (document.media_type.as_str(), bytes.as_slice());
+            self.client.put_manifest(self.to, body, tagged, self.progress)?;
+        }
+        Ok(pushed(target.clone(), &placed))
     }
 
     /// The manifest as it is pushed: its own bytes, unless a layer has another digest now.
@@ -309,6 +363,16 @@ impl Push<'_> {
             digest: self.store.commit_blob(ingest, self.lease)?,
             size,
         })
+    }
+}
+
+fn pushed(manifest: Descriptor, placed: &HashMap<Digest, Placed>) -> Pushed {
+    let count = |how| placed.values().filter(|(_, placed)| *placed == how).count();
+    Pushed {
+        manifest,
+        there: count(Uploaded::There),
+        mounted: count(Uploaded::Mounted),
+        sent: count(Uploaded::Sent),
     }
 }
 

@@ -53,9 +53,10 @@ pub(crate) fn run(context: &Context, args: CommitArgs) -> Outcome {
         message: args.message.as_deref(),
         pause: args.pause,
     };
-    let committed = context
-        .engine()?
-        .commit(&request, progress::choose(args.quiet, progress::UNPACK).as_ref())?;
+    let engine = context.engine()?;
+    let committed = engine.commit(&request, progress::choose(args.quiet, progress::UNPACK).as_ref())?;
     note_host(committed.names.iter());
-    print(|out| writeln!(out, "{}", committed.id))
+    print(|out| writeln!(out, "{}", committed.id))?;
+    context.settle(&engine, &committed.names);
+    Ok(0)
 }

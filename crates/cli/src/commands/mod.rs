@@ -22,6 +22,7 @@ pub(crate) mod load;
 pub(crate) mod login;
 pub(crate) mod logout;
 pub(crate) mod logs;
+pub(crate) mod manifest;
 pub(crate) mod mount;
 pub(crate) mod pause;
 pub(crate) mod prune;
@@ -213,6 +214,7 @@ fn dispatch(context: &Context, command: Command) -> Outcome {
         Command::History(args) | Command::Image(ImageCommand::History(args)) => history::run(context, args),
         Command::Tag(args) | Command::Image(ImageCommand::Tag(args)) => tag::run(context, args),
         Command::Rmi(args) | Command::Image(ImageCommand::Rm(args)) => rmi::run(context, args),
+        Command::Manifest(args) => manifest::run(context, args),
         Command::Login(args) => login::run(context, args),
         Command::Logout(args) => logout::run(context, args),
         Command::Mount(args) => mount::run(context, args),

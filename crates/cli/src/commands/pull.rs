@@ -17,6 +17,9 @@ pub(crate) struct PullArgs {
     /// Platform, such as linux/arm64 [default: this machine's]
     #[arg(long, value_name = "OS/ARCH")]
     platform: Option<String>,
+    /// Keep what the image's index has for other platforms too, so that it can be saved and pushed whole
+    #[arg(long, conflicts_with = "platform")]
+    all_platforms: bool,
     /// No progress, only the image's id
     #[arg(short, long)]
     quiet: bool,
@@ -34,7 +37,10 @@ pub(crate) fn run(context: &Context, args: PullArgs) -> Outcome {
             .then(|| engine::pull::registry_of(name))
             .transpose()?;
         let registries = registries::options(&context.settings, registry.as_deref());
-        let pulled = engine.pull(name, args.platform.as_deref(), registries, progress.as_ref())?;
+        let pulled = match args.all_platforms {
+            true => engine.pull_all_platforms(name, registries, progress.as_ref())?,
+            false => engine.pull(name, args.platform.as_deref(), registries, progress.as_ref())?,
+        };
         note_host(pulled.image.names.iter());
         print(|out| writeln!(out, "{}", pulled.image.id))?;
         context.settle(&engine, &pulled.image.names);

@@ -27,6 +27,9 @@ pub(crate) struct PushArgs {
     /// How hard: 1 to 9 for gzip, 1 to 22 for zstd [default: 6 and 3]
     #[arg(long, value_name = "N")]
     compression_level: Option<u32>,
+    /// Push what the image's index has for other platforms too (pulled with --all-platforms)
+    #[arg(long)]
+    all_platforms: bool,
     /// Write the digest of what was pushed to a file
     #[arg(long, value_name = "FILE")]
     digestfile: Option<PathBuf>,
@@ -65,9 +68,13 @@ pub(crate) fn run(context: &Context, args: PushArgs) -> Outcome {
         .transpose()?;
     let registries = registries::options(&context.settings, registry.as_deref());
     let progress = progress::choose(args.quiet, progress::PUSH);
-    let pushed = context
-        .engine()?
-        .push(&args.image, to, compress, registries, progress.as_ref())?;
+    let pushed = context.engine()?.push(
+        &args.image,
+        to,
+        (compress, args.all_platforms),
+        registries,
+        progress.as_ref(),
+    )?;
     let digest = pushed.manifest.digest.to_string();
     if let Some(path) = &args.digestfile {
         // A file of the user's own, named on the command line.

@@ -25,6 +25,9 @@ pub(crate) struct SaveArgs {
     /// Form of the archive
     #[arg(long, value_enum, value_name = "FORM", default_value_t = Form::OciArchive)]
     format: Form,
+    /// Save what the images' indexes have for other platforms too (pulled with --all-platforms)
+    #[arg(long)]
+    all_platforms: bool,
     /// No progress
     #[arg(short, long)]
     quiet: bool,
@@ -47,6 +50,10 @@ pub(crate) fn run(context: &Context, args: SaveArgs) -> Outcome {
         Form::DockerArchive => save::Format::DockerArchive,
         Form::OciDir => save::Format::OciDir,
     };
+    if args.all_platforms && args.format == Form::DockerArchive {
+        return Err(Failure::user("docker's archive holds one platform of an image")
+            .hint("take the form oci-archive or oci-dir"));
+    }
     let output = args.output.as_deref().filter(|path| path.as_os_str() != "-");
     let mut stdout = std::io::stdout();
     let to = match output {
@@ -66,7 +73,7 @@ pub(crate) fn run(context: &Context, args: SaveArgs) -> Outcome {
     let progress = progress::choose(args.quiet, progress::SAVE);
     context
         .engine()?
-        .save(&args.images, format, to, progress.as_ref())?;
+        .save(&args.images, (format, args.all_platforms), to, progress.as_ref())?;
     stdout
         .flush()
         .map_err(|e| Failure::user(format!("cannot write the archive: {e}")))?;

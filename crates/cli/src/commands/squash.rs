@@ -27,9 +27,10 @@ pub(crate) struct SquashArgs {
 pub(crate) fn run(context: &Context, args: SquashArgs) -> Outcome {
     let progress = progress::choose(args.quiet, progress::UNPACK);
     let (name, message) = (args.name.as_deref(), args.message.as_deref());
-    let squashed = context
-        .engine()?
-        .squash(&args.image, name, message, progress.as_ref())?;
+    let engine = context.engine()?;
+    let squashed = engine.squash(&args.image, name, message, progress.as_ref())?;
     note_host(squashed.names.iter());
-    print(|out| writeln!(out, "{}", squashed.id))
+    print(|out| writeln!(out, "{}", squashed.id))?;
+    context.settle(&engine, &squashed.names);
+    Ok(0)
 }

@@ -2,8 +2,9 @@
 
 use engine::commit::{self, CaptureError, CommitError};
 use engine::cp::CopyError;
-use engine::errors::{Fault, LayerTarError, StoredError};
+use engine::errors::{Fault, Incomplete, LayerTarError, StoredError};
 use engine::export::ExportError;
+use engine::manifest::ManifestError;
 use engine::push::{self, PushError};
 use engine::save::{self, SaveError};
 use engine::squash::{self, SquashError};
@@ -153,6 +154,7 @@ impl Explain for SaveError {
             SaveError::Save(refusal) => match refusal {
                 save::Refusal::Image { source, .. } => source.fault(),
                 save::Refusal::Blob(error) => error.fault(),
+                save::Refusal::Incomplete(error) => error.fault(),
                 save::Refusal::Layer(error) => error.fault(),
                 save::Refusal::Fault(fault) => Some(fault),
                 _ => None,
@@ -168,6 +170,7 @@ impl Explain for SaveError {
             SaveError::Save(refusal) => match refusal {
                 save::Refusal::Image { source, .. } => source.hint(),
                 save::Refusal::Blob(error) => error.hint(),
+                save::Refusal::Incomplete(error) => error.hint(),
                 save::Refusal::Layer(error) => error.hint(),
                 save::Refusal::Write(_) => Some(WHERE.to_owned()),
                 save::Refusal::Fault(_) => None,
@@ -207,6 +210,7 @@ impl Explain for PushError {
             PushError::Store(fault) => Some(fault),
             PushError::Push { source, .. } => match &**source {
                 push::Refusal::Image(error) => error.fault(),
+                push::Refusal::Incomplete(error) => error.fault(),
                 push::Refusal::Layer(error) => error.fault(),
                 push::Refusal::Blob(error) => error.fault(),
                 push::Refusal::Fault(fault) => Some(fault),
@@ -226,6 +230,7 @@ impl Explain for PushError {
             PushError::NoName(_) => Some("give a name behind it, or give it one with strata tag".to_owned()),
             PushError::Push { source, .. } => match &**source {
                 push::Refusal::Image(error) => error.hint(),
+                push::Refusal::Incomplete(error) => error.hint(),
                 push::Refusal::Layer(error) => error.hint(),
                 push::Refusal::Blob(error) => error.hint(),
                 push::Refusal::Registry(error) => error.hint(),
@@ -262,5 +267,43 @@ impl Explain for CopyError {
             _ => return None,
         };
         Some(hint.to_owned())
+    }
+}
+
+impl Explain for ManifestError {
+    fn fault(&self) -> Option<&Fault> {
+        match self {
+            ManifestError::Find(error) => error.fault(),
+            ManifestError::Blob(error) => error.fault(),
+            _ => None,
+        }
+    }
+
+    fn hint(&self) -> Option<String> {
+        match self {
+            ManifestError::Reference(error) => error.hint(),
+            ManifestError::Find(error) => error.hint(),
+            ManifestError::Blob(error) => error.hint(),
+            ManifestError::Registry(error) => error.hint(),
+            _ => None,
+        }
+    }
+}
+
+impl Explain for Incomplete {
+    fn fault(&self) -> Option<&Fault> {
+        match self {
+            Incomplete::Blob(error) => error.fault(),
+            Incomplete::Fault(fault) => Some(fault),
+            _ => None,
+        }
+    }
+
+    fn hint(&self) -> Option<String> {
+        match self {
+            Incomplete::Missing { .. } => Some("pull it with --all-platforms".to_owned()),
+            Incomplete::Blob(error) => error.hint(),
+            _ => None,
+        }
     }
 }

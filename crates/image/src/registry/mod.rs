@@ -13,6 +13,7 @@ mod hosts;
 mod http;
 mod mirrors;
 mod proxy;
+mod raw;
 mod token;
 mod upload;
 mod url;
@@ -23,6 +24,7 @@ pub use client::{Client, ClientOptions, FetchedManifest};
 pub use error::RegistryError;
 pub use http::HttpOptions;
 pub use proxy::Proxies;
+pub use raw::Referrer;
 pub use upload::{Open, Uploaded};
 
 /// What serves the names of [`DEFAULT_DOMAIN`].

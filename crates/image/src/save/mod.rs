@@ -18,10 +18,12 @@ use store::{BlobError, Descriptor, Digest, Fault, Hasher, Image, ImageLayer, Lea
 use sys::Dir;
 
 use crate::layer_tar::{self, LayerTarError};
+use crate::manifest::MAX_MANIFEST;
 use crate::progress::{Event, Progress};
 use crate::record::{self, RecordError};
 use crate::reference::Reference;
 use crate::stored::{Stored, StoredError};
+use crate::whole::Whole;
 
 use self::sink::{DirSink, Sink, TarSink};
 
@@ -52,6 +54,8 @@ pub struct Wanted {
     pub image: Image,
     /// Canonical names; none for one that is asked for by its ID.
     pub names: Vec<String>,
+    /// What its name leads to is saved, with the builds for other platforms; all of that must be in the store.
+    pub all_platforms: bool,
 }
 
 /// Why images could not be saved.
@@ -72,6 +76,9 @@ pub enum SaveError {
     /// A blob is not in the store, and what lies unpacked does not replace it.
     #[error("layer {0} is not in the store")]
     Missing(Digest),
+    /// The index is not kept whole.
+    #[error(transparent)]
+    Incomplete(#[from] Incomplete),
     /// A layer cannot be rebuilt.
     #[error(transparent)]
     Layer(#[from] LayerTarError),
@@ -107,14 +114,29 @@ pub fn save(
     progress: &dyn Progress,
 ) -> Result<(), SaveError> {
     let lease = store.lease("save")?;
+    let saved = beneath(store, &lease, wanted, format, target, progress);
+    // Nothing was brought: a failure leaves nothing to hold either.
+    let released = store.release(lease);
+    saved.and_then(|()| Ok(released?))
+}
+
+/// All that is done while the lease is held.
+fn beneath(
+    store: &Store,
+    lease: &Lease,
+    wanted: &[Wanted],
+    format: Format,
+    target: Target<'_>,
+    progress: &dyn Progress,
+) -> Result<(), SaveError> {
     let mut images = Vec::with_capacity(wanted.len());
     for wanted in wanted {
-        images.push(held(store, &lease, wanted)?);
+        images.push(held(store, lease, wanted)?);
     }
     let save = |sink: &mut dyn Sink| {
         let mut save = Save {
             store,
-            lease: &lease,
+            lease,
             sink,
             written: HashSet::new(),
             progress,
@@ -126,13 +148,12 @@ pub fn save(
         save.sink.end().map_err(SaveError::Write)
     };
     match (format, target) {
-        (Format::OciDir, Target::Dir(dir)) => save(&mut DirSink::new(dir))?,
+        (Format::OciDir, Target::Dir(dir)) => save(&mut DirSink::new(dir)),
         (Format::OciArchive | Format::DockerArchive, Target::Stream(stream)) => {
-            save(&mut TarSink::new(stream))?
+            save(&mut TarSink::new(stream))
         }
-        _ => return Err(SaveError::Target),
+        _ => Err(SaveError::Target),
     }
-    Ok(store.release(lease)?)
 }
 
 /// An image that is being saved.
@@ -140,6 +161,8 @@ struct Saved {
     stored: Stored,
     names: Vec<Reference>,
     platform: serde_json::Value,
+    /// What the name leads to and everything behind it, of an image that is saved for all platforms.
+    whole: Option<(Descriptor, Whole)>,
 }
 
 /// Reads an image, and holds what it consists of.
@@ -160,8 +183,13 @@ fn held(store: &Store, lease: &Lease, wanted: &Wanted) -> Result<Saved, SaveErro
     if let Some(variant) = &image.variant {
         platform["variant"] = variant.as_str().into();
     }
+    let whole = match wanted.all_platforms {
+        true => Some((image.target.clone(), all_of(store, lease, image)?)),
+        false => None,
+    };
     Ok(Saved {
         stored,
+        whole,
         names: wanted
             .names
             .iter()
@@ -169,6 +197,48 @@ fn held(store: &Store, lease: &Lease, wanted: &Wanted) -> Result<Saved, SaveErro
             .collect(),
         platform,
     })
+}
+
+/// Why an image cannot be taken with the builds for all platforms.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Incomplete {
+    /// Something that the index leads to is not in the store.
+    #[error("image {name} is not in the store for all its platforms: {digest} is missing")]
+    Missing {
+        /// The image.
+        name: String,
+        /// What is missing.
+        digest: Digest,
+    },
+    /// Something cannot be read.
+    #[error(transparent)]
+    Blob(BlobError),
+    /// Disk or database.
+    #[error(transparent)]
+    Fault(#[from] Fault),
+}
+
+/// Everything that an image's name leads to, held.
+pub(crate) fn all_of(store: &Store, lease: &Lease, image: &Image) -> Result<Whole, Incomplete> {
+    let missing = |digest| Incomplete::Missing {
+        name: Reference::parse(&image.name).map_or_else(|_| image.name.clone(), |name| name.familiar()),
+        digest,
+    };
+    let whole = Whole::gather(&image.target, &mut |document| {
+        store.hold_blob(lease, &document.digest)?;
+        let read = store.read_blob(&document.digest, MAX_MANIFEST);
+        read.map_err(|error| match error {
+            BlobError::NotFound(digest) => missing(digest),
+            other => Incomplete::Blob(other),
+        })
+    })?;
+    for blob in &whole.blobs {
+        if store.hold_blob(lease, &blob.digest)?.is_none() {
+            return Err(missing(blob.digest));
+        }
+    }
+    Ok(whole)
 }
 
 struct Save<'a> {

@@ -7,6 +7,7 @@ use super::{Save, SaveError, Saved, json as bytes_of};
 use crate::media;
 use crate::progress::Event;
 use crate::reference::DEFAULT_TAG;
+use crate::whole::Whole;
 
 const REF_NAME: &str = "org.opencontainers.image.ref.name";
 const CONTAINERD_NAME: &str = "io.containerd.image.name";
@@ -24,7 +25,13 @@ impl Save<'_> {
         for image in images {
             self.announce(image);
             let (manifest, layers) = self.blobs(image)?;
-            entries.extend(listed(image, &manifest));
+            match &image.whole {
+                Some((target, whole)) => {
+                    self.all(whole)?;
+                    entries.extend(listed(image, target));
+                }
+                None => entries.extend(listed(image, &manifest)),
+            }
             list.push(json!({
                 "Config": file_of(&image.stored.manifest.config.digest),
                 "RepoTags": super::docker::tags(image),
@@ -38,6 +45,17 @@ impl Save<'_> {
         });
         self.bytes("index.json", &bytes_of(&index))?;
         self.bytes("manifest.json", &bytes_of(&list))
+    }
+
+    /// Writes everything that an index leads to, and the index.
+    fn all(&mut self, whole: &Whole) -> Result<(), SaveError> {
+        for blob in &whole.blobs {
+            self.blob(&file_of(&blob.digest), blob)?;
+        }
+        for (document, bytes) in &whole.documents {
+            self.bytes(&file_of(&document.digest), bytes)?;
+        }
+        Ok(())
     }
 
     /// Writes the blobs of one image: its manifest's descriptor, and the digests of its layers as they are saved.
@@ -88,7 +106,9 @@ impl Save<'_> {
 /// The entries of an index: one for each name, with the annotations by which docker, containerd and skopeo find it.
 fn listed(image: &Saved, manifest: &Descriptor) -> Vec<Value> {
     let mut entry = json!(manifest);
-    entry["platform"] = image.platform.clone();
+    if !media::is_index(&manifest.media_type) {
+        entry["platform"] = image.platform.clone();
+    }
     if image.names.is_empty() {
         return vec![entry];
     }
