@@ -9,6 +9,8 @@ use std::time::{Duration, Instant};
 
 use common::screen::on_terminal;
 use common::{Strata, busybox, refused};
+use runtime::bundle::Bundle;
+use runtime::cgroup::Cgroup;
 use serde_json::Value;
 
 /// A program that says so when it is asked to end, and ends with 7.
@@ -322,19 +324,15 @@ fn what_the_machines_end_ended_is_started_with_all() {
     strata.ok(["stop", "-t", "0", "stopped"]);
     // As a machine that goes down without a word: everything dies, and /run is gone.
     for name in ["always", "not", "unless"] {
-        let pid = inspect(&strata, name)["State"]["Pid"].as_i64().unwrap();
-        let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
-        let supervisor = status
-            .lines()
-            .find_map(|line| line.strip_prefix("PPid:\t"))
-            .unwrap()
-            .to_owned();
-        for pid in [supervisor, pid.to_string()] {
-            std::process::Command::new("kill")
-                .args(["-9", &pid])
-                .status()
-                .unwrap();
+        let id = inspect(&strata, name)["Id"].as_str().unwrap().to_owned();
+        let bundle = Bundle::open(&strata.state().join("default").join(id)).unwrap();
+        let state = runtime::state::load(&bundle).unwrap().unwrap();
+        for pid in [state.supervisor.pid, state.process.pid] {
+            let pid = rustix::process::Pid::from_raw(pid).unwrap();
+            rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
         }
+        // Its control groups go with the machine, too.
+        Cgroup::open(&state.cgroups).unwrap().remove().unwrap();
     }
     for mount in strata.in_use().0.iter().rev() {
         sys::mount::detach_at(mount).unwrap();

@@ -173,7 +173,7 @@ fn what_docker_or_podman_would_have_taken_gets_a_way_out() {
         (&["--mount", "type=volume,src=a,dst=/x"], &["volumes"], "./PATH"),
         (&["--mount", "dst=/x,volume-nocopy"], &["volume-nocopy"], "./PATH"),
         (&["-p", "80:80"], &["'-p'"], "--network host"),
-        (&["-d"], &["'-d'"], "foreground"),
+        (&["--detach-keys", "ctrl-x"], &["--detach-keys"], "Ctrl-P"),
         (&["--gpus", "all"], &["--gpus"], "--device"),
         (&["--replace"], &["--replace"], "strata rm -f"),
         (&["--pull", "newer"], &["newer"], "--pull always"),
@@ -199,8 +199,8 @@ fn what_docker_or_podman_would_have_taken_gets_a_way_out() {
         run_is_refused(&strata, flags, words, hint);
     }
     for (line, words, hint) in [
-        (&["exec", "x", "sh"][..], &["exec"][..], "nsenter"),
-        (&["stop", "x"], &["stop"], "strata rm -f"),
+        (&["build", "."][..], &["build"][..], "strata commit"),
+        (&["events"], &["events"], "strata ps"),
         (&["ps", "--filter", "name=x"], &["--filter"], "--format json"),
         (&["images", "-a"], &["-a"], "those listed are all"),
         (&["load", "-"], &["'-'"], "standard input"),

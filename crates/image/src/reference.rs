@@ -227,7 +227,7 @@ impl Reference {
         match self.path.strip_prefix(OFFICIAL) {
             Some(name) if !name.contains('/') => name.to_owned(),
             // A first part that would be read as a domain needs the real one before it.
-            _ if split_domain(&self.path).0 != DEFAULT_DOMAIN => self.repository(),
+            _ if split_domain(&self.path) != (DEFAULT_DOMAIN, &*self.path) => self.repository(),
             _ => self.path.clone(),
         }
     }

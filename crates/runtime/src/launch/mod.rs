@@ -222,6 +222,10 @@ impl<'a> Launch<'a> {
             {
                 Some(Word::Mounted) => {
                     self.run_runtime_hooks()?;
+                    // They took their time: whoever asked may be gone.
+                    if let Some(fault) = interrupted() {
+                        return Err(fault);
+                    }
                     // One for the hooks of the container, one for the program.
                     self.allow()?;
                     self.allow_program()?;

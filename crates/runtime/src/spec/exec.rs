@@ -192,7 +192,7 @@ mod tests {
         };
         let user = run(0, 33, Some("/home/own"));
         assert_eq!((user.user().uid(), user.user().umask()), (33, Some(0o027)));
-        assert_eq!(user.user().additional_gids(), &Some(vec![9]));
+        assert_eq!(user.user().additional_gids(), &Some(vec![33, 9]));
         assert!(env(&user).contains("HOME=/home/other"), "{}", env(&user));
         assert_eq!(effective(&user), 0);
         assert_eq!(effective(&run(33, 0, None)), 2);
