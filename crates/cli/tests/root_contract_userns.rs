@@ -13,7 +13,7 @@ use testkit::contract::{self, Case, Drivers, user_namespace};
 /// Ids of the namespace.
 const COUNT: u32 = 65_536;
 
-/// Tells the program that it is inside.
+/// Tells the test that it is inside, and where the program is.
 const INSIDE: &str = "STRATA_TEST_INSIDE";
 
 /// Cases that run at once.
@@ -62,17 +62,22 @@ fn go_through(drivers: &Drivers, wanted: impl Fn(&str) -> bool) -> (Vec<(&'stati
     (failed.into_inner().unwrap(), count)
 }
 
-/// Has this very test run inside, or is inside: then `judge` does.
-fn inside(test: &str, judge: impl FnOnce()) {
-    if std::env::var_os(INSIDE).is_some() {
+/// Has this very test run inside, or is inside: then `judge` does, with the program.
+fn inside(test: &str, judge: impl FnOnce(&str)) {
+    if let Ok(strata) = std::env::var(INSIDE) {
         user_namespace::enter();
-        judge();
+        judge(&strata);
         return;
     }
     let dir = tempfile::tempdir().unwrap();
-    let program = std::env::current_exe().unwrap();
+    let reachable = common::userns::Reachable::new();
+    let program = reachable.copy(std::env::current_exe().unwrap());
+    let strata = reachable.copy(env!("CARGO_BIN_EXE_strata"));
     let words = [program.to_str().unwrap(), "--exact", test, "--nocapture"];
-    let environment = [(INSIDE, "1"), ("TMPDIR", dir.path().to_str().unwrap())];
+    let environment = [
+        (INSIDE, strata.to_str().unwrap()),
+        ("TMPDIR", dir.path().to_str().unwrap()),
+    ];
     let ended = common::userns::run(COUNT, dir.path(), &words, &environment);
     assert_eq!(ended.code, 0, "{ended:#?}");
 }
@@ -89,13 +94,13 @@ fn all_hold(drivers: &Drivers) {
 
 #[test]
 fn the_kernels_overlay() {
-    inside("the_kernels_overlay", || all_hold(&Drivers::kernel_alone()));
+    inside("the_kernels_overlay", |_| all_hold(&Drivers::kernel_alone()));
 }
 
 /// Nothing is left out that the kernel's overlay does there.
 #[test]
 fn what_is_left_out_is_not_to_be_had() {
-    inside("what_is_left_out_is_not_to_be_had", || {
+    inside("what_is_left_out_is_not_to_be_had", |_| {
         let (failed, count) = go_through(&Drivers::kernel_alone(), user_namespace::is_left_out);
         let left_out: Vec<_> = user_namespace::LEFT_OUT
             .iter()
@@ -112,5 +117,5 @@ fn what_is_left_out_is_not_to_be_had() {
 
 #[test]
 fn ours() {
-    inside("ours", || all_hold(&Drivers::fuse(env!("CARGO_BIN_EXE_strata"))));
+    inside("ours", |strata| all_hold(&Drivers::fuse(strata)));
 }

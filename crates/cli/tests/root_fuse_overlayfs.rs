@@ -63,7 +63,9 @@ fn as_root() {
 fn in_a_user_namespace() {
     for (ids, owners) in [(1, ""), (65_536, OWNERS)] {
         let dir = tempfile::tempdir().unwrap();
-        let environment = [("STRATA", env!("CARGO_BIN_EXE_strata"))];
+        let reachable = common::userns::Reachable::new();
+        let strata = reachable.copy(env!("CARGO_BIN_EXE_strata"));
+        let environment = [("STRATA", strata.to_str().unwrap())];
         let script = script(owners);
         let ended = common::userns::run(ids, dir.path(), &["sh", "-euc", &script], &environment);
         assert_eq!(ended.code, 0, "{ids} ids: {ended:#?}");

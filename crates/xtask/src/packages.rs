@@ -49,6 +49,10 @@ const PACKAGES: &[(&str, &str)] = &[
     ("linux-image-cloud-amd64", "the kernel of the virtual machine"),
     ("mmdebstrap", "makes a real Debian root file system"),
     ("podman", "to be compared with"),
+    (
+        "procps",
+        "ps, which strata top asks where it is given options; kill",
+    ),
     ("qemu-system-x86", "the virtual machine"),
     (
         "runc",

@@ -1,8 +1,9 @@
 //! Programs in a user namespace of an unprivileged user.
 
+use std::fs::Permissions;
 use std::io::Write;
-use std::os::unix::fs::chown;
-use std::path::Path;
+use std::os::unix::fs::{PermissionsExt, chown};
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -10,6 +11,27 @@ use testkit::Ended;
 
 /// The user outside; root inside.
 pub const USER: u32 = 100_000;
+
+/// Copies of programs where any user reaches them, which is not so of what was built in somebody's home.
+pub struct Reachable {
+    dir: tempfile::TempDir,
+}
+
+impl Reachable {
+    pub fn new() -> Reachable {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::set_permissions(dir.path(), Permissions::from_mode(0o755)).unwrap();
+        Reachable { dir }
+    }
+
+    /// A copy of this one.
+    pub fn copy(&self, program: impl AsRef<Path>) -> PathBuf {
+        let program = program.as_ref();
+        let copy = self.dir.path().join(program.file_name().unwrap());
+        std::fs::copy(program, &copy).unwrap();
+        copy
+    }
+}
 
 /// Runs `words` as root of a new user namespace, which has `count` ids from [`USER`] on, and of a new mount namespace,
 /// in the directory `dir`, which is given to the user.

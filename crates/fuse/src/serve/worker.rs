@@ -106,8 +106,13 @@ impl Out<'_> {
     }
 }
 
-/// How long other workers are given to let go of removed files.
-const LET_GO: Duration = Duration::from_millis(2);
+/// How long other workers are given to let go of removed files, try by try: so late comes the answer that there is no
+/// room.
+const LET_GO: [Duration; 3] = [
+    Duration::from_millis(2),
+    Duration::from_millis(8),
+    Duration::from_millis(32),
+];
 
 impl Shared {
     /// Answers the request in `bytes`: its number and how. `None` for what has no number.
@@ -124,9 +129,12 @@ impl Shared {
         };
         let mut answer = self.dispatch(device, &request, out);
         // The space of a file that was just removed comes free when its FORGET is answered, which nobody waits for and
-        // another worker may be at. What was refused left nothing behind, and is tried once more.
-        if matches!(answer, Answer::Reply(Err(Errno::NOSPC | Errno::DQUOT))) {
-            std::thread::sleep(LET_GO);
+        // another worker may be at. What was refused left nothing behind, and is tried again.
+        for pause in LET_GO {
+            if !matches!(answer, Answer::Reply(Err(Errno::NOSPC | Errno::DQUOT))) {
+                break;
+            }
+            std::thread::sleep(pause);
             out.clear();
             answer = self.dispatch(device, &request, out);
         }
