@@ -250,7 +250,8 @@ fn a_server_ends_when_it_is_told_to() {
         let server = place.server();
         kill_process(Pid::from_raw(server).unwrap(), signal).unwrap();
         wait_for("the server ends", || !lives(server));
-        assert!(place.entry().is_none(), "it unmounts");
+        // Its first thread may be gone before the one that unmounts.
+        wait_for("it unmounts", || place.entry().is_none());
     }
 }
 
