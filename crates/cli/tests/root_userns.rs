@@ -2,8 +2,6 @@
 
 mod common;
 
-const PROGRAM: &str = env!("CARGO_BIN_EXE_strata");
-
 /// Ids of a namespace.
 #[derive(Clone, Copy, Debug)]
 struct Count(u32);
@@ -25,13 +23,12 @@ is() { test "$1" = "$2" || { echo "$1, not $2"; exit 1; }; }
 #[track_caller]
 fn inside(ids: Count, script: &str) {
     let dir = tempfile::tempdir().unwrap();
+    let reachable = common::userns::Reachable::new();
+    let strata = reachable.copy(env!("CARGO_BIN_EXE_strata"));
     let script = format!("{PRELUDE}{script}");
-    let ended = common::userns::run(
-        ids.0,
-        dir.path(),
-        &["sh", "-euc", &script],
-        &[("STRATA", PROGRAM)],
-    );
+    let words = ["sh", "-euc", &script];
+    let environment = [("STRATA", strata.to_str().unwrap())];
+    let ended = common::userns::run(ids.0, dir.path(), &words, &environment);
     assert_eq!(ended.code, 0, "{ids:?}: {ended:?}");
 }
 
