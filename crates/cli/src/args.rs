@@ -148,6 +148,9 @@ Containers:
   layers       Show the stack of layers beneath a container or an image
   inspect      Show everything about containers or images, as JSON
 
+Volumes:
+  volume       Keep directories that outlive the containers which use them
+
 Images:
   pull         Fetch an image from a registry
   push         Send an image to a registry
@@ -167,7 +170,7 @@ File systems:
   umount       Unmount an overlay, and end its server
 
 Strata:
-  df           Show what images, layers and containers take on disk, and what could be freed
+  df           Show what images, layers, containers and volumes take on disk, and what could be freed
   prune        Remove what is not in use: containers that do not run, images that nothing uses, what was left over
   dedup        Let equal files of different layers share their blocks, where the file system can (xfs, btrfs)
   fsck         Check the store, layers against their records, and what runs against what is mounted; and mend it
@@ -253,6 +256,9 @@ pub(crate) enum Command {
     Export(commands::export::ExportArgs),
     Layers(commands::layers::LayersArgs),
     Inspect(commands::inspect::InspectArgs),
+    /// Keep directories that outlive the containers which use them
+    #[command(subcommand)]
+    Volume(VolumeCommand),
     Pull(commands::pull::PullArgs),
     Push(commands::push::PushArgs),
     Save(commands::save::SaveArgs),
@@ -334,6 +340,18 @@ pub(crate) enum ImageCommand {
     Layers(commands::layers::LayersArgs),
     History(commands::history::HistoryArgs),
     Inspect(commands::inspect::NounArgs),
+}
+
+/// `strata volume …`.
+#[derive(Debug, Subcommand)]
+pub(crate) enum VolumeCommand {
+    Create(commands::volume::CreateArgs),
+    #[command(visible_alias = "list")]
+    Ls(commands::volume::LsArgs),
+    Inspect(commands::volume::InspectArgs),
+    #[command(visible_alias = "remove")]
+    Rm(commands::volume::RmArgs),
+    Prune(commands::prune::PruneVolumesArgs),
 }
 
 /// `strata system …`.

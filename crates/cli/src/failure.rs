@@ -258,11 +258,11 @@ mod tests {
                 .as_deref()
         );
         assert!(of(&["strata", "exec", "x"]).contains("strata exec --help"));
-        assert!(of(&["strata", "container", "ls", "-n", "1"]).contains("strata ps -a"));
         assert!(of(&["strata", "puul"]).contains("'pull'"));
-        let template = of(&["strata", "inspect", "--format", "{{.Id}}", "x"]);
+        assert!(of(&["strata", "df", "--format", "{{.Type}}"]).contains("--format json has"));
+        let template = of(&["strata", "inspect", "--format", "{{printf .Id}}", "x"]);
         assert!(
-            template.contains("{{.Id}}") && template.contains("--format json has"),
+            template.contains("printf") && template.contains("there are json"),
             "{template}"
         );
     }

@@ -7,8 +7,9 @@ pub(crate) fn command(name: &str) -> Option<&'static str> {
         "events" => "strata ps lists what runs, strata inspect tells its process",
         "checkpoint" | "restore" | "port" => "strata --help lists what can be done with a container",
         "build" => "strata runs images that others build; strata commit makes one of a container",
-        "network" | "volume" | "secret" | "pod" | "compose" | "kube" | "generate" | "play" | "swarm"
-        | "context" => "containers have --network none or host, and directories of this machine by -v",
+        "network" | "secret" | "pod" | "compose" | "kube" | "generate" | "play" | "swarm" | "context" => {
+            "containers have --network none or host, and directories of this machine or volumes by -v"
+        }
         "search" => "strata pull fetches an image by its name",
         "ls" | "list" => "strata ps lists containers, strata images lists images",
         _ => return None,
@@ -30,12 +31,8 @@ pub(crate) fn flag(command: &str, flag: &str) -> Option<&'static str> {
             "--cidfile" => Some("name the container itself"),
             _ => None,
         },
-        "ps" | "container ls" => ps_flag(flag),
         "images" | "image ls" => match flag {
             "-a" | "--all" => Some("strata keeps no intermediate images: those listed are all"),
-            "-f" | "--filter" => {
-                Some("give a name to see only that: strata images NAME; --format json has everything, for jq")
-            }
             _ => None,
         },
         "load" | "image load" if flag == "-" => Some("without -i the archive is read from standard input"),
@@ -43,9 +40,6 @@ pub(crate) fn flag(command: &str, flag: &str) -> Option<&'static str> {
         "pull" | "image pull" | "login" if flag == "--tls-verify" => Some(
             "--plain-http is for a registry without TLS; a certificate of one's own belongs among the system's",
         ),
-        "rm" | "container rm" if matches!(flag, "-v" | "--volumes") => {
-            Some("what an image calls a volume goes with its container in any case")
-        }
         "cp" | "container cp" => match flag {
             "-q" | "--quiet" => Some("nothing is printed in any case"),
             "--overwrite" => {
@@ -72,9 +66,7 @@ pub(crate) fn flag(command: &str, flag: &str) -> Option<&'static str> {
             "-f" | "--format" => Some("images made here are OCI images; strata save --format writes others"),
             "-s" | "--squash" => Some("strata image squash makes one layer of an image"),
             "-i" | "--iidfile" => Some("the id is what is printed: strata commit … > FILE"),
-            "--include-volumes" => {
-                Some("what an image calls a volume is in its container's layer, and committed")
-            }
+            "--include-volumes" => Some("copy what is in a volume into the container first: strata cp"),
             _ => None,
         },
         "inspect" | "container inspect" | "image inspect" if matches!(flag, "-s" | "--size") => {
@@ -82,16 +74,6 @@ pub(crate) fn flag(command: &str, flag: &str) -> Option<&'static str> {
         }
         _ => None,
     }
-}
-
-fn ps_flag(flag: &str) -> Option<&'static str> {
-    Some(match flag {
-        "-f" | "--filter" | "-l" | "--latest" | "-n" | "--last" => {
-            "strata ps -a lists all, the latest first; --format json has everything, for jq"
-        }
-        "-s" | "--size" => "strata inspect tells the size of a container: SizeRw",
-        _ => return None,
-    })
 }
 
 fn run_flag(flag: &str) -> Option<&'static str> {
@@ -134,8 +116,8 @@ fn run_flag(flag: &str) -> Option<&'static str> {
         }
         "--device-cgroup-rule" => "name the devices: --device HOST[:CONTAINER][:rwm], or a directory of them",
         "--gpus" => "name the devices of the card: --device /dev/dri, --device /dev/nvidia0, and so on",
-        "--volumes-from" | "--volume-driver" | "--image-volume" | "--secret" | "--config" => {
-            "strata keeps no volumes: give directories and files of this machine by -v"
+        "--volume-driver" | "--image-volume" | "--secret" | "--config" => {
+            "give directories and files of this machine, or volumes, by -v"
         }
         "--replace" => "remove the one before: strata rm -f NAME",
         "--label-file" | "--annotation-file" => {

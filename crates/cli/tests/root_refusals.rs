@@ -123,12 +123,20 @@ fn words_and_forms_that_are_not_known() {
     assert_eq!(told, "one busybox:latest exited a=b\n");
     let told = strata.ok(["images", "--format", "{{.Repository}}:{{.Tag}}"]);
     assert_eq!(told, "busybox:latest\n");
-    let ended = strata.end(["ps", "--format", "{{.Size}}"]);
-    refused(&ended, &["--format", "Size"]);
+    let ended = strata.end(["ps", "--format", "{{.Colour}}"]);
+    refused(&ended, &["--format", "Colour"]);
     assert!(ended.err.contains("Names"), "{ended:?}");
-    let ended = strata.end(["inspect", "--format", "{{.Id}}", "one"]);
-    refused(&ended, &["--format", "{{.Id}}"]);
-    assert!(ended.err.contains("--format json"), "{ended:?}");
+    let told = strata.ok([
+        "inspect",
+        "-f",
+        "{{.State.ExitCode}} {{json .Config.Labels}}",
+        "one",
+    ]);
+    assert_eq!(told, "0 {\"a\":\"b\"}\n");
+    let ended = strata.end(["inspect", "--format", "{{.Nosuch}}", "one"]);
+    assert!(ended.code == 125 && ended.err.contains("\"Nosuch\""), "{ended:?}");
+    let ended = strata.end(["inspect", "--format", "{{printf .Id}}", "one"]);
+    refused(&ended, &["--format", "printf"]);
     strata.ok(["rm", "one"]);
 }
 
@@ -167,11 +175,15 @@ fn an_image_called_host_is_told_apart_from_the_machine() {
 fn what_docker_or_podman_would_have_taken_gets_a_way_out() {
     let strata = busybox();
     for (flags, words, hint) in [
-        (&["-v", "data:/x"][..], &["\"data\" names a volume"][..], "./PATH"),
+        (&["-v", "da/ta:/x"][..], &["\"da/ta\" is no path"][..], "./PATH"),
         (&["-v", "~/data:/x"], &["\"~/data\""], "$HOME"),
         (&["-v", "/tmp:/x:U"], &["owner"], "--user"),
-        (&["--mount", "type=volume,src=a,dst=/x"], &["volumes"], "./PATH"),
-        (&["--mount", "dst=/x,volume-nocopy"], &["volume-nocopy"], "./PATH"),
+        (&["--mount", "src=/a,dst=/x"], &["\"/a\" is a path"], "type=bind"),
+        (
+            &["--mount", "type=volume,src=a,dst=/x,volume-subpath=b"],
+            &["volume-subpath"],
+            "whole volume",
+        ),
         (&["-p", "80:80"], &["'-p'"], "--network host"),
         (&["--detach-keys", "ctrl-x"], &["--detach-keys"], "Ctrl-P"),
         (&["--gpus", "all"], &["--gpus"], "--device"),
@@ -205,11 +217,6 @@ fn what_docker_or_podman_would_have_taken_gets_a_way_out() {
         (&["images", "-a"], &["-a"], "those listed are all"),
         (&["load", "-"], &["'-'"], "standard input"),
         (&["tag", "busybox", "UPPER"], &["UPPER"], "names look like"),
-        (
-            &["inspect", "-f", "{{.Id}}", "busybox"],
-            &["{{.Id}}"],
-            "--format json",
-        ),
     ] {
         let ended = strata.end(line);
         refused(&ended, words);

@@ -1,4 +1,4 @@
-//! `df`: what images, layers and containers of all namespaces take on disk, what they share, and what could be freed.
+//! `df`: what images, layers, containers and volumes of all namespaces take on disk, what they share, and what could be freed.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
@@ -39,6 +39,8 @@ pub struct DiskUse {
     pub blobs: Sum,
     /// What containers wrote.
     pub containers: Sum,
+    /// Volumes.
+    pub volumes: Sum,
     /// Snapshots that neither an image nor a container holds.
     pub snapshots: Sum,
     /// Bytes of layers, blobs and directories that nothing needs: left by what was interrupted or removed, or on their
@@ -67,6 +69,8 @@ pub struct Details {
     pub layers: Vec<LayerUse>,
     /// Containers, by name.
     pub containers: Vec<ContainerUse>,
+    /// Volumes, by name.
+    pub volumes: Vec<VolumeUse>,
 }
 
 /// What one image takes.
@@ -128,6 +132,22 @@ pub struct ContainerUse {
     /// Files, directories and all else.
     pub inodes: u64,
     /// What removing it gives back; nothing while it runs.
+    pub freeable: u64,
+}
+
+/// What one volume takes.
+#[derive(Debug, Clone, Serialize)]
+#[serde(rename_all = "PascalCase")]
+pub struct VolumeUse {
+    /// Its name.
+    pub name: String,
+    /// How many containers use it.
+    pub containers: u64,
+    /// Bytes of what is in it.
+    pub bytes: u64,
+    /// Files, directories and all else.
+    pub inodes: u64,
+    /// What removing it gives back; nothing while containers use it.
     pub freeable: u64,
 }
 
@@ -215,14 +235,21 @@ impl Engine {
             freeable: a.freeable + b.freeable,
         };
         let of_containers = self.containers_use(&disk, &containers, &mut told);
-        told.total =
-            told.images.bytes + told.containers.bytes + told.snapshots.bytes + told.left_over + told.own;
-        told.freeable = told.images.freeable + told.containers.freeable + told.left_over;
+        let of_volumes = volumes_use(&disk, &mut told.volumes);
+        told.total = told.images.bytes
+            + told.containers.bytes
+            + told.volumes.bytes
+            + told.snapshots.bytes
+            + told.left_over
+            + told.own;
+        told.freeable =
+            told.images.freeable + told.containers.freeable + told.volumes.freeable + told.left_over;
         if details {
             told.details = Some(Details {
                 images: images_use(&disk, &images, &made, &layers, &blobs),
                 layers: layers_use(&disk, &layers),
                 containers: of_containers,
+                volumes: of_volumes,
             });
         }
         Ok(told)
@@ -340,6 +367,28 @@ fn images_use(
         });
     }
     uses.sort_by(|a, b| a.names.cmp(&b.names));
+    uses
+}
+
+fn volumes_use(disk: &Disk, sum: &mut Sum) -> Vec<VolumeUse> {
+    let mut uses = Vec::new();
+    for volume in &disk.volumes {
+        let bytes = volume.usage.bytes + volume.overhead;
+        let freeable = if volume.users > 0 { 0 } else { bytes };
+        sum.count += 1;
+        sum.active += u64::from(volume.users > 0);
+        sum.bytes += bytes;
+        sum.unique += bytes;
+        sum.freeable += freeable;
+        uses.push(VolumeUse {
+            name: volume.name.clone(),
+            containers: volume.users,
+            bytes,
+            inodes: volume.usage.inodes,
+            freeable,
+        });
+    }
+    uses.sort_by(|a, b| a.name.cmp(&b.name));
     uses
 }
 

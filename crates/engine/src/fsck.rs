@@ -24,7 +24,7 @@ pub struct FsckOptions {
     pub deep: bool,
     /// Mend what is wrong.
     pub repair: bool,
-    /// Remove images and containers that cannot be mended.
+    /// Remove images, containers and volumes that cannot be mended.
     pub remove: bool,
 }
 
@@ -32,7 +32,7 @@ pub struct FsckOptions {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "PascalCase")]
 pub struct Finding {
-    /// What kind of thing it is: `database`, `blob`, `layer`, `snapshot`, `container`, `mount` or `orphan`.
+    /// What kind of thing it is: `database`, `blob`, `layer`, `snapshot`, `volume`, `container`, `mount` or `orphan`.
     pub kind: &'static str,
     /// Which one.
     pub name: String,

@@ -1,11 +1,15 @@
 //! `images`: the images of the namespace.
 
+use std::collections::BTreeMap;
+
+use image::config::ImageConfig;
 use image::reference::{Reference, ReferenceError};
 use jiff::Timestamp;
 use serde::Serialize;
 use store::Fault;
 
 use crate::Engine;
+use crate::find::FindImageError;
 
 /// A name of an image, as lists show it.
 #[derive(Debug, Clone, Serialize)]
@@ -65,6 +69,34 @@ impl Engine {
             .filter(fits)
             .map(listed)
             .collect())
+    }
+}
+
+impl Engine {
+    /// When an image was built, if it says so; by its name or the beginning of its id.
+    ///
+    /// # Errors
+    /// There is none; the store.
+    pub fn image_created(&self, name: &str) -> Result<Option<Timestamp>, FindImageError> {
+        Ok(self.find_image(name)?.created)
+    }
+
+    /// The labels of the image that is stored under a name; none of one whose configuration cannot be read.
+    ///
+    /// # Errors
+    /// There is none; the store.
+    pub fn image_labels(&self, name: &str) -> Result<BTreeMap<String, String>, FindImageError> {
+        let image = self.store.find_image(self.ns(), name)?;
+        let image = image.ok_or_else(|| FindImageError::NotFound(name.to_owned()))?;
+        Ok(self.labels_of(&image))
+    }
+
+    /// The labels of an image; none of one whose configuration cannot be read.
+    pub(crate) fn labels_of(&self, image: &store::Image) -> BTreeMap<String, String> {
+        let layers = usize::try_from(image.layers).unwrap_or(usize::MAX);
+        let config = self.store.read_blob(&image.config.digest, image.config.size).ok();
+        let config = config.and_then(|text| ImageConfig::parse(&text, layers).ok());
+        config.map(|config| config.config.labels).unwrap_or_default()
     }
 }
 

@@ -4,7 +4,9 @@ use image::config::{ConfigError, ImageConfig};
 use mount::overlay::Overlay;
 use oci_spec::runtime::{Process, Spec};
 use runtime::bundle::Bundle;
+use runtime::options::mounts::{MountKind, MountOption};
 use runtime::options::process;
+use runtime::options::volumes::is_read_only;
 use serde_json::{Value, json};
 use store::{BlobError, ContainerError, Fault, SnapshotError};
 
@@ -12,6 +14,7 @@ use crate::Engine;
 use crate::find::{FindImageError, familiar};
 use crate::run::Details;
 use crate::state::State;
+use crate::volumes::Volume;
 
 /// What a name is to be taken for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -80,6 +83,7 @@ impl Engine {
         let bundle = self.bundle_path(&row.id);
         // After a reboot there is none, and what only it knew is unknown.
         let spec = Bundle::open(&bundle).and_then(|bundle| bundle.spec()).ok();
+        let bound = self.mounts_of(&details, spec.as_ref());
         let process = spec.as_ref().and_then(|spec| spec.process().as_ref());
         let mounts = self.store.mounts(self.ns(), &row.id)?;
         let overlay = mounts
@@ -118,7 +122,7 @@ impl Engine {
             "HostnamePath": bundle.join("hostname"),
             "HostsPath": bundle.join("hosts"),
             "ResolvConfPath": bundle.join("resolv.conf"),
-            "Mounts": spec.as_ref().map(binds),
+            "Mounts": bound,
             "Config": {
                 "Hostname": spec.as_ref().and_then(|spec| spec.hostname().clone()),
                 "User": process.map(user),
@@ -148,6 +152,26 @@ impl Engine {
                 },
             },
         }))
+    }
+
+    /// What of the machine is mounted in a container, in docker's words.
+    fn mounts_of(&self, details: &Details, spec: Option<&Spec>) -> Vec<Value> {
+        let Some(plan) = &details.plan else {
+            return spec.map(binds).unwrap_or_default();
+        };
+        let mut mounts = Vec::new();
+        for volume in &plan.container.volumes {
+            let name = volume.name.as_deref().unwrap_or_default();
+            let found = self.store.find_volume(self.ns(), name).ok();
+            let source = found.map(|found| Volume::from(found).mountpoint);
+            let mut told = mount(&volume.bind(source.unwrap_or_default()));
+            told["Type"] = json!("volume");
+            told["Name"] = json!(name);
+            told["Driver"] = json!("local");
+            mounts.push(told);
+        }
+        mounts.extend(plan.container.mounts.iter().map(mount));
+        mounts
     }
 
     fn inspect_image(&self, image: &store::Image) -> Result<Value, InspectError> {
@@ -218,7 +242,28 @@ fn user(process: &Process) -> String {
     format!("{}:{}", process.user().uid(), process.user().gid())
 }
 
-/// What of the host was bound into the container.
+/// A mount in docker's words.
+fn mount(mount: &MountOption) -> Value {
+    let (kind, source) = match &mount.kind {
+        MountKind::Bind { source } => ("bind", Some(source)),
+        MountKind::Tmpfs => ("tmpfs", None),
+    };
+    let propagation = |word: &&String| {
+        ["shared", "slave", "private"]
+            .iter()
+            .any(|known| word.trim_start_matches('r') == *known)
+    };
+    json!({
+        "Type": kind,
+        "Source": source.map(|source| source.display().to_string()).unwrap_or_default(),
+        "Destination": mount.destination,
+        "Mode": mount.options.join(","),
+        "RW": !is_read_only(&mount.options),
+        "Propagation": mount.options.iter().find(propagation).map_or("", String::as_str),
+    })
+}
+
+/// What of the host was bound into a container that was made by an older strata.
 fn binds(spec: &Spec) -> Vec<Value> {
     let mounts = spec.mounts().as_deref().unwrap_or_default().iter();
     let bound = mounts.filter(|m| m.typ().as_deref() == Some("bind"));

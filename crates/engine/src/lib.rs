@@ -54,6 +54,7 @@ pub mod tag;
 pub mod top;
 pub mod tree;
 pub mod update;
+pub mod volumes;
 pub mod wait;
 
 use std::ffi::OsString;
@@ -73,7 +74,7 @@ pub mod errors {
     pub use image::save::Incomplete;
     pub use image::stored::StoredError;
     pub use image::unpack::UnpackError;
-    pub use store::{BlobError, ContainerError, Fault, ImageError, IngestError, SnapshotError};
+    pub use store::{BlobError, ContainerError, Fault, ImageError, IngestError, SnapshotError, VolumeError};
 }
 
 /// What goes on in a pull, a load, a push and the like: see [`image::progress`].

@@ -7,11 +7,10 @@
 use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
-use image::config::ImageConfig;
 use jiff::Timestamp;
 use rustix::fs::{FlockOperation, flock};
 use serde::Serialize;
-use store::{Collected, Digest, Disk, Fault, GRACE, ImageError, SnapshotError};
+use store::{Collected, Digest, Disk, Fault, GRACE, ImageError, SnapshotError, VolumeError};
 
 use crate::Engine;
 use crate::find::familiar;
@@ -27,6 +26,15 @@ pub enum PruneImages {
     /// Of those that no container was made from, the least recently used, until the images of the store take at most
     /// so many bytes on disk.
     Above(u64),
+}
+
+/// Which volumes that no container uses are removed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PruneVolumes {
+    /// Those that were given no name.
+    Anonymous,
+    /// All.
+    Unused,
 }
 
 /// A condition on labels: all must hold of what is removed.
@@ -51,6 +59,8 @@ pub struct PruneOptions {
     pub blobs: bool,
     /// Snapshots of the namespace that neither an image nor a container holds and that are not mounted.
     pub snapshots: bool,
+    /// Volumes.
+    pub volumes: Option<PruneVolumes>,
     /// What interrupted operations left for another try.
     pub unfinished: bool,
     /// Only what was last used before: containers and snapshots made, images used or named.
@@ -73,6 +83,8 @@ pub struct Pruned {
     pub images: Vec<Gone>,
     /// Snapshots, by key.
     pub snapshots: Vec<Gone>,
+    /// Volumes, by name.
+    pub volumes: Vec<Gone>,
     /// Blobs of layers that stay, by digest.
     pub blobs: Vec<Gone>,
     /// Bytes of what nothing needed any more.
@@ -120,6 +132,9 @@ impl Engine {
         if options.snapshots {
             self.prune_snapshots(options, &disk, &mut told)?;
         }
+        if let Some(which) = options.volumes {
+            self.prune_volumes(which, options, &gone, &disk, &mut told)?;
+        }
         if options.blobs {
             self.prune_blobs(options, &disk, &needs, &mut told)?;
         }
@@ -138,7 +153,13 @@ impl Engine {
                 }
             };
         }
-        let parts = [&told.containers, &told.images, &told.snapshots, &told.blobs];
+        let parts = [
+            &told.containers,
+            &told.images,
+            &told.snapshots,
+            &told.volumes,
+            &told.blobs,
+        ];
         told.bytes = parts
             .iter()
             .flat_map(|part| part.iter())
@@ -172,7 +193,7 @@ impl Engine {
         let mut gone = HashSet::new();
         for row in rows.iter().filter(fit).filter(|row| idle(row)) {
             if !options.dry_run
-                && let Err(error) = self.remove(&row.id)
+                && let Err(error) = self.remove(&row.id, row.ephemeral)
             {
                 told.failed.push(format!("container {}: {error}", row.name));
                 continue;
@@ -279,10 +300,7 @@ impl Engine {
         if options.labels.is_empty() {
             return true;
         }
-        let layers = usize::try_from(image.layers).unwrap_or(usize::MAX);
-        let config = self.store.read_blob(&image.config.digest, image.config.size).ok();
-        let config = config.and_then(|text| ImageConfig::parse(&text, layers).ok());
-        let labels = config.map(|config| config.config.labels).unwrap_or_default();
+        let labels = self.labels_of(image);
         fits(&options.labels, |key| labels.get(key).map(String::as_str))
     }
 
@@ -349,6 +367,45 @@ impl Engine {
                 }
             }
         }
+    }
+
+    /// Removes volumes that no container uses, those `gone` left out.
+    fn prune_volumes(
+        &self,
+        which: PruneVolumes,
+        options: &PruneOptions,
+        gone: &HashSet<String>,
+        disk: &Disk,
+        told: &mut Pruned,
+    ) -> Result<(), Fault> {
+        for volume in self.store.volumes(self.ns())? {
+            let goes = volume.users.iter().all(|id| gone.contains(id))
+                && (which == PruneVolumes::Unused || volume.anonymous)
+                && options.until.is_none_or(|until| volume.created < until)
+                && fits(&options.labels, |key| volume.labels.get(key).map(String::as_str));
+            if !goes {
+                continue;
+            }
+            let done = match options.dry_run {
+                true => Ok(()),
+                false => self.store.remove_volume(self.ns(), &volume.name),
+            };
+            match done {
+                Ok(()) => {
+                    let own = disk.volumes.iter().find(|it| it.n == volume.n);
+                    told.volumes.push(Gone {
+                        bytes: own.map_or(0, |own| own.usage.bytes + own.overhead),
+                        names: vec![volume.name.clone()],
+                        id: volume.name,
+                    });
+                }
+                // Somebody else was faster, or has taken it into use.
+                Err(VolumeError::NotFound(_) | VolumeError::InUse { .. }) => {}
+                Err(VolumeError::Fault(fault)) => return Err(fault),
+                Err(error) => told.failed.push(error.to_string()),
+            }
+        }
+        Ok(())
     }
 
     /// Drops blobs of layers that stay, once they are seen to be given back.

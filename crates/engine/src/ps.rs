@@ -1,13 +1,16 @@
 //! `ps`: the containers of the namespace.
 
 use std::collections::{BTreeMap, HashSet};
+use std::path::PathBuf;
 
 use jiff::Timestamp;
+use runtime::options::mounts::MountKind;
 use serde::Serialize;
-use store::Fault;
+use store::{Fault, SnapshotError};
 
 use crate::Engine;
 use crate::find::familiar;
+use crate::run::Details;
 use crate::state::State;
 
 /// A container, as lists show it.
@@ -26,12 +29,33 @@ pub struct Container {
     pub created: Timestamp,
     /// Its labels.
     pub labels: BTreeMap<String, String>,
+    /// What of this machine is mounted in it.
+    pub mounts: Vec<Mounted>,
     /// Whether it goes when its process ends.
     #[serde(rename = "AutoRemove")]
     pub ephemeral: bool,
     /// How it is.
     #[serde(flatten)]
     pub state: State,
+}
+
+/// A volume, or something of the machine's, in a container.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "PascalCase")]
+pub struct Mounted {
+    /// The volume's name, or a path of the machine.
+    pub source: String,
+    /// The path in the container.
+    pub destination: PathBuf,
+}
+
+/// Bytes that a container takes.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Size {
+    /// What it wrote.
+    pub own: u64,
+    /// With what its image has.
+    pub whole: u64,
 }
 
 /// Why the containers could not be listed.
@@ -49,28 +73,81 @@ impl Engine {
     /// # Errors
     /// See [`PsError`].
     pub fn ps(&self, all: bool) -> Result<Vec<Container>, PsError> {
-        let list = || -> Result<Vec<Container>, PsError> {
+        let list = || -> Result<(Vec<Container>, bool), PsError> {
             let rows = self.store.containers(self.ns())?;
             let states: Vec<State> = rows.iter().map(|row| self.state(row)).collect();
             self.remember(rows.iter().zip(&states));
-            Ok(rows
-                .into_iter()
-                .zip(states)
-                .map(|(row, state)| listed(row, state))
-                .collect())
+            // One that was to go with its process, and did not: its end, or that of its start, was seen by nobody.
+            let dead = rows
+                .iter()
+                .zip(&states)
+                .any(|(row, state)| row.ephemeral && !state.is_up() && Details::of(row).started.is_some());
+            let listed = rows.into_iter().zip(states);
+            Ok((listed.map(|(row, state)| listed_as(row, state)).collect(), dead))
         };
-        let mut listed = list()?;
-        // One that was to go with its process, and did not: its end was seen by nobody. A bundle too many: the one
-        // who was removing it was killed.
-        let dead = listed
-            .iter()
-            .any(|c| c.ephemeral && !c.state.is_up() && c.state != State::Created);
+        let (mut listed, dead) = list()?;
+        // A bundle too many: the one who was removing it was killed.
         if dead || self.has_orphans(&listed) {
             self.sweep()?;
-            listed = list()?;
+            (listed, _) = list()?;
         }
         listed.retain(|c| all || c.state.is_up());
         Ok(listed)
+    }
+
+    /// Ids of the containers that were made from an image, or from one that stands on it; by the image's name or the
+    /// beginning of its id. Containers keep the name that they were made by, if it is no image's any more.
+    ///
+    /// # Errors
+    /// The store.
+    pub fn made_from(&self, image: &str) -> Result<Vec<String>, Fault> {
+        let rows = self.store.containers(self.ns())?;
+        let found = self.find_image(image).ok();
+        let mut from = Vec::new();
+        for row in rows {
+            let named = row.image.as_deref().map(familiar);
+            let called = named.as_deref().is_some_and(|name| {
+                name == image
+                    || name
+                        .strip_prefix(image)
+                        .is_some_and(|tag| tag.starts_with([':', '@']))
+            });
+            let stands_on = match (&found, row.manifest) {
+                (Some(image), Some(manifest)) => {
+                    image.manifest.digest == manifest
+                        || self
+                            .store
+                            .manifest_layers(&manifest)?
+                            .iter()
+                            .any(|layer| image.top_chain == Some(layer.chain_id))
+                }
+                _ => false,
+            };
+            if called || stands_on {
+                from.push(row.id);
+            }
+        }
+        Ok(from)
+    }
+
+    /// What a container takes; its writable directory is walked for it.
+    ///
+    /// # Errors
+    /// It has none; the store.
+    pub fn size(&self, id: &str) -> Result<Size, SnapshotError> {
+        let own = self.store.usage(self.ns(), id)?.bytes;
+        let row = self.store.find_container(self.ns(), id).ok();
+        let image = row
+            .and_then(|row| row.image)
+            .map(|name| self.store.find_image(self.ns(), &name));
+        let image = match image.transpose()? {
+            Some(Some(image)) => image.usage.bytes,
+            _ => 0,
+        };
+        Ok(Size {
+            own,
+            whole: own + image,
+        })
     }
 
     fn has_orphans(&self, listed: &[Container]) -> bool {
@@ -84,9 +161,25 @@ impl Engine {
     }
 }
 
-fn listed(row: store::Container, state: State) -> Container {
-    let details = crate::run::Details::of(&row);
+fn listed_as(row: store::Container, state: State) -> Container {
+    let details = Details::of(&row);
+    let mut mounts = Vec::new();
+    if let Some(plan) = &details.plan {
+        mounts.extend(plan.container.volumes.iter().map(|volume| Mounted {
+            source: volume.name.clone().unwrap_or_default(),
+            destination: volume.destination.clone(),
+        }));
+        for mount in &plan.container.mounts {
+            if let MountKind::Bind { source } = &mount.kind {
+                mounts.push(Mounted {
+                    source: source.display().to_string(),
+                    destination: mount.destination.clone(),
+                });
+            }
+        }
+    }
     Container {
+        mounts,
         state,
         image: row.image.as_deref().map_or(details.source, familiar),
         command: details.command,

@@ -70,11 +70,12 @@ impl From<ContainerError> for RmError {
 }
 
 impl Engine {
-    /// Removes a container; one that runs is killed first if `force` says so.
+    /// Removes a container; one that runs is killed first if `force` says so. With `volumes`, and where it was to go at its
+    /// end, its anonymous volumes that no other container uses go too.
     ///
     /// # Errors
     /// See [`RmError`].
-    pub fn rm(&self, name: &str, force: bool) -> Result<Removed, RmError> {
+    pub fn rm(&self, name: &str, force: bool, volumes: bool) -> Result<Removed, RmError> {
         let row = self.store.find_container(self.ns(), name)?;
         match self.state(&row) {
             State::Running { pid, .. } | State::Paused { pid, .. } if !force => {
@@ -83,7 +84,7 @@ impl Engine {
             State::Restarting { .. } if !force => return Err(RmError::Restarting(row.name)),
             _ => {}
         }
-        self.remove(&row.id)?;
+        self.remove(&row.id, volumes || row.ephemeral)?;
         let named = match (&row.image, row.manifest) {
             (Some(name), Some(manifest)) => {
                 let image = self
@@ -109,7 +110,7 @@ impl Engine {
         match self.store.find_container(self.ns(), id) {
             // Whoever has the lock may be waiting for this process to leave.
             Ok(row) if row.ephemeral => {
-                self.remove_unlocked(id, Bundle::open(&self.bundle_path(id)).ok().as_ref())
+                self.remove_unlocked(id, Bundle::open(&self.bundle_path(id)).ok().as_ref(), true)
             }
             Ok(row) => {
                 self.remember([(&row, &self.state(&row))]);
@@ -136,25 +137,25 @@ impl Engine {
 
     /// Ends a container whatever state it is in, and takes it away. Whatever is gone already is no error, so that two
     /// who try at once both succeed.
-    pub(crate) fn remove(&self, id: &str) -> Result<(), RmError> {
+    pub(crate) fn remove(&self, id: &str, volumes: bool) -> Result<(), RmError> {
         let bundle = Bundle::open(&self.bundle_path(id)).ok();
         // Nobody starts it meanwhile.
         let _lock = bundle.as_ref().map(Bundle::lock).transpose()?;
-        self.remove_unlocked(id, bundle.as_ref())
+        self.remove_unlocked(id, bundle.as_ref(), volumes)
     }
 
-    fn remove_unlocked(&self, id: &str, bundle: Option<&Bundle>) -> Result<(), RmError> {
+    fn remove_unlocked(&self, id: &str, bundle: Option<&Bundle>, volumes: bool) -> Result<(), RmError> {
         if let Some(bundle) = bundle {
             runtime::end(bundle)?;
         }
-        self.remove_rows(id)?;
+        self.remove_rows(id, volumes)?;
         self.remove_bundle(id)
     }
 
-    /// Unmounts its root, forgets it, and removes what it wrote.
-    pub(crate) fn remove_rows(&self, id: &str) -> Result<(), RmError> {
+    /// Unmounts its root, forgets it, and removes what it wrote; its anonymous volumes too if `volumes` says so.
+    pub(crate) fn remove_rows(&self, id: &str, volumes: bool) -> Result<(), RmError> {
         detach(&self.bundle_path(id))?;
-        match self.store.remove_container(self.ns(), id) {
+        match self.store.remove_container_with(self.ns(), id, volumes) {
             Ok(()) | Err(ContainerError::NotFound(_)) => Ok(()),
             Err(error) => Err(error.into()),
         }
@@ -191,7 +192,7 @@ impl Engine {
         let orphans = names.filter(|name| !rows.iter().any(|row| row.id == *name));
         for id in dead.chain(orphans) {
             // What cannot be removed now (a mount in use) is left to the next sweep.
-            let _ = self.remove(id);
+            let _ = self.remove(id, true);
         }
         Ok(())
     }

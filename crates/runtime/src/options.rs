@@ -28,6 +28,7 @@ pub mod namespaces;
 pub mod network;
 pub mod process;
 pub mod security;
+pub mod volumes;
 
 pub use container::ContainerOptions;
 

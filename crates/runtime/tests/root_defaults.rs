@@ -248,7 +248,10 @@ fn what_is_asked_for_is_given() {
         "cat /in/file; touch /in/new; touch /t/x && ulimit -n && cat /proc/sys/kernel/msgmax",
         |options| {
             options.mounts = vec![
-                mounts::volume(&format!("{source}:/in:ro"), Path::new("/")).unwrap(),
+                match mounts::volume(&format!("{source}:/in:ro"), Path::new("/")) {
+                    Ok(mounts::Asked::Mount(mount)) => mount,
+                    other => panic!("{other:?}"),
+                },
                 mounts::tmpfs("/t:size=1m").unwrap(),
             ];
             options.ulimits = vec![limits::ulimit("nofile=100:200").unwrap()];

@@ -20,6 +20,11 @@ use crate::{Digest, Store};
 /// How long [`Store::collect`] leaves alone what an operation that never ended brought.
 pub const GRACE: Duration = Duration::from_secs(24 * 60 * 60);
 
+/// Whether a row names a number.
+pub(crate) const OF_NUMBER: &str =
+    "SELECT 1 FROM layers WHERE n = ?1 UNION ALL SELECT 1 FROM snapshots WHERE n = ?1
+    UNION ALL SELECT 1 FROM volumes WHERE n = ?1";
+
 /// Things taken in one transaction, each with a descriptor for its lock.
 const PORTION: usize = 64;
 
@@ -205,10 +210,7 @@ impl Store {
         let mut removed = Collected::default();
         let snapshots = self.layout.snapshots()?;
         let of_number = |q: &Query<'_>, name: &str| match name.parse::<u64>() {
-            Ok(n) => {
-                let rows = "SELECT 1 FROM layers WHERE n = ?1 UNION ALL SELECT 1 FROM snapshots WHERE n = ?1";
-                exists(q, rows, (int(n),))
-            }
+            Ok(n) => exists(q, OF_NUMBER, (int(n),)),
             // Nothing that strata makes here; nothing that it removes.
             Err(_) => Ok(true),
         };

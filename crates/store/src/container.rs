@@ -15,6 +15,7 @@ use crate::image::hex_range;
 use crate::layout::LOG;
 use crate::snapshot::{self, Kind, Labels, PrepareOptions, SnapshotError, labels_from, labels_to};
 use crate::snapshotter::durability;
+use crate::volume::{self, NewVolume, VolumeError};
 use crate::{Digest, Store};
 
 /// A container, as it is put into the store and as it is found there.
@@ -78,9 +79,21 @@ pub enum ContainerError {
     /// Its snapshot could not be made or removed.
     #[error(transparent)]
     Snapshot(SnapshotError),
+    /// One of its volumes could not be made.
+    #[error(transparent)]
+    Volume(VolumeError),
     /// Disk or database.
     #[error(transparent)]
     Fault(#[from] Fault),
+}
+
+impl From<VolumeError> for ContainerError {
+    fn from(error: VolumeError) -> ContainerError {
+        match error {
+            VolumeError::Fault(fault) => ContainerError::Fault(fault),
+            other => ContainerError::Volume(other),
+        }
+    }
 }
 
 impl From<SnapshotError> for ContainerError {
@@ -102,6 +115,17 @@ impl Store {
         new: &NewContainer,
         snapshot: Option<(Option<&str>, &PrepareOptions)>,
     ) -> Result<Vec<Mount>, ContainerError> {
+        self.create_container_with(new, snapshot, &[])
+    }
+
+    /// As [`Store::create_container`], with volumes that the container uses, each of which is made in the same transaction
+    /// if the namespace has none of that name. As long as the container exists they are not removed.
+    pub fn create_container_with(
+        &self,
+        new: &NewContainer,
+        snapshot: Option<(Option<&str>, &PrepareOptions)>,
+        volumes: &[NewVolume],
+    ) -> Result<Vec<Mount>, ContainerError> {
         let hex = hex_range(&new.id).is_some() && new.id.len() == 64;
         if !hex || new.name.is_empty() || new.ns.is_empty() {
             return Err(ContainerError::Invalid(new.id.clone()));
@@ -117,17 +141,28 @@ impl Store {
                 Some(self.draft(&new.ns, &new.id, Kind::Active, parent, &options)?)
             }
         };
-        let written = self.db.write(durability(new.ephemeral), |q| {
-            insert(q, new)?;
-            match &draft {
-                Some(draft) => Ok(draft.insert(q)?),
-                None => Ok(()),
+        let wanted = volume::drafts(self, &new.ns, volumes, new.ephemeral)?;
+        // What is made to last is on disk when this returns, and what it was made with.
+        let lasts = !new.ephemeral || wanted.iter().any(|volume| volume.lasts());
+        let written = self.db.write(durability(!lasts), |q| {
+            let id = insert(q, new)?;
+            if let Some(draft) = &draft {
+                draft.insert(q)?;
             }
+            Ok::<_, ContainerError>(volume::use_all(q, id, &wanted)?)
         });
         match (written, draft) {
-            (Ok(()), Some(draft)) => Ok(draft.finish(self)),
-            (Ok(()), None) => Ok(Vec::new()),
-            (Err(ContainerError::Fault(fault)), Some(draft)) => Err(draft.give_up(fault).into()),
+            (Ok(made), draft) => {
+                volume::keep(wanted, &made);
+                Ok(draft.map(|draft| draft.finish(self)).unwrap_or_default())
+            }
+            (Err(ContainerError::Fault(fault)), draft) => {
+                volume::give_up(wanted);
+                match draft {
+                    Some(draft) => Err(draft.give_up(fault).into()),
+                    None => Err(fault.into()),
+                }
+            }
             (Err(error), _) => Err(error),
         }
     }
@@ -208,21 +243,38 @@ impl Store {
     /// Forgets a container and its snapshot, then removes the snapshot's directory. What is mounted of it must have
     /// been unmounted.
     pub fn remove_container(&self, ns: &str, id: &str) -> Result<(), ContainerError> {
+        self.remove_container_with(ns, id, false)
+    }
+
+    /// As [`Store::remove_container`], and if `volumes` says so with the anonymous volumes that no other container uses.
+    pub fn remove_container_with(&self, ns: &str, id: &str, volumes: bool) -> Result<(), ContainerError> {
         let not_found = || ContainerError::NotFound(id.to_owned());
         let ephemeral = self.db.read(|q| {
             let sql = "SELECT ephemeral FROM containers WHERE ns = ? AND cid = ?";
             q.one(sql, (ns, id), |row| row.get(0))?.ok_or_else(not_found)
         })?;
-        let claim = self.free(durability(ephemeral), |q| {
+        let (claim, own) = self.free(durability(ephemeral), |q| {
+            let own = if volumes {
+                volume::own(q, ns, id)?
+            } else {
+                Vec::new()
+            };
             if q.run("DELETE FROM containers WHERE ns = ? AND cid = ?", (ns, id))? == 0 {
                 return Err(not_found());
             }
+            let mut claims = Vec::new();
+            for (id, n) in own {
+                claims.extend(self.forget_volume(q, id, n)?);
+            }
             match snapshot::find(q, ns, id)? {
-                Some(row) => Ok(self.forget(q, &row, id)?),
-                None => Ok(None),
+                Some(row) => Ok((self.forget(q, &row, id)?, claims)),
+                None => Ok((None, claims)),
             }
         })?;
-        Ok(self.take_away(claim)?)
+        for claim in own.into_iter().map(Some).chain([claim]) {
+            self.take_away(claim)?;
+        }
+        Ok(())
     }
 
     /// Where an active snapshot keeps what was written: `snapshots/<n>/fs`. A container's has its id as key.
@@ -259,7 +311,8 @@ impl Store {
     }
 }
 
-fn insert(q: &Query<'_>, new: &NewContainer) -> Result<(), ContainerError> {
+/// Puts in the row; its number.
+fn insert(q: &Query<'_>, new: &NewContainer) -> Result<i64, ContainerError> {
     let manifest: Option<i64> = match new.manifest {
         None => None,
         Some(digest) => {
@@ -268,9 +321,9 @@ fn insert(q: &Query<'_>, new: &NewContainer) -> Result<(), ContainerError> {
             Some(id.ok_or(ContainerError::ManifestGone(digest))?)
         }
     };
-    let inserted = q.run(
+    let inserted = q.one(
         "INSERT INTO containers (ns, cid, name, image, manifest, ephemeral, created, labels, details)
-         VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING",
+         VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING RETURNING id",
         (
             &new.ns,
             &new.id,
@@ -282,12 +335,13 @@ fn insert(q: &Query<'_>, new: &NewContainer) -> Result<(), ContainerError> {
             labels_to(&new.labels),
             new.details.to_string(),
         ),
+        |row| row.get(0),
     )?;
-    if inserted > 0 {
-        return match &new.image {
-            Some(image) => crate::image::used(q, &new.ns, image),
-            None => Ok(()),
-        };
+    if let Some(id) = inserted {
+        if let Some(image) = &new.image {
+            crate::image::used::<ContainerError>(q, &new.ns, image)?;
+        }
+        return Ok(id);
     }
     let other = "SELECT cid FROM containers WHERE ns = ? AND name = ?";
     match q.one(other, (&new.ns, &new.name), |row| row.get::<_, String>(0))? {

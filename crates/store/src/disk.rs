@@ -29,6 +29,8 @@ pub struct Disk {
     pub blobs: Vec<BlobDisk>,
     /// Directories of snapshots that are no layers: those of containers, and of clients.
     pub snapshots: Vec<SnapshotDisk>,
+    /// Volumes.
+    pub volumes: Vec<VolumeDisk>,
     /// Manifests, with the layers and blobs that they need.
     pub manifests: Vec<ManifestDisk>,
     /// Numbers of the layers beneath snapshots of clients.
@@ -81,6 +83,23 @@ pub struct SnapshotDisk {
     pub overhead: u64,
 }
 
+/// A volume.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct VolumeDisk {
+    /// Its directory is `snapshots/<n>`.
+    pub n: u64,
+    /// Its namespace.
+    pub ns: String,
+    /// Its name.
+    pub name: String,
+    /// How many containers use it.
+    pub users: u64,
+    /// What its files take.
+    pub usage: Usage,
+    /// Bytes on disk of what else lies in its directory.
+    pub overhead: u64,
+}
+
 /// What a manifest needs.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ManifestDisk {
@@ -118,6 +137,19 @@ impl Store {
             disk.disk.snapshots.push(snapshot);
         }
         let mut disk = disk.disk;
+        for volume in self.all_volumes()? {
+            named.insert(volume.n);
+            if let Some((usage, overhead)) = self.walk_number(volume.n)? {
+                disk.volumes.push(VolumeDisk {
+                    n: volume.n,
+                    ns: volume.ns,
+                    name: volume.name,
+                    users: volume.users.len() as u64,
+                    usage,
+                    overhead,
+                });
+            }
+        }
         let blobs: HashSet<String> = disk.blobs.iter().map(|blob| blob.digest.hex()).collect();
         let owned = |name: &str| name.parse::<u64>().is_ok_and(|n| named.contains(&n));
         let root = &self.layout.root;

@@ -8,6 +8,7 @@ use std::io::{self, Read};
 
 use rustix::fs::FileType;
 
+use crate::collect::OF_NUMBER;
 use crate::db::{Durability, Query, int, unsigned};
 use crate::error::Fault;
 use crate::layer::NewLayer;
@@ -47,6 +48,15 @@ pub enum Wrong {
         /// Whether a power cut may have taken it, as it was told when it was made.
         ephemeral: bool,
     },
+    /// A volume's directory is gone.
+    VolumeMissing {
+        /// Its namespace.
+        ns: String,
+        /// Its name.
+        name: String,
+        /// Whether a power cut may have taken it, as it was told when it was made.
+        ephemeral: bool,
+    },
     /// A blob that something needs has no row.
     BlobUnknown(Digest),
     /// Something on disk that neither a row nor a living process owns.
@@ -63,6 +73,7 @@ impl Store {
         self.check_blobs(deep, seen, &mut wrong)?;
         self.check_layers(seen, &mut wrong)?;
         self.check_snapshots(seen, &mut wrong)?;
+        self.check_volumes(seen, &mut wrong)?;
         self.check_orphans(&mut wrong)?;
         Ok(wrong)
     }
@@ -217,9 +228,31 @@ impl Store {
         Ok(())
     }
 
+    fn check_volumes(&self, seen: &dyn Fn(), wrong: &mut Vec<Wrong>) -> Result<(), Fault> {
+        let snapshots = self.layout.snapshots()?;
+        for volume in self.all_volumes()? {
+            seen();
+            let there = match snapshots.open_dir(format!("{}/{FS}", volume.n)) {
+                Err(error) if is_gone(&error) => false,
+                other => other
+                    .map(|_| true)
+                    .map_err(|error| self.number_fault("looking at", volume.n, error))?,
+            };
+            let still = "SELECT 1 FROM volumes WHERE ns = ? AND name = ? AND n = ?";
+            let still = |q: &Query<'_>| q.one(still, (&volume.ns, &volume.name, int(volume.n)), |_| Ok(()));
+            if !there && self.db.read(still)?.is_some() {
+                wrong.push(Wrong::VolumeMissing {
+                    ns: volume.ns,
+                    name: volume.name,
+                    ephemeral: volume.ephemeral,
+                });
+            }
+        }
+        Ok(())
+    }
+
     /// What nobody owns.
     fn check_orphans(&self, wrong: &mut Vec<Wrong>) -> Result<(), Fault> {
-        let number = "SELECT 1 FROM layers WHERE n = ?1 UNION ALL SELECT 1 FROM snapshots WHERE n = ?1";
         let digest = "SELECT 1 FROM blobs WHERE digest = ?";
         let lease = "SELECT 1 FROM leases WHERE id = ?";
         for rel in [SNAPSHOTS, BLOBS, LEASES] {
@@ -235,7 +268,7 @@ impl Store {
                 let owned = |q: &Query<'_>| -> Result<Option<bool>, Fault> {
                     let row = match rel {
                         SNAPSHOTS => match name.parse::<u64>() {
-                            Ok(n) => q.one(number, (int(n),), |_| Ok(()))?,
+                            Ok(n) => q.one(OF_NUMBER, (int(n),), |_| Ok(()))?,
                             Err(_) => return Ok(None),
                         },
                         BLOBS => match Digest::from_hex(name) {

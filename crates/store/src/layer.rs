@@ -105,7 +105,8 @@ pub(crate) fn find(q: &Query<'_>, diff_id: &Digest, chain_id: &Digest) -> Result
 /// One more than the largest number that a row names.
 pub(crate) fn next_number(q: &Query<'_>) -> Result<u64, Fault> {
     let sql =
-        "SELECT 1 + max((SELECT ifnull(max(n), 0) FROM layers), (SELECT ifnull(max(n), 0) FROM snapshots))";
+        "SELECT 1 + max((SELECT ifnull(max(n), 0) FROM layers), (SELECT ifnull(max(n), 0) FROM snapshots),
+        (SELECT ifnull(max(n), 0) FROM volumes))";
     Ok(q.one(sql, (), |row| unsigned(row, 0))?.unwrap_or(1))
 }
 

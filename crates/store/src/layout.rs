@@ -23,6 +23,10 @@ pub(crate) const LEASES: &str = "leases";
 pub(crate) const FS: &str = "fs";
 /// The overlay's work directory, beneath a writable snapshot's number.
 pub(crate) const WORK: &str = "work";
+/// What is to be a volume's content and is not wholly there yet, beneath its number.
+pub(crate) const FILLING: &str = "filling";
+/// What was to be a volume's content and is wholly there, on its way into the volume; beneath its number.
+pub(crate) const FILLED: &str = "filled";
 /// What a container prints, beneath its writable snapshot's number.
 pub(crate) const LOG: &str = "log";
 /// The content record, beneath a layer's number.

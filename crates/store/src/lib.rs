@@ -1,4 +1,4 @@
-//! Everything that persists: blobs by digest, unpacked layers, snapshots, images, containers.
+//! Everything that persists: blobs by digest, unpacked layers, snapshots, images, containers, volumes.
 //!
 //! What it is: directories and files, and one SQLite database that says what they are. Any number of processes use
 //! one store at once; any of them may be killed at any moment. A thing becomes visible in the database only once it
@@ -45,6 +45,7 @@ mod snapshot;
 mod snapshotter;
 mod stack;
 mod usage;
+mod volume;
 
 pub use blob::BlobError;
 pub use clones::Clones;
@@ -52,7 +53,7 @@ pub use collect::{Collected, GRACE};
 pub use container::{Container, ContainerError, NewContainer};
 pub use db::LOCK_TIMEOUT;
 pub use digest::{Descriptor, Digest, DigestError, Hasher};
-pub use disk::{BlobDisk, Disk, LayerDisk, ManifestDisk, SnapshotDisk};
+pub use disk::{BlobDisk, Disk, LayerDisk, ManifestDisk, SnapshotDisk, VolumeDisk};
 pub use error::Fault;
 pub use follow::Follow;
 pub use fsck::Wrong;
@@ -66,3 +67,4 @@ pub use schema::VERSION;
 pub use share::{Counts, Holder, Sharers, Stack, StackDir};
 pub use snapshot::{CommitOptions, Info, Kind, Labels, MAX_LABEL, PrepareOptions, SnapshotError};
 pub use usage::Usage;
+pub use volume::{Filling, NewVolume, Volume, VolumeError};

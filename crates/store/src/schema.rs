@@ -4,10 +4,14 @@ use crate::db::Query;
 use crate::error::Fault;
 
 /// One step a version: `STEPS[n]` takes a database of version `n` to `n + 1`. Steps are frozen once released.
-pub(crate) const STEPS: &[&str] = &[include_str!("schema/v1.sql"), include_str!("schema/v2.sql")];
+pub(crate) const STEPS: &[&str] = &[
+    include_str!("schema/v1.sql"),
+    include_str!("schema/v2.sql"),
+    include_str!("schema/v3.sql"),
+];
 
 /// The version of the format that this program writes.
-pub const VERSION: u32 = 2;
+pub const VERSION: u32 = 3;
 
 const _: () = assert!(STEPS.len() == VERSION as usize);
 

@@ -59,6 +59,8 @@ pub struct Counts {
     pub layers: u64,
     /// Blobs.
     pub blobs: u64,
+    /// Volumes.
+    pub volumes: u64,
 }
 
 impl Store {
@@ -123,15 +125,16 @@ impl Store {
 
     /// Every namespace that has something, sorted.
     pub fn namespaces(&self) -> Result<Vec<String>, Fault> {
-        let sql =
-            "SELECT ns FROM images UNION SELECT ns FROM containers UNION SELECT ns FROM snapshots ORDER BY 1";
+        let sql = "SELECT ns FROM images UNION SELECT ns FROM containers UNION SELECT ns FROM snapshots
+            UNION SELECT ns FROM volumes ORDER BY 1";
         self.db.read(|q| q.all(sql, (), |row| row.get(0)))
     }
 
     /// How much there is.
     pub fn counts(&self) -> Result<Counts, Fault> {
         let sql = "SELECT (SELECT count(*) FROM images), (SELECT count(*) FROM containers),
-            (SELECT count(*) FROM snapshots), (SELECT count(*) FROM layers), (SELECT count(*) FROM blobs)";
+            (SELECT count(*) FROM snapshots), (SELECT count(*) FROM layers), (SELECT count(*) FROM blobs),
+            (SELECT count(*) FROM volumes)";
         let counts = self.db.read(|q| {
             q.one(sql, (), |row| {
                 Ok(Counts {
@@ -140,6 +143,7 @@ impl Store {
                     snapshots: unsigned(row, 2)?,
                     layers: unsigned(row, 3)?,
                     blobs: unsigned(row, 4)?,
+                    volumes: unsigned(row, 5)?,
                 })
             })
         })?;

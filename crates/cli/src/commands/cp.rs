@@ -13,7 +13,7 @@ use crate::failure::Failure;
 ///
 /// A container's path is written CONTAINER:PATH. With - as the source a tar is read from standard input and extracted
 /// into the destination, a directory; with - as the destination a tar is written. A source that ends with /. means what
-/// is in the directory. A container may run or not; of one that does not run, what would be mounted in it is not seen.
+/// is in the directory. A container may run or not; what of this machine is mounted in it, volumes too, is seen in any case.
 #[derive(Debug, Args)]
 pub(crate) struct CpArgs {
     /// What is copied: CONTAINER:PATH, PATH or -

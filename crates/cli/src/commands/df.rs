@@ -12,14 +12,14 @@ use crate::render::table::Table;
 use crate::render::time::ago;
 use crate::render::{self, Format};
 
-/// Show what images, layers and containers take on disk, and what could be freed
+/// Show what images, layers, containers and volumes take on disk, and what could be freed
 ///
 /// Sizes are those on disk, of all namespaces, and add up to what du says of the store. Shared is what several images
-/// need; freeable is what goes with the images that no container was made from, the containers that do not run, and what
-/// was left over.
+/// need; freeable is what goes with the images that no container was made from, the containers that do not run, the
+/// volumes that no container uses, and what was left over.
 #[derive(Debug, Args)]
 pub(crate) struct DfArgs {
-    /// Tell each image, layer and container too
+    /// Tell each image, layer, container and volume too
     #[arg(short, long)]
     verbose: bool,
     /// Form of the output
@@ -42,6 +42,7 @@ fn write(out: &mut dyn Write, told: &DiskUse, context: &Context) -> io::Result<(
         ("  layers", &told.layers),
         ("  blobs", &told.blobs),
         ("Containers", &told.containers),
+        ("Volumes", &told.volumes),
     ] {
         table.row(row(kind, sum));
     }
@@ -128,7 +129,17 @@ fn write(out: &mut dyn Write, told: &DiskUse, context: &Context) -> io::Result<(
             human(container.freeable),
         ]);
     }
-    for table in [images, layers, containers] {
+    let mut volumes = Table::new(&["VOLUME", "CONTAINERS", "SIZE", "FILES", "FREEABLE"]);
+    for volume in &details.volumes {
+        volumes.row([
+            render::cut(&volume.name, 40),
+            volume.containers.to_string(),
+            human(volume.bytes),
+            volume.inodes.to_string(),
+            human(volume.freeable),
+        ]);
+    }
+    for table in [images, layers, containers, volumes] {
         writeln!(out)?;
         table.write(out, context.style)?;
     }

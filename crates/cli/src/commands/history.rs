@@ -33,7 +33,7 @@ pub(crate) fn run(context: &Context, args: HistoryArgs) -> Outcome {
     let now = Timestamp::now();
     let full = args.no_trunc;
     let lines = match &args.format {
-        ListFormat::Template(template) => template.lines(&fields(full, now), &steps)?,
+        ListFormat::Template(template) => template.lines(&fields(full, now), None, "IMAGE", &steps)?,
         _ => Vec::new(),
     };
     print(|out| match (args.quiet, &args.format) {

@@ -3,12 +3,14 @@
 use std::io::{self, Write};
 
 use clap::Args;
+use engine::Engine;
 use engine::images::Image;
 use engine::tree::Node;
 use jiff::Timestamp;
 
 use super::{Context, Outcome, print};
 use crate::failure::Failure;
+use crate::render::filter::{Filters, KeyValue};
 use crate::render::style::Style;
 use crate::render::table::Table;
 use crate::render::template::{self, Field, ListFormat};
@@ -33,6 +35,9 @@ pub(crate) struct ImagesArgs {
     /// Draw each image on the one whose layers it begins with
     #[arg(long, conflicts_with_all = ["name", "quiet", "digests"])]
     tree: bool,
+    /// Only what fits: reference=PATTERN, dangling=BOOL, label=KEY[=VALUE], before=IMAGE, since=IMAGE
+    #[arg(short, long, value_name = "FILTER")]
+    filter: Vec<KeyValue>,
     /// Form of the output: table, json, or fields such as '{{.Repository}}:{{.Tag}}'
     #[arg(long, value_name = "FORM", default_value = "table")]
     format: ListFormat,
@@ -42,10 +47,13 @@ pub(crate) fn run(context: &Context, args: ImagesArgs) -> Outcome {
     if args.tree {
         return tree(context, &args);
     }
-    let images = context.engine()?.images(args.name.as_deref())?;
+    let engine = context.engine()?;
+    let images = keep(&engine, &args.filter, engine.images(args.name.as_deref())?)?;
     let now = Timestamp::now();
     let lines = match &args.format {
-        ListFormat::Template(template) => template.lines(&fields(args.no_trunc, now), &images)?,
+        ListFormat::Template(template) => {
+            template.lines(&fields(args.no_trunc, now), None, "IMAGE ID", &images)?
+        }
         _ => Vec::new(),
     };
     print(|out| match (args.quiet, &args.format) {
@@ -63,6 +71,55 @@ pub(crate) fn run(context: &Context, args: ImagesArgs) -> Outcome {
         (_, ListFormat::Template(_)) => template::write(out, &lines),
         (_, ListFormat::Table) => table(&images, &args, now).write(out, context.style),
     })
+}
+
+/// Keeps of the images those that fit.
+fn keep(engine: &Engine, given: &[KeyValue], mut images: Vec<Image>) -> Result<Vec<Image>, Failure> {
+    let filters = Filters::new(
+        given,
+        &["reference", "dangling", "label", "label!", "before", "since"],
+    )?;
+    let dangling = filters.truth("dangling")?;
+    // When the image was built that others are compared with.
+    let built = |key: &str| -> Result<Option<Option<Timestamp>>, Failure> {
+        let name = filters.values(key).last();
+        Ok(name.map(|name| engine.image_created(name)).transpose()?)
+    };
+    let (before, since) = (built("before")?, built("since")?);
+    if filters.has("label") || filters.has("label!") {
+        let mut fit = Vec::new();
+        for image in images {
+            if filters.labels(&engine.image_labels(&image.name)?) {
+                fit.push(image);
+            }
+        }
+        images = fit;
+    }
+    images.retain(|image| {
+        let (repository, tag) = named(image);
+        let whole = format!("{repository}:{tag}");
+        filters.any("reference", |pattern| {
+            matches(pattern, &repository) || matches(pattern, &whole)
+        }) && dangling.is_none_or(|dangling| dangling == image.name.starts_with("sha256:"))
+            && before.is_none_or(|other| image.created < other)
+            && since.is_none_or(|other| image.created > other)
+    });
+    Ok(images)
+}
+
+/// Whether a text fits a pattern in which `*` is anything but `/`, and `?` one such character.
+fn matches(pattern: &str, text: &str) -> bool {
+    match (pattern.chars().next(), text.chars().next()) {
+        (None, None) => true,
+        (Some('*'), first) => {
+            matches(&pattern[1..], text)
+                || first.is_some_and(|c| c != '/' && matches(pattern, &text[c.len_utf8()..]))
+        }
+        (Some(wanted), Some(c)) if wanted == c || (wanted == '?' && c != '/') => {
+            matches(&pattern[wanted.len_utf8()..], &text[c.len_utf8()..])
+        }
+        _ => false,
+    }
 }
 
 fn tree(context: &Context, args: &ImagesArgs) -> Outcome {
@@ -114,12 +171,16 @@ fn named(image: &Image) -> (String, String) {
 }
 
 /// Docker's names for what a template shows.
-fn fields(full: bool, now: Timestamp) -> [Field<Image>; 6] {
+fn fields(full: bool, now: Timestamp) -> [Field<Image>; 7] {
     [
         ("ID", Box::new(move |i| render::id(&i.id, full).to_owned())),
         ("Repository", Box::new(|i| named(i).0)),
         ("Tag", Box::new(|i| named(i).1)),
         ("Digest", Box::new(|i| i.digest.clone())),
+        (
+            "CreatedAt",
+            Box::new(|i| i.created.map_or_else(|| "N/A".to_owned(), |at| at.to_string())),
+        ),
         ("CreatedSince", Box::new(move |i| ago(i.created, now))),
         ("Size", Box::new(|i| size::human(i.size))),
     ]
@@ -143,4 +204,23 @@ fn table(images: &[Image], args: &ImagesArgs, now: Timestamp) -> Table {
         table.row(row);
     }
     table
+}
+
+#[cfg(test)]
+mod tests {
+    use super::matches;
+
+    #[test]
+    fn patterns_of_names() {
+        for (pattern, text, fits) in [
+            ("busybox", "busybox", true),
+            ("busy*", "busybox:1", true),
+            ("*/busybox", "quay.io/busybox", true),
+            ("*", "quay.io/busybox", false),
+            ("busybox:?", "busybox:1", true),
+            ("busybox:?", "busybox:12", false),
+        ] {
+            assert_eq!(matches(pattern, text), fits, "{pattern} {text}");
+        }
+    }
 }

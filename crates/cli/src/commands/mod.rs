@@ -45,6 +45,7 @@ pub(crate) mod top;
 pub(crate) mod umount;
 pub(crate) mod update;
 pub(crate) mod version;
+pub(crate) mod volume;
 pub(crate) mod wait;
 
 use std::ffi::OsString;
@@ -53,7 +54,7 @@ use std::io::{self, BufWriter, ErrorKind, Write};
 use engine::{Engine, Helper};
 use rustix::process::{Resource, getrlimit, setrlimit};
 
-use crate::args::{Cli, Command, ContainerCommand, Global, ImageCommand, SystemCommand};
+use crate::args::{Cli, Command, ContainerCommand, Global, ImageCommand, SystemCommand, VolumeCommand};
 use crate::config::Settings;
 use crate::failure::Failure;
 use crate::render::style::Style;
@@ -195,12 +196,12 @@ fn dispatch(context: &Context, command: Command) -> Outcome {
         Command::Layers(args)
         | Command::Container(ContainerCommand::Layers(args))
         | Command::Image(ImageCommand::Layers(args)) => layers::run(context, args),
-        Command::Inspect(args) => inspect::run(context, args.names, args.kind),
+        Command::Inspect(args) => inspect::run(context, &args.names, &args.format, args.kind),
         Command::Container(ContainerCommand::Inspect(args)) => {
-            inspect::run(context, args.names, Some(inspect::Kind::Container))
+            inspect::run(context, &args.names, &args.format, Some(inspect::Kind::Container))
         }
         Command::Image(ImageCommand::Inspect(args)) => {
-            inspect::run(context, args.names, Some(inspect::Kind::Image))
+            inspect::run(context, &args.names, &args.format, Some(inspect::Kind::Image))
         }
         Command::Pull(args) | Command::Image(ImageCommand::Pull(args)) => pull::run(context, args),
         Command::Load(args) | Command::Image(ImageCommand::Load(args)) => load::run(context, args),
@@ -226,6 +227,11 @@ fn dispatch(context: &Context, command: Command) -> Outcome {
         Command::Image(ImageCommand::Prune(args)) => prune::images(context, args),
         Command::Df(args) | Command::System(SystemCommand::Df(args)) => df::run(context, args),
         Command::Info(args) | Command::System(SystemCommand::Info(args)) => info::run(context, args),
+        Command::Volume(VolumeCommand::Create(args)) => volume::create(context, args),
+        Command::Volume(VolumeCommand::Ls(args)) => volume::ls(context, args),
+        Command::Volume(VolumeCommand::Inspect(args)) => volume::inspect(context, &args),
+        Command::Volume(VolumeCommand::Rm(args)) => volume::rm(context, &args),
+        Command::Volume(VolumeCommand::Prune(args)) => prune::volumes(context, args),
         Command::Version(args) => version::run(context, args),
         Command::Completion(args) => completion::run(args),
     }

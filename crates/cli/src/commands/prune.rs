@@ -1,10 +1,10 @@
-//! `strata prune`, `strata container prune`, `strata image prune`: removes what is not in use.
+//! `strata prune`, `strata container prune`, `strata image prune`, `strata volume prune`: removes what is not in use.
 
 use std::io::{self, BufRead, Write};
 use std::str::FromStr;
 
 use clap::{Args, ValueEnum};
-use engine::prune::{Gone, LabelFilter, PruneImages, PruneOptions, Pruned};
+use engine::prune::{Gone, LabelFilter, PruneImages, PruneOptions, PruneVolumes, Pruned};
 use jiff::{Span, SpanRelativeTo, Timestamp};
 
 use super::{Context, Outcome, print};
@@ -21,7 +21,20 @@ pub(crate) struct PruneArgs {
     /// What to remove
     #[arg(value_name = "KIND")]
     kinds: Vec<Kind>,
-    /// All images that no container was made from, not only those without a name
+    /// All images that no container was made from, and all volumes that none uses, not only those without a name
+    #[arg(short, long)]
+    all: bool,
+    /// Volumes that no container uses too
+    #[arg(long)]
+    volumes: bool,
+    #[command(flatten)]
+    how: How,
+}
+
+/// Remove volumes that no container uses and that were given no name
+#[derive(Debug, Args)]
+pub(crate) struct PruneVolumesArgs {
+    /// Those with a name too
     #[arg(short, long)]
     all: bool,
     #[command(flatten)]
@@ -56,6 +69,8 @@ enum Kind {
     Blobs,
     /// Snapshots that neither an image nor a container holds
     Snapshots,
+    /// Volumes that no container uses
+    Volumes,
 }
 
 #[derive(Debug, Args)]
@@ -86,6 +101,8 @@ enum Filter {
     Label(LabelFilter),
     Until(Timestamp),
     Dangling(bool),
+    /// As docker has it for volumes: those with a name too.
+    All(bool),
 }
 
 impl FromStr for Filter {
@@ -112,7 +129,10 @@ impl FromStr for Filter {
                 .parse()
                 .map(Filter::Dangling)
                 .map_err(|_| "dangling is true or false".to_owned()),
-            _ => Err("there are label, label! and until".to_owned()),
+            "all" => runtime::options::boolean(value)
+                .map(Filter::All)
+                .ok_or("all is true or false".to_owned()),
+            _ => Err("there are label, label!, until, dangling of images and all of volumes".to_owned()),
         }
     }
 }
@@ -149,6 +169,7 @@ pub(crate) fn run(context: &Context, args: PruneArgs) -> Outcome {
         containers: none || has(Kind::Containers),
         blobs: has(Kind::Blobs),
         snapshots: has(Kind::Snapshots),
+        volumes: (args.volumes || has(Kind::Volumes)).then(|| which_volumes(args.all)),
         unfinished: none,
         ..PruneOptions::default()
     };
@@ -161,6 +182,21 @@ pub(crate) fn containers(context: &Context, args: PruneContainersArgs) -> Outcom
         ..PruneOptions::default()
     };
     prune(context, &args.how, None, options)
+}
+
+pub(crate) fn volumes(context: &Context, args: PruneVolumesArgs) -> Outcome {
+    let options = PruneOptions {
+        volumes: Some(which_volumes(args.all)),
+        ..PruneOptions::default()
+    };
+    prune(context, &args.how, None, options)
+}
+
+fn which_volumes(all: bool) -> PruneVolumes {
+    match all {
+        true => PruneVolumes::Unused,
+        false => PruneVolumes::Anonymous,
+    }
 }
 
 pub(crate) fn images(context: &Context, args: PruneImagesArgs) -> Outcome {
@@ -178,6 +214,11 @@ fn prune(context: &Context, how: &How, images: Option<bool>, mut options: PruneO
                 options.until = Some(options.until.map_or(*time, |until| until.min(*time)))
             }
             Filter::Dangling(only) => all = all.map(|all| all || !only),
+            Filter::All(every) => {
+                options.volumes = options
+                    .volumes
+                    .map(|which| if *every { PruneVolumes::Unused } else { which })
+            }
         }
     }
     options.images = match (all, how.keep_bytes) {
@@ -230,6 +271,10 @@ fn confirm(options: &PruneOptions) -> Result<(), Failure> {
         options
             .snapshots
             .then(|| "snapshots that neither an image nor a container holds".to_owned()),
+        options.volumes.map(|which| match which {
+            PruneVolumes::Anonymous => "volumes without a name that no container uses".to_owned(),
+            PruneVolumes::Unused => "all volumes that no container uses".to_owned(),
+        }),
         options
             .unfinished
             .then(|| "what interrupted operations left".to_owned()),
@@ -266,6 +311,7 @@ fn write(out: &mut dyn Write, pruned: &Pruned) -> io::Result<()> {
         ("Container", &pruned.containers),
         ("Image", &pruned.images),
         ("Snapshot", &pruned.snapshots),
+        ("Volume", &pruned.volumes),
         ("Blob", &pruned.blobs),
     ] {
         for one in gone {

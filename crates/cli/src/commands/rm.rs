@@ -7,7 +7,7 @@ use crate::failure::Failure;
 
 /// Remove containers
 ///
-/// What a container wrote is removed with it. Images stay.
+/// What a container wrote is removed with it. Images stay, and so do volumes unless --volumes is given.
 #[derive(Debug, Args)]
 pub(crate) struct RmArgs {
     /// Containers, by name, id or the beginning of an id
@@ -16,6 +16,9 @@ pub(crate) struct RmArgs {
     /// Kill those that run; a container that does not exist is no error
     #[arg(short, long)]
     force: bool,
+    /// Remove their volumes too that were given no name and that no other container uses
+    #[arg(short, long)]
+    volumes: bool,
     /// All containers of the namespace
     #[arg(short, long, conflicts_with = "containers")]
     all: bool,
@@ -28,7 +31,7 @@ pub(crate) fn run(context: &Context, args: RmArgs) -> Outcome {
         false => args.containers,
     };
     let mut last = false;
-    let code = for_each(&names, |name| match engine.rm(name, args.force) {
+    let code = for_each(&names, |name| match engine.rm(name, args.force, args.volumes) {
         Ok(removed) => {
             last |= removed.last;
             print(|out| writeln!(out, "{name}")).map(drop)

@@ -71,7 +71,7 @@ pub(crate) fn run(context: &Context, args: StatsArgs) -> Outcome {
         std::thread::sleep(PAUSE);
         let lines = look(&engine, &args, &mut before, machine)?;
         let made = match &args.format {
-            ListFormat::Template(template) => template.lines(&fields(), &lines)?,
+            ListFormat::Template(template) => template.lines(&fields(), None, "CONTAINER ID", &lines)?,
             _ => Vec::new(),
         };
         let fresh = !args.no_stream && args.format == ListFormat::Table && io::stdout().is_terminal();

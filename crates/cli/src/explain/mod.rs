@@ -8,7 +8,7 @@ use std::io::ErrorKind;
 use engine::OpenError;
 use engine::dedup::DedupError;
 use engine::diff::DiffError;
-use engine::errors::{BlobError, ContainerError, Fault, SnapshotError};
+use engine::errors::{BlobError, ContainerError, Fault, SnapshotError, VolumeError};
 use engine::history::HistoryError;
 use engine::images::ImagesError;
 use engine::info::InfoError;
@@ -17,7 +17,9 @@ use engine::layers::LayersError;
 use engine::ps::PsError;
 use engine::rm::RmError;
 use engine::rmi::RmiError;
+use engine::run::VolumesError;
 use engine::tag::{FindImageError, TagError};
+use engine::volumes::CreateVolumeError;
 
 use crate::failure::Failure;
 
@@ -111,6 +113,65 @@ impl Explain for OpenError {
             _ => return None,
         };
         Some(hint.to_owned())
+    }
+}
+
+impl Explain for VolumeError {
+    fn fault(&self) -> Option<&Fault> {
+        match self {
+            VolumeError::Fault(fault) => Some(fault),
+            _ => None,
+        }
+    }
+
+    fn hint(&self) -> Option<String> {
+        let hint = match self {
+            VolumeError::NotFound(_) => "strata volume ls lists them",
+            VolumeError::Invalid(_) => "letters, digits, _, . and -, the first a letter or a digit",
+            VolumeError::InUse { .. } => "remove the containers first: strata rm -v",
+            _ => return None,
+        };
+        Some(hint.to_owned())
+    }
+}
+
+impl Explain for CreateVolumeError {
+    fn fault(&self) -> Option<&Fault> {
+        match self {
+            CreateVolumeError::Volume(error) => error.fault(),
+            _ => None,
+        }
+    }
+
+    fn hint(&self) -> Option<String> {
+        match self {
+            CreateVolumeError::Volume(error) => error.hint(),
+            CreateVolumeError::Options(_) => Some(VOLUME_OPTIONS.to_owned()),
+            CreateVolumeError::Other(name) => Some(format!("strata volume inspect {name} tells which")),
+            _ => None,
+        }
+    }
+}
+
+/// What a volume can be made with.
+const VOLUME_OPTIONS: &str = "a volume is a directory of the store, or one of this machine: --opt type=none --opt o=bind --opt device=DIRECTORY";
+
+impl Explain for VolumesError {
+    fn fault(&self) -> Option<&Fault> {
+        match self {
+            VolumesError::Volume(error) => error.fault(),
+            VolumesError::From { source, .. } => source.fault(),
+            _ => None,
+        }
+    }
+
+    fn hint(&self) -> Option<String> {
+        match self {
+            VolumesError::Volume(error) => error.hint(),
+            VolumesError::From { .. } => Some("strata ps -a lists all containers".to_owned()),
+            VolumesError::Options { .. } => Some(VOLUME_OPTIONS.to_owned()),
+            _ => None,
+        }
     }
 }
 

@@ -46,6 +46,7 @@ impl Explain for RunError {
         match self {
             RunError::Container(error) => error.fault(),
             RunError::Base(error) => error.fault(),
+            RunError::Volumes(error) => error.fault(),
             _ => None,
         }
     }
@@ -54,6 +55,7 @@ impl Explain for RunError {
         let hint = match self {
             RunError::Container(error) => return error.hint(),
             RunError::Base(error) => return error.hint(),
+            RunError::Volumes(error) => return error.hint(),
             RunError::State { source, .. } if source.kind() == ErrorKind::PermissionDenied => {
                 "strata runs as root"
             }

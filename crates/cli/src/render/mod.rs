@@ -1,11 +1,13 @@
 //! From values to text: tables, sizes, times, JSON, colour.
 
+pub(crate) mod filter;
 pub(crate) mod size;
 pub(crate) mod style;
 pub(crate) mod table;
 pub(crate) mod template;
 pub(crate) mod time;
 
+use std::collections::BTreeMap;
 use std::io::{self, Write};
 
 use clap::ValueEnum;
@@ -46,6 +48,15 @@ pub(crate) fn cut(text: &str, width: usize) -> String {
         kept.push('…');
     }
     kept
+}
+
+/// Labels as lists show them.
+pub(crate) fn labels(labels: &BTreeMap<String, String>) -> String {
+    let pairs: Vec<String> = labels
+        .iter()
+        .map(|(key, value)| format!("{key}={value}"))
+        .collect();
+    pairs.join(",")
 }
 
 /// Writes `value` as indented JSON and a newline.

@@ -20,7 +20,6 @@ impl Style {
     }
 
     /// Never coloured.
-    #[cfg(test)]
     pub(crate) const PLAIN: Style = Style { on: false };
 
     /// Bold.

@@ -6,15 +6,15 @@ use super::style::Style;
 
 /// Rows under heads.
 pub(crate) struct Table {
-    heads: Vec<&'static str>,
+    heads: Vec<String>,
     rows: Vec<Vec<String>>,
 }
 
 impl Table {
     /// A table of these columns.
-    pub(crate) fn new(heads: &[&'static str]) -> Table {
+    pub(crate) fn new(heads: &[&str]) -> Table {
         Table {
-            heads: heads.to_vec(),
+            heads: heads.iter().map(|head| (*head).to_owned()).collect(),
             rows: Vec::new(),
         }
     }
@@ -30,7 +30,10 @@ impl Table {
     pub(crate) fn write(&self, out: &mut dyn Write, style: Style) -> io::Result<()> {
         let width = |column: usize| {
             let cells = self.rows.iter().map(|r| r[column].chars().count());
-            cells.chain([self.heads[column].len()]).max().unwrap_or(0)
+            cells
+                .chain([self.heads[column].chars().count()])
+                .max()
+                .unwrap_or(0)
         };
         let widths: Vec<usize> = (0..self.heads.len()).map(width).collect();
         let mut line = String::new();

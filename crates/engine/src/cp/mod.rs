@@ -19,6 +19,7 @@ use store::{ContainerError, Fault, SnapshotError};
 use sys::Dir;
 
 use crate::Engine;
+use crate::run::VolumesError;
 
 use self::root::{Root, Seen};
 use self::rules::Destination;
@@ -65,6 +66,9 @@ pub enum CopyError {
     /// Its root could not be mounted.
     #[error(transparent)]
     Mount(#[from] MountError),
+    /// Its volumes.
+    #[error(transparent)]
+    Volumes(#[from] Box<VolumesError>),
     /// Another mount writes to it, or another copy goes on for long.
     #[error("container {0} is in use by another mount")]
     InUse(String),
@@ -129,7 +133,7 @@ impl Source {
 
 impl Engine {
     /// Copies a file or a directory, by docker's rules for what source and destination mean; answers how many bytes of
-    /// files were written. A container may run or not. One that runs shows what is mounted in it too.
+    /// files were written. A container may run or not; what of this machine is mounted in it is seen in any case.
     ///
     /// # Errors
     /// See [`CopyError`]; what was copied before stays.
@@ -215,6 +219,17 @@ fn source(root: &Root, path: &Path, options: Options) -> Result<Source, CopyErro
         Seen::Dir(_) => rules::base_name(path).unwrap_or_else(|| ".".into()),
     };
     Ok(Source { what, called })
+}
+
+/// All that is in a directory, and its own attributes, into an empty one.
+pub(crate) fn copy_whole(from: &Dir, to: &Dir) -> Result<(), CopyError> {
+    let dir = from.open_dir(".").map_err(CopyError::Begin)?;
+    let source = Source {
+        what: Seen::Dir(dir),
+        called: ".".into(),
+    };
+    through(&source, to, Owner::AsPacked)?;
+    sys::attributes::copy(from, to, |name| name != "security.selinux").map_err(CopyError::Begin)
 }
 
 /// From one directory into another.

@@ -3,16 +3,22 @@
 use std::ffi::OsString;
 use std::fs::DirBuilder;
 use std::io;
+use std::os::fd::AsFd;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Component, Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use runtime::bundle::Bundle;
+use runtime::options::mounts::{MountKind, MountOption};
+use runtime::options::volumes::is_read_only;
 use rustix::fs::{FileType, FlockOperation, Mode, OFlags, flock};
+use rustix::mount::MountAttrFlags;
 use sys::Dir;
+use sys::mount::SetAttr;
 
 use super::{CopyError, End};
 use crate::Engine;
+use crate::run::{Details, Plan};
 use crate::state::State;
 
 /// How long another copy of the same container may take.
@@ -138,13 +144,70 @@ impl Engine {
         for mount in self.store.mounts(self.ns(), &row.id)? {
             mount::attach(&mount, place)?;
         }
-        let opened = Dir::open_ambient(place);
+        let opened = Dir::open_ambient(place).map_err(|source| CopyError::Path {
+            path: place.to_owned(),
+            source,
+        });
+        let opened = match Details::of(row).plan {
+            Some(plan) => opened.and_then(|root| self.with_mounts(&plan, root, place)),
+            None => opened,
+        };
         mount::detach(place)?;
-        opened.map_err(|source| CopyError::Path {
+        opened
+    }
+
+    /// Mounts in a root what its container has mounted of this machine; the whole tree, which nobody else sees.
+    fn with_mounts(&self, plan: &Plan, root: Dir, place: &Path) -> Result<Dir, CopyError> {
+        let mut mounts = self.mount_volumes(plan, &root).map_err(Box::new)?;
+        mounts.extend(plan.container.mounts.iter().cloned());
+        if mounts.is_empty() {
+            return Ok(root);
+        }
+        mounts.sort_by_key(|mount| mount.destination.components().count());
+        for mount in &mounts {
+            let MountKind::Bind { source } = &mount.kind else {
+                continue;
+            };
+            attach_bind(&root, mount, source).map_err(|source| CopyError::Path {
+                path: mount.destination.clone(),
+                source,
+            })?;
+        }
+        let whole = || -> io::Result<Dir> {
+            let tree = sys::mount::clone_tree_at(place, true)?;
+            let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+            // As long as this is open the tree stays whole.
+            Dir::from_fd(rustix::fs::openat(&tree, ".", flags, Mode::empty())?)
+        };
+        whole().map_err(|source| CopyError::Path {
             path: place.to_owned(),
             source,
         })
     }
+}
+
+/// Binds what lies on this machine into a root, where a start makes the place for it too.
+fn attach_bind(root: &Dir, mount: &MountOption, source: &Path) -> io::Result<()> {
+    let tree = sys::mount::clone_tree_at(source, true)?;
+    if is_read_only(&mount.options) {
+        let change = SetAttr {
+            set: MountAttrFlags::MOUNT_ATTR_RDONLY.bits().into(),
+            ..SetAttr::default()
+        };
+        sys::mount::set_attr(tree.as_fd(), true, change)?;
+    }
+    let target = match source.is_dir() {
+        true => runtime::make_directory(root, &mount.destination)?,
+        false => {
+            let beneath = mount.destination.strip_prefix("/").unwrap_or(&mount.destination);
+            match root.open_in_root(beneath, OFlags::PATH, Mode::empty()) {
+                // A file's place is made when the container starts; until then there is nothing to copy to or from.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+                other => other?,
+            }
+        }
+    };
+    sys::mount::attach(tree.as_fd(), target.as_fd())
 }
 
 impl Root {

@@ -7,7 +7,7 @@ use image::reference::Reference;
 use image::refetch::{Role, refetch};
 use image::registry::Client;
 use image::verify;
-use store::{Descriptor, Digest, Fault, Holder, ImageLayer, Lease, Wrong};
+use store::{Descriptor, Digest, Fault, Holder, ImageLayer, Lease, VolumeError, Wrong};
 
 use super::{Broken, Finding, FsckOptions};
 use crate::Engine;
@@ -66,6 +66,12 @@ impl Mender<'_> {
                 found = Finding::new("snapshot", format!("{ns}/{key}"), "its directory is not there");
                 if repair {
                     self.snapshot(&ns, &key, ephemeral, &mut found)?;
+                }
+            }
+            Wrong::VolumeMissing { ns, name, ephemeral } => {
+                found = Finding::new("volume", format!("{ns}/{name}"), "its directory is not there");
+                if repair {
+                    self.volume(&ns, &name, ephemeral, &mut found)?;
                 }
             }
             Wrong::Orphan(path) => found = Finding::new("orphan", path, "nobody owns it"),
@@ -246,7 +252,7 @@ impl Mender<'_> {
             return Ok(());
         }
         let store = &self.engine.store;
-        let removed = match store.remove_container(ns, key) {
+        let removed = match store.remove_container_with(ns, key, ephemeral) {
             Err(store::ContainerError::NotFound(_)) => {
                 store.remove(ns, key).map_err(|error| error.to_string())
             }
@@ -255,6 +261,20 @@ impl Mender<'_> {
         match removed {
             Ok(()) => found.mended = Some("removed".to_owned()),
             Err(error) => found.left = Some(error),
+        }
+        Ok(())
+    }
+
+    /// A volume whose directory is gone: what was in it is lost.
+    fn volume(&self, ns: &str, name: &str, ephemeral: bool, found: &mut Finding) -> Result<(), Fault> {
+        if !ephemeral && !self.options.remove {
+            found.left = Some("what was in it is lost; --remove removes it".to_owned());
+            return Ok(());
+        }
+        match self.engine.store.remove_volume(ns, name) {
+            Ok(()) | Err(VolumeError::NotFound(_)) => found.mended = Some("removed".to_owned()),
+            Err(VolumeError::Fault(fault)) => return Err(fault),
+            Err(error) => found.left = Some(error.to_string()),
         }
         Ok(())
     }

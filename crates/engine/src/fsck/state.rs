@@ -72,7 +72,7 @@ impl Engine {
                 let mut found = Finding::new("container", row.name.clone(), what);
                 if options.repair {
                     mended(
-                        self.remove(&row.id).map_err(|error| error.to_string()),
+                        self.remove(&row.id, true).map_err(|error| error.to_string()),
                         "removed",
                         &mut found,
                     );
@@ -100,7 +100,7 @@ impl Engine {
             );
             if options.repair {
                 mended(
-                    self.remove(id).map_err(|error| error.to_string()),
+                    self.remove(id, true).map_err(|error| error.to_string()),
                     "removed",
                     &mut found,
                 );

@@ -1,18 +1,18 @@
 //! What a container is before it runs: an id, a name, rows, and a writable directory.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use image::progress::Silent;
 use jiff::Timestamp;
 use rustix::rand::{GetRandomFlags, getrandom};
-use store::{ContainerError, NewContainer, PrepareOptions, SnapshotError};
+use store::{ContainerError, NewContainer, PrepareOptions, SnapshotError, VolumeError};
 use sys::Dir;
 
 use super::base::{self, Base};
 use super::host::{self, HostView, LeftOut};
 use super::spec::Draft;
 use super::start::{RunError, state_error};
-use super::{Details, Plan, Request};
+use super::{Details, Plan, Request, volumes};
 use crate::{Engine, names};
 
 /// A container that was made and not started.
@@ -65,23 +65,24 @@ impl Engine {
         let (mut base, mut left) = (base, base::ATTEMPTS);
         let (plan, draft, (name, mounts)) = loop {
             left -= 1;
-            let plan = Plan {
-                image: base.execution.clone(),
-                ..request.plan.clone()
-            };
+            let plan = self
+                .with_volumes(request, base.execution.as_ref())
+                .map_err(Box::new)?;
             let draft = Draft::new(self, &plan, id).map_err(Box::new)?;
             match self.create_rows(request, &base, &plan, &draft, view.as_ref(), dice, started) {
                 // Somebody removed the image since it was found: it is looked for again, or pulled.
                 Err(RunError::Container(error)) if left > 0 && image_is_gone(&error) => {
                     base = self.base(request, &Silent).map_err(Box::new)?;
                 }
+                // Somebody removed a volume since it was seen: it is made.
+                Err(RunError::Container(ContainerError::Volume(VolumeError::NotFound(_)))) if left > 0 => {}
                 created => break (plan, draft, created?),
             }
         };
         if let Some(view) = &view
             && let Err(error) = self.prepare_view(id, view)
         {
-            let _ = self.remove(id);
+            let _ = self.remove(id, true);
             return Err(error);
         }
         Ok(Made {
@@ -128,7 +129,12 @@ impl Engine {
                 .mounts
                 .iter()
                 .map(|mount| mount.destination.clone())
-                .chain(draft.volumes().map(PathBuf::from))
+                .chain(
+                    plan.container
+                        .volumes
+                        .iter()
+                        .map(|volume| volume.destination.clone()),
+                )
                 .collect(),
             plan: Some(plan.clone()),
             started,
@@ -159,12 +165,13 @@ impl Engine {
             ephemeral: request.remove,
             details: serde_json::to_value(details).unwrap_or_default(),
         };
+        let volumes = volumes::wanted(plan);
         let mut attempt = 0;
         loop {
             new.name = request.name.clone().unwrap_or_else(|| names::name(dice, attempt));
             match self
                 .store
-                .create_container(&new, Some((parent.as_deref(), &snapshot)))
+                .create_container_with(&new, Some((parent.as_deref(), &snapshot)), &volumes)
             {
                 Ok(mounts) => return Ok((new.name, mounts)),
                 Err(ContainerError::NameInUse { .. }) if request.name.is_none() && attempt < ATTEMPTS => {

@@ -13,11 +13,13 @@ mod make;
 mod plan;
 mod spec;
 mod start;
+mod volumes;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use jiff::Timestamp;
+use runtime::options::volumes::VolumesFrom;
 use serde::{Deserialize, Serialize};
 
 pub use self::base::{Base, BaseError};
@@ -27,6 +29,8 @@ pub use self::plan::Plan;
 pub use self::spec::SpecError;
 pub(crate) use self::spec::shared_memory;
 pub use self::start::{RunError, Started, Stdio, Streams, Summons};
+pub use self::volumes::VolumesError;
+pub(crate) use self::volumes::made_up_name;
 pub use crate::pull::Registries;
 
 /// Where the read-only part of a container's root comes from.
@@ -79,6 +83,8 @@ pub struct Request {
     pub remove: bool,
     /// Labels.
     pub labels: BTreeMap<String, String>,
+    /// Containers whose volumes it is to have too.
+    pub volumes_from: Vec<VolumesFrom>,
     /// What is asked of each start.
     pub plan: Plan,
 }
@@ -94,6 +100,7 @@ impl Request {
             name: None,
             remove: false,
             labels: BTreeMap::new(),
+            volumes_from: Vec::new(),
             plan: Plan::default(),
         }
     }

@@ -3,13 +3,13 @@
 use std::borrow::Cow;
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd};
-use std::path::{Component, Path, PathBuf};
+use std::os::fd::AsFd;
+use std::path::{Path, PathBuf};
 
 use image::config::Execution;
 use oci_spec::image::Config;
 use runtime::bundle::Bundle;
-use runtime::options::mounts::{MountKind, MountOption};
+use runtime::options::mounts::MountOption;
 use runtime::options::namespaces::{Joined, NamespaceOption};
 use runtime::options::{ContainerOptions, process};
 use runtime::spec::{self, Context, Host};
@@ -63,14 +63,6 @@ pub enum SpecError {
     /// Another container's `/dev/shm` could not be shared.
     #[error("sharing /dev/shm with --ipc: {0}")]
     Memory(#[source] io::Error),
-    /// A directory that the image wants could not be made.
-    #[error("volume {} of the image: {source}", path.display())]
-    Volume {
-        /// Where, in the container.
-        path: PathBuf,
-        /// Why not.
-        source: io::Error,
-    },
     /// The machine does not tell what it has.
     #[error("asking the kernel what it has: {0}")]
     Host(#[source] io::Error),
@@ -93,8 +85,6 @@ pub(super) struct Draft {
     network_of: Option<String>,
     /// The process whose `/dev/shm` is shared.
     memory_of: Option<i32>,
-    /// Directories that the image wants, absolute.
-    volumes: Vec<PathBuf>,
     /// Another OCI runtime will read the specification.
     foreign_runtime: bool,
 }
@@ -149,11 +139,6 @@ impl Draft {
             hostname,
             network_of,
             memory_of,
-            volumes: plan
-                .image
-                .as_ref()
-                .map(|image| volumes(&image.volumes))
-                .unwrap_or_default(),
             foreign_runtime: plan.runtime.is_some(),
         })
     }
@@ -175,45 +160,9 @@ impl Draft {
             share_memory(pid, bundle).map_err(|e| Box::new(SpecError::Memory(e)))?;
         }
         let root = Dir::open_ambient(bundle.rootfs()).map_err(|e| Box::new(SpecError::Host(e)))?;
-        let volumes = self.make_volumes(&root).map_err(Box::new)?;
+        let volumes = engine.mount_volumes(plan, &root).map_err(Box::new)?;
         let spec = self.spec(bundle, &root, &files, volumes).map_err(Box::new)?;
         Ok(bundle.write_spec(&spec)?)
-    }
-
-    /// Where the image wants directories of its containers' own (`VOLUME`), absolute; those that the user mounts
-    /// something at are the user's.
-    pub(super) fn volumes(&self) -> impl Iterator<Item = &Path> {
-        let asked = |path: &Path| self.options.mounts.iter().any(|mount| mount.destination == path);
-        self.volumes
-            .iter()
-            .map(PathBuf::as_path)
-            .filter(move |path| !asked(path))
-    }
-
-    /// Makes the directories that the image wants where it does not bring them: they are the container's own already,
-    /// in its writable layer. Beneath a root that is to be read-only each is bound over itself, so that it can be
-    /// written to all the same, as with docker and podman; device nodes in it open nothing there.
-    fn make_volumes(&self, root: &Dir) -> Result<Vec<MountOption>, SpecError> {
-        let mut binds = Vec::new();
-        for path in self.volumes() {
-            let failed = |source| SpecError::Volume {
-                path: path.to_owned(),
-                source,
-            };
-            let made = runtime::make_directory(root, path).map_err(failed)?;
-            if self.options.read_only {
-                // Its true name: what the name leads to was resolved within the root, and is no link any more.
-                let source =
-                    std::fs::read_link(format!("/proc/self/fd/{}", made.as_raw_fd())).map_err(failed)?;
-                binds.push(MountOption {
-                    destination: path.to_owned(),
-                    kind: MountKind::Bind { source },
-                    options: ["bind", "rw", "nodev", "rprivate"].map(str::to_owned).to_vec(),
-                    relabel: false,
-                });
-            }
-        }
-        Ok(binds)
     }
 
     fn spec(
@@ -270,28 +219,6 @@ impl Draft {
             ("resolv.conf", "/etc/resolv.conf", resolv),
         ]
     }
-}
-
-/// The image's `VOLUME`s as clean paths; what cannot be a place for one is passed over, as the peers do.
-fn volumes(words: &[String]) -> Vec<PathBuf> {
-    let mut paths: Vec<PathBuf> = words
-        .iter()
-        .map(|word| {
-            let mut path = PathBuf::from("/");
-            for part in Path::new(word).components() {
-                match part {
-                    Component::Normal(name) => path.push(name),
-                    Component::ParentDir => drop(path.pop()),
-                    _ => {}
-                }
-            }
-            path
-        })
-        .filter(|path| path.parent().is_some())
-        .collect();
-    paths.sort();
-    paths.dedup();
-    paths
 }
 
 /// The image's wishes in the form that the OCI specification's library has. What is empty there was not said.

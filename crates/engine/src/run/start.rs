@@ -21,6 +21,7 @@ use super::base::{Base, BaseError};
 use super::host::LeftOut;
 use super::make::chosen;
 use super::spec::{Draft, SpecError};
+use super::volumes::VolumesError;
 use super::{Details, Plan, Request};
 use crate::rm::{self, RmError};
 use crate::state::State;
@@ -58,6 +59,9 @@ pub enum RunError {
     /// What was asked of the container cannot be put into a specification.
     #[error(transparent)]
     Spec(#[from] Box<SpecError>),
+    /// Its volumes.
+    #[error(transparent)]
+    Volumes(#[from] Box<VolumesError>),
     /// It could not be started.
     #[error(transparent)]
     Start(#[from] StartError),
@@ -162,6 +166,8 @@ pub struct Started<'a> {
     /// What of the machine does not appear in it, when it is a view of the host.
     pub left_out: Vec<LeftOut>,
     remove: bool,
+    /// It has volumes.
+    volumes: bool,
 }
 
 impl Started<'_> {
@@ -220,11 +226,12 @@ impl Started<'_> {
             id,
             name,
             remove,
+            volumes,
             ..
         } = self;
         // The supervisor takes its cgroups away meanwhile, and writes into the bundle until it leaves.
         let removed = match remove {
-            true => engine.remove_rows(&id),
+            true => engine.remove_rows(&id, volumes),
             false => {
                 if let Ok(row) = engine.store.find_container(engine.ns(), &id) {
                     engine.remember([(&row, &State::from(&exit))]);
@@ -279,10 +286,11 @@ impl Engine {
                 name: made.name,
                 left_out: made.left_out,
                 remove: request.remove,
+                volumes: !made.plan.container.volumes.is_empty(),
             }),
             Err(error) => {
                 // What cannot be taken back now is found by the next sweep; the first error is the one to tell.
-                let _ = self.remove(&id);
+                let _ = self.remove(&id, true);
                 Err(error)
             }
         }
@@ -324,6 +332,7 @@ impl Engine {
                     name: row.name,
                     left_out: Vec::new(),
                     remove: row.ephemeral,
+                    volumes: !plan.container.volumes.is_empty(),
                 })
             }
             Err(error) => {

@@ -9,6 +9,7 @@ use super::devices::DeviceOption;
 use super::mounts::MountOption;
 use super::namespaces::NamespaceOption;
 use super::security::CapabilityOption;
+use super::volumes::VolumeOption;
 
 /// What a user asks of a container, beyond what its image says. `Default` is what `strata run IMAGE` asks: nothing.
 ///
@@ -38,6 +39,8 @@ pub struct ContainerOptions {
     pub init: bool,
     /// Mounts, in the user's order.
     pub mounts: Vec<MountOption>,
+    /// Volumes, in the user's order.
+    pub volumes: Vec<VolumeOption>,
     /// Devices of the host.
     pub devices: Vec<DeviceOption>,
     /// The root is read-only.

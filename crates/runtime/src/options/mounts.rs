@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use super::volumes::{self, VolumeOption};
 use super::{Flag, Result, boolean, container_path, csv, limits};
 
 /// One mount that the user asked for.
@@ -32,10 +33,21 @@ pub enum MountKind {
     Tmpfs,
 }
 
-const VOLUME_FORM: &str = "write HOST-PATH:CONTAINER-PATH[:OPTION,…], as /srv/www:/www:ro";
-const MOUNT_FORM: &str = "write type=bind,source=PATH,target=PATH[,readonly][,bind-propagation=rslave] or type=tmpfs,target=PATH[,tmpfs-size=64m]";
+/// What `-v` or `--mount` asks for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Asked {
+    /// Something of the host's, or a fresh file system in memory.
+    Mount(MountOption),
+    /// A volume.
+    Volume(VolumeOption),
+}
+
+const VOLUME_FORM: &str =
+    "write HOST-PATH:CONTAINER-PATH[:OPTION,…], as /srv/www:/www:ro, or NAME:CONTAINER-PATH";
+const MOUNT_FORM: &str = "write type=bind,source=PATH,target=PATH[,readonly][,bind-propagation=rslave], type=volume,source=NAME,target=PATH or type=tmpfs,target=PATH[,tmpfs-size=64m]";
 const TMPFS_FORM: &str = "write CONTAINER-PATH[:OPTION,…], as /run:size=64m,mode=1777,exec";
-const BIND_INSTEAD: &str = "a directory of this machine is given as /PATH or ./PATH, one that goes with the container as --tmpfs PATH";
+const NO_IMAGES: &str = "copy them out: strata create IMAGE, then strata cp CONTAINER:PATH .";
+const WHOLE: &str = "mount the whole volume, and use a directory in it";
 const HOME: &str = "the shell expands ~ at the beginning of a word alone: write $HOME";
 const OWN_OWNER: &str = "chown the directory before, or give --user its owner's number";
 const OWN_OVERLAY: &str = "give it read-only (ro), or as the root: --rootfs DIR";
@@ -62,18 +74,22 @@ const TIMES: [&str; 8] = [
     "nostrictatime",
 ];
 
-/// Parses `-v`/`--volume`: `HOST-PATH:CONTAINER-PATH[:OPTIONS]`.
+/// Parses `-v`/`--volume`: `HOST-PATH:CONTAINER-PATH[:OPTIONS]`, `NAME:CONTAINER-PATH[:OPTIONS]` for a volume, or
+/// `CONTAINER-PATH` for one without a name.
 ///
 /// A host path beginning with `.` is relative to `cwd`, which must be absolute. A backslash before a colon makes the
 /// colon part of the path, as podman has it. Without options the bind is recursive, writable and private.
 ///
 /// # Errors
-/// Anything that is not of the form; named and anonymous volumes, which strata does not keep.
-pub fn volume(value: &str, cwd: &Path) -> Result<MountOption> {
+/// Anything that is not of the form.
+pub fn volume(value: &str, cwd: &Path) -> Result<Asked> {
     let flag = Flag::new("--volume", value, VOLUME_FORM);
     let parts = split_colons(value);
     let (source, destination, options) = match parts.as_slice() {
-        [_] => return Err(flag.instead("strata keeps no anonymous volumes", BIND_INSTEAD)),
+        [destination] => {
+            let destination = target(&flag, destination)?;
+            return Ok(Asked::Volume(VolumeOption::anonymous(destination)));
+        }
         [source, destination] => (source, destination, ""),
         [source, destination, options] => (source, destination, options.as_str()),
         _ => {
@@ -91,13 +107,17 @@ pub fn volume(value: &str, cwd: &Path) -> Result<MountOption> {
     } else if source == "." || source == ".." || source.starts_with("./") || source.starts_with("../") {
         // Components leave out what is of no use: "./x" is "x".
         cwd.join(source).components().collect()
+    } else if source.starts_with('~') {
+        return Err(flag.instead(format!("{source:?} is no name of a volume"), HOME));
     } else {
-        let hint = if source.starts_with('~') {
-            HOME
-        } else {
-            BIND_INSTEAD
+        let words = options.split(',').filter(|word| !word.is_empty());
+        let volume = VolumeOption {
+            name: Some(volumes::name(&flag, source)?),
+            copy: !words.clone().any(|word| word == "nocopy"),
+            destination: target(&flag, destination)?,
+            ..VolumeOption::default()
         };
-        return Err(flag.instead(format!("{source:?} names a volume, and strata keeps none"), hint));
+        return finish_volume(&flag, volume, words.filter(|word| *word != "copy"));
     };
     let destination = target(&flag, destination)?;
     let mut mount = MountOption {
@@ -109,14 +129,32 @@ pub fn volume(value: &str, cwd: &Path) -> Result<MountOption> {
     for word in options.split(',').filter(|word| !word.is_empty()) {
         bind_word(&flag, &mut mount, word)?;
     }
-    finish_bind(&flag, mount, true)
+    finish_bind(&flag, mount, true).map(Asked::Mount)
+}
+
+/// A volume with the words of its mount, which are those of a bind.
+fn finish_volume<'a>(
+    flag: &Flag<'_>,
+    volume: VolumeOption,
+    words: impl Iterator<Item = &'a str>,
+) -> Result<Asked> {
+    let mut mount = volume.bind(PathBuf::new());
+    for word in words {
+        bind_word(flag, &mut mount, word)?;
+    }
+    let MountOption { options, relabel, .. } = finish_bind(flag, mount, true)?;
+    Ok(Asked::Volume(VolumeOption {
+        options,
+        relabel,
+        ..volume
+    }))
 }
 
 /// Parses `--mount`: comma-separated `key=value`, CSV quoting for a path with a comma.
 ///
 /// # Errors
-/// An unknown type or key, a key of another type, a missing target or source; `type=volume`.
-pub fn mount(value: &str, cwd: &Path) -> Result<MountOption> {
+/// An unknown type or key, a key of another type, a missing target or source.
+pub fn mount(value: &str, cwd: &Path) -> Result<Asked> {
     let flag = Flag::new("--mount", value, MOUNT_FORM);
     let mut kind = None;
     let mut source: Option<String> = None;
@@ -124,6 +162,12 @@ pub fn mount(value: &str, cwd: &Path) -> Result<MountOption> {
     let mut words = Vec::new();
     let mut tmpfs = Vec::new();
     let mut binding = Vec::new();
+    let mut kept = VolumeOption {
+        copy: true,
+        ..VolumeOption::default()
+    };
+    // The first key that is about volumes.
+    let mut of_volume = None;
     let mut below = true;
     for field in csv(&flag)? {
         let (key, text) = match field.split_once('=') {
@@ -191,17 +235,37 @@ pub fn mount(value: &str, cwd: &Path) -> Result<MountOption> {
             "u" | "chown" => {
                 return Err(flag.instead("changing the owner of the source is not supported", OWN_OWNER));
             }
-            "volume-nocopy" | "volume-opt" | "volume-label" | "volume-driver" | "volume-subpath"
-            | "subpath" => {
-                return Err(flag.instead(
-                    format!("{key} is about volumes, and strata keeps none"),
-                    BIND_INSTEAD,
-                ));
+            "volume-subpath" | "subpath" => {
+                return Err(flag.instead(format!("{key} is not supported"), WHOLE));
+            }
+            "volume-nocopy" => {
+                kept.copy = !switch()?;
+                of_volume.get_or_insert(key);
+            }
+            "volume-label" | "volume-opt" => {
+                let needed = needed()?;
+                let (name, text) = needed.split_once('=').unwrap_or((&needed, ""));
+                let all = match key.as_str() {
+                    "volume-label" => &mut kept.labels,
+                    _ => &mut kept.made_with,
+                };
+                all.insert(name.to_owned(), text.to_owned());
+                of_volume.get_or_insert(key);
+            }
+            "volume-driver" => {
+                let driver = needed()?;
+                if driver != "local" {
+                    return Err(flag.wrong(format!("volume-driver={driver:?}: there is local alone")));
+                }
+                of_volume.get_or_insert(key);
             }
             other => return Err(flag.wrong(format!("{other:?} is not a key that --mount knows"))),
         }
     }
     let destination = destination.ok_or_else(|| flag.wrong("target is missing"))?;
+    if let (Some(key), Some("bind" | "tmpfs")) = (&of_volume, kind.as_deref()) {
+        return Err(flag.wrong(format!("{key} belongs to type=volume")));
+    }
     match kind.as_deref() {
         Some("bind") => {
             if let Some(word) = tmpfs.first() {
@@ -222,7 +286,7 @@ pub fn mount(value: &str, cwd: &Path) -> Result<MountOption> {
             for word in words.iter().chain(&binding) {
                 bind_word(&flag, &mut mount, word)?;
             }
-            finish_bind(&flag, mount, below)
+            finish_bind(&flag, mount, below).map(Asked::Mount)
         }
         Some("tmpfs") => {
             if source.is_some() {
@@ -233,14 +297,27 @@ pub fn mount(value: &str, cwd: &Path) -> Result<MountOption> {
             }
             // Not to copy is what happens in any case.
             words.extend(tmpfs.into_iter().filter(|word| word != "notmpcopyup"));
-            finish_tmpfs(&flag, destination, words)
+            finish_tmpfs(&flag, destination, words).map(Asked::Mount)
         }
-        Some("volume") | None => Err(flag.instead(
-            "strata keeps no volumes, and volume is what --mount means by default",
-            BIND_INSTEAD,
-        )),
-        Some("image") => Err(flag.instead("strata mounts no images into containers", BIND_INSTEAD)),
-        Some(other) => Err(flag.wrong(format!("type {other:?} is neither bind nor tmpfs"))),
+        Some("volume") | None => {
+            if let Some(word) = tmpfs.first() {
+                return Err(flag.wrong(format!("{word:?} belongs to type=tmpfs")));
+            }
+            if let Some(word) = binding.first() {
+                return Err(flag.wrong(format!("{word:?} belongs to type=bind")));
+            }
+            if let Some(path) = source.as_deref().filter(|source| source.starts_with(['/', '.'])) {
+                return Err(flag.instead(
+                    format!("{path:?} is a path, and volume is what --mount means unless it is told"),
+                    "write type=bind",
+                ));
+            }
+            kept.name = source.map(|source| volumes::name(&flag, &source)).transpose()?;
+            kept.destination = destination;
+            finish_volume(&flag, kept, words.iter().map(String::as_str))
+        }
+        Some("image") => Err(flag.instead("strata mounts no images into containers", NO_IMAGES)),
+        Some(other) => Err(flag.wrong(format!("type {other:?} is none of bind, volume and tmpfs"))),
     }
 }
 
@@ -402,6 +479,13 @@ mod tests {
         Path::new("/home/me")
     }
 
+    fn bound(value: &str) -> MountOption {
+        match mount(value, cwd()).unwrap() {
+            Asked::Mount(mount) => mount,
+            other => panic!("{other:?}"),
+        }
+    }
+
     #[test]
     fn volumes() {
         for (value, source, destination, options) in [
@@ -414,7 +498,9 @@ mod tests {
             ("/a:/b:", "/a", "/b", "rbind rprivate"),
             ("/a:/b:rw,cached,nocopy", "/a", "/b", "rbind rw rprivate"),
         ] {
-            let mount = volume(value, cwd()).unwrap();
+            let Asked::Mount(mount) = volume(value, cwd()).unwrap() else {
+                panic!("{value}");
+            };
             assert_eq!(
                 mount.kind,
                 MountKind::Bind {
@@ -431,9 +517,10 @@ mod tests {
     #[test]
     fn bad_volumes_are_named() {
         for (value, says) in [
-            ("/data", "anonymous"),
-            ("data:/x", "\"data\" names a volume"),
-            ("data:/x", "./PATH"),
+            ("data", "\"data\" is no absolute path"),
+            ("-data:/x", "no name of a volume"),
+            ("da/ta:/x", "./PATH"),
+            ("data:/x:ro,quick", "\"quick\""),
             ("~/data:/x", "$HOME"),
             (":/x", "empty"),
             ("/a:b", "\"b\" is no absolute path"),
@@ -448,6 +535,44 @@ mod tests {
             assert!(
                 error.contains(says) && error.starts_with("--volume"),
                 "{value}: {error}"
+            );
+        }
+    }
+
+    #[test]
+    fn volumes_with_and_without_a_name() {
+        for (value, name, copy, options) in [
+            ("/data", None, true, "rbind rprivate"),
+            ("data:/data", Some("data"), true, "rbind rprivate"),
+            (
+                "d.a-t_a:/data:ro,nocopy",
+                Some("d.a-t_a"),
+                false,
+                "rbind ro rro rprivate",
+            ),
+            ("data:/data:noexec,z", Some("data"), true, "rbind noexec rprivate"),
+        ] {
+            let Asked::Volume(found) = volume(value, cwd()).unwrap() else {
+                panic!("{value}");
+            };
+            assert_eq!((found.name.as_deref(), found.copy), (name, copy), "{value}");
+            assert_eq!(found.destination, Path::new("/data"), "{value}");
+            assert_eq!(found.options.join(" "), options, "{value}");
+        }
+        for (value, name) in [
+            ("type=volume,source=data,target=/data,readonly", Some("data")),
+            (
+                "target=/data,volume-nocopy,volume-label=a=b,volume-driver=local",
+                None,
+            ),
+        ] {
+            let Asked::Volume(found) = mount(value, cwd()).unwrap() else {
+                panic!("{value}");
+            };
+            assert_eq!((found.name.as_deref(), found.read_only()), (name, name.is_some()));
+            assert_eq!(
+                (found.copy, found.labels.len()),
+                (name.is_some(), usize::from(name.is_none()))
             );
         }
     }
@@ -475,25 +600,25 @@ mod tests {
                 "rbind rprivate",
             ),
         ] {
-            let mount = mount(value, cwd()).unwrap();
+            let mount = bound(value);
             assert_eq!(mount.kind, MountKind::Bind { source: "/a".into() }, "{value}");
             assert_eq!(mount.options.join(" "), options, "{value}");
         }
-        let quoted = mount(r#"type=bind,"source=/a,b",target=/c"#, cwd()).unwrap();
+        let quoted = bound(r#"type=bind,"source=/a,b",target=/c"#);
         assert_eq!(
             quoted.kind,
             MountKind::Bind {
                 source: "/a,b".into()
             }
         );
-        let relative = mount("type=bind,source=./x,target=/c", cwd()).unwrap();
+        let relative = bound("type=bind,source=./x,target=/c");
         let MountKind::Bind { source } = relative.kind else {
             panic!("{:?}", relative.kind);
         };
         assert_eq!(source.as_os_str(), "/home/me/x");
-        let copied = mount("type=tmpfs,target=/t,tmpcopyup", cwd()).unwrap();
+        let copied = bound("type=tmpfs,target=/t,tmpcopyup");
         assert_eq!(copied.options[0], "tmpcopyup");
-        let scratch = mount("type=tmpfs,target=/t,tmpfs-size=1m,tmpfs-mode=1770,exec", cwd()).unwrap();
+        let scratch = bound("type=tmpfs,target=/t,tmpfs-size=1m,tmpfs-mode=1770,exec");
         assert_eq!(scratch.kind, MountKind::Tmpfs);
         assert_eq!(
             scratch.options.join(" "),
@@ -506,8 +631,15 @@ mod tests {
         for (value, says) in [
             ("type=bind,source=/a", "target is missing"),
             ("type=bind,target=/a", "source is missing"),
-            ("source=/a,target=/b", "volume"),
-            ("type=volume,source=a,target=/b", "volume"),
+            ("source=/a,target=/b", "type=bind"),
+            ("type=volume,source=a,target=/b,tmpfs-size=1m", "type=tmpfs"),
+            ("type=volume,source=a,target=/b,bind-nonrecursive", "type=bind"),
+            (
+                "type=volume,source=a,target=/b,volume-subpath=x",
+                "volume-subpath",
+            ),
+            ("type=volume,source=a,target=/b,volume-driver=nfs", "local"),
+            ("type=bind,source=/a,target=/b,volume-nocopy", "type=volume"),
             ("type=nfs,target=/b", "\"nfs\""),
             (
                 "type=bind,source=/a,target=/b,bind-propagation=up",
@@ -523,7 +655,6 @@ mod tests {
                 "type=bind,source=/a,target=/b,notmpcopyup",
                 "belongs to type=tmpfs",
             ),
-            ("target=/b,volume-nocopy", "about volumes"),
             ("type=image,source=a,target=/b", "no images"),
             ("type=bind,source=/a,target=/b,U", "--user"),
             ("type=tmpfs,source=/a,target=/b", "no source"),

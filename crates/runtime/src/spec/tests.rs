@@ -118,6 +118,14 @@ fn caps(set: &Option<Capabilities>) -> BTreeSet<String> {
     set.iter().flatten().map(ToString::to_string).collect()
 }
 
+/// What `-v` makes of a directory of the host.
+fn bind(value: &str) -> mounts::MountOption {
+    match mounts::volume(value, Path::new("/")) {
+        Ok(mounts::Asked::Mount(mount)) => mount,
+        other => panic!("{other:?}"),
+    }
+}
+
 #[test]
 fn a_container_that_asks_for_nothing() {
     let spec = spec(&options());
@@ -343,13 +351,12 @@ fn namespaces_of_others() {
 
 #[test]
 fn mounts_of_the_user() {
-    let cwd = Path::new("/cwd");
     let mut asked = options();
     asked.mounts = vec![
-        mounts::volume("/a:/data/deep/er:ro", cwd).unwrap(),
-        mounts::volume("/b:/data:rslave", cwd).unwrap(),
+        bind("/a:/data/deep/er:ro"),
+        bind("/b:/data:rslave"),
         mounts::tmpfs("/dev/shm:size=1m").unwrap(),
-        mounts::volume("/c:/etc/hosts", cwd).unwrap(),
+        bind("/c:/etc/hosts"),
     ];
     let spec = spec(&asked);
     let places: Vec<_> = spec
@@ -376,7 +383,7 @@ fn mounts_of_the_user() {
     assert_eq!(words(mount_at(&spec, "/data/deep/er")), "rbind,ro,rro,rprivate");
     assert_eq!(linux(&spec).rootfs_propagation().as_deref(), Some("rslave"));
 
-    asked.mounts = vec![mounts::volume("/dev:/dev", cwd).unwrap()];
+    asked.mounts = vec![bind("/dev:/dev")];
     let spec = self::spec(&asked);
     let below_dev = spec
         .mounts()
@@ -386,7 +393,7 @@ fn mounts_of_the_user() {
         .count();
     assert_eq!(below_dev, 1, "the host's /dev is not covered again");
 
-    asked.mounts = vec![mounts::volume("/a:/etc", cwd).unwrap()];
+    asked.mounts = vec![bind("/a:/etc")];
     let spec = self::spec(&asked);
     let mounts = spec.mounts().as_deref().unwrap();
     let place = |path| {
@@ -396,10 +403,7 @@ fn mounts_of_the_user() {
     };
     assert!(place("/etc") < place("/etc/hosts"), "it does not hide ours");
 
-    asked.mounts = vec![
-        mounts::tmpfs("/x").unwrap(),
-        mounts::volume("/a:/x", cwd).unwrap(),
-    ];
+    asked.mounts = vec![mounts::tmpfs("/x").unwrap(), bind("/a:/x")];
     assert!(refusal(&asked).contains("two mounts at \"/x\""));
     asked.mounts.clear();
     asked.read_only = true;

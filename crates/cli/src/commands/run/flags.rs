@@ -94,10 +94,19 @@ pub(crate) struct ContainerArgs {
     #[arg(long, value_name = "NAME=VALUE", help_heading = "Process")]
     pub(crate) log_opt: Vec<String>,
 
-    /// Show a directory or file of the host; z and Z, which relabel it for SELinux, do nothing where there is none
-    #[arg(short, long, value_name = "HOST:CONTAINER[:ro,…]", help_heading = "Files")]
+    /// Show a directory or file of the host, or a volume, which is made when it is missing; without a source, a volume for
+    /// this container alone; z and Z, which relabel it for SELinux, do nothing where there is none
+    #[arg(
+        short,
+        long,
+        value_name = "[HOST|NAME:]CONTAINER[:ro,…]",
+        help_heading = "Files"
+    )]
     pub(crate) volume: Vec<String>,
-    /// Mount: type=bind,src=PATH,dst=PATH[,ro] or type=tmpfs,dst=PATH[,tmpfs-size=SIZE]
+    /// Mount what another container has mounted too
+    #[arg(long, value_name = "CONTAINER[:ro]", help_heading = "Files")]
+    pub(crate) volumes_from: Vec<String>,
+    /// Mount: type=bind,src=PATH,dst=PATH[,ro], type=volume,src=NAME,dst=PATH or type=tmpfs,dst=PATH[,tmpfs-size=SIZE]
     #[arg(long, value_name = "FIELD=VALUE,…", help_heading = "Files")]
     pub(crate) mount: Vec<String>,
     /// File system in memory

@@ -8,11 +8,11 @@ use engine::run::{Request, Source};
 use runtime::control::Restart;
 use runtime::options::container::{ResourceOptions, SeccompChoice, Unmask};
 use runtime::options::env::EnvOption;
-use runtime::options::mounts::{MountKind, MountOption};
+use runtime::options::mounts::{Asked, MountKind, MountOption};
 use runtime::options::security::SecurityOption;
 use runtime::options::{
     ContainerOptions, OptionError, devices, env, lifecycle, limits, mounts, namespaces, network, process,
-    security,
+    security, volumes,
 };
 
 use super::{ContainerArgs, Pull};
@@ -57,6 +57,7 @@ pub(crate) fn request(context: &Context, args: &ContainerArgs) -> Result<Request
         let (key, value) = env::key_value("--label", label)?;
         request.labels.insert(key, value);
     }
+    request.volumes_from = each(&args.volumes_from, volumes::volumes_from)?;
     request.plan.hosts = each(&args.add_host, network::add_host)?;
     request.plan.dns = each(&args.dns, network::dns)?;
     request.plan.driver = args.driver.into();
@@ -116,12 +117,12 @@ fn container(args: &ContainerArgs, command: &[String]) -> Result<ContainerOption
         stop_signal: maybe(&given(&args.stop_signal), process::stop_signal)?,
         ..ContainerOptions::default()
     };
-    let volumes = each(&args.volume, |v| mounts::volume(v, &cwd))?;
-    volumes.iter().try_for_each(make_source)?;
-    options.mounts.extend(volumes);
-    let mounts = each(&args.mount, |v| mounts::mount(v, &cwd))?;
-    mounts.iter().try_for_each(has_source)?;
-    options.mounts.extend(mounts);
+    for asked in each(&args.volume, |v| mounts::volume(v, &cwd))? {
+        put(&mut options, asked, make_source)?;
+    }
+    for asked in each(&args.mount, |v| mounts::mount(v, &cwd))? {
+        put(&mut options, asked, has_source)?;
+    }
     options.mounts.extend(each(&args.tmpfs, mounts::tmpfs)?);
     for value in &args.security_opt {
         security_option(&mut options, security::security_opt(value)?, &cwd)?;
@@ -143,6 +144,22 @@ fn maybe<T>(
 /// Where an empty value is the default, as docker and podman have it: scripts write `--name "$NAME"`.
 fn given(value: &Option<String>) -> Option<String> {
     value.clone().filter(|value| !value.is_empty())
+}
+
+/// Puts a mount or a volume with the others of its kind; of a mount, `see` to its source.
+fn put(
+    options: &mut ContainerOptions,
+    asked: Asked,
+    see: impl Fn(&MountOption) -> Result<(), Failure>,
+) -> Result<(), Failure> {
+    match asked {
+        Asked::Mount(mount) => {
+            see(&mount)?;
+            options.mounts.push(mount);
+        }
+        Asked::Volume(volume) => options.volumes.push(volume),
+    }
+    Ok(())
 }
 
 /// Makes the directory that a volume is bound from when it is missing, as docker does (and does not for `--mount`).

@@ -1,0 +1,157 @@
+//! What `ps` and `images` leave out, and how they show the rest. Needs root.
+
+mod common;
+
+use common::{Image, Layer, busybox, refused};
+use serde_json::json;
+
+#[test]
+fn containers_that_fit() {
+    let strata = busybox();
+    let layer = Layer::new().file("more", 0o644, "more");
+    strata.load(&Image::busybox().layer(layer).name("docker.io/library/child:1"));
+    let make = |name: &str, flags: &[&str], rest: &[&str]| {
+        strata.end([&["run", "--name", name], flags, rest].concat()).code
+    };
+    assert_eq!(
+        make(
+            "first",
+            &["-l", "tier=web", "-l", "x"],
+            &["busybox", "sh", "-c", "exit 3"]
+        ),
+        3
+    );
+    assert_eq!(
+        make(
+            "second",
+            &["-l", "tier=db", "-v", "data:/data"],
+            &["child:1", "true"]
+        ),
+        0
+    );
+    assert_eq!(make("third", &["-d"], &["busybox", "sleep", "1000"]), 0);
+    strata.ok(["create", "--name", "fourth", "busybox", "true"]);
+    let ps = |words: &[&str]| {
+        let listed = strata.ok([&["ps", "--format", "{{.Names}}"], words].concat());
+        listed.lines().map(str::to_owned).collect::<Vec<_>>()
+    };
+    let id = strata.ok(["ps", "-aq", "--no-trunc", "-f", "name=second"]);
+    assert_eq!(id.trim().len(), 64);
+    for (words, names) in [
+        (&[][..], &["third"][..]),
+        (&["-a"], &["fourth", "third", "second", "first"]),
+        (&["-l"], &["fourth"]),
+        (&["-n", "2"], &["fourth", "third"]),
+        (&["-n", "-1"], &["third"]),
+        (&["-a", "-f", "name=f"], &["fourth", "first"]),
+        (
+            &["-a", "-f", "name=^fi", "-f", "name=^/second$"],
+            &["second", "first"],
+        ),
+        (&["-a", "-f", "label=tier"], &["second", "first"]),
+        (&["-a", "-f", "label=tier=web", "-f", "label=x"], &["first"]),
+        (&["-f", "status=exited"], &["second", "first"]),
+        (
+            &["-f", "status=created", "-f", "status=running"],
+            &["fourth", "third"],
+        ),
+        (&["-f", "exited=3"], &["first"]),
+        (&["-a", "-f", "ancestor=child"], &["second"]),
+        (
+            &["-a", "-f", "ancestor=busybox"],
+            &["fourth", "third", "second", "first"],
+        ),
+        (&["-a", "-f", "volume=data"], &["second"]),
+        (&["-a", "-f", "volume=/data"], &["second"]),
+        (&["-a", "-f", "before=third"], &["second", "first"]),
+        (&["-a", "-f", "since=second"], &["fourth", "third"]),
+        (
+            &[
+                "-a",
+                "-f",
+                "since=first",
+                "-f",
+                "before=fourth",
+                "-f",
+                "status=exited",
+            ],
+            &["second"],
+        ),
+        (&["-a", "--filter", &format!("id={}", &id[..12])], &["second"]),
+    ] {
+        assert_eq!(ps(words), names, "{words:?}");
+    }
+    for (filter, words) in [
+        ("colour=red", &["\"colour\""][..]),
+        ("status=odd", &["status=odd"]),
+        ("exited=many", &["exited=many"]),
+        ("before=nosuch", &["\"nosuch\""]),
+    ] {
+        refused(&strata.end(["ps", "-f", filter]), words);
+    }
+    let size = strata.ok(["ps", "-a", "-s", "-f", "name=second"]);
+    assert!(
+        size.lines().next().unwrap().ends_with("SIZE") && size.contains("(virtual "),
+        "{size}"
+    );
+    let table = strata.ok([
+        "ps",
+        "-a",
+        "-f",
+        "name=second",
+        "--format",
+        r#"table {{.Names}}\t{{.Mounts}}\t{{.Label "tier"}}"#,
+    ]);
+    assert_eq!(table, "NAMES    MOUNTS   TIER\nsecond   data     db\n");
+    let line = strata.ok(["ps", "-a", "-f", "name=second", "--format", "{{json .}}"]);
+    let line: serde_json::Value = serde_json::from_str(&line).unwrap();
+    assert_eq!(
+        (&line["Names"], &line["State"], &line["Labels"]),
+        (&json!("second"), &json!("exited"), &json!("tier=db"))
+    );
+    assert_eq!(
+        strata.ok([
+            "inspect",
+            "-f",
+            "{{range .Mounts}}{{.Name}}:{{.Destination}}{{end}} {{.State.Status}}",
+            "second"
+        ]),
+        "data:/data exited\n"
+    );
+    strata.ok(["rm", "-f", "first", "second", "third", "fourth"]);
+}
+
+#[test]
+fn images_that_fit() {
+    let strata = busybox();
+    let image = |name: &str, created: &str| {
+        strata.load(
+            &Image::busybox()
+                .name(name)
+                .config("Labels", json!({"who": name}))
+                .whole("created", json!(created)),
+        );
+    };
+    image("docker.io/library/old:1", "2001-01-01T00:00:00Z");
+    image("quay.io/team/new:2", "2020-01-01T00:00:00Z");
+    let images = |filters: &[&str]| {
+        let listed = strata.ok([&["images", "--format", "{{.Repository}}:{{.Tag}}"], filters].concat());
+        listed.lines().map(str::to_owned).collect::<Vec<_>>()
+    };
+    for (filters, names) in [
+        (&["-f", "reference=o*"][..], &["old:1"][..]),
+        (&["-f", "reference=quay.io/*/new:2"], &["quay.io/team/new:2"]),
+        (&["-f", "label=who=quay.io/team/new:2"], &["quay.io/team/new:2"]),
+        (&["-f", "label!=who"], &["busybox:latest"]),
+        (&["-f", "since=old:1", "-f", "label=who"], &["quay.io/team/new:2"]),
+        (
+            &["-f", "before=quay.io/team/new:2", "-f", "label=who"],
+            &["old:1"],
+        ),
+        (&["-f", "dangling=true"], &[]),
+    ] {
+        assert_eq!(images(filters), names, "{filters:?}");
+    }
+    refused(&strata.end(["images", "-f", "colour=red"]), &["\"colour\""]);
+    refused(&strata.end(["images", "-f", "since=nosuch"]), &["nosuch"]);
+}
