@@ -3,9 +3,10 @@
 mod common;
 
 use std::fs;
+use std::io::Read;
 use std::os::unix::fs::{PermissionsExt, chown, symlink};
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 use common::{Image, Layer, Strata, empty};
 use serde_json::Value;
@@ -417,13 +418,15 @@ fn what_is_in_use_is_not_touched() {
 #[test]
 fn a_root_whose_server_died_is_named() {
     let strata = loaded();
+    // It has all that it needs in memory before its root goes: else it would end of that.
+    let script = "echo up; read line";
     let mut running = strata.command([
-        "run", "--name", "served", "--driver", "fuse", "test", "sleep", "1000",
+        "run", "-i", "--name", "served", "--driver", "fuse", "test", "sh", "-c", script,
     ]);
-    let mut running = running.spawn().unwrap();
-    while strata.ok(["ps", "-q"]).is_empty() {
-        std::thread::sleep(std::time::Duration::from_millis(20));
-    }
+    let (stdin, stdout) = (Stdio::piped(), Stdio::piped());
+    let mut running = running.stdin(stdin).stdout(stdout).spawn().unwrap();
+    let mut up = [0; 3];
+    running.stdout.as_mut().unwrap().read_exact(&mut up).unwrap();
     let id = strata.ok(["ps", "-q", "--no-trunc"]).trim().to_owned();
     let rootfs = strata.state().join("default").join(&id).join("rootfs");
     let mut server = [0; 32];

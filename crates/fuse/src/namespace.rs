@@ -1,10 +1,11 @@
 //! Namespaces: not keeping a mount alive that nobody else sees, and what a user's own means for the format.
 //!
 //! A mount namespace ends with the last process in it, and takes its mounts along. A server that stayed in the namespace
-//! where it mounted would be that last process, for ever. So once the mount is attached, every thread of the server
-//! moves to the namespace of the first process, where it stands in nobody's way.
+//! where it mounted would be that last process, for ever. So every thread of the server moves to the namespace of the
+//! first process, where it stands in nobody's way; the one that attaches the mount does so first.
 
 use std::os::fd::AsFd;
+use std::path::{Path, PathBuf};
 
 use rustix::fs::{Mode, OFlags};
 
@@ -15,19 +16,33 @@ pub(crate) fn is_first_of_users() -> bool {
     map.split_ascii_whitespace().eq(["0", "0", "4294967295"])
 }
 
-/// Leaves for the first process's mount namespace. Where that is this thread's own, or is not permitted, nothing changes.
-pub(crate) fn leave() {
-    let ours = std::fs::read_link("/proc/thread-self/ns/mnt");
-    let first = std::fs::read_link("/proc/1/ns/mnt");
-    match (ours, first) {
-        (Ok(ours), Ok(first)) if ours != first => {}
-        _ => return,
-    }
-    let Ok(namespace) = rustix::fs::open("/proc/1/ns/mnt", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
-    else {
+/// Leaves for the first process's mount namespace; answers the name of the one that was left, as `/proc` has it. Where that
+/// is the first process's too, or leaving is not permitted, nothing changes.
+pub(crate) fn leave() -> Option<PathBuf> {
+    let ours = std::fs::read_link("/proc/thread-self/ns/mnt").ok()?;
+    let first = std::fs::read_link("/proc/1/ns/mnt").ok()?;
+    (ours != first && join("/proc/1/ns/mnt")).then_some(ours)
+}
+
+/// Goes back to the mount namespace of that name, to unmount there. A descriptor of it would have kept it alive, so it is
+/// asked of the processes that live in it; where there is none, it has ended and its mounts with it.
+pub(crate) fn return_to(home: &Path) {
+    let Ok(processes) = std::fs::read_dir("/proc") else {
         return;
     };
-    if sys::process::unshare_directories().is_ok() {
-        let _ = sys::process::setns(namespace.as_fd(), sys::process::namespaces::MOUNT);
+    for process in processes.flatten() {
+        let namespace = process.path().join("ns/mnt");
+        if std::fs::read_link(&namespace).is_ok_and(|name| name == home) && join(&namespace) {
+            return;
+        }
     }
+}
+
+/// Moves this thread into a mount namespace; whether it could.
+fn join(namespace: impl AsRef<Path>) -> bool {
+    let flags = OFlags::RDONLY | OFlags::CLOEXEC;
+    rustix::fs::open(namespace.as_ref(), flags, Mode::empty()).is_ok_and(|namespace| {
+        sys::process::unshare_directories().is_ok()
+            && sys::process::setns(namespace.as_fd(), sys::process::namespaces::MOUNT).is_ok()
+    })
 }

@@ -15,6 +15,7 @@ use rustix::process::{Resource, Rlimit, Signal};
 use sys::signal::{Set, SignalFd};
 
 use crate::layers::{self, LayerError, Opened, Paths};
+use crate::namespace;
 use crate::options::Options;
 use crate::serve::{Config, End, Server, Transport};
 use crate::session::{MountOptions, Session, SessionError};
@@ -86,7 +87,6 @@ pub fn serve(setup: &Setup, ready: impl FnOnce(Transport)) -> Result<(), ServeEr
         default_permissions: setup.options.default_permissions,
         no_acl: setup.options.no_acl,
         no_xattrs: setup.options.no_xattrs,
-        leave_namespace: !setup.foreground,
         identity: identity(),
         ..Config::default()
     };
@@ -103,15 +103,29 @@ pub fn serve(setup: &Setup, ready: impl FnOnce(Transport)) -> Result<(), ServeEr
     };
     let wishes = config.wishes(overlay.is_writable());
     let session = Session::mount(&mount_options, wishes, &setup.target)?;
-    let mut server = Server::start(session, overlay, &config)?;
+    let leave = || {
+        if setup.foreground {
+            None
+        } else {
+            namespace::leave()
+        }
+    };
+    // The workers begin where their maker is, which is not where this thread has yet to attach the mount.
+    let start = || {
+        leave();
+        Server::start(session, overlay, &config)
+    };
+    let started = std::thread::scope(|scope| scope.spawn(start).join());
+    let mut server = started.unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
     let device = server.session().attach(&setup.target)?;
-    if !setup.foreground {
-        crate::namespace::leave();
-    }
+    let home = leave();
     ready(server.transport());
     sys::memory::release_program();
     let end = until_end(&server, &signals).map_err(ServeError::Settle)?;
     if end == End::Stopped {
+        if let Some(home) = home {
+            namespace::return_to(&home);
+        }
         unmount(&setup.target, device);
     }
     // Others may see the mount in namespaces of their own. They lose it with this process; a caller that waits for an

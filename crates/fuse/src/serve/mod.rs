@@ -58,8 +58,6 @@ pub struct Config {
     pub no_xattrs: bool,
     /// Value of [`SERVER_ATTRIBUTE`].
     pub identity: Vec<u8>,
-    /// Whether the workers leave the mount namespace that they were started in, so that they do not keep it alive.
-    pub leave_namespace: bool,
 }
 
 impl Default for Config {
@@ -73,7 +71,6 @@ impl Default for Config {
             no_acl: false,
             no_xattrs: false,
             identity: Vec::new(),
-            leave_namespace: false,
         }
     }
 }
@@ -137,7 +134,7 @@ pub struct Server {
 }
 
 impl Server {
-    /// Starts the workers.
+    /// Starts the workers. They begin in the namespaces of the thread that calls this.
     pub fn start(mut session: Session, overlay: Overlay, config: &Config) -> Result<Server, SessionError> {
         let flags = EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK;
         let ended = eventfd(0, flags).map_err(|errno| SessionError::Greeting(errno.into()))?;
