@@ -90,7 +90,7 @@ impl Engine {
 
         let mut details = row.details.clone();
         if let Some(fields) = details.as_object_mut() {
-            fields.insert("plan".to_owned(), serde_json::to_value(&plan).unwrap_or_default());
+            fields.insert("plan".to_owned(), plan.kept());
         }
         self.store.set_details(self.ns(), &[(&row.id, details)])?;
         if !running {

@@ -163,7 +163,7 @@ impl Engine {
             labels: request.labels.clone(),
             created: Timestamp::now(),
             ephemeral: request.remove,
-            details: serde_json::to_value(details).unwrap_or_default(),
+            details: details.kept(),
         };
         let volumes = volumes::wanted(plan);
         let mut attempt = 0;

@@ -142,4 +142,13 @@ impl Details {
     pub(crate) fn of(row: &store::Container) -> Details {
         Details::deserialize(&row.details).unwrap_or_default()
     }
+
+    /// As a row keeps them.
+    pub(crate) fn kept(&self) -> serde_json::Value {
+        let mut details = plan::sparse(self);
+        if let Some(plan) = &self.plan {
+            details["plan"] = plan.kept();
+        }
+        details
+    }
 }

@@ -9,6 +9,7 @@ use runtime::control::Restart;
 use runtime::log::Limits;
 use runtime::options::ContainerOptions;
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 /// What is asked of every start of a container. Fields may be added: what was kept before has their default.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
@@ -34,4 +35,46 @@ pub struct Plan {
     pub stop_timeout: Option<u32>,
     /// How its image wants to be run; `None` where there is no image.
     pub(crate) image: Option<Execution>,
+}
+
+impl Plan {
+    /// As a row keeps it: what is as it would be unasked is left out. A start writes it, and `ps` reads those of every
+    /// container.
+    pub(crate) fn kept(&self) -> Value {
+        let mut plan = sparse(self);
+        plan["container"] = sparse(&self.container);
+        plan
+    }
+}
+
+/// `value` without its fields that are those of the default; `T` reads them so where they are absent.
+pub(super) fn sparse<T: Serialize + Default>(value: &T) -> Value {
+    let mut value = serde_json::to_value(value).unwrap_or_default();
+    let default = serde_json::to_value(T::default()).unwrap_or_default();
+    if let Some(fields) = value.as_object_mut() {
+        fields.retain(|name, field| default.get(name) != Some(field));
+    }
+    value
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_row_leaves_out_is_read_back() {
+        let mut plan = Plan::default();
+        assert_eq!(plan.kept().to_string(), r#"{"container":{}}"#);
+        plan.interactive = true;
+        plan.container.entrypoint = Some(Vec::new());
+        plan.container.tty = true;
+        plan.container.resources.memory = Some(1 << 20);
+        let kept = plan.kept();
+        assert!(kept.to_string().len() < 250, "{kept}");
+        let read = Plan::deserialize(&kept).unwrap();
+        assert_eq!(
+            serde_json::to_value(&read).unwrap(),
+            serde_json::to_value(&plan).unwrap()
+        );
+    }
 }
