@@ -5,7 +5,7 @@
 use std::ffi::OsString;
 use std::path::PathBuf;
 
-use clap::{ArgAction, Args, CommandFactory, FromArgMatches, Parser, Subcommand};
+use clap::{ArgAction, ArgMatches, Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use crate::commands;
 
@@ -34,22 +34,69 @@ pub(crate) struct Cli {
     pub(crate) command: Command,
 }
 
-/// The command line's definition with one command. That of all of them takes as long to make as a tenth of what it
-/// takes to start a container.
+/// The definition by which a line is read first: of a command's flags are known when the command is the one that was
+/// typed. To define those of all takes as long as a tenth of what it takes to start a container.
 #[derive(Debug, Parser)]
 #[command(args_override_self = true)]
-struct CliOfRun {
+struct Quick {
     #[command(flatten)]
     global: Global,
     #[arg(short, long)]
     verbose: bool,
     #[command(subcommand)]
-    command: CommandRun,
+    command: QuickCommand,
 }
 
-#[derive(Debug, Subcommand)]
-enum CommandRun {
-    Run(Box<commands::run::RunArgs>),
+/// [`Command`], whose flags are defined late.
+#[derive(Debug)]
+struct QuickCommand(Command);
+
+impl Subcommand for QuickCommand {
+    fn augment_subcommands(command: clap::Command) -> clap::Command {
+        Command::augment_subcommands_for_update(command)
+    }
+
+    fn augment_subcommands_for_update(command: clap::Command) -> clap::Command {
+        Command::augment_subcommands_for_update(command)
+    }
+
+    fn has_subcommand(name: &str) -> bool {
+        Command::has_subcommand(name)
+    }
+}
+
+impl FromArgMatches for QuickCommand {
+    fn from_arg_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {
+        Command::from_arg_matches(matches).map(QuickCommand)
+    }
+
+    fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {
+        self.0.update_from_arg_matches(matches)
+    }
+}
+
+/// The flags of one command: in [`Cli`] defined at once, in [`Quick`] late.
+#[derive(Debug)]
+pub(crate) struct Late<A>(pub(crate) A);
+
+impl<A: Args> Args for Late<A> {
+    fn augment_args(command: clap::Command) -> clap::Command {
+        A::augment_args(command)
+    }
+
+    fn augment_args_for_update(command: clap::Command) -> clap::Command {
+        command.defer(A::augment_args)
+    }
+}
+
+impl<A: FromArgMatches> FromArgMatches for Late<A> {
+    fn from_arg_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {
+        A::from_arg_matches(matches).map(Late)
+    }
+
+    fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {
+        self.0.update_from_arg_matches(matches)
+    }
 }
 
 /// Parses the program's arguments.
@@ -62,15 +109,12 @@ pub(crate) fn parse() -> Result<Cli, clap::Error> {
 }
 
 fn parse_words(words: &[OsString]) -> Result<Cli, clap::Error> {
-    // What is no plain `run` is for the whole definition to say.
-    if words.get(1).is_some_and(|word| word == "run")
-        && let Ok(parsed) = CliOfRun::try_parse_from(words)
-    {
-        let CommandRun::Run(run) = parsed.command;
+    // What is not understood at once, and who asks for help, is for the whole definition to answer.
+    if let Ok(quick) = Quick::try_parse_from(words) {
         return Ok(Cli {
-            global: parsed.global,
-            verbose: parsed.verbose,
-            command: Command::Run(run),
+            global: quick.global,
+            verbose: quick.verbose,
+            command: quick.command.0,
         });
     }
     Cli::try_parse_from(words).or_else(|error| with_values(words, error))
@@ -232,54 +276,54 @@ pub(crate) struct Global {
 /// The commands.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    Run(Box<commands::run::RunArgs>),
-    Create(Box<commands::create::CreateArgs>),
-    Start(commands::start::StartArgs),
-    Stop(commands::stop::StopArgs),
-    Restart(commands::restart::RestartArgs),
-    Kill(commands::kill::KillArgs),
-    Wait(commands::wait::WaitArgs),
-    Attach(commands::attach::AttachArgs),
-    Logs(commands::logs::LogsArgs),
-    Exec(commands::exec::ExecArgs),
-    Pause(commands::pause::PauseArgs),
-    Unpause(commands::pause::UnpauseArgs),
-    Top(commands::top::TopArgs),
-    Stats(commands::stats::StatsArgs),
-    Update(commands::update::UpdateArgs),
-    Rename(commands::rename::RenameArgs),
-    Ps(commands::ps::PsArgs),
-    Rm(commands::rm::RmArgs),
-    Cp(commands::cp::CpArgs),
-    Diff(commands::diff::DiffArgs),
-    Commit(commands::commit::CommitArgs),
-    Export(commands::export::ExportArgs),
-    Layers(commands::layers::LayersArgs),
-    Inspect(commands::inspect::InspectArgs),
+    Run(Late<Box<commands::run::RunArgs>>),
+    Create(Late<Box<commands::create::CreateArgs>>),
+    Start(Late<commands::start::StartArgs>),
+    Stop(Late<commands::stop::StopArgs>),
+    Restart(Late<commands::restart::RestartArgs>),
+    Kill(Late<commands::kill::KillArgs>),
+    Wait(Late<commands::wait::WaitArgs>),
+    Attach(Late<commands::attach::AttachArgs>),
+    Logs(Late<commands::logs::LogsArgs>),
+    Exec(Late<commands::exec::ExecArgs>),
+    Pause(Late<commands::pause::PauseArgs>),
+    Unpause(Late<commands::pause::UnpauseArgs>),
+    Top(Late<commands::top::TopArgs>),
+    Stats(Late<commands::stats::StatsArgs>),
+    Update(Late<commands::update::UpdateArgs>),
+    Rename(Late<commands::rename::RenameArgs>),
+    Ps(Late<commands::ps::PsArgs>),
+    Rm(Late<commands::rm::RmArgs>),
+    Cp(Late<commands::cp::CpArgs>),
+    Diff(Late<commands::diff::DiffArgs>),
+    Commit(Late<commands::commit::CommitArgs>),
+    Export(Late<commands::export::ExportArgs>),
+    Layers(Late<commands::layers::LayersArgs>),
+    Inspect(Late<commands::inspect::InspectArgs>),
     /// Keep directories that outlive the containers which use them
     #[command(subcommand)]
     Volume(VolumeCommand),
-    Pull(commands::pull::PullArgs),
-    Push(commands::push::PushArgs),
-    Save(commands::save::SaveArgs),
-    Load(commands::load::LoadArgs),
-    Import(commands::import::ImportArgs),
-    Images(commands::images::ImagesArgs),
-    History(commands::history::HistoryArgs),
-    Tag(commands::tag::TagArgs),
-    Rmi(commands::rmi::RmiArgs),
-    Manifest(commands::manifest::ManifestArgs),
-    Login(commands::login::LoginArgs),
-    Logout(commands::logout::LogoutArgs),
-    Mount(commands::mount::MountArgs),
-    Umount(commands::umount::UmountArgs),
-    Df(commands::df::DfArgs),
-    Prune(commands::prune::PruneArgs),
-    Dedup(commands::dedup::DedupArgs),
-    Fsck(commands::fsck::FsckArgs),
-    Info(commands::info::InfoArgs),
-    Version(commands::version::VersionArgs),
-    Completion(commands::completion::CompletionArgs),
+    Pull(Late<commands::pull::PullArgs>),
+    Push(Late<commands::push::PushArgs>),
+    Save(Late<commands::save::SaveArgs>),
+    Load(Late<commands::load::LoadArgs>),
+    Import(Late<commands::import::ImportArgs>),
+    Images(Late<commands::images::ImagesArgs>),
+    History(Late<commands::history::HistoryArgs>),
+    Tag(Late<commands::tag::TagArgs>),
+    Rmi(Late<commands::rmi::RmiArgs>),
+    Manifest(Late<commands::manifest::ManifestArgs>),
+    Login(Late<commands::login::LoginArgs>),
+    Logout(Late<commands::logout::LogoutArgs>),
+    Mount(Late<commands::mount::MountArgs>),
+    Umount(Late<commands::umount::UmountArgs>),
+    Df(Late<commands::df::DfArgs>),
+    Prune(Late<commands::prune::PruneArgs>),
+    Dedup(Late<commands::dedup::DedupArgs>),
+    Fsck(Late<commands::fsck::FsckArgs>),
+    Info(Late<commands::info::InfoArgs>),
+    Version(Late<commands::version::VersionArgs>),
+    Completion(Late<commands::completion::CompletionArgs>),
     /// Commands of containers, under their noun
     #[command(hide = true, subcommand)]
     Container(ContainerCommand),
@@ -294,72 +338,72 @@ pub(crate) enum Command {
 /// `strata container …`.
 #[derive(Debug, Subcommand)]
 pub(crate) enum ContainerCommand {
-    Run(Box<commands::run::RunArgs>),
-    Create(Box<commands::create::CreateArgs>),
-    Start(commands::start::StartArgs),
-    Stop(commands::stop::StopArgs),
-    Restart(commands::restart::RestartArgs),
-    Kill(commands::kill::KillArgs),
-    Wait(commands::wait::WaitArgs),
-    Attach(commands::attach::AttachArgs),
-    Logs(commands::logs::LogsArgs),
-    Exec(commands::exec::ExecArgs),
-    Pause(commands::pause::PauseArgs),
-    Unpause(commands::pause::UnpauseArgs),
-    Top(commands::top::TopArgs),
-    Stats(commands::stats::StatsArgs),
-    Update(commands::update::UpdateArgs),
-    Rename(commands::rename::RenameArgs),
+    Run(Late<Box<commands::run::RunArgs>>),
+    Create(Late<Box<commands::create::CreateArgs>>),
+    Start(Late<commands::start::StartArgs>),
+    Stop(Late<commands::stop::StopArgs>),
+    Restart(Late<commands::restart::RestartArgs>),
+    Kill(Late<commands::kill::KillArgs>),
+    Wait(Late<commands::wait::WaitArgs>),
+    Attach(Late<commands::attach::AttachArgs>),
+    Logs(Late<commands::logs::LogsArgs>),
+    Exec(Late<commands::exec::ExecArgs>),
+    Pause(Late<commands::pause::PauseArgs>),
+    Unpause(Late<commands::pause::UnpauseArgs>),
+    Top(Late<commands::top::TopArgs>),
+    Stats(Late<commands::stats::StatsArgs>),
+    Update(Late<commands::update::UpdateArgs>),
+    Rename(Late<commands::rename::RenameArgs>),
     #[command(visible_aliases = ["ps", "list"])]
-    Ls(commands::ps::PsArgs),
-    Rm(commands::rm::RmArgs),
-    Prune(commands::prune::PruneContainersArgs),
-    Cp(commands::cp::CpArgs),
-    Diff(commands::diff::DiffArgs),
-    Commit(commands::commit::CommitArgs),
-    Export(commands::export::ExportArgs),
-    Layers(commands::layers::LayersArgs),
-    Inspect(commands::inspect::NounArgs),
+    Ls(Late<commands::ps::PsArgs>),
+    Rm(Late<commands::rm::RmArgs>),
+    Prune(Late<commands::prune::PruneContainersArgs>),
+    Cp(Late<commands::cp::CpArgs>),
+    Diff(Late<commands::diff::DiffArgs>),
+    Commit(Late<commands::commit::CommitArgs>),
+    Export(Late<commands::export::ExportArgs>),
+    Layers(Late<commands::layers::LayersArgs>),
+    Inspect(Late<commands::inspect::NounArgs>),
 }
 
 /// `strata image …`.
 #[derive(Debug, Subcommand)]
 pub(crate) enum ImageCommand {
-    Pull(commands::pull::PullArgs),
-    Push(commands::push::PushArgs),
-    Save(commands::save::SaveArgs),
-    Load(commands::load::LoadArgs),
-    Import(commands::import::ImportArgs),
+    Pull(Late<commands::pull::PullArgs>),
+    Push(Late<commands::push::PushArgs>),
+    Save(Late<commands::save::SaveArgs>),
+    Load(Late<commands::load::LoadArgs>),
+    Import(Late<commands::import::ImportArgs>),
     #[command(visible_alias = "list")]
-    Ls(commands::images::ImagesArgs),
-    Tag(commands::tag::TagArgs),
-    Rm(commands::rmi::RmiArgs),
-    Prune(commands::prune::PruneImagesArgs),
-    Squash(commands::squash::SquashArgs),
-    Diff(commands::diff::DiffArgs),
-    Layers(commands::layers::LayersArgs),
-    History(commands::history::HistoryArgs),
-    Inspect(commands::inspect::NounArgs),
+    Ls(Late<commands::images::ImagesArgs>),
+    Tag(Late<commands::tag::TagArgs>),
+    Rm(Late<commands::rmi::RmiArgs>),
+    Prune(Late<commands::prune::PruneImagesArgs>),
+    Squash(Late<commands::squash::SquashArgs>),
+    Diff(Late<commands::diff::DiffArgs>),
+    Layers(Late<commands::layers::LayersArgs>),
+    History(Late<commands::history::HistoryArgs>),
+    Inspect(Late<commands::inspect::NounArgs>),
 }
 
 /// `strata volume …`.
 #[derive(Debug, Subcommand)]
 pub(crate) enum VolumeCommand {
-    Create(commands::volume::CreateArgs),
+    Create(Late<commands::volume::CreateArgs>),
     #[command(visible_alias = "list")]
-    Ls(commands::volume::LsArgs),
-    Inspect(commands::volume::InspectArgs),
+    Ls(Late<commands::volume::LsArgs>),
+    Inspect(Late<commands::volume::InspectArgs>),
     #[command(visible_alias = "remove")]
-    Rm(commands::volume::RmArgs),
-    Prune(commands::prune::PruneVolumesArgs),
+    Rm(Late<commands::volume::RmArgs>),
+    Prune(Late<commands::prune::PruneVolumesArgs>),
 }
 
 /// `strata system …`.
 #[derive(Debug, Subcommand)]
 pub(crate) enum SystemCommand {
-    Df(commands::df::DfArgs),
-    Prune(commands::prune::PruneArgs),
-    Info(commands::info::InfoArgs),
+    Df(Late<commands::df::DfArgs>),
+    Prune(Late<commands::prune::PruneArgs>),
+    Info(Late<commands::info::InfoArgs>),
 }
 
 #[cfg(test)]
@@ -408,13 +452,13 @@ mod tests {
             Ok(Cli {
                 command: Command::Run(run),
                 ..
-            }) => *run,
+            }) => *run.0,
             other => panic!("{other:?}"),
         }
     }
 
     #[test]
-    fn run_alone_is_understood_as_among_all_commands() {
+    fn what_is_read_quickly_is_understood_as_by_the_whole_definition() {
         for line in [
             "strata run --rm busybox echo --rm -v",
             "strata run --root /x -it -e A=1 -e B=2 --name a --name b --namespace n -m 64m busybox",
@@ -425,6 +469,18 @@ mod tests {
             "strata run --help",
             "strata --root /x run busybox",
             "strata runs",
+            "strata --root /x exec -it -u 1 -- box ls -l",
+            "strata --namespace run ps -a",
+            "strata container ls -aq --format json",
+            "strata container list",
+            "strata image list",
+            "strata container",
+            "strata rm -f --all",
+            "strata stop --time 3 one two --verbose",
+            "strata system df -v",
+            "strata kill -s 9 x --state=/s",
+            "strata --version",
+            "strata",
         ] {
             let words: Vec<OsString> = line.split(' ').map(OsString::from).collect();
             let text = |parsed: Result<Cli, clap::Error>| match parsed {
@@ -446,7 +502,7 @@ mod tests {
             parse_words(&words)
         };
         let run = |line: &str| match parsed(line).unwrap().command {
-            Command::Run(run) => *run,
+            Command::Run(run) => *run.0,
             other => panic!("{other:?}"),
         };
         let args = run("strata run --rm=true --read-only=false -it=false --init=1 busybox sh --rm=x");

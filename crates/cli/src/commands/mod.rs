@@ -54,7 +54,7 @@ use std::io::{self, BufWriter, ErrorKind, Write};
 use engine::{Engine, Helper};
 use rustix::process::{Resource, getrlimit, setrlimit};
 
-use crate::args::{Cli, Command, ContainerCommand, Global, ImageCommand, SystemCommand, VolumeCommand};
+use crate::args::{Cli, Command, ContainerCommand, Global, ImageCommand, Late, SystemCommand, VolumeCommand};
 use crate::config::Settings;
 use crate::failure::Failure;
 use crate::render::style::Style;
@@ -153,87 +153,129 @@ fn with(global: &Global, verbose: bool, what: impl FnOnce(&Context) -> Outcome) 
 
 fn dispatch(context: &Context, command: Command) -> Outcome {
     match command {
-        Command::Run(args) | Command::Container(ContainerCommand::Run(args)) => run::run(context, *args),
-        Command::Create(args) | Command::Container(ContainerCommand::Create(args)) => {
+        Command::Run(Late(args)) | Command::Container(ContainerCommand::Run(Late(args))) => {
+            run::run(context, *args)
+        }
+        Command::Create(Late(args)) | Command::Container(ContainerCommand::Create(Late(args))) => {
             create::run(context, *args)
         }
-        Command::Start(args) | Command::Container(ContainerCommand::Start(args)) => start::run(context, args),
-        Command::Stop(args) | Command::Container(ContainerCommand::Stop(args)) => stop::run(context, args),
-        Command::Restart(args) | Command::Container(ContainerCommand::Restart(args)) => {
+        Command::Start(Late(args)) | Command::Container(ContainerCommand::Start(Late(args))) => {
+            start::run(context, args)
+        }
+        Command::Stop(Late(args)) | Command::Container(ContainerCommand::Stop(Late(args))) => {
+            stop::run(context, args)
+        }
+        Command::Restart(Late(args)) | Command::Container(ContainerCommand::Restart(Late(args))) => {
             restart::run(context, args)
         }
-        Command::Kill(args) | Command::Container(ContainerCommand::Kill(args)) => kill::run(context, args),
-        Command::Wait(args) | Command::Container(ContainerCommand::Wait(args)) => wait::run(context, args),
-        Command::Attach(args) | Command::Container(ContainerCommand::Attach(args)) => {
+        Command::Kill(Late(args)) | Command::Container(ContainerCommand::Kill(Late(args))) => {
+            kill::run(context, args)
+        }
+        Command::Wait(Late(args)) | Command::Container(ContainerCommand::Wait(Late(args))) => {
+            wait::run(context, args)
+        }
+        Command::Attach(Late(args)) | Command::Container(ContainerCommand::Attach(Late(args))) => {
             attach::run(context, args)
         }
-        Command::Logs(args) | Command::Container(ContainerCommand::Logs(args)) => logs::run(context, args),
-        Command::Pause(args) | Command::Container(ContainerCommand::Pause(args)) => {
+        Command::Logs(Late(args)) | Command::Container(ContainerCommand::Logs(Late(args))) => {
+            logs::run(context, args)
+        }
+        Command::Pause(Late(args)) | Command::Container(ContainerCommand::Pause(Late(args))) => {
             pause::pause(context, args)
         }
-        Command::Unpause(args) | Command::Container(ContainerCommand::Unpause(args)) => {
+        Command::Unpause(Late(args)) | Command::Container(ContainerCommand::Unpause(Late(args))) => {
             pause::unpause(context, args)
         }
-        Command::Top(args) | Command::Container(ContainerCommand::Top(args)) => top::run(context, args),
-        Command::Stats(args) | Command::Container(ContainerCommand::Stats(args)) => stats::run(context, args),
-        Command::Update(args) | Command::Container(ContainerCommand::Update(args)) => {
+        Command::Top(Late(args)) | Command::Container(ContainerCommand::Top(Late(args))) => {
+            top::run(context, args)
+        }
+        Command::Stats(Late(args)) | Command::Container(ContainerCommand::Stats(Late(args))) => {
+            stats::run(context, args)
+        }
+        Command::Update(Late(args)) | Command::Container(ContainerCommand::Update(Late(args))) => {
             update::run(context, args)
         }
-        Command::Rename(args) | Command::Container(ContainerCommand::Rename(args)) => {
+        Command::Rename(Late(args)) | Command::Container(ContainerCommand::Rename(Late(args))) => {
             rename::run(context, args)
         }
-        Command::Exec(args) | Command::Container(ContainerCommand::Exec(args)) => exec::run(context, args),
-        Command::Ps(args) | Command::Container(ContainerCommand::Ls(args)) => ps::run(context, args),
-        Command::Rm(args) | Command::Container(ContainerCommand::Rm(args)) => rm::run(context, args),
-        Command::Commit(args) | Command::Container(ContainerCommand::Commit(args)) => {
+        Command::Exec(Late(args)) | Command::Container(ContainerCommand::Exec(Late(args))) => {
+            exec::run(context, args)
+        }
+        Command::Ps(Late(args)) | Command::Container(ContainerCommand::Ls(Late(args))) => {
+            ps::run(context, args)
+        }
+        Command::Rm(Late(args)) | Command::Container(ContainerCommand::Rm(Late(args))) => {
+            rm::run(context, args)
+        }
+        Command::Commit(Late(args)) | Command::Container(ContainerCommand::Commit(Late(args))) => {
             commit::run(context, args)
         }
-        Command::Cp(args) | Command::Container(ContainerCommand::Cp(args)) => cp::run(context, args),
-        Command::Diff(args)
-        | Command::Container(ContainerCommand::Diff(args))
-        | Command::Image(ImageCommand::Diff(args)) => diff::run(context, args),
-        Command::Image(ImageCommand::Squash(args)) => squash::run(context, args),
-        Command::Layers(args)
-        | Command::Container(ContainerCommand::Layers(args))
-        | Command::Image(ImageCommand::Layers(args)) => layers::run(context, args),
-        Command::Inspect(args) => inspect::run(context, &args.names, &args.format, args.kind),
-        Command::Container(ContainerCommand::Inspect(args)) => {
+        Command::Cp(Late(args)) | Command::Container(ContainerCommand::Cp(Late(args))) => {
+            cp::run(context, args)
+        }
+        Command::Diff(Late(args))
+        | Command::Container(ContainerCommand::Diff(Late(args)))
+        | Command::Image(ImageCommand::Diff(Late(args))) => diff::run(context, args),
+        Command::Image(ImageCommand::Squash(Late(args))) => squash::run(context, args),
+        Command::Layers(Late(args))
+        | Command::Container(ContainerCommand::Layers(Late(args)))
+        | Command::Image(ImageCommand::Layers(Late(args))) => layers::run(context, args),
+        Command::Inspect(Late(args)) => inspect::run(context, &args.names, &args.format, args.kind),
+        Command::Container(ContainerCommand::Inspect(Late(args))) => {
             inspect::run(context, &args.names, &args.format, Some(inspect::Kind::Container))
         }
-        Command::Image(ImageCommand::Inspect(args)) => {
+        Command::Image(ImageCommand::Inspect(Late(args))) => {
             inspect::run(context, &args.names, &args.format, Some(inspect::Kind::Image))
         }
-        Command::Pull(args) | Command::Image(ImageCommand::Pull(args)) => pull::run(context, args),
-        Command::Load(args) | Command::Image(ImageCommand::Load(args)) => load::run(context, args),
-        Command::Push(args) | Command::Image(ImageCommand::Push(args)) => push::run(context, args),
-        Command::Save(args) | Command::Image(ImageCommand::Save(args)) => save::run(context, args),
-        Command::Export(args) | Command::Container(ContainerCommand::Export(args)) => {
+        Command::Pull(Late(args)) | Command::Image(ImageCommand::Pull(Late(args))) => {
+            pull::run(context, args)
+        }
+        Command::Load(Late(args)) | Command::Image(ImageCommand::Load(Late(args))) => {
+            load::run(context, args)
+        }
+        Command::Push(Late(args)) | Command::Image(ImageCommand::Push(Late(args))) => {
+            push::run(context, args)
+        }
+        Command::Save(Late(args)) | Command::Image(ImageCommand::Save(Late(args))) => {
+            save::run(context, args)
+        }
+        Command::Export(Late(args)) | Command::Container(ContainerCommand::Export(Late(args))) => {
             export::run(context, args)
         }
-        Command::Import(args) | Command::Image(ImageCommand::Import(args)) => import::run(context, args),
-        Command::Images(args) | Command::Image(ImageCommand::Ls(args)) => images::run(context, args),
-        Command::History(args) | Command::Image(ImageCommand::History(args)) => history::run(context, args),
-        Command::Tag(args) | Command::Image(ImageCommand::Tag(args)) => tag::run(context, args),
-        Command::Rmi(args) | Command::Image(ImageCommand::Rm(args)) => rmi::run(context, args),
-        Command::Manifest(args) => manifest::run(context, args),
-        Command::Login(args) => login::run(context, args),
-        Command::Logout(args) => logout::run(context, args),
-        Command::Mount(args) => mount::run(context, args),
-        Command::Umount(args) => umount::run(&args),
-        Command::Fsck(args) => fsck::run(context, args),
-        Command::Dedup(args) => dedup::run(context, args),
-        Command::Prune(args) | Command::System(SystemCommand::Prune(args)) => prune::run(context, args),
-        Command::Container(ContainerCommand::Prune(args)) => prune::containers(context, args),
-        Command::Image(ImageCommand::Prune(args)) => prune::images(context, args),
-        Command::Df(args) | Command::System(SystemCommand::Df(args)) => df::run(context, args),
-        Command::Info(args) | Command::System(SystemCommand::Info(args)) => info::run(context, args),
-        Command::Volume(VolumeCommand::Create(args)) => volume::create(context, args),
-        Command::Volume(VolumeCommand::Ls(args)) => volume::ls(context, args),
-        Command::Volume(VolumeCommand::Inspect(args)) => volume::inspect(context, &args),
-        Command::Volume(VolumeCommand::Rm(args)) => volume::rm(context, &args),
-        Command::Volume(VolumeCommand::Prune(args)) => prune::volumes(context, args),
-        Command::Version(args) => version::run(context, args),
-        Command::Completion(args) => completion::run(args),
+        Command::Import(Late(args)) | Command::Image(ImageCommand::Import(Late(args))) => {
+            import::run(context, args)
+        }
+        Command::Images(Late(args)) | Command::Image(ImageCommand::Ls(Late(args))) => {
+            images::run(context, args)
+        }
+        Command::History(Late(args)) | Command::Image(ImageCommand::History(Late(args))) => {
+            history::run(context, args)
+        }
+        Command::Tag(Late(args)) | Command::Image(ImageCommand::Tag(Late(args))) => tag::run(context, args),
+        Command::Rmi(Late(args)) | Command::Image(ImageCommand::Rm(Late(args))) => rmi::run(context, args),
+        Command::Manifest(Late(args)) => manifest::run(context, args),
+        Command::Login(Late(args)) => login::run(context, args),
+        Command::Logout(Late(args)) => logout::run(context, args),
+        Command::Mount(Late(args)) => mount::run(context, args),
+        Command::Umount(Late(args)) => umount::run(&args),
+        Command::Fsck(Late(args)) => fsck::run(context, args),
+        Command::Dedup(Late(args)) => dedup::run(context, args),
+        Command::Prune(Late(args)) | Command::System(SystemCommand::Prune(Late(args))) => {
+            prune::run(context, args)
+        }
+        Command::Container(ContainerCommand::Prune(Late(args))) => prune::containers(context, args),
+        Command::Image(ImageCommand::Prune(Late(args))) => prune::images(context, args),
+        Command::Df(Late(args)) | Command::System(SystemCommand::Df(Late(args))) => df::run(context, args),
+        Command::Info(Late(args)) | Command::System(SystemCommand::Info(Late(args))) => {
+            info::run(context, args)
+        }
+        Command::Volume(VolumeCommand::Create(Late(args))) => volume::create(context, args),
+        Command::Volume(VolumeCommand::Ls(Late(args))) => volume::ls(context, args),
+        Command::Volume(VolumeCommand::Inspect(Late(args))) => volume::inspect(context, &args),
+        Command::Volume(VolumeCommand::Rm(Late(args))) => volume::rm(context, &args),
+        Command::Volume(VolumeCommand::Prune(Late(args))) => prune::volumes(context, args),
+        Command::Version(Late(args)) => version::run(context, args),
+        Command::Completion(Late(args)) => completion::run(args),
     }
 }
 
