@@ -104,3 +104,22 @@ fn withheld_by_a_filter() {
         }
     });
 }
+
+#[test]
+fn withheld_by_the_machine() {
+    const SETTING: &str = "/proc/sys/kernel/io_uring_disabled";
+    struct Back(String);
+    impl Drop for Back {
+        fn drop(&mut self) {
+            std::fs::write(SETTING, &self.0).unwrap();
+        }
+    }
+    with_io_uring(|| {
+        let _back = Back(std::fs::read_to_string(SETTING).unwrap());
+        // 1 leaves it to those who may administer the machine, as we may here.
+        std::fs::write(SETTING, "1").unwrap();
+        assert!(mounted(None).contains("over io_uring"));
+        std::fs::write(SETTING, "2").unwrap();
+        assert!(!mounted(None).contains("over io_uring"));
+    });
+}

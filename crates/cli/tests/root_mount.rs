@@ -3,9 +3,9 @@
 
 use std::fs;
 use std::io::{BufRead, BufReader, Read};
-use std::os::unix::fs::{FileExt, MetadataExt, symlink};
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::os::unix::process::CommandExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -497,91 +497,4 @@ fn the_drop_in_reads_whiteouts_that_are_names() {
     assert_eq!(names("mnt"), ["both", "e", "gone", "low", "top"]);
     assert_eq!(fs::read_to_string(place.at("mnt/gone")).unwrap(), "again");
     place.ok(&["umount", "mnt"]);
-}
-
-#[test]
-fn podman_runs_on_it() {
-    let place = Place::new();
-    let dir = place.at("podman");
-    fs::create_dir(&dir).unwrap();
-    let archive = dir.join("image.tar");
-    testkit::Image::busybox().write_docker_archive(&archive);
-    let program = dir.join("fuse-overlayfs");
-    symlink(PROGRAM, &program).unwrap();
-    let podman = Podman {
-        dir: &dir,
-        program: &program,
-    };
-    podman.ok(&["load", "--quiet", "-i", archive.to_str().unwrap()]);
-    let image = podman.ok(&["images", "--quiet"]);
-    let image = image.trim();
-    let script = "echo here > /new; rm /bin/ls; mkdir /d; mv /d /e; grep ' / ' /proc/mounts";
-    let said = podman.run(&["--name", "one", image, "sh", "-c", script]);
-    assert!(said.contains("fuse.fuse-overlayfs"), "{said}");
-    let changes = podman.ok(&["diff", "one"]);
-    let changes: Vec<_> = changes.lines().collect();
-    for change in ["A /new", "D /bin/ls", "A /e"] {
-        assert!(changes.contains(&change), "{changes:?}");
-    }
-    podman.ok(&["commit", "--quiet", "one", "localhost/two"]);
-    assert_eq!(
-        podman.run(&["--rm", "localhost/two", "sh", "-c", "cat /new; test ! -e /bin/ls"]),
-        "here\n"
-    );
-    podman.ok(&["rm", "one"]);
-    podman.ok(&["rmi", "--all", "--force"]);
-    let left: Vec<_> = mount::table::read()
-        .unwrap()
-        .into_iter()
-        .filter(|entry| entry.target.starts_with(&dir))
-        .collect();
-    // Its own storage directory is a mount point as long as podman's storage exists.
-    assert!(
-        left.iter().all(|entry| !entry.kind.starts_with("fuse")),
-        "{left:?}"
-    );
-    for entry in left.iter().rev() {
-        sys::mount::detach_at(&entry.target).unwrap();
-    }
-}
-
-struct Podman<'a> {
-    dir: &'a Path,
-    program: &'a Path,
-}
-
-impl Podman<'_> {
-    #[track_caller]
-    fn ok(&self, words: &[&str]) -> String {
-        let output = Command::new("podman")
-            .arg("--root")
-            .arg(self.dir.join("root"))
-            .arg("--runroot")
-            .arg(self.dir.join("run"))
-            .args([
-                "--storage-driver=overlay",
-                "--cgroup-manager=cgroupfs",
-                "--storage-opt",
-            ])
-            .arg(format!("overlay.mount_program={}", self.program.display()))
-            .args(words)
-            .output()
-            .expect("podman runs: install the package podman");
-        let said = String::from_utf8_lossy(&output.stderr);
-        assert!(output.status.success(), "podman {words:?}: {said}");
-        String::from_utf8(output.stdout).unwrap()
-    }
-
-    #[track_caller]
-    fn run(&self, words: &[&str]) -> String {
-        // Limits that need no privilege to be set.
-        let run = [
-            "run",
-            "--network=none",
-            "--runtime=runc",
-            "--ulimit=nofile=1024:1024",
-            "--ulimit=nproc=1024:1024",
-        ];
-        self.ok(&[&run[..], words].concat())
-    }
 }
