@@ -144,6 +144,24 @@ fn threads_and_durability() {
     assert!(marked("volatile") && marked("fsync=0") && !marked("fsync=1"));
 }
 
+/// For how long the kernel believes what it was told: told by a layer that is changed beneath the mount, which nobody
+/// should do.
+#[test]
+fn timeout() {
+    let seen = |options, wait| {
+        let place = Place::mounted(options);
+        let mode = |name| fs::metadata(place.at(name)).unwrap().mode() & 0o777;
+        let before = mode("mnt/f");
+        f::chmod(place.at("low/f"), before ^ 0o044).unwrap();
+        std::thread::sleep(std::time::Duration::from_millis(wait));
+        mode("mnt/f") == mode("low/f")
+    };
+    assert!(seen("timeout=0", 0));
+    assert!(seen("timeout=0.2", 400));
+    assert!(!seen("timeout=60", 0));
+    assert!(!seen("noacl", 0), "a day");
+}
+
 /// Owners and modes are kept in an attribute: files belong to the server, which needs no right to give them away.
 #[test]
 fn owners_in_an_attribute() {
