@@ -149,6 +149,35 @@ fn one_that_runs_stands_still_and_goes_on() {
 }
 
 #[test]
+fn one_whose_commit_is_killed_goes_on() {
+    let strata = busybox();
+    let script = "dd if=/dev/zero of=/big bs=1M count=300 2>/dev/null; touch /ready; sleep 1000";
+    strata.ok(["run", "-d", "--name", "busy", "busybox", "sh", "-c", script]);
+    let wait_for = |what: &str, reached: &dyn Fn() -> bool| {
+        let end = Instant::now() + Duration::from_secs(20);
+        while !reached() {
+            assert!(Instant::now() < end, "{what}");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    };
+    let is = |state: &str| {
+        let told: Value = serde_json::from_str(&strata.ok(["inspect", "busy"])).unwrap();
+        told[0]["State"]["Status"] == state
+    };
+    wait_for("it is not ready", &|| {
+        strata.end(["diff", "busy"]).out.contains("A /ready")
+    });
+    let mut command = strata.command(["commit", "busy", "one"]);
+    let mut killed = command.stdout(Stdio::null()).spawn().unwrap();
+    wait_for("it is not paused", &|| is("paused"));
+    killed.kill().unwrap();
+    killed.wait().unwrap();
+    wait_for("it stays as it was", &|| is("running"));
+    assert_eq!(strata.ok(["images", "-q", "one"]), "");
+    strata.ok(["rm", "-f", "busy"]);
+}
+
+#[test]
 fn exported_and_imported_again() {
     let strata = busybox();
     leave(&strata, &[], "cc", SCRIPT);

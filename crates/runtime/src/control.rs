@@ -18,10 +18,10 @@ use crate::bundle::{self, Bundle};
 use crate::log::Limits;
 use crate::state::Exit;
 
-/// Version of the protocol. Since 3 a supervisor holds streams, is attached to, starts again and [executes](Request::Exec);
-/// since 2, `Failed` says what it [concerns](Concern); whoever reads takes what is not said, or not known to it, for
+/// Version of the protocol. Since 4 a supervisor [pauses](Request::Pause); since 3 it holds streams, is attached to, starts again and
+/// [executes](Request::Exec); since 2, `Failed` says what it [concerns](Concern); whoever reads takes what is not said, or not known to it, for
 /// [`Concern::Other`], so that any two versions understand each other.
-pub const VERSION: u32 = 3;
+pub const VERSION: u32 = 4;
 
 /// No message is longer.
 const MAX_MESSAGE: usize = 16 << 10;
@@ -74,6 +74,11 @@ pub enum Request {
         /// Rows and columns of the terminal, where `process` asks for one.
         size: Option<(u16, u16)>,
     },
+    /// Have all processes of the container stand still until [`Request::Unpause`], or until this connection is closed; as
+    /// long as there is another such connection, they go on standing still. Answered when they were asked to.
+    Pause,
+    /// See there.
+    Unpause,
     /// Answer `Exited` when the container has ended.
     Wait,
     /// Send this signal to its first process.

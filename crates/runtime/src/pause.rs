@@ -1,9 +1,13 @@
 //! [`pause`]: what runs in a container stands still as long as somebody looks at it.
+//!
+//! The supervisor holds it still on behalf of a connection, and lets it go on when the last such connection is closed:
+//! whatever becomes of the one who looks, killed at any moment, the container does not stay as it is.
 
 use std::io;
 
 use crate::bundle::{Bundle, BundleError};
 use crate::cgroup::{Cgroup, CgroupError};
+use crate::control::{Connection, Reply, Request};
 use crate::state;
 use crate::terminal::Attention;
 
@@ -22,12 +26,19 @@ pub enum PauseError {
     Signals(#[source] io::Error),
 }
 
-/// A container whose processes stand still; they go on when it is dropped. Signals that would end the calling thread, or
-/// threads that it starts, wait until then: a caller that ended in between would leave the container as it is.
+/// A container whose processes stand still; they go on when it is dropped, or the process that has it ends.
 #[derive(Debug)]
 pub struct Paused {
-    cgroup: Cgroup,
-    _signals: Attention,
+    _by: By,
+}
+
+#[derive(Debug)]
+enum By {
+    /// The supervisor, as long as this is open.
+    Supervisor(Connection),
+    /// Ourselves. Signals that would end the calling thread, or threads that it starts, wait until then: a caller that
+    /// ended in between would leave the container as it is.
+    Us { cgroup: Cgroup, _signals: Attention },
 }
 
 /// Stops all processes of a container; `None` where nothing runs.
@@ -38,18 +49,44 @@ pub fn pause(bundle: &Bundle) -> Result<Option<Paused>, PauseError> {
     let Some(state) = state::load(bundle)? else {
         return Ok(None);
     };
+    let cgroup = Cgroup::open(&state.cgroups)?;
+    if let Ok(connection) = ask(bundle) {
+        let held = By::Supervisor(connection);
+        cgroup.wait_frozen(true)?;
+        return Ok(Some(Paused { _by: held }));
+    }
+    // An older supervisor, another runtime's container, or a kernel that cannot do it, which says so here.
     let signals = Attention::begin().map_err(PauseError::Signals)?;
-    let paused = Paused {
-        cgroup: Cgroup::open(&state.cgroups)?,
+    let held = By::Us {
+        cgroup,
         _signals: signals,
     };
-    paused.cgroup.freeze()?;
-    Ok(Some(paused))
+    if let By::Us { cgroup, .. } = &held {
+        cgroup.freeze()?;
+    }
+    Ok(Some(Paused { _by: held }))
 }
 
-impl Drop for Paused {
+/// A connection for which the supervisor holds the container still.
+fn ask(bundle: &Bundle) -> io::Result<Connection> {
+    let connection = Connection::open(bundle)?;
+    connection.send(&Request::Pause, &[])?;
+    match connection.receive()? {
+        Some((Reply::Done, _)) => Ok(connection),
+        Some((Reply::Error { message }, _)) => Err(io::Error::other(message)),
+        _ => Err(io::ErrorKind::UnexpectedEof.into()),
+    }
+}
+
+impl Drop for By {
     fn drop(&mut self) {
-        // One that was removed meanwhile has nothing to let go on.
-        let _ = self.cgroup.thaw();
+        // A container that has ended meanwhile has nothing to let go on.
+        match self {
+            By::Supervisor(connection) => {
+                let asked = connection.send(&Request::Unpause, &[]);
+                let _ = asked.and_then(|()| connection.receive::<Reply>());
+            }
+            By::Us { cgroup, .. } => drop(cgroup.thaw()),
+        }
     }
 }

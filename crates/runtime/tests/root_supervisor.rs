@@ -199,6 +199,41 @@ fn the_death_of_the_caller() {
 }
 
 #[test]
+fn it_stands_still_as_long_as_somebody_wants_it() {
+    let container = Box::script(WAITING);
+    let (_running, _stdout) = container.ready();
+    let paused = || matches!(state::read(&container.bundle), Ok(Status::Paused { .. }));
+    let asking = || {
+        let connection = Connection::open(&container.bundle).unwrap();
+        connection.send(&Request::Pause, &[]).unwrap();
+        assert!(matches!(connection.receive().unwrap(), Some((Reply::Done, _))));
+        connection
+    };
+    let (one, other) = (asking(), asking());
+    eventually("it stands still", paused);
+    drop(one);
+    std::thread::sleep(Duration::from_millis(50));
+    assert!(paused(), "another wants it still");
+    // It was killed, say.
+    drop(other);
+    eventually("it goes on", || !paused());
+
+    let looking = runtime::pause(&container.bundle).unwrap().unwrap();
+    assert!(paused());
+    drop(looking);
+    assert!(!paused());
+    let _looking = runtime::pause(&container.bundle).unwrap();
+    // One that stands still is ended all the same.
+    state::kill(&container.bundle, libc::SIGKILL).unwrap();
+    eventually("it ends", || {
+        !matches!(
+            state::read(&container.bundle),
+            Ok(Status::Paused { .. } | Status::Running { .. })
+        )
+    });
+}
+
+#[test]
 fn a_caller_that_stays_cleans_up_itself() {
     let container = Box::new();
     let marker = container.temp.path().join("cleaned-up");

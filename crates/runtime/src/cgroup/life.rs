@@ -16,6 +16,11 @@ use super::{Cgroup, CgroupError, failed};
 /// one longer than this is stuck in the kernel.
 const END: Duration = Duration::from_secs(20);
 
+/// For errors.
+fn freezing(frozen: bool) -> &'static str {
+    if frozen { "freeze" } else { "thaw" }
+}
+
 impl Cgroup {
     /// The processes in it, and in cgroups that the container made below.
     ///
@@ -75,6 +80,15 @@ impl Cgroup {
     }
 
     fn set_frozen(&self, frozen: bool) -> Result<(), CgroupError> {
+        self.ask_frozen(frozen)?;
+        self.wait_frozen(frozen)
+    }
+
+    /// Asks for every process in it to stop, or to go on, and does not wait until they do.
+    ///
+    /// # Errors
+    /// As [`Cgroup::freeze`].
+    pub fn ask_frozen(&self, frozen: bool) -> Result<(), CgroupError> {
         let Some(node) = &self.unified else {
             let because = "freezing needs a cgroup2, and this machine has none mounted";
             return Err(CgroupError::Unsupported {
@@ -82,14 +96,23 @@ impl Cgroup {
                 because,
             });
         };
-        let fail = |source| failed(if frozen { "freeze" } else { "thaw" }, &node.path, source);
+        let written = node.write("cgroup.freeze", if frozen { "1" } else { "0" });
+        written.map_err(|source| failed(freezing(frozen), &node.path, source))
+    }
+
+    /// Waits until they do what was asked.
+    ///
+    /// # Errors
+    /// As [`Cgroup::freeze`].
+    pub fn wait_frozen(&self, frozen: bool) -> Result<(), CgroupError> {
+        let Some(node) = &self.unified else {
+            return Ok(());
+        };
+        let fail = |source| failed(freezing(frozen), &node.path, source);
         let wanted = if frozen { "1" } else { "0" };
-        node.write("cgroup.freeze", wanted).map_err(fail)?;
-        let done = node.wait("frozen", wanted, Instant::now() + END).map_err(fail)?;
-        if done {
-            Ok(())
-        } else {
-            Err(fail(io::ErrorKind::TimedOut.into()))
+        match node.wait("frozen", wanted, Instant::now() + END).map_err(fail)? {
+            true => Ok(()),
+            false => Err(fail(io::ErrorKind::TimedOut.into())),
         }
     }
 

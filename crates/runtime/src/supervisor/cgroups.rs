@@ -90,6 +90,14 @@ impl Cgroups {
             .is_some_and(|kills| kills > 0)
     }
 
+    /// Asks for all processes to stand still, or to go on; does not wait until they do.
+    pub(super) fn hold_still(&self, still: bool) -> std::io::Result<()> {
+        match &self.own {
+            Some(own) => own.ask_frozen(still).map_err(std::io::Error::other),
+            None => Err(std::io::Error::other("its cgroup is another runtime's")),
+        }
+    }
+
     /// Kills what is left in them; what went wrong, if something did.
     pub(super) fn kill(&self) -> Option<String> {
         self.own

@@ -49,6 +49,8 @@ struct Client {
     connection: Connection,
     /// Wants to be told of the end.
     waits: bool,
+    /// Wants the processes to stand still.
+    pauses: bool,
 }
 
 pub(super) struct Serving<'a> {
@@ -111,6 +113,7 @@ impl<'a> Serving<'a> {
                 number: OWNER,
                 connection: owner,
                 waits: true,
+                pauses: false,
             }],
             numbered: OWNER,
             hung_up: false,
@@ -249,11 +252,15 @@ impl<'a> Serving<'a> {
         }
         // From the last, so that removing one moves none that is still to be looked at.
         for index in ready.clients.into_iter().rev() {
-            let next = self.serve(index);
+            let next = self.serve(index, place);
             if matches!(next, Next::Stays) {
                 continue;
             }
             let gone = self.clients.swap_remove(index);
+            if gone.pauses {
+                // What ended meanwhile has nothing to let go on.
+                let _ = self.hold_still(place);
+            }
             if let Some(streams) = &mut self.streams {
                 streams.leave(gone.number);
             }
@@ -293,6 +300,7 @@ impl<'a> Serving<'a> {
                 number: self.numbered,
                 connection,
                 waits: false,
+                pauses: false,
             });
         } else {
             let message = format!("{MAX_CLIENTS} others are connected already");
@@ -366,12 +374,12 @@ impl<'a> Serving<'a> {
     }
 
     /// Answers one request, but for one to execute something.
-    fn serve(&mut self, index: usize) -> Next {
+    fn serve(&mut self, index: usize, place: Option<Place<'_>>) -> Next {
         let client = &self.clients[index];
         let about_container = client.waits || client.number == OWNER;
         let reply = match client.connection.receive::<Request>() {
             Ok(Some((Request::Exec { size }, fds))) if !about_container => return Next::Executes(size, fds),
-            Ok(Some((request, fds))) => self.answer(index, request, fds),
+            Ok(Some((request, fds))) => self.answer(index, request, fds, place),
             Ok(None) => return Next::Leaves,
             Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => return Next::Stays,
             Err(error) => Some(Reply::Error {
@@ -384,7 +392,13 @@ impl<'a> Serving<'a> {
         }
     }
 
-    fn answer(&mut self, index: usize, request: Request, fds: Vec<OwnedFd>) -> Option<Reply> {
+    fn answer(
+        &mut self,
+        index: usize,
+        request: Request,
+        fds: Vec<OwnedFd>,
+        place: Option<Place<'_>>,
+    ) -> Option<Reply> {
         let number = self.clients[index].number;
         let result = match request {
             Request::Wait => {
@@ -399,6 +413,10 @@ impl<'a> Serving<'a> {
                     Some(_) => self.signal(signal),
                     None => Ok(()),
                 }
+            }
+            Request::Pause | Request::Unpause => {
+                self.clients[index].pauses = matches!(request, Request::Pause);
+                self.hold_still(place)
             }
             Request::Policy { restart } => {
                 self.policy = Some(restart);
@@ -428,6 +446,15 @@ impl<'a> Serving<'a> {
                 message: error.to_string(),
             },
         })
+    }
+
+    /// Has the processes stand still, or go on, as those who are connected want it.
+    fn hold_still(&self, place: Option<Place<'_>>) -> std::io::Result<()> {
+        let still = self.clients.iter().any(|client| client.pauses);
+        match place {
+            Some(place) => place.left.cgroups.hold_still(still),
+            None => Err(std::io::Error::other("the container does not run")),
+        }
     }
 
     fn attach(&mut self, number: u64, typed: bool, fds: Vec<OwnedFd>) -> std::io::Result<()> {
