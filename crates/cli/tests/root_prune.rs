@@ -10,6 +10,7 @@ use common::{Compression, Ended, Image, Layer, Strata, empty, refused};
 use rustix::mount::{MountFlags, mount_remount};
 use serde_json::{Value, json};
 use testkit::Disk;
+use testkit::registry::Registry;
 
 fn noise(seed: u32, size: u32) -> Vec<u8> {
     (0..size / 4)
@@ -181,14 +182,41 @@ fn the_least_recently_used_go_first() {
     let told = json(&strata, &["image", "prune", "-f", "-a", "--until", "2h"]);
     assert_eq!(names(&told, "Images"), ["one"]);
     assert_eq!(images(&strata), ["two"]);
-    // A policy does the same after whatever brings an image.
-    std::fs::write(
-        strata.dir().join("config.toml"),
-        "[store]\nkeep_bytes = \"1MB\"\n",
-    )
-    .unwrap();
-    strata.load(&image("five", 5));
-    assert_eq!(images(&strata), ["five"]);
+}
+
+#[test]
+fn a_policy_is_kept_to_whatever_brings_an_image() {
+    const KEEP: &str = "[store]\nkeep_bytes = \"1MB\"\n";
+    let strata = empty();
+    let policy = |text: &str| std::fs::write(strata.dir().join("config.toml"), text).unwrap();
+    let another = |name: &str| {
+        policy("");
+        strata.load(&image(name, 9));
+        policy(KEEP);
+    };
+    another("one");
+    strata.load(&image("loaded", 5));
+    assert_eq!(images(&strata), ["loaded"]);
+
+    strata.ok(["run", "--name", "changed", "loaded", "touch", "/x"]);
+    another("two");
+    strata.ok(["commit", "changed", "committed"]);
+    assert_eq!(images(&strata), ["committed", "loaded"]);
+    strata.ok(["rm", "changed"]);
+    strata.ok(["image", "squash", "loaded", "squashed"]);
+    assert_eq!(images(&strata), ["squashed"]);
+
+    let registry = Registry::start();
+    let archive = strata.dir().join("pulled.tar");
+    image("pulled", 6).write_oci_archive(&archive);
+    registry.fill(
+        &format!("oci-archive:{}", archive.display()),
+        "library/pulled:latest",
+        &[],
+    );
+    let pulled = registry.name("library/pulled");
+    strata.ok(["run", "--rm", &pulled, "true"]);
+    assert_eq!(images(&strata), [pulled]);
 }
 
 #[test]

@@ -101,6 +101,8 @@ pub struct Setup {
     pub remover: Vec<OsString>,
     /// What a layer may do to the machine that unpacks it.
     pub limits: Limits,
+    /// What is done by itself once an image was brought.
+    pub policy: policy::Policy,
 }
 
 impl Setup {

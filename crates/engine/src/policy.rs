@@ -46,11 +46,12 @@ pub enum PolicyError {
 }
 
 impl Engine {
-    /// Does what a policy asks for, once the images of the names `brought` are there: they are not removed again.
+    /// Does what the policy asks for, once the images of the names `brought` are there: they are not removed again.
     ///
     /// # Errors
     /// See [`PolicyError`].
-    pub fn keep_to(&self, policy: &Policy, brought: &[String]) -> Result<(), PolicyError> {
+    pub fn keep_to_policy(&self, brought: &[String]) -> Result<(), PolicyError> {
+        let policy = &self.setup.policy;
         let options = PruneOptions {
             blobs: !policy.keep_blobs,
             images: policy.keep_bytes.map(PruneImages::Above),

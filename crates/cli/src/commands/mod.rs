@@ -81,7 +81,7 @@ impl Context {
     /// Does what the configuration asks for once images were brought, by these names. That it could not be done is no
     /// failure of what was asked: they are there.
     pub(crate) fn settle(&self, engine: &Engine, brought: &[String]) {
-        if let Err(error) = engine.keep_to(&self.settings.policy, brought) {
+        if let Err(error) = engine.keep_to_policy(brought) {
             let _ = writeln!(
                 io::stderr(),
                 "note: what [store] in the configuration asks for was not done: {error}"
@@ -119,6 +119,7 @@ impl Context {
             server: crate::overlay::helper(),
             remover,
             limits: settings.limits.clone(),
+            policy: settings.policy,
         }
     }
 }

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use image::config::{ConfigError, Execution, ImageConfig};
 use image::manifest::MAX_CONFIG;
 use image::platform::{Platform, PlatformError};
-use image::progress::Progress;
+use image::progress::{Event, Progress};
 use image::reference::{Reference, ReferenceError};
 use store::{BlobError, Fault, Image};
 
@@ -169,6 +169,10 @@ impl Engine {
                 Some(image) => misfit(image, Some(Box::new(error))),
                 None => BaseError::Pull(error),
             })?;
+        if let Err(error) = self.keep_to_policy(&[reference.canonical()]) {
+            let text = format!("what [store] in the configuration asks for was not done: {error}");
+            progress.event(&Event::Note { text: &text });
+        }
         self.store
             .find_image(self.ns(), &reference.canonical())?
             .ok_or_else(|| BaseError::Missing(text.to_owned()))
