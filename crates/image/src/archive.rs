@@ -99,6 +99,9 @@ impl<'a> Archive<'a> {
     pub(crate) fn stream(from: &mut dyn Read, store: &'a Store, lease: &Lease) -> Result<Self, LoadProblem> {
         let from = BufReader::with_capacity(PIECE, from);
         let members = spool(BufReader::with_capacity(PIECE, decoder(from)), store, lease)?;
+        // What was kept is read from the store from now on.
+        let settled = store.settle(lease);
+        settled.map_err(|e| LoadProblem::install("the stream", e))?;
         Ok(Self::Spool { store, members })
     }
 
@@ -405,7 +408,7 @@ fn keep(
         let written = ingest.write_all(piece);
         written.map_err(|error| failed(ingest.write_fault(error).into()))
     })?;
-    let digest = store.commit_blob(ingest, lease).map_err(|error| match error {
+    let digest = store.arrived(ingest, lease).map_err(|error| match error {
         IngestError::Mismatch { found, .. } => LoadProblem::Digest {
             name: name.to_owned(),
             got: found,

@@ -5,6 +5,7 @@
 
 use std::collections::HashMap;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use store::{Digest, Follow};
 
@@ -16,8 +17,10 @@ pub(crate) struct Halted;
 pub(crate) struct Blob {
     /// How often it was begun: what was read of an earlier attempt is void.
     pub(crate) attempt: u32,
-    /// Where it is read while it arrives; `None` once it is in the store, verified.
+    /// Where it is read while it arrives; `None` when it was in the store before.
     pub(crate) arriving: Option<Follow>,
+    /// It is whole.
+    pub(crate) verified: bool,
 }
 
 /// Where a layer is.
@@ -36,6 +39,8 @@ pub(crate) struct State<E> {
     pub(crate) layers: Vec<Option<Laid>>,
     /// The first failure; without an error where a thread died.
     failed: Option<Option<E>>,
+    /// Everything is brought and unpacked, or nothing more will be.
+    ended: bool,
 }
 
 /// See the module.
@@ -52,6 +57,7 @@ impl<E> Board<E> {
                 blobs: HashMap::new(),
                 layers,
                 failed: None,
+                ended: false,
             }),
             changed: Condvar::new(),
         }
@@ -80,6 +86,18 @@ impl<E> Board<E> {
             }
             state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
+    }
+
+    /// All threads but those that [`Board::pause`] have ended.
+    pub(crate) fn end(&self) {
+        self.tell(|state| state.ended = true);
+    }
+
+    /// Waits so long; `false` when the operation has ended before that.
+    pub(crate) fn pause(&self, time: Duration) -> bool {
+        let going_on = |state: &mut State<E>| state.failed.is_none() && !state.ended;
+        let waited = self.changed.wait_timeout_while(self.lock(), time, going_on);
+        waited.unwrap_or_else(PoisonError::into_inner).1.timed_out()
     }
 
     /// Whether the operation has failed.

@@ -16,6 +16,10 @@ use crate::progress::{Event, Progress};
 /// How often a blob that another process is fetching is looked for.
 const LOOK: Duration = Duration::from_millis(100);
 
+/// How often what has come so far is put on disk: so long does another process wait at most for a blob that is there,
+/// and so little is left to wait for in the end.
+const SETTLE: Duration = Duration::from_millis(250);
+
 /// Where blobs come from: a registry, an archive.
 pub trait BlobSource: Sync {
     /// What can go wrong with the whole operation.
@@ -96,11 +100,11 @@ impl<'a, S: BlobSource> Bring<'a, S> {
         Ok(Reading { from, attempt })
     }
 
-    /// Waits until a blob is in the store, verified, and tells by which attempt.
+    /// Waits until a blob is whole, verified, and tells by which attempt.
     pub(crate) fn settled(&self, digest: &Digest) -> Result<u32, Halted> {
         self.board.wait(|state| {
             let blob = state.blobs.get(digest)?;
-            blob.arriving.is_none().then_some(blob.attempt)
+            blob.verified.then_some(blob.attempt)
         })
     }
 
@@ -131,11 +135,26 @@ impl<'a, S: BlobSource> Bring<'a, S> {
         }
     }
 
+    /// Puts what has come so far on disk, from time to time, until the operation ends. For one thread.
+    pub(crate) fn settle(&self) {
+        let _guard = FailOnPanic(self.board);
+        while self.board.pause(SETTLE) {
+            if let Err(error) = self.store.settle(self.lease) {
+                self.fail(error.into());
+                return;
+            }
+        }
+    }
+
     fn bring(&self, layer: &Layer) -> Result<(), S::Error> {
         let blob = &layer.blob;
         let told = |e: InstallError| self.source.failed(e);
-        let tell = |attempt, arriving| {
-            let blob = Blob { attempt, arriving };
+        let tell = |attempt, arriving, verified| {
+            let blob = Blob {
+                attempt,
+                arriving,
+                verified,
+            };
             self.board
                 .tell(|state| state.blobs.insert(layer.blob.digest, blob));
         };
@@ -158,7 +177,7 @@ impl<'a, S: BlobSource> Bring<'a, S> {
                     digest: &blob.digest,
                     bytes: size,
                 });
-                tell(attempt, None);
+                tell(attempt, None, true);
                 return Ok(());
             }
             // One name for a blob, whatever image it is of: so two pulls do not fetch it twice.
@@ -173,9 +192,10 @@ impl<'a, S: BlobSource> Bring<'a, S> {
                 other => other.map_err(|e| told(e.into()))?,
             };
             attempt += 1;
-            tell(attempt, Some(ingest.follow().map_err(|e| told(e.into()))?));
+            let arriving = ingest.follow().map_err(|e| told(e.into()))?;
+            tell(attempt, Some(arriving.clone()), false);
             self.source.bring(layer, &mut ingest)?;
-            match self.store.commit_blob(ingest, self.lease) {
+            match self.store.arrived(ingest, self.lease) {
                 // What an earlier try left was damaged: once more, from the beginning.
                 Err(IngestError::Mismatch { resumed: true, .. }) if attempt == 1 => {}
                 Err(IngestError::Mismatch { .. }) if self.source.distrust(layer) => {}
@@ -187,7 +207,7 @@ impl<'a, S: BlobSource> Bring<'a, S> {
                 }
                 Err(error) => return Err(told(error.into())),
                 Ok(_) => {
-                    tell(attempt, None);
+                    tell(attempt, Some(arriving), true);
                     return Ok(());
                 }
             }

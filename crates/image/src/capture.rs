@@ -9,6 +9,7 @@ use std::io::{self, BufWriter, Read, Write};
 use store::{Descriptor, Digest, Fault, LayerMeta, Lease, NewLayer, Store};
 use sys::Dir;
 
+use crate::install::InstallError;
 use crate::media;
 use crate::pack::PackError;
 use crate::progress::{Event, Progress};
@@ -57,7 +58,12 @@ impl Captured {
     }
 
     /// Makes it durable and visible, on top of the chain `below`.
-    pub(crate) fn commit(self, store: &Store, lease: &Lease, below: Option<&Digest>) -> Result<(), Fault> {
+    pub(crate) fn commit(
+        self,
+        store: &Store,
+        lease: &Lease,
+        below: Option<&Digest>,
+    ) -> Result<(), InstallError> {
         let Captured { new, unpacked, .. } = self;
         let meta = LayerMeta {
             diff_id: unpacked.diff_id,
@@ -66,7 +72,8 @@ impl Captured {
             root_listed: unpacked.root_listed,
             usage: unpacked.usage,
         };
-        store.commit_layers(lease, vec![(new, meta)]).map(drop)
+        store.commit_layers(lease, vec![(new, meta)])?;
+        Ok(())
     }
 }
 

@@ -235,16 +235,20 @@ pub fn install<S: BlobSource>(
     let bring = Bring::new(store, lease, source, missing, &board, progress);
     let layers = Layers::new(store, lease, place.limits, progress, &board, &bring, &plan.layers);
     std::thread::scope(|scope| {
-        for _ in 0..fetches {
-            scope.spawn(|| bring.work());
-        }
-        for _ in 0..unpacks {
-            scope.spawn(|| layers.work());
-        }
+        scope.spawn(|| bring.settle());
+        std::thread::scope(|scope| {
+            for _ in 0..fetches {
+                scope.spawn(|| bring.work());
+            }
+            for _ in 0..unpacks {
+                scope.spawn(|| layers.work());
+            }
+        });
+        board.end();
     });
     let numbers = match board.take_failure() {
         Some(error) => return Err(error),
-        None => layers.commit().map_err(|e| failed(e.into()))?,
+        None => layers.commit().map_err(failed)?,
     };
     record(store, lease, place, &plan, &numbers, progress).map_err(failed)
 }

@@ -9,7 +9,7 @@ use std::collections::HashMap;
 use std::io::{self, BufReader, Read};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use store::{Digest, Fault, LayerMeta, Lease, NewLayer, Store};
+use store::{Digest, LayerMeta, Lease, NewLayer, Store};
 use sys::Dir;
 
 use crate::board::{Board, FailOnPanic, Halted, Laid};
@@ -17,7 +17,7 @@ use crate::bring::{BlobSource, Bring};
 use crate::compression::{MAX_WINDOW, decoder};
 use crate::install::{InstallError, PlannedLayer};
 use crate::progress::{Event, Progress};
-use crate::unpack::{Limits, unpack};
+use crate::unpack::{Limits, UnpackError, unpack};
 
 /// Bytes of a blob read at once.
 const PIECE: usize = 128 << 10;
@@ -29,6 +29,10 @@ const MOST: usize = 4;
 /// Window of zstd (base-2 logarithm of bytes) that every layer may have. One that needs more begins again when all
 /// below it are complete: so there is one such at a time, and the memory is bounded whatever the image.
 const WINDOW: u32 = 23;
+
+/// Bytes of [`Limits::memory`] that every layer may have, a hundred thousand directories' worth. As with the window, one
+/// that needs more begins again when all below it are complete, and one has the one or the other.
+const MEMORY: usize = 8 << 20;
 
 /// How many layers are unpacked at once.
 pub(crate) fn at_once() -> usize {
@@ -131,15 +135,25 @@ impl<'a, S: BlobSource> Layers<'a, S> {
             }
         }
         let digest = &layer.layer.blob.digest;
+        let (small, large) = (self.limits.memory.min(MEMORY), self.limits.memory);
         let mut window = WINDOW;
+        let mut memory = if self.is_lowest(index) { large } else { small };
         loop {
             let reading = self.bring.open(digest)?;
-            let outcome = self.unpack(index, layer, reading.from, window);
+            let outcome = self.unpack(index, layer, reading.from, (window, memory));
             match outcome {
                 Err(error @ InstallError::Full { .. }) => return Err(self.bring.fail(error)),
-                Err(InstallError::Unpack { source, .. }) if source.needs_memory() && window < MAX_WINDOW => {
+                Err(InstallError::Unpack { source, .. }) if source.needs_window() && window < MAX_WINDOW => {
                     self.numbers_below(index)?;
-                    window = MAX_WINDOW;
+                    (window, memory) = (MAX_WINDOW, small);
+                    continue;
+                }
+                Err(InstallError::Unpack {
+                    source: UnpackError::Memory { .. },
+                    ..
+                }) if memory < large && window == WINDOW => {
+                    self.numbers_below(index)?;
+                    memory = large;
                     continue;
                 }
                 _ => {}
@@ -164,7 +178,7 @@ impl<'a, S: BlobSource> Layers<'a, S> {
         index: usize,
         layer: &PlannedLayer,
         from: Box<dyn Read + Send>,
-        window: u32,
+        (window, memory): (u32, usize),
     ) -> Result<Fresh, InstallError> {
         let digest = layer.layer.blob.digest;
         let counted = Counted {
@@ -177,10 +191,12 @@ impl<'a, S: BlobSource> Layers<'a, S> {
         let record = new.record()?;
         let archive = decoder(BufReader::with_capacity(PIECE, counted)).with_max_window(window);
         let below = || self.below(index);
-        let unpacked =
-            unpack(archive, new.fs(), &below, record, self.limits, &|_| {}).map_err(|source| match source
-                .is_full()
-            {
+        let limits = Limits {
+            memory,
+            ..self.limits.clone()
+        };
+        let unpacked = unpack(archive, new.fs(), &below, record, &limits, &|_| {}).map_err(|source| {
+            match source.is_full() {
                 true => InstallError::Full {
                     store: self.store.root().to_owned(),
                     layer: digest,
@@ -190,7 +206,8 @@ impl<'a, S: BlobSource> Layers<'a, S> {
                     layer: digest,
                     source,
                 },
-            })?;
+            }
+        })?;
         if unpacked.diff_id != layer.diff_id {
             let (expected, got) = (layer.diff_id, unpacked.diff_id);
             return Err(InstallError::DiffId {
@@ -207,6 +224,12 @@ impl<'a, S: BlobSource> Layers<'a, S> {
             usage: unpacked.usage,
         };
         Ok(Fresh { index, new, meta })
+    }
+
+    /// Whether all layers below are complete: then no other is the lowest of those under way.
+    fn is_lowest(&self, index: usize) -> bool {
+        self.board
+            .tell(|state| state.layers[..index].iter().all(Option::is_some))
     }
 
     /// Where the layers below are, topmost first, once they are complete.
@@ -237,7 +260,7 @@ impl<'a, S: BlobSource> Layers<'a, S> {
 
     /// Makes the new layers durable and visible; answers where each layer is, which is elsewhere for one that
     /// another process committed in the meantime.
-    pub(crate) fn commit(self) -> Result<Vec<u64>, Fault> {
+    pub(crate) fn commit(self) -> Result<Vec<u64>, InstallError> {
         let mut work = self.work.into_inner().unwrap_or_else(PoisonError::into_inner);
         work.new.sort_by_key(|fresh| fresh.index);
         let ours: Vec<u64> = work.new.iter().map(|fresh| fresh.new.n()).collect();

@@ -1,5 +1,7 @@
 //! One blob of an image again from its registry, where what the store has of it is damaged.
 
+use std::io::Write;
+
 use store::{Descriptor, IngestError, Lease, Store};
 
 use crate::install::InstallError;
@@ -31,17 +33,22 @@ pub fn refetch(
     role: Role,
 ) -> Result<(), PullError> {
     let install = |error: InstallError| PullError::install(reference.familiar(), error);
-    if role == Role::Document {
-        let fetched = client.manifest(&reference.at(&blob.digest), Some(blob), &Silent)?;
-        return match store.put_blob(lease, &fetched.bytes) {
-            Ok(_) => Ok(()),
-            Err(error) => Err(install(error.into())),
-        };
-    }
     let ingest = store.ingest(lease, &format!("blob {}", blob.digest), Some(blob));
     let mut ingest = ingest.map_err(|error| install(error.into()))?;
-    let offset = ingest.offset();
-    client.blob(reference, blob, &[], offset, &mut ingest, &Silent)?;
+    match role {
+        Role::Document => {
+            let fetched = client.manifest(&reference.at(&blob.digest), Some(blob), &Silent)?;
+            let written = ingest.restart().and_then(|()| {
+                let written = ingest.write_all(&fetched.bytes);
+                written.map_err(|error| ingest.write_fault(error).into())
+            });
+            written.map_err(|error| install(error.into()))?;
+        }
+        Role::Content => {
+            let offset = ingest.offset();
+            client.blob(reference, blob, &[], offset, &mut ingest, &Silent)?;
+        }
+    }
     match store.commit_blob(ingest, lease) {
         Ok(_) => Ok(()),
         Err(IngestError::Mismatch { found, .. }) => Err(install(InstallError::Digest {

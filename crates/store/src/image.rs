@@ -10,7 +10,7 @@ use crate::error::Fault;
 use crate::open::now;
 use crate::snapshot::{self, Kind};
 use crate::usage::usage_from;
-use crate::{Descriptor, Digest, Lease, Store, Usage};
+use crate::{Descriptor, Digest, IngestError, Lease, Store, Usage};
 
 /// What an image consists of, for [`Store::put_image`]. Its blobs and layers are in the store already.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -138,6 +138,9 @@ pub enum ImageError {
         /// The snapshot's key.
         key: Digest,
     },
+    /// What has arrived under the lease could not be made blobs.
+    #[error(transparent)]
+    Arrived(#[from] IngestError),
     /// Disk or database.
     #[error(transparent)]
     Fault(#[from] Fault),
@@ -147,7 +150,7 @@ impl Store {
     /// Gives an image its name, in one durable transaction with everything that must hold for it: the manifest, its
     /// layers, and a committed snapshot for each layer, by chain ID. A name that leads elsewhere is moved.
     ///
-    /// What the record names should be held by the lease ([`Store::commit_blob`], [`Store::hold_blob`],
+    /// What the record names should be held by the lease ([`Store::arrived`], [`Store::hold_blob`],
     /// [`Store::commit_layers`], [`Store::hold_layer`]): what is not can be gone, which is an error here.
     pub fn put_image(
         &self,
@@ -163,7 +166,7 @@ impl Store {
     /// index that is kept whole.
     pub fn put_image_keeping(
         &self,
-        _lease: &Lease,
+        lease: &Lease,
         ns: &str,
         name: &str,
         record: &ImageRecord,
@@ -171,6 +174,9 @@ impl Store {
     ) -> Result<Put, ImageError> {
         if ns.is_empty() || name.is_empty() {
             return Err(ImageError::NoName);
+        }
+        if lease.waiting() > 0 {
+            self.settle(lease)?;
         }
         self.db.write(Durability::Full, |q| {
             let own = [&record.target, &record.manifest, &record.config].map(|blob| blob.digest);

@@ -1,21 +1,16 @@
 //! [`Ingest`]: a blob on its way in.
 
-use std::fs::{File, Permissions};
+use std::fs::File;
 use std::io::{self, Read, Write};
-use std::os::unix::fs::PermissionsExt;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
 
 use rustix::fs::{Mode, OFlags};
 
-use crate::db::{Durability, int};
 use crate::error::Fault;
 use crate::follow::{Follow, Tide};
 use crate::layout::{INGEST, Layout};
-use crate::lease::hold_blob;
-use crate::open::now;
-use crate::own::{Claim, is_still, try_lock};
-use crate::{Descriptor, Digest, Hasher, LOCK_TIMEOUT, Lease, Store};
+use crate::own::{is_still, try_lock};
+use crate::{Descriptor, Digest, Hasher, Lease, Store};
 
 /// Why a blob could not be brought in.
 #[derive(Debug, thiserror::Error)]
@@ -43,19 +38,19 @@ pub enum IngestError {
     Fault(#[from] Fault),
 }
 
-/// A blob being written. Dropped without [`Store::commit_blob`], what was written stays for the next ingest with the
+/// A blob being written. Dropped without [`Store::arrived`] or [`Store::commit_blob`], what was written stays for the next ingest with the
 /// same reference, unless it came from [`Store::ingest_once`].
 pub struct Ingest {
     layout: Arc<Layout>,
-    reference: String,
-    name: String,
-    file: File,
-    hasher: Hasher,
-    offset: u64,
-    resumed: bool,
-    expected: Option<Descriptor>,
+    pub(crate) reference: String,
+    pub(crate) name: String,
+    pub(crate) file: File,
+    pub(crate) hasher: Hasher,
+    pub(crate) offset: u64,
+    pub(crate) resumed: bool,
+    pub(crate) expected: Option<Descriptor>,
     /// Nobody can go on with it.
-    once: bool,
+    pub(crate) once: bool,
     /// For those that read it meanwhile.
     tide: Arc<Tide>,
     /// Bytes of which the disk was told to begin writing them.
@@ -130,6 +125,11 @@ impl Ingest {
         }
     }
 
+    /// No more will be written.
+    pub(crate) fn end(&self) {
+        self.tide.end();
+    }
+
     /// From now on nothing of it stays unless it is committed, as with [`Store::ingest_once`]: for a source that is read
     /// from its beginning the next time.
     pub fn leave_nothing(&mut self) {
@@ -141,7 +141,7 @@ impl Ingest {
         self.fault("writing", error)
     }
 
-    fn fault(&self, what: &'static str, error: io::Error) -> Fault {
+    pub(crate) fn fault(&self, what: &'static str, error: io::Error) -> Fault {
         self.layout.fault(what, format!("{INGEST}/{}", self.name), error)
     }
 }
@@ -177,7 +177,7 @@ impl Write for Ingest {
 impl Store {
     /// Begins to bring a blob, or goes on where an earlier try with the same `reference` stopped: see
     /// [`Ingest::offset`]. With `expected`, its size bounds what is written, and its digest is what
-    /// [`Store::commit_blob`] insists on.
+    /// [`Store::arrived`] insists on.
     pub fn ingest(
         &self,
         _lease: &Lease,
@@ -219,7 +219,7 @@ impl Store {
     }
 
     /// As [`Store::ingest`], for a source that cannot be asked again, such as a stream: it begins at the beginning, and
-    /// dropped without [`Store::commit_blob`] it leaves nothing. `what` tells apart those of one lease.
+    /// dropped before it is a blob it leaves nothing. `what` tells apart those of one lease.
     pub fn ingest_once(
         &self,
         lease: &Lease,
@@ -230,75 +230,6 @@ impl Store {
         ingest.once = true;
         ingest.restart()?;
         Ok(ingest)
-    }
-
-    /// Makes what was written a blob: verified, durable, held by the lease.
-    pub fn commit_blob(&self, mut ingest: Ingest, lease: &Lease) -> Result<Digest, IngestError> {
-        let found = ingest.hasher.clone().finish();
-        let (dir, blobs) = (self.layout.ingest()?, self.layout.blobs()?);
-        let removed = |error| ingest.fault("removing", error);
-        if let Some(expected) = &ingest.expected
-            && (expected.digest, expected.size) != (found, ingest.offset)
-        {
-            dir.unlink(&ingest.name).map_err(removed)?;
-            return Err(IngestError::Mismatch {
-                reference: std::mem::take(&mut ingest.reference),
-                expected: expected.digest,
-                found,
-                size: ingest.offset,
-                resumed: ingest.resumed,
-            });
-        }
-        ingest.file.sync_data().map_err(|e| ingest.fault("syncing", e))?;
-
-        // From here the blob's file is locked until its row is there: ours by `ingest.file`, another's by a claim.
-        let deadline = Instant::now() + LOCK_TIMEOUT;
-        let hex = found.hex();
-        let fault = |error| self.blob_fault("publishing", &found, error);
-        let _adopted = loop {
-            match dir.rename_noreplace(&ingest.name, blobs, &hex) {
-                Ok(()) => {
-                    let mode = Permissions::from_mode(0o444);
-                    ingest.file.set_permissions(mode).map_err(fault)?;
-                    break None;
-                }
-                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
-                Err(error) => return Err(fault(error).into()),
-            }
-            match Claim::take(blobs, &hex).map_err(fault)? {
-                Some(claim) if claim.size().map_err(fault)? == ingest.offset => {
-                    dir.unlink(&ingest.name).map_err(removed)?;
-                    break Some(claim);
-                }
-                Some(damaged) => damaged.remove().map_err(fault)?,
-                None if Instant::now() > deadline => {
-                    return Err(IngestError::Busy(std::mem::take(&mut ingest.reference)));
-                }
-                None => std::thread::sleep(Duration::from_millis(1)),
-            }
-        };
-        blobs.sync().map_err(fault)?;
-        self.db.write(Durability::Full, |q| -> Result<(), Fault> {
-            q.run(
-                "INSERT INTO blobs (digest, size, created) VALUES (?, ?, ?) ON CONFLICT DO NOTHING",
-                (found, int(ingest.offset), now()),
-            )?;
-            hold_blob(q, lease, &found)
-        })?;
-        Ok(found)
-    }
-
-    /// Brings a small blob that is in memory, a manifest or a config, and tells its digest.
-    pub fn put_blob(&self, lease: &Lease, content: &[u8]) -> Result<Digest, IngestError> {
-        let digest = Digest::of(content);
-        if self.hold_blob(lease, &digest)?.is_some() {
-            return Ok(digest);
-        }
-        let mut ingest = self.ingest_once(lease, &format!("bytes {digest}"), None)?;
-        ingest
-            .write_all(content)
-            .map_err(|e| ingest.fault("writing", e))?;
-        self.commit_blob(ingest, lease)
     }
 }
 
@@ -440,40 +371,6 @@ mod tests {
                 size: 0,
                 ..
             }
-        ));
-    }
-
-    #[test]
-    fn a_file_that_a_crash_left_without_row_is_adopted_or_replaced() {
-        let temp = tempfile::tempdir().unwrap();
-        let store = Store::open(temp.path()).unwrap();
-        let lease = store.lease("test").unwrap();
-        for left in [&b"whole"[..], b"who"] {
-            let digest = Digest::of("whole");
-            store
-                .db
-                .batch("DELETE FROM lease_blobs; DELETE FROM blobs")
-                .unwrap();
-            let path = store.layout.at(crate::layout::BLOBS).join(digest.hex());
-            let _ = std::fs::remove_file(&path);
-            File::create(&path).unwrap().write_all(left).unwrap();
-            assert_eq!(store.put_blob(&lease, b"whole").unwrap(), digest);
-            assert_eq!(store.read_blob(&digest, 99).unwrap(), b"whole");
-        }
-    }
-
-    #[test]
-    fn a_damaged_blob_is_noticed() {
-        let temp = tempfile::tempdir().unwrap();
-        let store = Store::open(temp.path()).unwrap();
-        let lease = store.lease("test").unwrap();
-        let digest = store.put_blob(&lease, b"content").unwrap();
-        let path = store.layout.at(crate::layout::BLOBS).join(digest.hex());
-        std::fs::remove_file(&path).unwrap();
-        File::create(&path).unwrap().write_all(b"C0ntent").unwrap();
-        assert!(matches!(
-            store.read_blob(&digest, 99),
-            Err(BlobError::Damaged { .. })
         ));
     }
 }

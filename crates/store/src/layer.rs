@@ -13,7 +13,7 @@ use crate::lease::hold_layer;
 use crate::open::now;
 use crate::own::Slot;
 use crate::usage::usage_from;
-use crate::{Digest, Lease, Store, Usage};
+use crate::{Digest, IngestError, Lease, Store, Usage};
 
 /// A layer in the store.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -160,18 +160,23 @@ impl Store {
         Ok(NewLayer { slot, fs, fault_path })
     }
 
-    /// Makes unpacked layers visible, once everything on the store's file system is on disk. Where another was
-    /// faster with the same layer, its directory is answered and ours removed. All are held by the lease.
+    /// Makes unpacked layers visible, and blobs of what has arrived under the lease, once everything on the store's file
+    /// system is on disk: one sync for all. Where another was faster with the same layer, its directory is answered and
+    /// ours removed. All are held by the lease. Their rows outlive a power cut with
+    /// the next durable transaction, such as [`Store::put_image`]; what they name is there in either case.
     pub fn commit_layers(
         &self,
         lease: &Lease,
         layers: Vec<(NewLayer, LayerMeta)>,
-    ) -> Result<Vec<Layer>, Fault> {
-        if layers.is_empty() {
+    ) -> Result<Vec<Layer>, IngestError> {
+        let arrived = lease.take_arrived();
+        if layers.is_empty() && arrived.is_empty() {
             return Ok(Vec::new());
         }
         self.sync_disk()?;
-        let committed: Result<Vec<Layer>, Fault> = self.db.write(Durability::Full, |q| {
+        let placed = self.place(arrived)?;
+        let committed: Result<Vec<Layer>, Fault> = self.db.write(Durability::Relaxed, |q| {
+            placed.insert(q, lease)?;
             layers
                 .iter()
                 .map(|(new, meta)| {
@@ -193,7 +198,7 @@ impl Store {
                 new.slot.keep();
             }
         }
-        committed
+        Ok(committed?)
     }
 
     /// Everything written to the store's file system is on disk when this returns.

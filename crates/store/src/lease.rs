@@ -1,9 +1,12 @@
 //! [`Lease`]: protects what an operation under way brought or found, until an image or container holds it.
 
+use std::collections::HashMap;
 use std::fs::File;
+use std::sync::{Mutex, PoisonError};
 
 use rustix::fs::{Mode, OFlags};
 
+use crate::arrive::Arrived;
 use crate::db::{Durability, Query};
 use crate::error::Fault;
 use crate::layout::LEASES;
@@ -17,16 +20,53 @@ use crate::{Digest, Layer, Store};
 /// It lives as long as the lock on its file, which the kernel drops with the process. Dropped without
 /// [`Store::release`], as when an operation fails, it leaves what it held to the next try: the collector takes
 /// that after a grace period.
-#[derive(Debug)]
 pub struct Lease {
     id: String,
     _lock: File,
+    arrived: Mutex<Arrivals>,
+}
+
+/// What arrived under a lease.
+#[derive(Default)]
+struct Arrivals {
+    /// What waits for the next sync.
+    waiting: Vec<Arrived>,
+    /// The sizes of all, of those that became blobs too.
+    sizes: HashMap<Digest, u64>,
+}
+
+impl std::fmt::Debug for Lease {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("Lease").field(&self.id).finish()
+    }
 }
 
 impl Lease {
     /// Its name in the database, and of its file.
     pub fn id(&self) -> &str {
         &self.id
+    }
+
+    fn on_arrived<T>(&self, look: impl FnOnce(&mut Arrivals) -> T) -> T {
+        look(&mut self.arrived.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Lets a blob wait for the next sync.
+    pub(crate) fn wait(&self, blob: Arrived) {
+        self.on_arrived(|arrived| {
+            arrived.sizes.insert(*blob.digest(), blob.size());
+            arrived.waiting.push(blob);
+        });
+    }
+
+    /// How many blobs wait.
+    pub(crate) fn waiting(&self) -> usize {
+        self.on_arrived(|arrived| arrived.waiting.len())
+    }
+
+    /// All blobs that wait, for whoever syncs now.
+    pub(crate) fn take_arrived(&self) -> Vec<Arrived> {
+        self.on_arrived(|arrived| std::mem::take(&mut arrived.waiting))
     }
 }
 
@@ -41,7 +81,11 @@ impl Store {
                 Ok(lock) => {
                     let ours = || Ok(try_lock(&lock)? && is_still(leases, &id, &lock)?);
                     if ours().map_err(|e| self.layout.fault("locking", LEASES, e))? {
-                        break Lease { id, _lock: lock };
+                        break Lease {
+                            id,
+                            _lock: lock,
+                            arrived: Mutex::default(),
+                        };
                     }
                 }
                 Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {}
@@ -66,8 +110,13 @@ impl Store {
             .map_err(|e| self.layout.fault("removing a lease in", LEASES, e))
     }
 
-    /// The size of a blob that is in the store, held by the lease from now on; `None` if it is not there.
+    /// The size of a blob that is in the store, held by the lease from now on, or has arrived under it; `None` if it is
+    /// not there.
     pub fn hold_blob(&self, lease: &Lease, digest: &Digest) -> Result<Option<u64>, Fault> {
+        let arrived = lease.on_arrived(|arrived| arrived.sizes.get(digest).copied());
+        if arrived.is_some() {
+            return Ok(arrived);
+        }
         self.db.write(Durability::Relaxed, |q| {
             let size = crate::blob::size(q, digest)?;
             if size.is_some() {

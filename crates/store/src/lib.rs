@@ -9,14 +9,15 @@
 //! What it never does: mount (it answers [`mount::Mount`] values), run, fetch, unpack, know an archive or a registry;
 //! print; read the environment.
 //!
-//! The way in, for an image: [`Store::lease`], then blobs by [`Store::ingest`] and [`Store::commit_blob`], layers by
-//! [`Store::new_layer`] and [`Store::commit_layers`], both or either skipped for what [`Store::hold_blob`] and
-//! [`Store::hold_layer`] find there already; then [`Store::put_image`] and [`Store::release`]. For a container:
+//! The way in, for an image: [`Store::lease`], then blobs by [`Store::ingest`] and [`Store::arrived`], layers by
+//! [`Store::new_layer`] and [`Store::commit_layers`], which syncs all of it at once, both or either skipped for what
+//! [`Store::hold_blob`] and [`Store::hold_layer`] find there already; then [`Store::put_image`] and [`Store::release`]. For a container:
 //! [`Store::create_container`], mount what it answers, run, [`Store::remove_container`]. [`Store::collect`] frees
 //! what nobody needs.
 //!
 //! Start reading at [`Store`] in `open.rs`, then `own.rs` for how crashes are survived, then `snapshot.rs`.
 
+mod arrive;
 mod blob;
 mod clones;
 mod collect;

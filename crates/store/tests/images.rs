@@ -399,6 +399,7 @@ fn a_lease_protects_until_it_ends_and_a_dead_one_for_the_grace_period() {
     // Held by a lease that ended well, and by nobody after.
     let lease = store.lease("pull y").unwrap();
     let y = blob(&store, &lease, "y");
+    store.settle(&lease).unwrap();
     store.release(lease).unwrap();
     assert_eq!(store.collect().unwrap().blobs, 1);
     assert_eq!(store.blob_size(&y.digest).unwrap(), None);

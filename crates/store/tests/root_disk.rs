@@ -142,7 +142,8 @@ fn a_full_disk_can_be_pruned() {
         let mut content = vec![1; size];
         content[..8].copy_from_slice(&number.to_le_bytes());
         number += 1;
-        if store.put_blob(&lease, &content).is_err() {
+        let put = store.put_blob(&lease, &content);
+        if put.and_then(|_| store.settle(&lease)).is_err() {
             size /= 2;
         }
     }

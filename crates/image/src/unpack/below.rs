@@ -19,6 +19,9 @@ use crate::tar::Entry;
 /// As many symbolic links as the kernel follows on the way of one name.
 const MAX_LINKS: u32 = 40;
 
+/// Bytes of memory that a name without data of its own takes in [`Unpacking::unlisted`], besides itself.
+const LINK: usize = 96;
+
 /// Where a way through the layer's own directories ended.
 enum Way {
     /// In this directory.
@@ -189,6 +192,7 @@ impl<W: Write> Unpacking<'_, W> {
             }
             other => other.map_err(linking)?,
         }
+        self.remember(LINK + name.len(), &entry.name)?;
         self.unlisted.insert((to, name.into()), Unlisted::Linked);
         Ok(())
     }
@@ -235,6 +239,7 @@ impl<W: Write> Unpacking<'_, W> {
             }
         };
         self.count(&made);
+        self.remember(LINK + name.len(), entry)?;
         self.unlisted.insert((to, name.into()), Unlisted::CopiedUp);
         Ok(())
     }

@@ -18,6 +18,9 @@ use super::{UnpackError, failed};
 /// What the layers below have under a directory of this one, as far as it was asked.
 type Below = HashMap<Id, Option<Rc<Merged>>>;
 
+/// Most of these that are remembered; what is forgotten is looked at again.
+const KNOWN: usize = 4096;
+
 impl<W: Write> Unpacking<'_, W> {
     /// Marks opaque directories and gives every directory its owner, mode, attributes and times.
     pub(super) fn finish(&mut self) -> Result<(), UnpackError> {
@@ -38,16 +41,17 @@ impl<W: Write> Unpacking<'_, W> {
         let mut below = Below::new();
         // One directory after another is opened, and what lies in it is reached by name.
         let mut order: Vec<Id> = (ROOT + 1..count as Id).filter(|id| !gone[*id as usize]).collect();
-        order.sort_by_key(|id| self.dirs.nodes[*id as usize].parent);
+        order.sort_unstable_by_key(|id| (self.dirs.nodes[*id as usize].parent, *id));
         for id in order {
-            let node = &mut self.dirs.nodes[id as usize];
-            let (parent, name, opaque) = (node.parent, node.name.clone(), node.opaque);
-            let meta = match node.meta.take() {
+            let node = &self.dirs.nodes[id as usize];
+            let (parent, opaque, whited_out) = (node.parent, node.opaque, node.whited_out);
+            let name = self.dirs.name(id).to_vec();
+            let meta = match self.dirs.take_meta(id) {
                 Some(meta) => meta,
-                None if node.whited_out || covers[parent as usize] => Box::new(Meta::unlisted()),
+                None if whited_out || covers[parent as usize] => Meta::unlisted(),
                 None => {
                     self.depends_on_below = true;
-                    Box::new(self.taken_over(id, &mut below)?)
+                    self.taken_over(id, &mut below)?
                 }
             };
             let dir = self
@@ -67,11 +71,7 @@ impl<W: Write> Unpacking<'_, W> {
             .dirs
             .dir(ROOT)
             .map_err(|error| self.failed_at(ROOT, "opening it", error))?;
-        let unlisted = Meta::unlisted();
-        let meta = self.dirs.nodes[ROOT as usize]
-            .meta
-            .as_deref()
-            .unwrap_or(&unlisted);
+        let meta = self.dirs.take_meta(ROOT).unwrap_or_else(Meta::unlisted);
         let stat = meta.set_on(root.as_fd());
         let stat = stat.map_err(|(doing, error)| self.failed_at(ROOT, &doing, error))?;
         self.count(&stat);
@@ -158,6 +158,9 @@ impl<W: Write> Unpacking<'_, W> {
 
     /// The directory that the layers below have where this one has `id`.
     fn merged_below(&self, id: Id, below: &mut Below) -> std::io::Result<Option<Rc<Merged>>> {
+        if below.len() > KNOWN {
+            below.clear();
+        }
         let mut way = Vec::new();
         let mut at = id;
         while at != ROOT && !below.contains_key(&at) {
@@ -173,12 +176,10 @@ impl<W: Write> Unpacking<'_, W> {
         for id in way.into_iter().rev() {
             merged = match &merged {
                 None => None,
-                Some(parent) => {
-                    match stack.child(&stack.open(parent)?, os(&self.dirs.nodes[id as usize].name))? {
-                        Some(Found::Dir(merged)) => Some(Rc::new(merged)),
-                        _ => None,
-                    }
-                }
+                Some(parent) => match stack.child(&stack.open(parent)?, os(self.dirs.name(id)))? {
+                    Some(Found::Dir(merged)) => Some(Rc::new(merged)),
+                    _ => None,
+                },
             };
             below.insert(id, merged.clone());
         }

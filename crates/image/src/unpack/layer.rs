@@ -15,7 +15,7 @@ use store::Usage;
 use sys::Dir;
 use twox_hash::XxHash3_128;
 
-use super::dirs::{Dirs, Id, ROOT, os};
+use super::dirs::{self, Dirs, Id, ROOT, os};
 use super::meta::{Meta, first_mode};
 use super::name::{Special, clean, special, split};
 use super::pipeline::Stream;
@@ -39,6 +39,8 @@ pub(super) struct Unpacking<'a, W: Write> {
     pub(super) usage: Usage,
     pub(super) depends_on_below: bool,
     entries: u64,
+    /// Bytes of memory that grow with the layer.
+    remembered: usize,
 }
 
 /// How a file came to a name that no entry with data has.
@@ -86,6 +88,7 @@ impl<'a, W: Write> Unpacking<'a, W> {
             usage: Usage::default(),
             depends_on_below: false,
             entries: 0,
+            remembered: 0,
         })
     }
 
@@ -116,7 +119,7 @@ impl<'a, W: Write> Unpacking<'a, W> {
         Ok(Made {
             usage: self.usage,
             depends_on_below: self.depends_on_below,
-            root_listed: self.dirs.nodes[ROOT as usize].meta.is_some(),
+            root_listed: self.dirs.nodes[ROOT as usize].listed,
         })
     }
 
@@ -174,7 +177,7 @@ impl<'a, W: Write> Unpacking<'a, W> {
             if entry.kind != Kind::Directory {
                 return Err(refuse("the layer's root must be a directory"));
             }
-            self.dirs.nodes[ROOT as usize].meta = Some(Box::new(Meta::of_entry(entry, self.format.prefix)));
+            self.list(ROOT, entry)?;
             return self.data_to_record(entry);
         }
         let (parent, name) = split(&path);
@@ -283,14 +286,33 @@ impl<'a, W: Write> Unpacking<'a, W> {
     }
 
     fn directory(&mut self, entry: &Entry, parent: Id, name: &[u8]) -> Result<(), UnpackError> {
-        let meta = Some(Box::new(Meta::of_entry(entry, self.format.prefix)));
-        if let Some(id) = self.dirs.child(parent, name) {
-            self.dirs.nodes[id as usize].meta = meta;
-            return Ok(());
-        }
-        let id = self.make_directory(parent, name, entry.mode, &entry.name)?;
-        self.dirs.nodes[id as usize].meta = meta;
+        let id = match self.dirs.child(parent, name) {
+            Some(id) => id,
+            None => self.make_directory(parent, name, entry.mode, &entry.name)?,
+        };
+        self.list(id, entry)
+    }
+
+    /// Notes what an entry says of a directory.
+    fn list(&mut self, id: Id, entry: &Entry) -> Result<(), UnpackError> {
+        let meta = Meta::of_entry(entry, self.format.prefix);
+        let rare = meta.xattrs.iter().map(|(name, value)| name.len() + value.len());
+        let rare = rare.sum::<usize>() + 64 * meta.xattrs.len();
+        let times = if meta.atime == meta.mtime { 0 } else { 80 };
+        self.remember(rare + times, &entry.name)?;
+        self.dirs.list(id, meta);
         Ok(())
+    }
+
+    /// Counts memory that the layer takes until it is complete.
+    pub(super) fn remember(&mut self, bytes: usize, name: &[u8]) -> Result<(), UnpackError> {
+        self.remembered += bytes;
+        match self.remembered <= self.limits.memory {
+            true => Ok(()),
+            false => Err(UnpackError::Memory {
+                name: crate::tar::shown(name),
+            }),
+        }
     }
 
     /// Makes a directory that the layer does not have yet, in place of whatever else is there.
@@ -305,6 +327,7 @@ impl<'a, W: Write> Unpacking<'a, W> {
         if self.dirs.path_of(parent, name).len() > self.limits.name {
             return Err(refused(entry, "it leads to a path that is too long"));
         }
+        self.remember(dirs::COST + name.len(), entry)?;
         let dir = self.dir(parent, entry)?;
         let make = || dir.mkdir_masked(os(name), first_mode(mode));
         let mut displaced = None;
@@ -472,6 +495,8 @@ impl<'a, W: Write> Unpacking<'a, W> {
             let file = dir.open_file(os(name), OFlags::RDONLY | OFlags::NOFOLLOW, Mode::empty());
             let file = file.map_err(failed(entry, "reading what was there"))?;
             let path = PathBuf::from(os(&self.dirs.path_of(parent, name)));
+            // The record's index is written last.
+            self.remember(path.as_os_str().len() + 32, entry)?;
             self.record.displaced(&path, &file).map_err(UnpackError::Record)?;
         }
         let going = links.entry(stat.st_ino).or_insert(0);

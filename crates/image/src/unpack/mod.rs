@@ -53,16 +53,20 @@ pub struct Limits {
     pub header: usize,
     /// Bytes of a name.
     pub name: usize,
+    /// Bytes of memory for what is remembered of a layer until its end: directories, hard links, replaced files.
+    pub memory: usize,
 }
 
 impl Default for Limits {
-    /// A tebibyte, ten million entries, a mebibyte of headers (as in Go), names of 4,096 bytes (`PATH_MAX`).
+    /// A tebibyte, ten million entries, a mebibyte of headers (as in Go), names of 4,096 bytes (`PATH_MAX`), 120 mebibytes
+    /// of memory, which are two million directories.
     fn default() -> Limits {
         Limits {
             bytes: 1 << 40,
             entries: 10_000_000,
             header: 1 << 20,
             name: 4096,
+            memory: 120 << 20,
         }
     }
 }
@@ -118,6 +122,14 @@ pub enum UnpackError {
         /// How many are allowed.
         limit: u64,
     },
+    /// The layer takes more memory than it was let have.
+    #[error(
+        "{name:?}: with it the layer has too many directories, hard links and replaced files for the memory it is given"
+    )]
+    Memory {
+        /// The entry with which it does.
+        name: String,
+    },
     /// The content record cannot be written.
     #[error("writing the layer's record failed")]
     Record(#[source] io::Error),
@@ -127,8 +139,8 @@ pub enum UnpackError {
 }
 
 impl UnpackError {
-    /// Whether the stream needs more memory than it was let have.
-    pub fn needs_memory(&self) -> bool {
+    /// Whether the stream needs a larger window than it was let have.
+    pub fn needs_window(&self) -> bool {
         matches!(self, UnpackError::Archive(TarError::Read { source, .. })
             if source.kind() == io::ErrorKind::OutOfMemory)
     }

@@ -62,10 +62,12 @@ pub(crate) fn record(store: &Store, lease: &Lease, contents: &[&str]) -> ImageRe
         below = Some(chain_id);
     }
     let manifest = blob(store, lease, &format!("manifest of {contents:?}"));
+    let config = blob(store, lease, &format!("config of {contents:?}"));
+    store.settle(lease).unwrap();
     ImageRecord {
         target: manifest.clone(),
         manifest,
-        config: blob(store, lease, &format!("config of {contents:?}")),
+        config,
         os: "linux".into(),
         architecture: "amd64".into(),
         variant: None,
