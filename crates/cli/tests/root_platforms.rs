@@ -107,6 +107,32 @@ fn an_index_kept_whole() {
         "an index, two images, three layers"
     );
 
+    // An archive that holds all of it, whoever wrote it, is loaded whole.
+    let theirs = format!("{}.skopeo", archive);
+    let (from, to) = (
+        format!("oci:{}:1", copied.display()),
+        format!("oci-archive:{theirs}:docker.io/library/many:1"),
+    );
+    testkit::registry::skopeo(&["copy", "--quiet", "--all", &from, &to]);
+    let again = empty();
+    again.ok(["load", "-q", "--all-platforms", "-i", &theirs]);
+    assert_eq!(again.ok(["run", "--rm", "many:1", "cat", "/arch"]), "own");
+    again.ok(["image", "prune", "--force"]);
+    again.ok(["fsck", "--deep"]);
+    let saved = again.dir().join("saved.tar");
+    let saved = saved.to_str().unwrap();
+    again.ok(["save", "--all-platforms", "-o", saved, "many:1"]);
+    assert_eq!(raw(&format!("oci-archive:{saved}:1")), index);
+    // What was saved without the others is one build, and whole as such.
+    strata.ok(["save", "-o", saved, &name]);
+    assert_eq!(
+        empty()
+            .ok(["load", "-q", "--all-platforms", "-i", saved])
+            .lines()
+            .count(),
+        1
+    );
+
     let pushed = registry.name("copy:2");
     strata.ok(["push", "-q", "--all-platforms", &name, &pushed]);
     assert_eq!(raw(&format!("docker://{pushed}")), index);

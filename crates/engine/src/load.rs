@@ -43,7 +43,7 @@ pub enum LoadError {
 
 impl Engine {
     /// Loads every image of an archive or layout. `platform` is `os/architecture[/variant]`, the machine's when
-    /// absent.
+    /// absent; `all_platforms` also keeps what an image's index has for others, not unpacked.
     ///
     /// # Errors
     /// See [`LoadError`].
@@ -51,10 +51,12 @@ impl Engine {
         &self,
         source: Source<'_>,
         platform: Option<&str>,
+        all_platforms: bool,
         progress: &dyn Progress,
     ) -> Result<Vec<Loaded>, LoadError> {
         let options = LoadOptions {
             platform: wanted(platform)?,
+            all_platforms,
             limits: self.setup.limits.clone(),
             ..LoadOptions::default()
         };

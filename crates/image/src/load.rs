@@ -150,6 +150,14 @@ pub enum LoadProblem {
         /// What there is.
         offers: Vec<String>,
     },
+    /// All platforms were asked for, and no index holds them together.
+    #[error(
+        "{image}: the layout lists its builds beside each other, without an index that could be kept whole"
+    )]
+    SideBySide {
+        /// Which image.
+        image: String,
+    },
     /// The only build is for another platform.
     #[error("{image} is built for {built}, not for {wanted}")]
     OtherPlatform {
@@ -206,6 +214,8 @@ pub enum Source<'a> {
 pub struct LoadOptions {
     /// For which platform, of an image that is there for several.
     pub platform: Wanted,
+    /// Keeps what an index has for other platforms too, not unpacked.
+    pub all_platforms: bool,
     /// Most blobs copied at once.
     pub parallel: usize,
     /// What a layer may do to us.
@@ -216,6 +226,7 @@ impl Default for LoadOptions {
     fn default() -> Self {
         Self {
             platform: Wanted::Host,
+            all_platforms: false,
             parallel: 2,
             limits: Limits::default(),
         }

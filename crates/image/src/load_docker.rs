@@ -15,6 +15,7 @@ use crate::load::{Load, LoadProblem};
 use crate::load_oci::{canonical, configuration, finish, put};
 use crate::manifest::{Document, Layer, MAX_CONFIG, MAX_LAYERS, MAX_MANIFEST, ManifestError};
 use crate::media;
+use crate::whole::Whole;
 
 const FILE: &str = "manifest.json";
 
@@ -137,7 +138,7 @@ fn one(load: &Load<'_>, image: &Image) -> Result<Installed, LoadProblem> {
         parsed,
         layers,
     };
-    finish(load, shown, names, parts, files)
+    finish(load, shown, names, parts, (files, Whole::default()))
 }
 
 /// The descriptor of a layer's file; `None` when it is missing. A plain tar has the diff ID as its digest, which

@@ -16,6 +16,7 @@ use crate::media;
 use crate::progress::Event;
 use crate::pull::check_platform;
 use crate::reference::{Reference, is_tag};
+use crate::whole::Whole;
 
 const REF_NAME: &str = "org.opencontainers.image.ref.name";
 const CONTAINERD_NAME: &str = "io.containerd.image.name";
@@ -80,6 +81,11 @@ fn images(load: &Load<'_>, index: Index) -> Result<Vec<(Vec<String>, Descriptor)
             [] => return Ok(()),
             // Whether the only one fits is seen in its configuration.
             [only] => only.descriptor.clone(),
+            _ if load.options.all_platforms => {
+                return Err(LoadProblem::SideBySide {
+                    image: name.unwrap_or_else(|| "the image in it".into()),
+                });
+            }
             _ => {
                 let group = Index {
                     media_type: media::OCI_INDEX.into(),
@@ -204,6 +210,10 @@ fn one(load: &Load<'_>, mut names: Vec<String>, target: Descriptor) -> Result<In
         .iter()
         .map(|l| (l.blob.digest, file_of(&l.blob.digest)))
         .collect();
+    let whole = match load.options.all_platforms {
+        true => gather(load, &image, &target)?,
+        false => Whole::default(),
+    };
     let parts = Parts {
         target,
         manifest: descriptor,
@@ -211,7 +221,16 @@ fn one(load: &Load<'_>, mut names: Vec<String>, target: Descriptor) -> Result<In
         config: manifest.config,
         layers: manifest.layers,
     };
-    finish(load, image, names, parts, files)
+    finish(load, image, names, parts, (files, whole))
+}
+
+/// All documents that an index leads to, put into the store, and what they list.
+fn gather(load: &Load<'_>, image: &str, target: &Descriptor) -> Result<Whole, LoadProblem> {
+    Whole::gather(target, &mut |document| {
+        let bytes = blob(load, image, document, MAX_MANIFEST)?;
+        put(load, image, &bytes)?;
+        Ok(bytes)
+    })
 }
 
 /// Parses a configuration and checks its platform.
@@ -233,13 +252,13 @@ pub(crate) fn configuration(
     Ok(config)
 }
 
-/// Installs an image whose layers are the archive's `files`.
+/// Installs an image whose layers are the archive's `files`, and keeps what `whole` leads to besides.
 pub(crate) fn finish(
     load: &Load<'_>,
     image: String,
     names: Vec<String>,
     parts: Parts,
-    files: HashMap<Digest, String>,
+    (files, whole): (HashMap<Digest, String>, Whole),
 ) -> Result<Installed, LoadProblem> {
     let (store, progress) = (load.store, load.progress);
     let (manifest, layers) = (&parts.manifest.digest, parts.layers.len());
@@ -255,10 +274,12 @@ pub(crate) fn finish(
         load,
     };
     let plan = plan(store, load.lease, parts, progress).map_err(|e| source.failed(e.into()))?;
+    let held = (store, load.lease);
+    let others = whole.bring(held, &plan, &source, load.options.parallel, progress)?;
     let place = Place {
         ns: load.ns,
         names: &names,
-        others: &[],
+        others: &others,
         parallel: load.options.parallel,
         limits: &load.options.limits,
     };

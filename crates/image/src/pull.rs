@@ -2,10 +2,9 @@
 
 use store::{Descriptor, Digest, Fault, Ingest, Store};
 
-use crate::board::Board;
-use crate::bring::{BlobSource, Bring};
+use crate::bring::BlobSource;
 use crate::config::{ConfigError, ImageConfig};
-use crate::install::{InstallError, Installed, Parts, Place, Plan, install, plan};
+use crate::install::{InstallError, Installed, Parts, Place, install, plan};
 use crate::manifest::{Document, Layer, MAX_CONFIG, MAX_MANIFEST, Manifest};
 use crate::platform::{Platform, Wanted};
 use crate::progress::{Event, Progress};
@@ -170,7 +169,7 @@ pub fn pull(
         layers,
     });
     let plan = plan(store, &lease, parts, progress).map_err(fault)?;
-    let others = pull.bring_all(&whole, &plan)?;
+    let others = whole.bring((store, &lease), &plan, &pull, options.parallel, progress)?;
     let complete = plan.layers.iter().all(|layer| layer.found.is_some());
     let unchanged = complete
         && before.is_some_and(|b| b.target.digest == target.digest && b.manifest.digest == manifest.digest);
@@ -242,6 +241,8 @@ impl Pull<'_> {
 
     /// All documents that an index leads to, kept in the store, and what they list.
     fn gather(&self, target: &Descriptor) -> Result<Whole, PullError> {
+        // The first of them was just fetched, and is read again here.
+        self.store.settle(self.lease).map_err(|e| self.install(e))?;
         Whole::gather(target, &mut |document| {
             let held = self.store.hold_blob(self.lease, &document.digest);
             if held.map_err(|e| self.install(e))?.is_some()
@@ -255,37 +256,6 @@ impl Pull<'_> {
             self.keep(&bytes)?;
             Ok(bytes)
         })
-    }
-
-    /// Brings the blobs that are not those of the image to be unpacked; answers all that is kept besides.
-    fn bring_all(&self, whole: &Whole, plan: &Plan) -> Result<Vec<Digest>, PullError> {
-        let own: Vec<Digest> = plan.parts.layers.iter().map(|layer| layer.blob.digest).collect();
-        let others = whole.blobs.iter().filter(|blob| !own.contains(&blob.digest));
-        let others: Vec<Layer> = others
-            .map(|blob| Layer {
-                blob: blob.clone(),
-                urls: Vec::new(),
-            })
-            .collect();
-        for layer in &others {
-            let (digest, size) = (&layer.blob.digest, layer.blob.size);
-            let shared = false;
-            self.progress.event(&Event::LayerFound { digest, size, shared });
-        }
-        let board = Board::new(Vec::new());
-        let wanted = others.iter().collect();
-        let bring = Bring::new(self.store, self.lease, self, wanted, &board, self.progress);
-        std::thread::scope(|scope| {
-            for _ in 0..self.options.parallel.max(1).min(others.len()) {
-                scope.spawn(|| bring.work());
-            }
-        });
-        if let Some(error) = board.take_failure() {
-            return Err(error);
-        }
-        let mut kept = whole.digests();
-        kept.retain(|digest| !own.contains(digest));
-        Ok(kept)
     }
 
     /// From an index to the manifest for the platform.

@@ -3,11 +3,15 @@
 //! What is not for this machine is kept as it is: nothing of it is unpacked, nor asked what it means.
 
 use serde::Deserialize;
-use store::{Descriptor, Digest};
+use store::{Descriptor, Digest, Lease, Store};
 
+use crate::board::Board;
+use crate::bring::{BlobSource, Bring};
 use crate::config::nullable;
-use crate::manifest::{MAX_ENTRIES, MAX_MANIFEST};
+use crate::install::Plan;
+use crate::manifest::{Layer, MAX_ENTRIES, MAX_MANIFEST};
 use crate::media;
+use crate::progress::{Event, Progress};
 
 /// Indexes within indexes that are followed.
 const MAX_DEPTH: usize = 4;
@@ -62,6 +66,44 @@ impl Whole {
         }
         self.documents.push((document.clone(), bytes));
         Ok(())
+    }
+
+    /// Brings the blobs that are not those of the image to be unpacked, `parallel` at once; answers all that is kept
+    /// besides. The documents are in the store, held by the lease.
+    pub(crate) fn bring<S: BlobSource>(
+        &self,
+        (store, lease): (&Store, &Lease),
+        plan: &Plan,
+        source: &S,
+        parallel: usize,
+        progress: &dyn Progress,
+    ) -> Result<Vec<Digest>, S::Error> {
+        let own: Vec<Digest> = plan.parts.layers.iter().map(|layer| layer.blob.digest).collect();
+        let others = self.blobs.iter().filter(|blob| !own.contains(&blob.digest));
+        let others: Vec<Layer> = others
+            .map(|blob| Layer {
+                blob: blob.clone(),
+                urls: Vec::new(),
+            })
+            .collect();
+        for layer in &others {
+            let (digest, size) = (&layer.blob.digest, layer.blob.size);
+            let shared = false;
+            progress.event(&Event::LayerFound { digest, size, shared });
+        }
+        let board = Board::new(Vec::new());
+        let bring = Bring::new(store, lease, source, others.iter().collect(), &board, progress);
+        std::thread::scope(|scope| {
+            for _ in 0..parallel.max(1).min(others.len()) {
+                scope.spawn(|| bring.work());
+            }
+        });
+        if let Some(error) = board.take_failure() {
+            return Err(error);
+        }
+        let mut kept = self.digests();
+        kept.retain(|digest| !own.contains(digest));
+        Ok(kept)
     }
 
     /// The digests of all of it.

@@ -16,6 +16,7 @@ pub use cuts::{Cuts, cuts};
 pub use races::races;
 
 use crate::random::Random;
+use crate::registry::Registry;
 use crate::{Ended, Image, Layer, Strata};
 
 /// What a loop did.
@@ -65,6 +66,7 @@ pub fn crowd(program: impl Into<PathBuf>, seed: u64, how_long: Duration) -> Done
 
 struct Soak {
     strata: Strata,
+    registry: Registry,
     random: Random,
     seed: u64,
     /// How long a command takes at most, as far as seen: moments to kill it at are drawn from this.
@@ -89,8 +91,16 @@ impl Soak {
         fs::File::create(strata.dir().join("import.tar"))
             .and_then(|mut file| std::io::Write::write_all(&mut file, &root))
             .expect("our own directory");
+        let registry = Registry::start();
+        let archive = strata.dir().join("image0.tar");
+        registry.fill(
+            &format!("oci-archive:{}", archive.display()),
+            "library/image0:latest",
+            &[],
+        );
         let soak = Soak {
             strata,
+            registry,
             random: Random::new(seed),
             seed,
             longest: Duration::from_millis(100),
@@ -108,7 +118,7 @@ impl Soak {
         let name = format!("c{}", self.random.below(6));
         let archive = self.strata.dir().join(format!("{image}.tar")).into_os_string();
         let text = |words: &[&str]| words.iter().map(OsString::from).collect::<Vec<_>>();
-        match self.random.below(22) {
+        match self.random.below(27) {
             0..4 => text(&["run", "--rm", &image, "sh", "-c", "echo x >/x; cat /number"]),
             4..7 => text(&[
                 "run",
@@ -130,7 +140,26 @@ impl Soak {
             16 => text(&["prune", "blobs", "-f"]),
             17 => text(&["fsck", "--repair", "--offline"]),
             18 => text(&["df", "-v"]),
-            19 => {
+            19 => text(&["commit", "-q", &name, "committed"]),
+            20 => text(&["image", "squash", "-q", &image, "squashed"]),
+            21 => {
+                let to = self.strata.dir().join("saved.tar").into_os_string();
+                [
+                    text(&["save", "-q", "-o"]),
+                    vec![to],
+                    text(&[&image, "committed"]),
+                ]
+                .concat()
+            }
+            22 => {
+                let to = self.registry.name(&format!("library/{image}:latest"));
+                text(&["push", "-q", &image, &to])
+            }
+            23 => {
+                let from = self.registry.name(&format!("library/{image}:latest"));
+                text(&["pull", "-q", &from])
+            }
+            24 => {
                 let tar = self.strata.dir().join("import.tar").into_os_string();
                 [text(&["import", "-q"]), vec![tar], text(&["imported"])].concat()
             }

@@ -22,6 +22,9 @@ pub(crate) struct LoadArgs {
     /// Platform, such as linux/arm64 [default: this machine's]
     #[arg(long, value_name = "OS/ARCH")]
     platform: Option<String>,
+    /// Keep what the images' indexes have for other platforms too, so that they can be saved and pushed whole
+    #[arg(long, conflicts_with = "platform")]
+    all_platforms: bool,
     /// No progress
     #[arg(short, long)]
     quiet: bool,
@@ -38,7 +41,8 @@ pub(crate) fn run(context: &Context, args: LoadArgs) -> Outcome {
     };
     let progress = progress::choose(args.quiet, progress::READ);
     let engine = context.engine()?;
-    let loaded = engine.load(source, args.platform.as_deref(), progress.as_ref())?;
+    let platform = args.platform.as_deref();
+    let loaded = engine.load(source, platform, args.all_platforms, progress.as_ref())?;
     let names: Vec<String> = loaded.iter().flat_map(|image| image.names.clone()).collect();
     context.settle(&engine, &names);
     note_host(loaded.iter().flat_map(|image| &image.names));

@@ -146,6 +146,7 @@ impl Explain for LoadError {
             }
             LoadProblem::NoPlatform { .. } => CHOOSE_PLATFORM.to_owned(),
             LoadProblem::OtherPlatform { built, .. } => take_anyway(built),
+            LoadProblem::SideBySide { .. } => "load it without --all-platforms, or one by --platform".to_owned(),
             LoadProblem::Sparse { .. } => "pack it without --sparse".to_owned(),
             LoadProblem::Install { source, .. } => return source.hint(),
             LoadProblem::Manifest { source, .. } if source.advice().is_some() => return source.advice().map(str::to_owned),

@@ -149,11 +149,24 @@ pub(crate) fn read(dirs: &[PathBuf], domain: &str) -> Result<Option<Vec<Endpoint
                 Err(error) if error.kind() == ErrorKind::NotFound => continue,
                 Err(error) => return Err(unusable(&path, error)),
             };
-            let file: File = toml::from_str(&text).map_err(|error| unusable(&path, error))?;
-            return endpoints(file, &path, domain).map(Some);
+            return parse(&text, &path, domain).map(Some);
         }
     }
     Ok(None)
+}
+
+/// The addresses at which a `hosts.toml` with this text, in the file `path`, has a registry asked, in their order.
+///
+/// # Errors
+/// What cannot be understood, by the file's name.
+pub fn addresses(text: &str, path: &Path, domain: &str) -> Result<Vec<String>, RegistryError> {
+    let hosts = parse(text, path, domain)?;
+    Ok(hosts.iter().map(|host| host.base.to_string()).collect())
+}
+
+fn parse(text: &str, path: &Path, domain: &str) -> Result<Vec<Endpoint>, RegistryError> {
+    let file: File = toml::from_str(text).map_err(|error| unusable(path, error))?;
+    endpoints(file, path, domain)
 }
 
 fn unusable(path: &Path, why: impl std::fmt::Display) -> RegistryError {
@@ -218,7 +231,7 @@ fn endpoint(address: &str, host: Host, own: bool, path: &Path) -> Result<Endpoin
 mod tests {
     use super::*;
 
-    fn parse(text: &str, domain: &str) -> Result<Vec<Endpoint>, RegistryError> {
+    fn parsed(text: &str, domain: &str) -> Result<Vec<Endpoint>, RegistryError> {
         let dir = tempfile::tempdir().unwrap();
         std::fs::create_dir(dir.path().join("_default")).unwrap();
         std::fs::write(dir.path().join("_default/hosts.toml"), text).unwrap();
@@ -237,7 +250,7 @@ mod tests {
             override_path = true
             skip_verify = true
         "#;
-        let hosts = parse(text, "docker.io").unwrap();
+        let hosts = parsed(text, "docker.io").unwrap();
         let shown: Vec<String> = hosts
             .iter()
             .map(|host| host.url("x/blobs/y", "docker.io").to_string())
@@ -259,11 +272,11 @@ mod tests {
 
     #[test]
     fn what_is_not_said() {
-        let hosts = parse("ca = 'ca.pem'", "docker.io").unwrap();
+        let hosts = parsed("ca = 'ca.pem'", "docker.io").unwrap();
         assert_eq!(hosts.len(), 1);
         assert_eq!(hosts[0].base.to_string(), "https://registry-1.docker.io/v2");
         assert!(hosts[0].own && hosts[0].trust.ca[0].ends_with("_default/ca.pem"));
-        let hosts = parse("[host.'localhost:5000']", "r.example").unwrap();
+        let hosts = parsed("[host.'localhost:5000']", "r.example").unwrap();
         assert_eq!(hosts[0].base.to_string(), "http://localhost:5000/v2");
     }
 
@@ -276,7 +289,7 @@ mod tests {
             ("[host.'https://a'.header]\n'a b' = 'c'", "a b"),
             ("server = ", "hosts.toml"),
         ] {
-            let error = parse(text, "a.example").unwrap_err().to_string();
+            let error = parsed(text, "a.example").unwrap_err().to_string();
             assert!(error.contains(word) && error.contains("hosts.toml"), "{error}");
         }
     }

@@ -22,6 +22,7 @@ use crate::reference::DEFAULT_DOMAIN;
 
 pub use client::{Client, ClientOptions, FetchedManifest};
 pub use error::RegistryError;
+pub use hosts::addresses;
 pub use http::HttpOptions;
 pub use proxy::Proxies;
 pub use raw::Referrer;

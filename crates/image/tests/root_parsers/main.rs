@@ -1,4 +1,5 @@
-//! What others wrote, changed at random: archives of layers, manifests, configurations, names, records, compressed streams.
+//! What others wrote, changed at random: archives of layers, manifests, configurations, names, records, compressed streams,
+//! lists of mirrors.
 //! A kept corpus and archives made of a seed are changed a little, and whatever comes of it is taken or refused. Nothing
 //! panics, nothing outside of a layer's directory is touched, and what was taken means the same when it is read again.
 //!
@@ -13,6 +14,7 @@ mod support;
 use std::fs::{self, File};
 use std::io::{self, Read};
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use image::compression::decoder;
@@ -21,6 +23,7 @@ use image::manifest::Document;
 use image::platform::Platform;
 use image::record;
 use image::reference::Reference;
+use image::registry::addresses;
 use image::unpack::Limits;
 use support::random::{Shape, archive};
 use support::{Layer, try_layer, try_layer_within};
@@ -150,6 +153,17 @@ fn text(kind: &str, bytes: &[u8]) {
                 assert!(!platform.runs().is_empty());
             }
         }
+        "hosts" => {
+            if let Ok(hosts) = addresses(utf8, Path::new("/etc/hosts.toml"), "r.example:5000") {
+                assert!(!hosts.is_empty(), "the registry itself is among them");
+                for host in hosts {
+                    // The same host again, where it stands by itself.
+                    let alone = format!("override_path = true\nserver = {host:?}");
+                    let again = addresses(&alone, Path::new("/h"), "x").expect("an address is one");
+                    assert_eq!(again, [host.trim_end_matches('/')]);
+                }
+            }
+        }
         "change" => drop(image::change::apply(&mut Execution::default(), utf8)),
         other => panic!("no such kind: {other}"),
     }
@@ -262,10 +276,10 @@ fn the_corpus_as_it_is() {
 fn texts() {
     let corpus = corpus();
     let mut random = Random::new(seed());
-    for kind in ["reference", "document", "config", "platform", "change"] {
+    for kind in ["reference", "document", "config", "platform", "change", "hosts"] {
         let of_kind = corpus.iter().filter(|(of, _)| *of == kind);
         let seeds: Vec<Vec<u8>> = of_kind.map(|(_, bytes)| bytes.clone()).collect();
-        let done = fuzz(kind, &seeds, &mut random, seconds(5) / 5, |bytes| {
+        let done = fuzz(kind, &seeds, &mut random, seconds(6) / 6, |bytes| {
             text(kind, bytes)
         });
         assert!(done > 50, "{kind}: {done}");

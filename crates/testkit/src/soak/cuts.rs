@@ -180,8 +180,9 @@ fn words(random: &mut Random, archives: &Path, registry: &Registry) -> (Vec<Stri
     let is = |name: String, there| Some(Concerns::Name(name, there));
     let image = format!("image{}", random.below(IMAGES));
     let tagged = format!("tagged{}", random.below(IMAGES));
+    let container = format!("c{}", random.below(3));
     let archive = |name: &str| archives.join(name).to_str().expect("a plain name").to_owned();
-    match random.below(18) {
+    match random.below(27) {
         0..4 => (
             text(&["load", "-q", "-i", &archive(&format!("{image}.tar"))]),
             is(full(&image), true),
@@ -204,6 +205,27 @@ fn words(random: &mut Random, archives: &Path, registry: &Registry) -> (Vec<Stri
         13 => (text(&["prune", "blobs", "-f"]), None),
         14 => (text(&["dedup"]), None),
         15 => (text(&["fsck", "--repair", "--offline"]), None),
+        16..19 => {
+            let script = "echo $RANDOM >/x; rm -r /data; mkdir -p /data/new";
+            (
+                text(&["run", "--name", &container, &image, "sh", "-c", script]),
+                None,
+            )
+        }
+        19..22 => {
+            let name = format!("committed{}", random.below(2));
+            (text(&["commit", "-q", &container, &name]), is(full(&name), true))
+        }
+        22 => (text(&["rm", "-f", &container]), None),
+        23 => (
+            text(&["image", "squash", "-q", &image, "squashed"]),
+            is(full("squashed"), true),
+        ),
+        24 => {
+            let name = registry.name(&format!("library/pushed{}:latest", random.below(2)));
+            (text(&["push", "-q", &image, &name]), None)
+        }
+        25 => (text(&["save", "-q", "-o", &archive("saved.tar"), &image]), None),
         _ => (
             text(&["run", "--rm", &image, "sh", "-c", "echo x >/x; rm /number"]),
             None,
