@@ -181,6 +181,7 @@ Containers:
   unpause      Let the processes of paused containers go on
   top          Show the processes of a container
   stats        Show what containers use
+  events       Show what happens to containers, images and volumes, as it happens
   update       Change the limits of containers
   rename       Give a container another name
   ps           List containers
@@ -290,6 +291,7 @@ pub(crate) enum Command {
     Unpause(Late<commands::pause::UnpauseArgs>),
     Top(Late<commands::top::TopArgs>),
     Stats(Late<commands::stats::StatsArgs>),
+    Events(Late<commands::events::EventsArgs>),
     Update(Late<commands::update::UpdateArgs>),
     Rename(Late<commands::rename::RenameArgs>),
     Ps(Late<commands::ps::PsArgs>),
@@ -403,6 +405,7 @@ pub(crate) enum VolumeCommand {
 pub(crate) enum SystemCommand {
     Df(Late<commands::df::DfArgs>),
     Prune(Late<commands::prune::PruneArgs>),
+    Events(Late<commands::events::EventsArgs>),
     Info(Late<commands::info::InfoArgs>),
 }
 

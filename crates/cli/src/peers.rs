@@ -4,7 +4,6 @@
 /// What to do instead of a command of docker's or podman's that strata lacks.
 pub(crate) fn command(name: &str) -> Option<&'static str> {
     Some(match name {
-        "events" => "strata ps lists what runs, strata inspect tells its process",
         "checkpoint" | "restore" | "port" => "strata --help lists what can be done with a container",
         "build" => "strata runs images that others build; strata commit makes one of a container",
         "network" | "secret" | "pod" | "compose" | "kube" | "generate" | "play" | "swarm" | "context" => {
@@ -127,15 +126,8 @@ fn run_flag(flag: &str) -> Option<&'static str> {
         "--unsetenv" | "--unsetenv-all" | "--http-proxy" => {
             "a container has the variables of its image and those given by -e and --env-file, no others"
         }
-        "--timeout"
-        | "--health-cmd"
-        | "--health-interval"
-        | "--health-retries"
-        | "--health-start-period"
-        | "--health-timeout"
-        | "--no-healthcheck" => {
-            "nothing watches over a container: timeout(1) before strata run ends it in time"
-        }
+        "--timeout" => "timeout(1) before strata run ends it in time",
+        "--health-on-failure" => "strata events tells of it: --filter event=health_status",
         "--umask" => "let a shell set it: sh -c 'umask 077; exec COMMAND'",
         "--tz" => "-e TZ=NAME, or -v /etc/localtime:/etc/localtime:ro",
         "--read-only-tmpfs" => "--tmpfs PATH for each place that is to be written to beneath --read-only",
@@ -184,7 +176,7 @@ mod tests {
             }
         }
         assert!(flag("run", "--publish").is_some_and(|hint| hint.contains("--network host")));
-        assert!(command("events").is_some());
+        assert!(command("build").is_some());
         assert_eq!(
             (flag("run", "--nam"), command("puul"), value("--driver", "x")),
             (None, None, None)

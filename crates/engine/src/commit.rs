@@ -138,10 +138,12 @@ impl Engine {
         let installed =
             image::commit::commit(&self.store, self.ns(), &manifest, &changed, &options, progress);
         drop(paused);
-        Ok(Loaded::from(installed.map_err(|source| CommitError::Commit {
-            name: row.name,
+        let installed = installed.map_err(|source| CommitError::Commit {
+            name: row.name.clone(),
             source: Box::new(source),
-        })?))
+        })?;
+        self.note_container(&row, "commit", &[]);
+        Ok(Loaded::from(installed))
     }
 
     /// Makes a running container stand still, where this machine can do that.

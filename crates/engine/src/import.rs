@@ -74,6 +74,8 @@ impl Engine {
             }
         };
         let installed = image::import::import(&self.store, self.ns(), source, &options, progress)?;
-        Ok(Loaded::from(installed))
+        let loaded = Loaded::from(installed);
+        self.note("image", "import", loaded.names.first().unwrap_or(&loaded.id));
+        Ok(loaded)
     }
 }

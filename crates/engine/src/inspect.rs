@@ -4,6 +4,7 @@ use image::config::{ConfigError, ImageConfig};
 use mount::overlay::Overlay;
 use oci_spec::runtime::{Process, Spec};
 use runtime::bundle::Bundle;
+use runtime::health::{Health, HealthCheck};
 use runtime::options::mounts::{MountKind, MountOption};
 use runtime::options::process;
 use runtime::options::volumes::is_read_only;
@@ -12,7 +13,7 @@ use store::{BlobError, ContainerError, Fault, SnapshotError};
 
 use crate::Engine;
 use crate::find::{FindImageError, familiar};
-use crate::run::Details;
+use crate::run::{Details, Plan};
 use crate::state::State;
 use crate::volumes::Volume;
 
@@ -83,6 +84,8 @@ impl Engine {
         let bundle = self.bundle_path(&row.id);
         // After a reboot there is none, and what only it knew is unknown.
         let spec = Bundle::open(&bundle).and_then(|bundle| bundle.spec()).ok();
+        let asked = details.plan.as_ref().and_then(Plan::health);
+        let health = asked.as_ref().and_then(|_| self.health(&row.id));
         let bound = self.mounts_of(&details, spec.as_ref());
         let process = spec.as_ref().and_then(|spec| spec.process().as_ref());
         let mounts = self.store.mounts(self.ns(), &row.id)?;
@@ -111,7 +114,7 @@ impl Engine {
             "Name": row.name,
             "Path": details.command.first(),
             "Args": details.command.get(1..).unwrap_or_default(),
-            "State": state(&now),
+            "State": state(&now, health),
             "Image": image,
             "ImageName": row.image.as_deref().map_or(details.source, familiar),
             "ImageDigest": row.manifest.map(|digest| digest.to_string()),
@@ -133,6 +136,7 @@ impl Engine {
                 "OpenStdin": details.interactive,
                 "StopSignal": details.stop_signal.as_deref().map(stop_signal),
                 "Labels": row.labels,
+                "Healthcheck": asked.as_ref().map(healthcheck),
                 "Annotations": spec.as_ref().and_then(|spec| spec.annotations().clone()),
             },
             "HostConfig": {
@@ -211,7 +215,7 @@ impl Engine {
     }
 }
 
-fn state(state: &State) -> Value {
+fn state(state: &State, health: Option<Health>) -> Value {
     let (code, at, oom) = match state {
         State::Exited { code, at, oom } => (*code, *at, *oom),
         _ => (0, None, false),
@@ -220,7 +224,7 @@ fn state(state: &State) -> Value {
         State::Running { pid, started } | State::Paused { pid, started } => (*pid, Some(*started)),
         _ => (0, None),
     };
-    json!({
+    let mut told = json!({
         "Status": state.word(),
         "Running": state.is_up(),
         "Paused": matches!(state, State::Paused { .. }),
@@ -230,6 +234,38 @@ fn state(state: &State) -> Value {
         "OOMKilled": oom,
         "StartedAt": started,
         "FinishedAt": at,
+    });
+    if let Some(health) = health {
+        let log = health.log.iter().map(|probe| {
+            json!({
+                "Start": crate::state::time(probe.start),
+                "End": crate::state::time(probe.end),
+                "ExitCode": probe.code,
+                "Output": probe.output,
+            })
+        });
+        told["Health"] = json!({
+            "Status": health.status.word(),
+            "FailingStreak": health.failing,
+            "Log": log.collect::<Vec<_>>(),
+        });
+    }
+    told
+}
+
+/// In docker's words and nanoseconds.
+fn healthcheck(check: &HealthCheck) -> Value {
+    let test: Vec<&str> = ["CMD"]
+        .into_iter()
+        .chain(check.command.iter().map(String::as_str))
+        .collect();
+    json!({
+        "Test": test,
+        "Interval": u64::try_from(check.interval.as_nanos()).unwrap_or(u64::MAX),
+        "Timeout": u64::try_from(check.timeout.as_nanos()).unwrap_or(u64::MAX),
+        "StartPeriod": u64::try_from(check.start_period.as_nanos()).unwrap_or(u64::MAX),
+        "StartInterval": u64::try_from(check.start_interval.as_nanos()).unwrap_or(u64::MAX),
+        "Retries": check.retries,
     })
 }
 

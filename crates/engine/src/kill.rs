@@ -69,6 +69,7 @@ impl Engine {
             }),
         };
         sent?;
+        self.note_container(&row, "kill", &[("signal", &signal.to_string())]);
         if ends {
             // One that is held still would not hear of it.
             self.thaw(&bundle).map_err(|error| refused(error.to_string()))?;

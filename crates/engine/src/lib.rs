@@ -17,6 +17,7 @@ pub mod cp;
 pub mod dedup;
 pub mod df;
 pub mod diff;
+pub mod events;
 pub mod exec;
 pub mod export;
 mod find;

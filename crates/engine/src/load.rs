@@ -61,6 +61,13 @@ impl Engine {
             ..LoadOptions::default()
         };
         let installed = image::load::load(&self.store, self.ns(), source, &options, progress)?;
-        Ok(installed.into_iter().map(Loaded::from).collect())
+        let loaded: Vec<Loaded> = installed.into_iter().map(Loaded::from).collect();
+        for name in loaded
+            .iter()
+            .map(|image| image.names.first().unwrap_or(&image.id))
+        {
+            self.note("image", "load", name);
+        }
+        Ok(loaded)
     }
 }

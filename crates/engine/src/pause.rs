@@ -60,6 +60,7 @@ impl Engine {
             // Half of them still is no state to leave them in.
             let _ = cgroup.thaw();
         })?;
+        self.note_container(&row, "pause", &[]);
         Ok(())
     }
 
@@ -70,7 +71,11 @@ impl Engine {
     pub fn unpause(&self, name: &str) -> Result<(), PauseError> {
         let row = self.store.find_container(self.ns(), name)?;
         match self.state(&row) {
-            State::Paused { .. } => self.thaw(&Bundle::open(&self.bundle_path(&row.id))?),
+            State::Paused { .. } => {
+                self.thaw(&Bundle::open(&self.bundle_path(&row.id))?)?;
+                self.note_container(&row, "unpause", &[]);
+                Ok(())
+            }
             State::Running { .. } => Err(PauseError::NotPaused(row.name)),
             _ => Err(PauseError::NotRunning(row.name)),
         }

@@ -388,7 +388,7 @@ impl Engine {
             }
             let done = match options.dry_run {
                 true => Ok(()),
-                false => self.store.remove_volume(self.ns(), &volume.name),
+                false => self.remove_volume(&volume.name),
             };
             match done {
                 Ok(()) => {

@@ -4,6 +4,8 @@ use std::collections::{BTreeMap, HashSet};
 use std::path::PathBuf;
 
 use jiff::Timestamp;
+use runtime::bundle::Bundle;
+use runtime::health::Health;
 use runtime::options::mounts::MountKind;
 use serde::Serialize;
 use store::{Fault, SnapshotError};
@@ -27,6 +29,8 @@ pub struct Container {
     pub command: Vec<String>,
     /// When it was made.
     pub created: Timestamp,
+    /// How its checks say it is, of one that runs and is asked.
+    pub health: Option<&'static str>,
     /// Its labels.
     pub labels: BTreeMap<String, String>,
     /// What of this machine is mounted in it.
@@ -83,7 +87,10 @@ impl Engine {
                 .zip(&states)
                 .any(|(row, state)| row.ephemeral && !state.is_up() && Details::of(row).started.is_some());
             let listed = rows.into_iter().zip(states);
-            Ok((listed.map(|(row, state)| listed_as(row, state)).collect(), dead))
+            Ok((
+                listed.map(|(row, state)| self.listed_as(row, state)).collect(),
+                dead,
+            ))
         };
         let (mut listed, dead) = list()?;
         // A bundle too many: the one who was removing it was killed.
@@ -161,32 +168,45 @@ impl Engine {
     }
 }
 
-fn listed_as(row: store::Container, state: State) -> Container {
-    let details = Details::of(&row);
-    let mut mounts = Vec::new();
-    if let Some(plan) = &details.plan {
-        mounts.extend(plan.container.volumes.iter().map(|volume| Mounted {
-            source: volume.name.clone().unwrap_or_default(),
-            destination: volume.destination.clone(),
-        }));
-        for mount in &plan.container.mounts {
-            if let MountKind::Bind { source } = &mount.kind {
-                mounts.push(Mounted {
-                    source: source.display().to_string(),
-                    destination: mount.destination.clone(),
-                });
+impl Engine {
+    fn listed_as(&self, row: store::Container, state: State) -> Container {
+        let details = Details::of(&row);
+        let mut mounts = Vec::new();
+        if let Some(plan) = &details.plan {
+            mounts.extend(plan.container.volumes.iter().map(|volume| Mounted {
+                source: volume.name.clone().unwrap_or_default(),
+                destination: volume.destination.clone(),
+            }));
+            for mount in &plan.container.mounts {
+                if let MountKind::Bind { source } = &mount.kind {
+                    mounts.push(Mounted {
+                        source: source.display().to_string(),
+                        destination: mount.destination.clone(),
+                    });
+                }
             }
         }
+        let asked = details.plan.as_ref().is_some_and(|plan| plan.health().is_some());
+        let health = (asked && state.is_running())
+            .then(|| self.health(&row.id))
+            .flatten();
+        Container {
+            mounts,
+            health: health.map(|health| health.status.word()),
+            state,
+            image: row.image.as_deref().map_or(details.source, familiar),
+            command: details.command,
+            id: row.id,
+            name: row.name,
+            created: row.created,
+            labels: row.labels,
+            ephemeral: row.ephemeral,
+        }
     }
-    Container {
-        mounts,
-        state,
-        image: row.image.as_deref().map_or(details.source, familiar),
-        command: details.command,
-        id: row.id,
-        name: row.name,
-        created: row.created,
-        labels: row.labels,
-        ephemeral: row.ephemeral,
+
+    /// How a container's checks say it is; of one that does not run, how it was.
+    pub(crate) fn health(&self, id: &str) -> Option<Health> {
+        let bundle = Bundle::open(&self.bundle_path(id)).ok()?;
+        runtime::health::load(&bundle).ok().flatten()
     }
 }

@@ -59,8 +59,9 @@ impl Engine {
             ..PullOptions::default()
         };
         let (client, reference) = (Client::new(registries), Reference::parse(name)?);
-        let pulled = image::pull::pull(&self.store, &client, self.ns(), &reference, &options, progress);
-        Ok(pulled?)
+        let pulled = image::pull::pull(&self.store, &client, self.ns(), &reference, &options, progress)?;
+        self.note("image", "pull", &reference.familiar());
+        Ok(pulled)
     }
 
     pub(crate) fn pull_reference(
@@ -76,14 +77,9 @@ impl Engine {
             limits: self.setup.limits.clone(),
             ..PullOptions::default()
         };
-        Ok(image::pull::pull(
-            &self.store,
-            &client,
-            self.ns(),
-            reference,
-            &options,
-            progress,
-        )?)
+        let pulled = image::pull::pull(&self.store, &client, self.ns(), reference, &options, progress)?;
+        self.note("image", "pull", &reference.familiar());
+        Ok(pulled)
     }
 }
 

@@ -69,12 +69,13 @@ impl Engine {
             mounts: self.mounts(&image, &to)?,
         };
         let client = Client::new(registries);
-        image::push::push(&self.store, &client, &image, &to, &options, progress).map_err(|source| {
-            PushError::Push {
-                name: familiar(&image.name),
-                source: Box::new(source),
-            }
-        })
+        let pushed = image::push::push(&self.store, &client, &image, &to, &options, progress);
+        let pushed = pushed.map_err(|source| PushError::Push {
+            name: familiar(&image.name),
+            source: Box::new(source),
+        })?;
+        self.note("image", "push", &to.familiar());
+        Ok(pushed)
     }
 
     /// Which repositories of the same registry have blobs of the image: those whose images in the store list them.

@@ -11,6 +11,12 @@ impl Engine {
     /// [`ContainerError`]: none of that name or id, or the new name is in use.
     pub fn rename(&self, name: &str, new: &str) -> Result<(), ContainerError> {
         let row = self.store.find_container(self.ns(), name)?;
-        self.store.rename_container(self.ns(), &row.id, new)
+        self.store.rename_container(self.ns(), &row.id, new)?;
+        let renamed = store::Container {
+            name: new.to_owned(),
+            ..row.clone()
+        };
+        self.note_container(&renamed, "rename", &[("oldName", &row.name)]);
+        Ok(())
     }
 }

@@ -47,6 +47,7 @@ impl Engine {
         }
         self.stop(&row.id, how)?;
         self.start(&row.id, &Streams::held())?;
+        self.note_container(&row, "restart", &[]);
         Ok(())
     }
 

@@ -156,7 +156,11 @@ impl Engine {
     pub(crate) fn remove_rows(&self, id: &str, volumes: bool) -> Result<(), RmError> {
         detach(&self.bundle_path(id))?;
         match self.store.remove_container_with(self.ns(), id, volumes) {
-            Ok(()) | Err(ContainerError::NotFound(_)) => Ok(()),
+            Ok(row) => {
+                self.note_container(&row, "destroy", &[]);
+                Ok(())
+            }
+            Err(ContainerError::NotFound(_)) => Ok(()),
             Err(error) => Err(error.into()),
         }
     }

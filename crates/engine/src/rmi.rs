@@ -106,6 +106,10 @@ impl Engine {
                 other => other?,
             };
             removed.names.push(familiar(&name));
+            self.note("image", "untag", &familiar(&name));
+            if gone.last {
+                self.note("image", "delete", &gone.id.to_string());
+            }
             removed.id = gone.last.then_some(gone.id);
         }
         match removed.names.is_empty() {

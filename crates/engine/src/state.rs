@@ -96,7 +96,7 @@ impl From<Ended> for State {
 }
 
 /// A time in nanoseconds since 1970, as bundles have it.
-fn time(nanoseconds: u64) -> Timestamp {
+pub(crate) fn time(nanoseconds: u64) -> Timestamp {
     // What a u64 holds lies within what a timestamp holds.
     Timestamp::from_nanosecond(i128::from(nanoseconds)).unwrap_or_default()
 }

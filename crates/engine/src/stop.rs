@@ -119,6 +119,7 @@ impl Engine {
         }
         // Kills what still runs, and waits for those who take its remains away.
         runtime::end(&bundle)?;
+        self.note_container(&row, "stop", &[]);
         Ok(self.reap(&row.id)?)
     }
 

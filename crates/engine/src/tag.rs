@@ -38,6 +38,7 @@ impl Engine {
         let image = self.find_image(from)?;
         let name = reference.canonical();
         self.store.tag(self.ns(), &image.name, &name)?;
+        self.note("image", "tag", &reference.familiar());
         Ok(name)
     }
 }

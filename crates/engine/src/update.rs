@@ -93,6 +93,7 @@ impl Engine {
             fields.insert("plan".to_owned(), plan.kept());
         }
         self.store.set_details(self.ns(), &[(&row.id, details)])?;
+        self.note_container(&row, "update", &[]);
         if !running {
             return Ok(());
         }

@@ -128,7 +128,11 @@ impl Engine {
                 }
                 there
             }
-            other => other?,
+            other => {
+                let made = other?;
+                self.note("volume", "create", &made.name);
+                made
+            }
         };
         Ok(made.into())
     }
@@ -159,7 +163,9 @@ impl Engine {
     /// # Errors
     /// There is none; one that is used; the store.
     pub fn remove_volume(&self, name: &str) -> Result<(), VolumeError> {
-        self.store.remove_volume(self.ns(), name)
+        self.store.remove_volume(self.ns(), name)?;
+        self.note("volume", "destroy", name);
+        Ok(())
     }
 }
 

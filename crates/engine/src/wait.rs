@@ -2,9 +2,11 @@
 
 use runtime::bundle::Bundle;
 use runtime::control::{Connection, Reply, Request};
+use runtime::health::Status;
 use store::ContainerError;
 
 use crate::Engine;
+use crate::run::Details;
 use crate::state::State;
 
 /// Why a container's end cannot be told.
@@ -17,6 +19,12 @@ pub enum WaitError {
     /// It has not been started.
     #[error("container {0} was not started yet")]
     NotStarted(String),
+    /// Nothing asks how it is.
+    #[error("container {0} has no health check")]
+    NoCheck(String),
+    /// It does not run, so that nobody can say how it is.
+    #[error("container {0} is not running")]
+    NotRunning(String),
     /// Nobody saw how it ended.
     #[error("nobody knows how container {0} ended: its supervisor was killed, or the machine was restarted")]
     Lost(String),
@@ -53,5 +61,26 @@ impl Engine {
                 None => std::thread::sleep(std::time::Duration::from_millis(50)),
             }
         }
+    }
+
+    /// Waits until a container that runs is well.
+    ///
+    /// # Errors
+    /// [`WaitError::NoCheck`]; [`WaitError::NotRunning`] where it does not run, or ends meanwhile.
+    pub fn wait_healthy(&self, name: &str) -> Result<(), WaitError> {
+        let row = self.store.find_container(self.ns(), name)?;
+        if Details::of(&row).plan.and_then(|plan| plan.health()).is_none() {
+            return Err(WaitError::NoCheck(row.name));
+        }
+        while self.state(&row).is_up() {
+            if self
+                .health(&row.id)
+                .is_some_and(|health| health.status == Status::Healthy)
+            {
+                return Ok(());
+            }
+            std::thread::sleep(std::time::Duration::from_millis(50));
+        }
+        Err(WaitError::NotRunning(row.name))
     }
 }

@@ -68,6 +68,8 @@ fn measure(count: usize, runtime: Option<PathBuf>) -> Result<(), Box<dyn std::er
             size: None,
             runtime: runtime.as_deref(),
             cleanup: Vec::new(),
+            about: Default::default(),
+            health: false,
             attention: None,
         })?;
         started.push(begin.elapsed());

@@ -8,6 +8,8 @@
 //! | `strata.json` | the engine | version and feature flags of this directory |
 //! | `state.json` | the supervisor | the process, told apart from a reused number |
 //! | `exit.json` | the supervisor | how it ended |
+//! | `healthcheck.json` | the engine | how its health is asked for, where it is ([`crate::health`]) |
+//! | `health.json` | the supervisor | how it is |
 //! | `control.sock` | the supervisor | requests to it ([`crate::control`]) |
 //! | `lock` | the engine | empty; who starts or removes the container holds a flock on it |
 
@@ -30,6 +32,8 @@ pub(crate) const ROOTFS: &str = "rootfs";
 pub(crate) const FORMAT: &str = "strata.json";
 pub(crate) const STATE: &str = "state.json";
 pub(crate) const EXIT: &str = "exit.json";
+pub(crate) const HEALTHCHECK: &str = "healthcheck.json";
+pub(crate) const HEALTH: &str = "health.json";
 pub(crate) const CONTROL: &str = "control.sock";
 const LOCK: &str = "lock";
 

@@ -6,6 +6,7 @@
 //! cannot have. Every message carries [`VERSION`]; a supervisor answers a request it does not know with
 //! [`Reply::Error`], so that a newer command line can tell and fall back.
 
+use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -47,6 +48,12 @@ pub enum Request {
         /// Whether to start it again after its end.
         #[serde(default)]
         restart: Restart,
+        /// What goes with its events.
+        #[serde(default)]
+        about: About,
+        /// Ask how it is, as its bundle says.
+        #[serde(default)]
+        health: bool,
     },
     /// Attach to the streams that the supervisor holds. Brings three pipes: what is typed, and where output and error
     /// go. At the end of the first one the program's input ends too, unless its reader has [detached](Request::Detach).
@@ -93,6 +100,15 @@ pub enum Request {
         /// Characters a line.
         columns: u16,
     },
+}
+
+/// What is told of a container with what happens to it ([`crate::events`]).
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct About {
+    /// Its name, its image, its labels. Without any, its supervisor writes no events.
+    pub attributes: BTreeMap<String, String>,
+    /// When it was made, in nanoseconds since 1970, if nobody has written that down.
+    pub made: Option<u64>,
 }
 
 /// How a supervisor holds the streams of a container.

@@ -64,7 +64,7 @@ pub fn exec(request: &ExecRequest<'_>) -> Result<Running, ExecError> {
 }
 
 /// A message may not be as long as arguments and environment may be.
-fn write_down(process: &Process) -> io::Result<File> {
+pub(crate) fn write_down(process: &Process) -> io::Result<File> {
     let mut file = File::from(rustix::fs::memfd_create("process", MemfdFlags::CLOEXEC)?);
     file.write_all(&serde_json::to_vec(process)?)?;
     file.rewind()?;

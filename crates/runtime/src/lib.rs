@@ -19,6 +19,8 @@
 //! | [`state`] | what a container does, asked by anyone |
 //! | [`control`] | the language that supervisors speak |
 //! | [`log`] | what it printed, in files |
+//! | [`events`] | what happened to it and to others, in a file |
+//! | [`health`] | what is asked of it while it runs, and what came of it |
 //! | [`attach`] | being attached to one that runs |
 //! | [`terminal`] | the foreground: signals, keys, windows |
 //! | [`options`] | the values of `run`'s flags |
@@ -38,8 +40,10 @@ pub mod cgroup;
 pub mod control;
 pub mod devices;
 mod end;
+pub mod events;
 mod exec;
 mod external;
+pub mod health;
 mod launch;
 pub mod log;
 pub mod options;

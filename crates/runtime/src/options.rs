@@ -7,6 +7,7 @@
 //! | flag | parser |
 //! |---|---|
 //! | `-v`, `--mount`, `--tmpfs` | [`mounts::volume`], [`mounts::mount`], [`mounts::tmpfs`] |
+//! | `--volumes-from` | [`volumes::volumes_from`] |
 //! | `--device` | [`devices::device`] |
 //! | `--memory`, `--shm-size`, `--storage-opt` | [`limits::memory`], [`limits::shm_size`], [`limits::storage_opt`] |
 //! | `--cpus`, `--pids-limit`, `--ulimit` | [`limits::cpus`], [`limits::pids_limit`], [`limits::ulimit`] |
@@ -15,12 +16,14 @@
 //! | `--env`, `--env-file`, `--label`, `--annotation` | [`env::env`], [`env::env_file`], [`env::key_value`] |
 //! | `--network`, `--pid`, `--ipc`, `--uts` | [`namespaces::network`], [`namespaces::namespace`] |
 //! | `--restart`, `--log-driver`, `--log-opt` | [`lifecycle`] |
+//! | `--health-cmd` and the like | [`health`] |
 //! | `--hostname`, `--add-host`, `--dns` | [`network::hostname`], [`network::add_host`], [`network::dns`] |
 //! | `--entrypoint`, `--workdir`, `--stop-signal`, `--name`, `--cgroup-parent` | [`process`] |
 
 pub mod container;
 pub mod devices;
 pub mod env;
+pub mod health;
 pub mod lifecycle;
 pub mod limits;
 pub mod mounts;

@@ -15,7 +15,7 @@ use rustix::mount::MountAttrFlags;
 use sys::mount::SetAttr;
 
 use crate::attach::Ends;
-use crate::control::{Concern, Connection, Hold, Reply, Request, Restart};
+use crate::control::{About, Concern, Connection, Hold, Reply, Request, Restart};
 use crate::launch::{CANNOT_RUN, FAILED, NOT_FOUND};
 use crate::log::Limits;
 use crate::state::Exit;
@@ -49,6 +49,10 @@ pub struct StartRequest<'a> {
     /// Program and arguments that the supervisor runs at the end if the caller is gone by then: whoever promises to
     /// remove the container keeps the promise so. Empty for none.
     pub cleanup: Vec<OsString>,
+    /// What goes with its events.
+    pub about: About,
+    /// The supervisor asks how it is: see [`crate::health::write`].
+    pub health: bool,
     /// Signals that the caller holds back: one that comes before the program runs and asks to end ends the start.
     pub attention: Option<&'a Attention>,
 }
@@ -229,6 +233,8 @@ fn tell(
         cleanup: request.cleanup.clone(),
         hold,
         restart: request.restart,
+        about: request.about.clone(),
+        health: request.health,
     };
     let mut running = Running::of(connection);
     running.supervisor = Some(supervisor);

@@ -175,6 +175,8 @@ fn without_cgroups_the_root_has_no_devices() {
             restart: runtime::control::Restart::No,
             runtime: None,
             cleanup: Vec::new(),
+            about: Default::default(),
+            health: false,
             attention: None,
         });
         drop(err);

@@ -102,6 +102,8 @@ fn many_are_answered_at_once() {
         size: None,
         runtime: None,
         cleanup: Vec::new(),
+        about: Default::default(),
+        health: false,
         hold: None,
         restart: Restart::No,
     };
@@ -154,6 +156,8 @@ fn caller_to_be_killed() {
         streams: runtime::Streams::Given(streams.each_ref().map(AsFd::as_fd)),
         restart: Restart::No,
         cleanup: vec!["/bin/touch".into(), marker],
+        about: Default::default(),
+        health: false,
         ..order(Path::new(&bundle), &helper(), &streams[0])
     })
     .unwrap();

@@ -255,6 +255,8 @@ fn a_size_in_the_spec() {
         size: None,
         runtime: None,
         cleanup: Vec::new(),
+        about: Default::default(),
+        health: false,
         attention: None,
     })
     .unwrap();

@@ -243,16 +243,23 @@ impl Store {
     /// Forgets a container and its snapshot, then removes the snapshot's directory. What is mounted of it must have
     /// been unmounted.
     pub fn remove_container(&self, ns: &str, id: &str) -> Result<(), ContainerError> {
-        self.remove_container_with(ns, id, false)
+        self.remove_container_with(ns, id, false).map(drop)
     }
 
     /// As [`Store::remove_container`], and if `volumes` says so with the anonymous volumes that no other container uses.
-    pub fn remove_container_with(&self, ns: &str, id: &str, volumes: bool) -> Result<(), ContainerError> {
+    /// Tells what it was.
+    pub fn remove_container_with(
+        &self,
+        ns: &str,
+        id: &str,
+        volumes: bool,
+    ) -> Result<Container, ContainerError> {
         let not_found = || ContainerError::NotFound(id.to_owned());
-        let ephemeral = self.db.read(|q| {
-            let sql = "SELECT ephemeral FROM containers WHERE ns = ? AND cid = ?";
-            q.one(sql, (ns, id), |row| row.get(0))?.ok_or_else(not_found)
+        let row = self.db.read(|q| {
+            let sql = format!("{CONTAINER} WHERE c.ns = ? AND c.cid = ?");
+            q.one(&sql, (ns, id), container)?.ok_or_else(not_found)
         })?;
+        let ephemeral = row.ephemeral;
         let (claim, own) = self.free(durability(ephemeral), |q| {
             let own = if volumes {
                 volume::own(q, ns, id)?
@@ -274,7 +281,7 @@ impl Store {
         for claim in own.into_iter().map(Some).chain([claim]) {
             self.take_away(claim)?;
         }
-        Ok(())
+        Ok(row)
     }
 
     /// Where an active snapshot keeps what was written: `snapshots/<n>/fs`. A container's has its id as key.

@@ -4,10 +4,11 @@ use std::io::{self, ErrorKind, Write};
 
 use clap::Args;
 use engine::logs::{LogsOptions, Stream};
-use jiff::{SignedDuration, Timestamp};
+use jiff::Timestamp;
 
 use super::{Context, Outcome};
 use crate::failure::Failure;
+use crate::render::time;
 
 /// Show what a container printed
 ///
@@ -36,8 +37,11 @@ pub(crate) struct LogsArgs {
 
 pub(crate) fn run(context: &Context, args: LogsArgs) -> Outcome {
     let now = Timestamp::now();
-    let time =
-        |flag: &str, text: &Option<String>| text.as_deref().map(|text| time(flag, text, now)).transpose();
+    let at = |flag: &str, text: &Option<String>| {
+        text.as_deref()
+            .map(|text| time::moment(flag, text, now))
+            .transpose()
+    };
     let options = LogsOptions {
         follow: args.follow,
         tail: match args.tail.as_str() {
@@ -46,8 +50,8 @@ pub(crate) fn run(context: &Context, args: LogsArgs) -> Outcome {
                 Failure::user(format!("--tail {number:?}: no number")).hint("write a number of lines, or all")
             })?),
         },
-        since: time("--since", &args.since)?,
-        until: time("--until", &args.until)?,
+        since: at("--since", &args.since)?,
+        until: at("--until", &args.until)?,
     };
     let (mut out, mut err) = (io::stdout().lock(), io::stderr().lock());
     // Whether the last entry of a stream was the end of a line.
@@ -73,38 +77,4 @@ pub(crate) fn run(context: &Context, args: LogsArgs) -> Outcome {
         }
     })?;
     Ok(0)
-}
-
-/// A time as it is written, or so long before `now`.
-fn time(flag: &str, text: &str, now: Timestamp) -> Result<Timestamp, Failure> {
-    let seconds = || {
-        let (whole, part) = text.split_once('.').unwrap_or((text, "0"));
-        let digits: String = part.chars().chain(std::iter::repeat('0')).take(9).collect();
-        Timestamp::new(whole.parse().ok()?, digits.parse().ok()?).ok()
-    };
-    let ago = || now.checked_sub(text.parse::<SignedDuration>().ok()?).ok();
-    let written = || text.parse::<Timestamp>().ok();
-    written().or_else(seconds).or_else(ago).ok_or_else(|| {
-        Failure::user(format!("{flag} {text:?}: neither a time nor how long ago"))
-            .hint("write 2026-01-31T12:00:00Z, seconds since 1970, or a duration as 10m or 1h30m")
-    })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn times() {
-        let now: Timestamp = "2026-01-31T12:00:00Z".parse().unwrap();
-        let read = |text: &str| time("--since", text, now).map(|time| time.to_string()).ok();
-        assert_eq!(read("10m").as_deref(), Some("2026-01-31T11:50:00Z"));
-        assert_eq!(read("1h30m").as_deref(), Some("2026-01-31T10:30:00Z"));
-        assert_eq!(
-            read("2026-01-01T00:00:00+01:00").as_deref(),
-            Some("2025-12-31T23:00:00Z")
-        );
-        assert_eq!(read("1700000000.5").as_deref(), Some("2023-11-14T22:13:20.5Z"));
-        assert_eq!(read("yesterday"), None);
-    }
 }

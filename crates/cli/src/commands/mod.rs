@@ -8,6 +8,7 @@ pub(crate) mod create;
 pub(crate) mod dedup;
 pub(crate) mod df;
 pub(crate) mod diff;
+pub(crate) mod events;
 pub(crate) mod exec;
 pub(crate) mod export;
 pub(crate) mod fsck;
@@ -201,6 +202,9 @@ fn dispatch(context: &Context, command: Command) -> Outcome {
         }
         Command::Exec(Late(args)) | Command::Container(ContainerCommand::Exec(Late(args))) => {
             exec::run(context, args)
+        }
+        Command::Events(Late(args)) | Command::System(SystemCommand::Events(Late(args))) => {
+            events::run(context, args)
         }
         Command::Ps(Late(args)) | Command::Container(ContainerCommand::Ls(Late(args))) => {
             ps::run(context, args)

@@ -32,7 +32,7 @@ pub(crate) struct PsArgs {
     #[arg(long)]
     no_trunc: bool,
     /// Only what fits: id=, name=, label=KEY[=VALUE], status=, exited=CODE, ancestor=IMAGE, before=CONTAINER,
-    /// since=CONTAINER, volume=NAME or PATH
+    /// since=CONTAINER, volume=NAME or PATH, health=
     #[arg(short, long, value_name = "FILTER")]
     filter: Vec<KeyValue>,
     /// The so many made last, whether they run or not
@@ -116,7 +116,7 @@ fn table(containers: &[Container], full: bool, now: Timestamp, sizes: Option<&Si
             image,
             command(c, full),
             ago(Some(c.created), now),
-            status(&c.state, now),
+            status_of(c, now),
             c.name.clone(),
         ];
         row.extend(sizes.map(|sizes| size_of(c, sizes)));
@@ -161,7 +161,7 @@ fn fields(full: bool, now: Timestamp, sizes: &Sizes) -> [Field<Container>; 12] {
         ("CreatedAt", Box::new(|c| c.created.to_string())),
         ("RunningFor", Box::new(move |c| ago(Some(c.created), now))),
         ("State", Box::new(|c| c.state.word().to_owned())),
-        ("Status", Box::new(move |c| status(&c.state, now))),
+        ("Status", Box::new(move |c| status_of(c, now))),
         ("Labels", Box::new(|c| render::labels(&c.labels))),
         ("Mounts", Box::new(move |c| mounts(c, full))),
         (
@@ -176,6 +176,16 @@ fn fields(full: bool, now: Timestamp, sizes: &Sizes) -> [Field<Container>; 12] {
         ),
         ("Size", Box::new(move |c| size_of(c, &sizes))),
     ]
+}
+
+/// With how its checks say it is: `Up 3 minutes (healthy)`.
+fn status_of(container: &Container, now: Timestamp) -> String {
+    let status = status(&container.state, now);
+    match container.health {
+        Some("starting") => format!("{status} (health: starting)"),
+        Some(word) => format!("{status} ({word})"),
+        None => status,
+    }
 }
 
 /// A state in docker's words: `Up 3 minutes`, `Exited (0) 2 hours ago`.

@@ -79,6 +79,10 @@ impl Explain for WaitError {
     fn hint(&self) -> Option<String> {
         match self {
             WaitError::Container(error) => error.hint(),
+            WaitError::NoCheck(_) => {
+                Some("give it one when it is made: --health-cmd, or the image's HEALTHCHECK".to_owned())
+            }
+            WaitError::NotRunning(_) => Some("strata ps -a shows how it ended".to_owned()),
             WaitError::NotStarted(name) => Some(format!("start it with strata start {name}")),
             WaitError::Lost(_) => Some("strata ps -a shows it as lost".to_owned()),
             _ => None,

@@ -1,6 +1,8 @@
 //! Times for people: how long ago, in docker's words.
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
+
+use crate::failure::Failure;
 
 /// A span of `seconds` in docker's words: `About a minute`, `3 hours`, `2 weeks`.
 fn span(seconds: i64) -> String {
@@ -35,6 +37,21 @@ pub(crate) fn ago(then: Option<Timestamp>, now: Timestamp) -> String {
     }
 }
 
+/// A time as it is written, or so long before `now`.
+pub(crate) fn moment(flag: &str, text: &str, now: Timestamp) -> Result<Timestamp, Failure> {
+    let seconds = || {
+        let (whole, part) = text.split_once('.').unwrap_or((text, "0"));
+        let digits: String = part.chars().chain(std::iter::repeat('0')).take(9).collect();
+        Timestamp::new(whole.parse().ok()?, digits.parse().ok()?).ok()
+    };
+    let ago = || now.checked_sub(text.parse::<SignedDuration>().ok()?).ok();
+    let written = || text.parse::<Timestamp>().ok();
+    written().or_else(seconds).or_else(ago).ok_or_else(|| {
+        Failure::user(format!("{flag} {text:?}: neither a time nor how long ago"))
+            .hint("write 2026-01-31T12:00:00Z, seconds since 1970, or a duration as 10m or 1h30m")
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -61,5 +78,19 @@ mod tests {
         let now = Timestamp::from_second(100).unwrap();
         assert_eq!(ago(Timestamp::from_second(98).ok(), now), "2 seconds ago");
         assert_eq!(ago(None, now), "N/A");
+    }
+
+    #[test]
+    fn moments() {
+        let now: Timestamp = "2026-01-31T12:00:00Z".parse().unwrap();
+        let read = |text: &str| moment("--since", text, now).map(|time| time.to_string()).ok();
+        assert_eq!(read("10m").as_deref(), Some("2026-01-31T11:50:00Z"));
+        assert_eq!(read("1h30m").as_deref(), Some("2026-01-31T10:30:00Z"));
+        assert_eq!(
+            read("2026-01-01T00:00:00+01:00").as_deref(),
+            Some("2025-12-31T23:00:00Z")
+        );
+        assert_eq!(read("1700000000.5").as_deref(), Some("2023-11-14T22:13:20.5Z"));
+        assert_eq!(read("yesterday"), None);
     }
 }

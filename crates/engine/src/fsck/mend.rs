@@ -256,7 +256,7 @@ impl Mender<'_> {
             Err(store::ContainerError::NotFound(_)) => {
                 store.remove(ns, key).map_err(|error| error.to_string())
             }
-            other => other.map_err(|error| error.to_string()),
+            other => other.map(drop).map_err(|error| error.to_string()),
         };
         match removed {
             Ok(()) => found.mended = Some("removed".to_owned()),

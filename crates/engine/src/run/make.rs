@@ -29,6 +29,9 @@ pub(super) struct Made {
     pub(super) plan: Plan,
     pub(super) draft: Draft,
     pub(super) name: String,
+    /// The image's name, if there is one.
+    pub(super) image: Option<String>,
+    pub(super) created: Timestamp,
     pub(super) mounts: Vec<mount::Mount>,
     pub(super) left_out: Vec<LeftOut>,
 }
@@ -45,6 +48,9 @@ impl Engine {
         let _starting = self.starting()?;
         let (id, dice) = chosen(&self.setup.state)?;
         let made = self.make(request, base, &id, dice, None)?;
+        if let Ok(row) = self.store.find_container(self.ns(), &id) {
+            self.note_container(&row, "create", &[]);
+        }
         Ok(Created { id, name: made.name })
     }
 
@@ -63,7 +69,7 @@ impl Engine {
             .map(|lower| self.host_view(lower))
             .transpose()?;
         let (mut base, mut left) = (base, base::ATTEMPTS);
-        let (plan, draft, (name, mounts)) = loop {
+        let (plan, draft, (new, mounts)) = loop {
             left -= 1;
             let plan = self
                 .with_volumes(request, base.execution.as_ref())
@@ -88,7 +94,9 @@ impl Engine {
         Ok(Made {
             plan,
             draft,
-            name,
+            name: new.name,
+            image: new.image,
+            created: new.created,
             mounts,
             left_out: view.map(|view| view.left_out).unwrap_or_default(),
         })
@@ -116,7 +124,7 @@ impl Engine {
         view: Option<&HostView>,
         dice: u16,
         started: Option<Timestamp>,
-    ) -> Result<(String, Vec<mount::Mount>), RunError> {
+    ) -> Result<(NewContainer, Vec<mount::Mount>), RunError> {
         let details = Details {
             source: request.source.to_string(),
             command: draft.command.clone(),
@@ -173,7 +181,7 @@ impl Engine {
                 .store
                 .create_container_with(&new, Some((parent.as_deref(), &snapshot)), &volumes)
             {
-                Ok(mounts) => return Ok((new.name, mounts)),
+                Ok(mounts) => return Ok((new, mounts)),
                 Err(ContainerError::NameInUse { .. }) if request.name.is_none() && attempt < ATTEMPTS => {
                     attempt += 1
                 }

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 
 use image::config::Execution;
 use runtime::control::Restart;
+use runtime::health::HealthCheck;
 use runtime::log::Limits;
 use runtime::options::ContainerOptions;
 use serde::{Deserialize, Serialize};
@@ -38,6 +39,12 @@ pub struct Plan {
 }
 
 impl Plan {
+    /// How the container's health is asked for; `None` where it is not.
+    pub(crate) fn health(&self) -> Option<HealthCheck> {
+        let image = self.image.as_ref().and_then(|image| image.healthcheck.as_ref());
+        self.container.health.check(image)
+    }
+
     /// As a row keeps it: what is as it would be unasked is left out. A start writes it, and `ps` reads those of every
     /// container.
     pub(crate) fn kept(&self) -> Value {

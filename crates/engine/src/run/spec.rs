@@ -162,6 +162,9 @@ impl Draft {
         let root = Dir::open_ambient(bundle.rootfs()).map_err(|e| Box::new(SpecError::Host(e)))?;
         let volumes = engine.mount_volumes(plan, &root).map_err(Box::new)?;
         let spec = self.spec(bundle, &root, &files, volumes).map_err(Box::new)?;
+        if let Some(check) = plan.health() {
+            runtime::health::write(bundle, &spec, &check)?;
+        }
         Ok(bundle.write_spec(&spec)?)
     }
 

@@ -10,6 +10,7 @@ use jiff::Timestamp;
 use mount::MountError;
 use runtime::attach::{self, Ends, Left, Local, Pipes};
 use runtime::bundle::{Bundle, BundleError};
+use runtime::control::About;
 use runtime::state::Exit;
 use runtime::terminal::{Attention, Screen, attend};
 use runtime::{Running, StartError, StartRequest, Summoned};
@@ -23,6 +24,7 @@ use super::make::chosen;
 use super::spec::{Draft, SpecError};
 use super::volumes::VolumesError;
 use super::{Details, Plan, Request};
+use crate::events;
 use crate::rm::{self, RmError};
 use crate::state::State;
 use crate::{Engine, Setup};
@@ -276,6 +278,10 @@ impl Engine {
                 &made.mounts,
                 streams,
                 supervisor,
+                About {
+                    attributes: events::about(&made.name, made.image.as_deref(), &request.labels),
+                    made: u64::try_from(made.created.as_nanosecond()).ok(),
+                },
             )
         });
         match begun {
@@ -322,7 +328,11 @@ impl Engine {
         let Summons { supervisor, .. } = self.setup.summon_for(id.clone(), 0)?;
         let draft = Draft::new(self, &plan, &id).map_err(Box::new)?;
         let mounts = self.store.mounts(self.ns(), &id).map_err(ContainerError::from)?;
-        match self.begin(&bundle, &plan, &draft, &mounts, streams, supervisor) {
+        let about = About {
+            attributes: events::about(&row.name, row.image.as_deref(), &row.labels),
+            made: None,
+        };
+        match self.begin(&bundle, &plan, &draft, &mounts, streams, supervisor, about) {
             Ok(running) => {
                 self.note_start(&row);
                 Ok(Started {
@@ -371,6 +381,10 @@ impl Engine {
     }
 
     /// From rows to a process: everything is put in its place in the bundle, and the supervisor told.
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "each is something else, and there are two callers"
+    )]
     fn begin(
         &self,
         bundle: &Bundle,
@@ -379,6 +393,7 @@ impl Engine {
         mounts: &[mount::Mount],
         streams: &Streams<'_>,
         supervisor: Summoned,
+        about: About,
     ) -> Result<Running, RunError> {
         let rootfs = bundle.rootfs();
         for mount in mounts {
@@ -407,6 +422,8 @@ impl Engine {
             size: streams.size,
             runtime: plan.runtime.as_deref(),
             restart: plan.restart,
+            about,
+            health: plan.health().is_some(),
             cleanup: self.remover(bundle.id()),
             attention: streams.attention,
         })?)

@@ -6,6 +6,7 @@ use oci_spec::runtime::PosixRlimit;
 use serde::{Deserialize, Serialize};
 
 use super::devices::DeviceOption;
+use super::health::HealthOptions;
 use super::mounts::MountOption;
 use super::namespaces::NamespaceOption;
 use super::security::CapabilityOption;
@@ -84,6 +85,8 @@ pub struct ContainerOptions {
     pub uts: NamespaceOption,
     /// Annotations, into the spec as they are.
     pub annotations: Vec<(String, String)>,
+    /// How its health is asked for.
+    pub health: HealthOptions,
     /// The signal that asks the process to end; the image's, or SIGTERM.
     pub stop_signal: Option<i32>,
 }

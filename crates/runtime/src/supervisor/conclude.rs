@@ -6,6 +6,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use super::begin::Left;
+use super::events::Told;
 use super::serve::{End, Serving};
 use crate::bundle::{self, Bundle};
 use crate::launch::{Fault, hooks};
@@ -19,6 +20,7 @@ pub(super) fn conclude(
     serving: &mut Serving<'_>,
     end: End,
     again: Option<Duration>,
+    told_of: &Told,
 ) -> bool {
     // What it left running must not outlive it: after its end is told, its mounts are taken off.
     let oom = left.cgroups.oom_killed();
@@ -35,6 +37,7 @@ pub(super) fn conclude(
     let recorded = record(bundle, &exit);
     // Nobody is left who could print: what was printed is passed on before the end is told.
     serving.finish_streams();
+    told_of.ended(&exit);
     let told = serving.tell(&exit);
     if again.is_none() {
         // Nobody can ask any more.

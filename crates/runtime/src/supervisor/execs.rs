@@ -8,6 +8,7 @@ use oci_spec::runtime::Process;
 use rustix::fs::FileType;
 
 use super::begin::Left;
+use super::events::Told;
 use super::serve::End;
 use crate::bundle::Bundle;
 use crate::control::{Concern, Connection, Reply, Request};
@@ -20,6 +21,7 @@ use crate::state::{self, Exit};
 pub(super) struct Place<'a> {
     pub(super) bundle: &'a Bundle,
     pub(super) left: &'a Left,
+    pub(super) told: &'a Told,
 }
 
 /// No `process` is longer: the kernel takes arguments and environment of a few megabytes.
@@ -249,7 +251,7 @@ fn make(
     size: Option<(u16, u16)>,
     mut fds: Vec<OwnedFd>,
 ) -> Result<Joining> {
-    let Place { bundle, left } = place;
+    let Place { bundle, left, .. } = place;
     if left.external.is_some() {
         let text = "the container is another OCI runtime's: its own exec runs programs in it";
         return Err(Fault::new(text).about(Concern::RuntimeWords));

@@ -12,7 +12,9 @@
 mod begin;
 mod cgroups;
 mod conclude;
+mod events;
 mod execs;
+mod health;
 mod restart;
 mod serve;
 mod streams;
@@ -29,11 +31,13 @@ use rustix::process::DumpableBehavior;
 use sys::Dir;
 use sys::signal::{Set, SignalFd};
 
-use crate::control::{Connection, Hold, Reply, Request, Restart};
+use crate::control::{About, Connection, Hold, Reply, Request, Restart};
 use crate::launch::{During, FAILED, Fault, Result};
 use crate::log::Writer;
 use conclude::{clean_up, conclude, record_failure};
+use events::Told;
 use execs::Place;
+use health::Watch;
 use restart::Restarts;
 use serve::Serving;
 use streams::{Ends, Streams};
@@ -51,6 +55,8 @@ struct Wanted {
     runtime: Option<PathBuf>,
     cleanup: Vec<OsString>,
     restart: Restart,
+    about: About,
+    health: bool,
 }
 
 /// Where the program's streams are.
@@ -110,7 +116,10 @@ fn supervise(path: &Path, owner: Connection, signals: &SignalFd) -> Result<()> {
         runtime,
         cleanup,
         restart,
+        about,
+        health,
     } = wanted;
+    let told_of = Told::new(path, about);
     let begun = begin::claim(path).and_then(|bundle| {
         let (stdio, streams) = match stdio {
             Stdio::Given(stdio) => (Some(stdio), None),
@@ -155,6 +164,7 @@ fn supervise(path: &Path, owner: Connection, signals: &SignalFd) -> Result<()> {
         pid: started.running.pid,
     };
     let _ = owner.send(&reply, &fds);
+    told_of.started();
     let mut serving = Serving::new(started.listener, launcher.streams.take(), owner, signals)?;
     let mut restarts = Restarts::new(restart);
     let mut started = Ok((started.running, started.left));
@@ -165,7 +175,9 @@ fn supervise(path: &Path, owner: Connection, signals: &SignalFd) -> Result<()> {
                 let place = Place {
                     bundle: &launcher.bundle,
                     left: &left,
+                    told: &told_of,
                 };
+                serving.watch = health.then(|| Watch::load(place.bundle)).flatten();
                 let end = serving.until_end(running, place)?;
                 let wanted = !serving.is_stopped();
                 if let Some(policy) = serving.take_policy() {
@@ -174,7 +186,8 @@ fn supervise(path: &Path, owner: Connection, signals: &SignalFd) -> Result<()> {
                 let again = wanted
                     .then(|| restarts.after(end.code, begun.elapsed()))
                     .flatten();
-                (conclude(&launcher.bundle, left, &mut serving, end, again), again)
+                let told = conclude(&launcher.bundle, left, &mut serving, end, again, &told_of);
+                (told, again)
             }
             Err(fault) => {
                 let again = restarts.after(FAILED, begun.elapsed());
@@ -192,6 +205,9 @@ fn supervise(path: &Path, owner: Connection, signals: &SignalFd) -> Result<()> {
         started = launcher
             .start_again(restarts.count, watched)
             .map(|started| (started.running, started.left));
+        if started.is_ok() {
+            told_of.started();
+        }
         serving.give_streams(launcher.streams.take());
     };
     if !told {
@@ -222,6 +238,8 @@ fn receive_order(owner: &Connection) -> Result<Wanted> {
         cleanup,
         hold,
         restart,
+        about,
+        health,
     } = request
     else {
         return Err(refuse("the first request must be to start"));
@@ -236,6 +254,8 @@ fn receive_order(owner: &Connection) -> Result<Wanted> {
         runtime,
         cleanup,
         restart,
+        about,
+        health,
     })
 }
 

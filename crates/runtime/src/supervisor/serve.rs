@@ -9,6 +9,7 @@ use rustix::process::{Pid, Signal, WaitOptions};
 use sys::signal::SignalFd;
 
 use super::execs::{Execs, Place, Source};
+use super::health::Watch;
 use super::streams::{Ends, Streams, Watched};
 use crate::control::{Connection, Reply, Request, Restart};
 use crate::launch::{During, Fault, Result};
@@ -61,6 +62,8 @@ pub(super) struct Serving<'a> {
     streams: Option<Box<Streams>>,
     /// Programs that came later.
     execs: Execs,
+    /// How the container is, where somebody wants to know.
+    pub(super) watch: Option<Watch>,
     signals: &'a SignalFd,
     clients: Vec<Client>,
     /// How many clients there have been.
@@ -108,6 +111,7 @@ impl<'a> Serving<'a> {
             running: None,
             streams,
             execs: Execs::default(),
+            watch: None,
             signals,
             clients: vec![Client {
                 number: OWNER,
@@ -157,11 +161,16 @@ impl<'a> Serving<'a> {
         while end.is_none() {
             end = self.take_signals()?;
             if end.is_none() {
-                let ready = self.wait(None)?;
+                let time = self.watch.as_ref().and_then(Watch::time);
+                let ready = self.wait(time)?;
                 self.serve_all(ready, Some(place));
+                if let (Some(watch), Some(running)) = (&mut self.watch, &self.running) {
+                    watch.act(place, &mut self.execs, running.pidfd.as_fd());
+                }
             }
         }
         self.running = None;
+        self.watch = None;
         end.ok_or_else(|| Fault::new("the container's process has no end"))
     }
 
@@ -213,6 +222,9 @@ impl<'a> Serving<'a> {
                 .map(|(_, fd)| PollFd::from_borrowed_fd(*fd, PollFlags::IN)),
         );
         fds.extend(console.map(|console| PollFd::new(console, PollFlags::IN)));
+        // What is heard of a check is looked at in any case.
+        let checks = self.watch.iter().flat_map(Watch::watched);
+        fds.extend(checks.map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN)));
         let time = time.map(|time| Timespec {
             tv_sec: time.as_secs().try_into().unwrap_or(i64::MAX),
             tv_nsec: time.subsec_nanos().into(),
@@ -233,7 +245,7 @@ impl<'a> Serving<'a> {
                 .map(|(source, _)| *source)
                 .filter(|_| next())
                 .collect(),
-            printed: next(),
+            printed: console.is_some() && next(),
         })
     }
 

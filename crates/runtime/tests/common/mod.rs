@@ -222,6 +222,8 @@ impl Box {
             size: Some((24, 80)),
             runtime: self.runtime.as_deref(),
             cleanup,
+            about: Default::default(),
+            health: false,
             attention: None,
         })
     }
@@ -237,6 +239,8 @@ impl Box {
             size: Some((24, 80)),
             runtime: self.runtime.as_deref(),
             cleanup: Vec::new(),
+            about: Default::default(),
+            health: false,
             attention: None,
         })
     }
@@ -304,6 +308,8 @@ pub fn order<'a>(bundle: &'a Path, helper: &'a Helper, null: &'a OwnedFd) -> Sta
         size: None,
         runtime: None,
         cleanup: Vec::new(),
+        about: Default::default(),
+        health: false,
         attention: None,
     }
 }

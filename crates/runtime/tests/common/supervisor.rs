@@ -44,6 +44,8 @@ fn foreground(bundle: &Path) -> Result<ExitCode, Box<dyn std::error::Error>> {
         size: sys::pty::size(stdin.as_fd()).ok(),
         runtime: None,
         cleanup: Vec::new(),
+        about: Default::default(),
+        health: false,
         attention: Some(&attention),
     })?;
     let screen = Screen {

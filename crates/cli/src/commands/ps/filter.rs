@@ -10,9 +10,12 @@ use crate::failure::Failure;
 use crate::render::filter::{Filters, KeyValue};
 
 /// The keys that are known.
-const KEYS: [&str; 10] = [
-    "id", "name", "label", "label!", "status", "exited", "ancestor", "before", "since", "volume",
+const KEYS: [&str; 11] = [
+    "id", "name", "label", "label!", "status", "exited", "ancestor", "before", "since", "volume", "health",
 ];
+
+/// What `health` can be.
+const HEALTH: [&str; 4] = ["starting", "healthy", "unhealthy", "none"];
 
 /// What `status` can be.
 const STATES: [&str; 8] = [
@@ -42,6 +45,12 @@ pub(super) fn keep(
         return Err(
             Failure::user(format!("--filter status={word}: there is no such state"))
                 .hint(format!("there are {}", STATES.join(", "))),
+        );
+    }
+    if let Some(word) = filters.values("health").find(|word| !HEALTH.contains(word)) {
+        return Err(
+            Failure::user(format!("--filter health={word}: there is no such state"))
+                .hint(format!("there are {}", HEALTH.join(", "))),
         );
     }
     for code in filters.values("exited") {
@@ -101,6 +110,7 @@ fn fits(filters: &Filters<'_>, container: &Container, from: &HashSet<String>) ->
         && filters.any("exited", exited)
         && filters.any("ancestor", |_| from.contains(&container.id))
         && filters.any("volume", volume)
+        && filters.any("health", |word| container.health.unwrap_or("none") == word)
 }
 
 /// Whether a name holds a text, which may be tied to its beginning (`^`, or docker's `/`) and its end (`$`).

@@ -94,6 +94,28 @@ pub(crate) struct ContainerArgs {
     #[arg(long, value_name = "NAME=VALUE", help_heading = "Process")]
     pub(crate) log_opt: Vec<String>,
 
+    /// Ask by this command how it is: a line for its shell, or a JSON array of words (none for not at all)
+    #[arg(long, value_name = "COMMAND", help_heading = "Health")]
+    pub(crate) health_cmd: Option<String>,
+    /// From the end of one check to the next [default: 30s]
+    #[arg(long, value_name = "TIME", help_heading = "Health")]
+    pub(crate) health_interval: Option<String>,
+    /// How long a check may take [default: 30s]
+    #[arg(long, value_name = "TIME", help_heading = "Health")]
+    pub(crate) health_timeout: Option<String>,
+    /// So many failures in a row make it unhealthy [default: 3]
+    #[arg(long, value_name = "NUMBER", help_heading = "Health")]
+    pub(crate) health_retries: Option<u32>,
+    /// Failures within this time do not count, until one check succeeded [default: 0s]
+    #[arg(long, value_name = "TIME", help_heading = "Health")]
+    pub(crate) health_start_period: Option<String>,
+    /// From one check to the next within that time [default: 5s]
+    #[arg(long, value_name = "TIME", help_heading = "Health")]
+    pub(crate) health_start_interval: Option<String>,
+    /// Do not ask how it is, whatever the image says
+    #[arg(long, help_heading = "Health")]
+    pub(crate) no_healthcheck: bool,
+
     /// Show a directory or file of the host, or a volume, which is made when it is missing; without a source, a volume for
     /// this container alone; z and Z, which relabel it for SELinux, do nothing where there is none
     #[arg(

@@ -8,11 +8,12 @@ use engine::run::{Request, Source};
 use runtime::control::Restart;
 use runtime::options::container::{ResourceOptions, SeccompChoice, Unmask};
 use runtime::options::env::EnvOption;
+use runtime::options::health::HealthOptions;
 use runtime::options::mounts::{Asked, MountKind, MountOption};
 use runtime::options::security::SecurityOption;
 use runtime::options::{
-    ContainerOptions, OptionError, devices, env, lifecycle, limits, mounts, namespaces, network, process,
-    security, volumes,
+    ContainerOptions, OptionError, devices, env, health, lifecycle, limits, mounts, namespaces, network,
+    process, security, volumes,
 };
 
 use super::{ContainerArgs, Pull};
@@ -46,6 +47,12 @@ pub(crate) fn request(context: &Context, args: &ContainerArgs) -> Result<Request
     }
     request.plan.log = lifecycle::log(&args.log_driver, &args.log_opt)?;
     request.plan.stop_timeout = args.stop_timeout;
+    if args.no_healthcheck && given(&args.health_cmd).is_some() {
+        return Err(
+            Failure::user("--no-healthcheck and --health-cmd contradict each other")
+                .hint("leave one of the two out"),
+        );
+    }
     request.pull = match args.pull {
         Pull::Always => engine::run::PullPolicy::Always,
         Pull::Missing => engine::run::PullPolicy::Missing,
@@ -114,6 +121,21 @@ fn container(args: &ContainerArgs, command: &[String]) -> Result<ContainerOption
         ipc: maybe(&given(&args.ipc), |v| namespaces::namespace("--ipc", v))?.unwrap_or_default(),
         uts: maybe(&given(&args.uts), |v| namespaces::namespace("--uts", v))?.unwrap_or_default(),
         annotations: each(&args.annotation, |v| env::key_value("--annotation", v))?,
+        health: HealthOptions {
+            none: args.no_healthcheck,
+            command: maybe(&given(&args.health_cmd), health::command_line)?,
+            interval: maybe(&args.health_interval, |v| {
+                health::duration("--health-interval", v)
+            })?,
+            timeout: maybe(&args.health_timeout, |v| health::duration("--health-timeout", v))?,
+            retries: args.health_retries,
+            start_period: maybe(&args.health_start_period, |v| {
+                health::duration("--health-start-period", v)
+            })?,
+            start_interval: maybe(&args.health_start_interval, |v| {
+                health::duration("--health-start-interval", v)
+            })?,
+        },
         stop_signal: maybe(&given(&args.stop_signal), process::stop_signal)?,
         ..ContainerOptions::default()
     };
