@@ -244,7 +244,7 @@ fn a_check_says_how_it_is() {
 #[test]
 fn a_check_that_hangs_prints_without_end_or_is_not_there() {
     let strata = busybox();
-    let run = |name: &str, check: &str| {
+    let run = |name: &str, timeout: &str, check: &str| {
         strata.ok([
             "run",
             "-d",
@@ -255,7 +255,7 @@ fn a_check_that_hangs_prints_without_end_or_is_not_there() {
             "--health-interval",
             "50ms",
             "--health-timeout",
-            "300ms",
+            timeout,
             "--health-retries",
             "1",
             "busybox",
@@ -265,18 +265,18 @@ fn a_check_that_hangs_prints_without_end_or_is_not_there() {
         eventually(name, || health(&strata, name)["Status"] == "unhealthy");
         health(&strata, name)["Log"][0].clone()
     };
-    let hung = run("hangs", r#"["sleep", "1000"]"#);
+    let hung = run("hangs", "300ms", r#"["sleep", "1000"]"#);
     assert_eq!(hung["ExitCode"], json!(-1), "{hung}");
     assert!(
         hung["Output"].as_str().unwrap().contains("longer than 300ms"),
         "{hung}"
     );
-    let flood = run("floods", "head -c 10000000 /dev/zero | tr '\\0' x; exit 7");
+    let flood = run("floods", "20s", "head -c 1000000 /dev/zero | tr '\\0' x; exit 7");
     assert_eq!(
         (&flood["ExitCode"], flood["Output"].as_str().unwrap().len()),
         (&json!(7), 4096)
     );
-    let missing = run("missing", r#"["/no/such"]"#);
+    let missing = run("missing", "20s", r#"["/no/such"]"#);
     assert!(
         missing["Output"].as_str().unwrap().contains("/no/such"),
         "{missing}"

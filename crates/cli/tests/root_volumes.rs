@@ -356,12 +356,12 @@ fn killed_while_it_is_filled_it_is_not_taken_for_full() {
     }
     strata.load(&Image::busybox().layer(layer).name("docker.io/library/many:1"));
     let mut killed = 0;
-    for round in 0..12u32 {
+    for round in 0..6u32 {
         let mut child = strata
             .command(["run", "--rm", "-v", "vol:/srv", "many:1", "true"])
             .spawn()
             .unwrap();
-        std::thread::sleep(Duration::from_millis(6 + 7 * u64::from(round)));
+        std::thread::sleep(Duration::from_millis(6 + 14 * u64::from(round)));
         killed += u32::from(child.try_wait().unwrap().is_none());
         let _ = child.kill();
         child.wait().unwrap();
@@ -379,7 +379,7 @@ fn killed_while_it_is_filled_it_is_not_taken_for_full() {
             strata.ok(["ps", "-a"]);
         }
     }
-    assert!(killed > 2, "{killed}");
+    assert!(killed > 1, "{killed}");
     assert!(strata.end(["fsck", "--repair", "--offline"]).code <= 1);
     assert_eq!(strata.end(["fsck"]).code, 0);
 }
