@@ -184,6 +184,7 @@ Containers:
   events       Show what happens to containers, images and volumes, as it happens
   update       Change the limits of containers
   rename       Give a container another name
+  port         Show where the published ports of a container are reached
   ps           List containers
   rm           Remove containers
   cp           Copy files between a container and this machine
@@ -209,6 +210,9 @@ Images:
   manifest     Look at manifests, and at what refers to them
   login        Log in to a registry
   logout       Log out of a registry
+
+Networks:
+  network      Make, list and remove networks, and connect containers to them
 
 File systems:
   mount        Mount an overlay of directories
@@ -294,6 +298,7 @@ pub(crate) enum Command {
     Events(Late<commands::events::EventsArgs>),
     Update(Late<commands::update::UpdateArgs>),
     Rename(Late<commands::rename::RenameArgs>),
+    Port(Late<commands::port::PortArgs>),
     Ps(Late<commands::ps::PsArgs>),
     Rm(Late<commands::rm::RmArgs>),
     Cp(Late<commands::cp::CpArgs>),
@@ -317,6 +322,9 @@ pub(crate) enum Command {
     Manifest(Late<commands::manifest::ManifestArgs>),
     Login(Late<commands::login::LoginArgs>),
     Logout(Late<commands::logout::LogoutArgs>),
+    /// Make, list and remove networks, and connect containers to them
+    #[command(subcommand)]
+    Network(NetworkCommand),
     Mount(Late<commands::mount::MountArgs>),
     Umount(Late<commands::umount::UmountArgs>),
     Df(Late<commands::df::DfArgs>),
@@ -335,6 +343,20 @@ pub(crate) enum Command {
     /// Commands of the store, under docker's noun
     #[command(hide = true, subcommand)]
     System(SystemCommand),
+}
+
+/// `strata network …`.
+#[derive(Debug, Subcommand)]
+pub(crate) enum NetworkCommand {
+    Create(Late<commands::network::CreateArgs>),
+    #[command(visible_alias = "list")]
+    Ls(Late<commands::network::LsArgs>),
+    Inspect(Late<commands::network::InspectArgs>),
+    #[command(visible_alias = "remove")]
+    Rm(Late<commands::network::RmArgs>),
+    Prune(Late<commands::network::prune::PruneArgs>),
+    Connect(Late<commands::network::ConnectArgs>),
+    Disconnect(Late<commands::network::DisconnectArgs>),
 }
 
 /// `strata container …`.
@@ -356,6 +378,7 @@ pub(crate) enum ContainerCommand {
     Stats(Late<commands::stats::StatsArgs>),
     Update(Late<commands::update::UpdateArgs>),
     Rename(Late<commands::rename::RenameArgs>),
+    Port(Late<commands::port::PortArgs>),
     #[command(visible_aliases = ["ps", "list"])]
     Ls(Late<commands::ps::PsArgs>),
     Rm(Late<commands::rm::RmArgs>),

@@ -5,6 +5,7 @@
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
+use engine::network::{Networking, Plugins};
 use engine::policy::Policy;
 use serde::Deserialize;
 
@@ -22,6 +23,8 @@ struct File {
     state: Option<PathBuf>,
     namespace: Option<String>,
     runtime: Option<PathBuf>,
+    default_network: Option<String>,
+    cni_plugin_dirs: Option<Vec<PathBuf>>,
     #[serde(default)]
     registries: Registries,
     #[serde(default)]
@@ -93,6 +96,8 @@ pub(crate) struct Settings {
     pub(crate) namespace: String,
     /// An OCI runtime used instead of strata's own.
     pub(crate) runtime: Option<PathBuf>,
+    /// How networks are made.
+    pub(crate) networking: Networking,
     /// How registries are spoken to.
     pub(crate) registries: Registries,
     /// What a layer may do to the machine that unpacks it.
@@ -133,6 +138,10 @@ impl Settings {
             state: absolute(global.state.clone().or(file.state), "/run/strata")?,
             namespace,
             runtime: file.runtime,
+            networking: Networking {
+                plugins: file.cni_plugin_dirs.map(Plugins).unwrap_or_default(),
+                default: file.default_network,
+            },
             registries: file.registries,
             limits: file.limits.over(engine::Limits::default()),
             file: read,
@@ -150,10 +159,19 @@ fn parse(text: &str, path: &Path) -> Result<File, Failure> {
             path.display(),
             e.message().replace('\n', "; ")
         ))
-        .hint("the keys are root, state, namespace, runtime, [registries] plain_http, hosts, [limits] layer_bytes, layer_entries and [store] keep_blobs, keep_bytes, dedup")
+        .hint("the keys are root, state, namespace, runtime, default_network, cni_plugin_dirs, [registries] plain_http, hosts, [limits] layer_bytes, layer_entries and [store] keep_blobs, keep_bytes, dedup")
     })?;
-    for (key, value) in [("root", &file.root), ("state", &file.state)] {
-        if value.as_ref().is_some_and(|v| v.is_relative()) {
+    let paths = [("root", &file.root), ("state", &file.state)];
+    let paths = paths
+        .iter()
+        .filter_map(|(key, path)| Some((*key, path.as_ref()?)));
+    let plugins = file
+        .cni_plugin_dirs
+        .iter()
+        .flatten()
+        .map(|path| ("cni_plugin_dirs", path));
+    for (key, value) in paths.chain(plugins) {
+        if value.is_relative() {
             return Err(Failure::user(format!(
                 "configuration file {}: {key} must be an absolute path",
                 path.display()
@@ -232,7 +250,7 @@ mod tests {
     /// Whatever stands in the file, it is understood or refused with its line.
     #[test]
     fn files_changed_at_random() {
-        const WHOLE: &str = "root = \"/a\"\nnamespace = \"b\"\nruntime = \"/c\"\n[registries]\nplain_http = [\"r:1\"]\n\
+        const WHOLE: &str = "root = \"/a\"\nnamespace = \"b\"\nruntime = \"/c\"\ndefault_network = \"d\"\ncni_plugin_dirs = [\"/e\"]\n[registries]\nplain_http = [\"r:1\"]\n\
             [limits]\nlayer_bytes = 5\n[store]\nkeep_blobs = false\nkeep_bytes = \"1GB\"\n";
         let mut random = testkit::random::Random::new(1);
         for _ in 0..3000 {
@@ -263,6 +281,7 @@ mod tests {
         assert!(error.to_string().contains("rot"), "{error}");
         assert!(parse("root = \"a\"", Path::new("/c")).is_err());
         assert!(parse("root = 1", Path::new("/c")).is_err());
+        assert!(parse("cni_plugin_dirs = [\"cni\"]", Path::new("/c")).is_err());
     }
 
     #[test]

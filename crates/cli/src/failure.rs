@@ -252,8 +252,8 @@ mod tests {
              hint: --pull takes always, missing or never\n"
         );
         assert_eq!(
-            of(&["strata", "run", "-p", "80:80", "y"]).lines().last(),
-            peers::flag("run", "-p")
+            of(&["strata", "run", "--link", "a", "y"]).lines().last(),
+            peers::flag("run", "--link")
                 .map(|hint| format!("hint: {hint}"))
                 .as_deref()
         );

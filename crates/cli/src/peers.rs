@@ -4,10 +4,10 @@
 /// What to do instead of a command of docker's or podman's that strata lacks.
 pub(crate) fn command(name: &str) -> Option<&'static str> {
     Some(match name {
-        "checkpoint" | "restore" | "port" => "strata --help lists what can be done with a container",
+        "checkpoint" | "restore" => "strata --help lists what can be done with a container",
         "build" => "strata runs images that others build; strata commit makes one of a container",
-        "network" | "secret" | "pod" | "compose" | "kube" | "generate" | "play" | "swarm" | "context" => {
-            "containers have --network none or host, and directories of this machine or volumes by -v"
+        "secret" | "pod" | "compose" | "kube" | "generate" | "play" | "swarm" | "context" => {
+            "containers have networks by --network, and directories of this machine or volumes by -v"
         }
         "search" => "strata pull fetches an image by its name",
         "ls" | "list" => "strata ps lists containers, strata images lists images",
@@ -83,11 +83,9 @@ fn run_flag(flag: &str) -> Option<&'static str> {
         }
         "--pidfile" | "--conmon-pidfile" | "--sdnotify" => "strata inspect tells the process: .State.Pid",
         "--rmi" => "strata rmi removes the image",
-        "-p" | "--publish" | "-P" | "--publish-all" | "--expose" | "--ip" | "--ip6" | "--mac-address"
-        | "--link" | "--network-alias" | "--net-alias" => {
-            "strata publishes no ports: --network host gives the container the network of this machine"
-        }
-        "--dns-search" | "--dns-opt" | "--dns-option" | "--no-hosts" | "--no-hostname" | "--hosts-file" => {
+        "--link" => "containers of a network find each other by name: strata network create, --network NAME",
+        "--link-local-ip" => "--ip and --ip6 ask for an address of the network",
+        "--no-hosts" | "--no-hostname" | "--hosts-file" => {
             "bind a file of your own over the container's: -v ./resolv.conf:/etc/resolv.conf:ro"
         }
         "--domainname" => "--sysctl kernel.domainname=NAME sets it; --hostname takes a name with its domain",
@@ -175,7 +173,7 @@ mod tests {
                 }
             }
         }
-        assert!(flag("run", "--publish").is_some_and(|hint| hint.contains("--network host")));
+        assert!(flag("run", "--link").is_some_and(|hint| hint.contains("--network NAME")));
         assert!(command("build").is_some());
         assert_eq!(
             (flag("run", "--nam"), command("puul"), value("--driver", "x")),

@@ -23,6 +23,10 @@ pub struct Info {
     pub state: PathBuf,
     /// The namespace.
     pub namespace: String,
+    /// The network of a container that asks for none.
+    pub default_network: String,
+    /// Why it is that.
+    pub default_network_why: String,
     /// Containers of the namespace.
     pub containers: usize,
     /// Those that run.
@@ -108,6 +112,11 @@ impl Engine {
         let mounts = mount::table::read().map_err(|e| io(Path::new("/proc/self/mountinfo"), e))?;
         let mut features = features(&mounts);
         features.push(quota(root).map_err(|e| io(root, e))?);
+        features.push(match self.setup.networking.plugins.complete() {
+            Ok(()) => Feature::usable("networks", "by CNI plug-ins: run --network bridge or NAME, -p"),
+            Err(missing) => Feature::missing("networks", missing.to_string()),
+        });
+        let (default_network, default_network_why) = self.setup.default_network();
         let system = rustix::system::uname();
         let text = |text: &std::ffi::CStr| text.to_string_lossy().into_owned();
         Ok(Info {
@@ -115,6 +124,8 @@ impl Engine {
             root: root.to_owned(),
             state: self.state_dir().to_owned(),
             namespace: self.ns().to_owned(),
+            default_network,
+            default_network_why,
             running: containers.iter().filter(|c| c.state.is_running()).count(),
             containers: containers.len(),
             images: self.store.images(self.ns())?.len(),

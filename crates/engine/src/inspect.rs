@@ -1,11 +1,14 @@
 //! `inspect`: everything about a container or an image, in docker's shape where docker has one.
 
+use std::collections::BTreeMap;
+
 use image::config::{ConfigError, ImageConfig};
 use mount::overlay::Overlay;
 use oci_spec::runtime::{Process, Spec};
 use runtime::bundle::Bundle;
 use runtime::health::{Health, HealthCheck};
 use runtime::options::mounts::{MountKind, MountOption};
+use runtime::options::namespaces::NamespaceOption;
 use runtime::options::process;
 use runtime::options::volumes::is_read_only;
 use serde_json::{Value, json};
@@ -13,6 +16,7 @@ use store::{BlobError, ContainerError, Fault, SnapshotError};
 
 use crate::Engine;
 use crate::find::{FindImageError, familiar};
+use crate::network;
 use crate::run::{Details, Plan};
 use crate::state::State;
 use crate::volumes::Volume;
@@ -106,6 +110,8 @@ impl Engine {
                 .map(|image| image.id.to_string()),
             _ => None,
         };
+        let plan = details.plan.clone().unwrap_or_default();
+        let record = self.network_record(&row.id);
         // Of a container that a power cut took half of there may be nothing to measure.
         let quota = self.store.quota(self.ns(), &row.id).ok().flatten();
         Ok(json!({
@@ -136,15 +142,23 @@ impl Engine {
                 "OpenStdin": details.interactive,
                 "StopSignal": details.stop_signal.as_deref().map(stop_signal),
                 "Labels": row.labels,
+                "ExposedPorts": exposed(&plan),
                 "Healthcheck": asked.as_ref().map(healthcheck),
                 "Annotations": spec.as_ref().and_then(|spec| spec.annotations().clone()),
             },
             "HostConfig": {
                 "AutoRemove": row.ephemeral,
+                "NetworkMode": network_mode(&plan),
+                "PortBindings": bindings(&plan),
+                "PublishAllPorts": plan.publish_all,
+                "Dns": plan.dns,
+                "DnsSearch": plan.dns_search,
+                "DnsOptions": plan.dns_options,
                 "ReadonlyRootfs": spec.as_ref().and_then(|s| s.root().as_ref()).map(|root| root.readonly()),
                 "Runtime": details.runtime,
                 "StorageOpt": quota.map(|quota| json!({ "size": quota.limit.to_string() })),
             },
+            "NetworkSettings": network::settings(&bundle, record.as_ref(), &plan),
             "SizeRw": quota.map(|quota| quota.bytes),
             "GraphDriver": {
                 "Name": "overlay",
@@ -213,6 +227,51 @@ impl Engine {
             "GraphDriver": { "Name": "overlay", "Data": { "LowerDirs": directories } },
         }))
     }
+}
+
+/// `--network` in docker's words.
+fn network_mode(plan: &Plan) -> String {
+    match (&plan.container.network, plan.networks.first()) {
+        (NamespaceOption::Private, None) => "none".to_owned(),
+        (NamespaceOption::Private, Some(first)) => first.network.clone(),
+        (NamespaceOption::Host, _) => "host".to_owned(),
+        (NamespaceOption::Container(name), _) => format!("container:{name}"),
+        (NamespaceOption::Joined(joined), _) => format!("ns:{}", joined.path.display()),
+    }
+}
+
+/// What was asked to be published, by the container's port; an empty port of the host is any.
+fn bindings(plan: &Plan) -> BTreeMap<String, Vec<Value>> {
+    let mut bindings: BTreeMap<String, Vec<Value>> = BTreeMap::new();
+    for asked in &plan.publish {
+        for (offset, port) in (asked.container.0..=asked.container.1).enumerate() {
+            let host = match asked.host {
+                None => String::new(),
+                Some((first, last)) if asked.container.0 == asked.container.1 && first != last => {
+                    format!("{first}-{last}")
+                }
+                Some((first, _)) => (usize::from(first) + offset).to_string(),
+            };
+            let place = json!({
+                "HostIp": asked.host_ip.map(|address| address.to_string()).unwrap_or_default(),
+                "HostPort": host,
+            });
+            bindings
+                .entry(format!("{port}/{}", asked.protocol))
+                .or_default()
+                .push(place);
+        }
+    }
+    bindings
+}
+
+fn exposed(plan: &Plan) -> Option<BTreeMap<String, Value>> {
+    let ports = plan.exposed().flat_map(|exposed| {
+        let (first, last) = exposed.ports;
+        (first..=last).map(move |port| (format!("{port}/{}", exposed.protocol), json!({})))
+    });
+    let ports: BTreeMap<String, Value> = ports.collect();
+    (!ports.is_empty()).then_some(ports)
 }
 
 fn state(state: &State, health: Option<Health>) -> Value {

@@ -34,6 +34,7 @@ pub mod login;
 pub mod logs;
 pub mod manifest;
 mod names;
+pub mod network;
 mod outfile;
 pub mod pause;
 pub mod policy;
@@ -61,6 +62,7 @@ pub mod wait;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
+use network::Networking;
 use store::Store;
 
 pub use image::unpack::Limits;
@@ -104,6 +106,8 @@ pub struct Setup {
     pub limits: Limits,
     /// What is done by itself once an image was brought.
     pub policy: policy::Policy,
+    /// How networks are made.
+    pub networking: Networking,
 }
 
 impl Setup {

@@ -12,7 +12,8 @@ use store::{Fault, SnapshotError};
 
 use crate::Engine;
 use crate::find::familiar;
-use crate::run::Details;
+use crate::network::{self, Port};
+use crate::run::{Details, Plan};
 use crate::state::State;
 
 /// A container, as lists show it.
@@ -35,6 +36,10 @@ pub struct Container {
     pub labels: BTreeMap<String, String>,
     /// What of this machine is mounted in it.
     pub mounts: Vec<Mounted>,
+    /// Its ports: those that are published, and those that it only says it listens at.
+    pub ports: Vec<Port>,
+    /// Its networks.
+    pub networks: Vec<String>,
     /// Whether it goes when its process ends.
     #[serde(rename = "AutoRemove")]
     pub ephemeral: bool,
@@ -94,7 +99,9 @@ impl Engine {
         };
         let (mut listed, dead) = list()?;
         // A bundle too many: the one who was removing it was killed.
-        if dead || self.has_orphans(&listed) {
+        // One that ended unseen, and still has its addresses and ports.
+        let holds = |c: &Container| !c.networks.is_empty() && !c.state.is_up() && self.holds_networks(&c.id);
+        if dead || listed.iter().any(holds) || self.has_orphans(&listed) {
             self.sweep()?;
             (listed, _) = list()?;
         }
@@ -166,32 +173,25 @@ impl Engine {
             .iter()
             .any(|entry| entry.name.to_str().is_some_and(|name| !known.contains(name)))
     }
-}
 
-impl Engine {
     fn listed_as(&self, row: store::Container, state: State) -> Container {
         let details = Details::of(&row);
-        let mut mounts = Vec::new();
-        if let Some(plan) = &details.plan {
-            mounts.extend(plan.container.volumes.iter().map(|volume| Mounted {
-                source: volume.name.clone().unwrap_or_default(),
-                destination: volume.destination.clone(),
-            }));
-            for mount in &plan.container.mounts {
-                if let MountKind::Bind { source } = &mount.kind {
-                    mounts.push(Mounted {
-                        source: source.display().to_string(),
-                        destination: mount.destination.clone(),
-                    });
-                }
-            }
-        }
-        let asked = details.plan.as_ref().is_some_and(|plan| plan.health().is_some());
-        let health = (asked && state.is_running())
+        let plan = details.plan.unwrap_or_default();
+        // Who is in no network has none on record, and who asks for no checks has no health: neither is looked for.
+        let record = (state.is_running() && !plan.networks.is_empty())
+            .then(|| self.network_record(&row.id))
+            .flatten();
+        let ports = match state.is_running() {
+            true => network::ports(record.as_ref(), &plan),
+            false => Vec::new(),
+        };
+        let health = (state.is_running() && plan.health().is_some())
             .then(|| self.health(&row.id))
             .flatten();
         Container {
-            mounts,
+            mounts: mounted(&plan),
+            ports,
+            networks: plan.networks.into_iter().map(|one| one.network).collect(),
             health: health.map(|health| health.status.word()),
             state,
             image: row.image.as_deref().map_or(details.source, familiar),
@@ -209,4 +209,23 @@ impl Engine {
         let bundle = Bundle::open(&self.bundle_path(id)).ok()?;
         runtime::health::load(&bundle).ok().flatten()
     }
+}
+
+fn mounted(plan: &Plan) -> Vec<Mounted> {
+    let volumes = plan.container.volumes.iter().map(|volume| Mounted {
+        source: volume.name.clone().unwrap_or_default(),
+        destination: volume.destination.clone(),
+    });
+    let binds = plan
+        .container
+        .mounts
+        .iter()
+        .filter_map(|mount| match &mount.kind {
+            MountKind::Bind { source } => Some(Mounted {
+                source: source.display().to_string(),
+                destination: mount.destination.clone(),
+            }),
+            _ => None,
+        });
+    volumes.chain(binds).collect()
 }

@@ -1,5 +1,6 @@
 //! `rename`: another name for a container.
 
+use runtime::bundle::Bundle;
 use store::ContainerError;
 
 use crate::Engine;
@@ -17,6 +18,10 @@ impl Engine {
             ..row.clone()
         };
         self.note_container(&renamed, "rename", &[("oldName", &row.name)]);
+        if let Ok(bundle) = Bundle::open(&self.bundle_path(&row.id)) {
+            // It is called so by strata in any case; its networks hear of it as far as they can.
+            let _ = self.announce(&bundle, new);
+        }
         Ok(())
     }
 }

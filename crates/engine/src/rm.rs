@@ -6,6 +6,7 @@
 
 use std::path::Path;
 
+use ::network::sandbox::SandboxError;
 use mount::MountError;
 use runtime::EndError;
 use runtime::bundle::{Bundle, BundleError};
@@ -52,6 +53,9 @@ pub enum RmError {
     /// Something mounted in its bundle could not be unmounted.
     #[error(transparent)]
     Mount(#[from] MountError),
+    /// Its networks could not be taken away.
+    #[error(transparent)]
+    Network(#[from] SandboxError),
     /// Its bundle could not be removed.
     #[error(transparent)]
     Bundle(#[from] BundleError),
@@ -131,7 +135,10 @@ impl Engine {
         };
         match self.store.find_container(self.ns(), id) {
             Ok(row) if self.state(&row).is_up() => Ok(()),
-            _ => Ok(detach(bundle.path())?),
+            _ => {
+                self.release_networks(&bundle)?;
+                Ok(detach(bundle.path())?)
+            }
         }
     }
 
@@ -147,6 +154,7 @@ impl Engine {
     fn remove_unlocked(&self, id: &str, bundle: Option<&Bundle>, volumes: bool) -> Result<(), RmError> {
         if let Some(bundle) = bundle {
             runtime::end(bundle)?;
+            self.release_networks(bundle)?;
         }
         self.remove_rows(id, volumes)?;
         self.remove_bundle(id)
@@ -188,6 +196,13 @@ impl Engine {
             .iter()
             .filter(|row| row.ephemeral && Details::of(row).started.is_some() && !self.state(row).is_up())
             .map(|row| &*row.id);
+        // What stays and has ended gives its networks back.
+        let ended = rows
+            .iter()
+            .filter(|row| !row.ephemeral && self.holds_networks(&row.id));
+        for row in ended.filter(|row| !self.state(row).is_up()) {
+            let _ = self.detach_ended(&row.id);
+        }
         let entries = bundles.entries().unwrap_or_default();
         let names = entries
             .iter()

@@ -61,6 +61,7 @@ fn measure(count: usize, runtime: Option<PathBuf>) -> Result<(), Box<dyn std::er
         bundle.write_spec(&spec(&root)?)?;
         let begin = Instant::now();
         let mut running = runtime::start(&StartRequest {
+            keep: &[],
             helper: &helper,
             bundle: bundle.path(),
             streams: Streams::Given([null.as_fd(); 3]),

@@ -19,10 +19,10 @@ use crate::bundle::{self, Bundle};
 use crate::log::Limits;
 use crate::state::Exit;
 
-/// Version of the protocol. Since 4 a supervisor [pauses](Request::Pause); since 3 it holds streams, is attached to, starts again and
-/// [executes](Request::Exec); since 2, `Failed` says what it [concerns](Concern); whoever reads takes what is not said, or not known to it, for
-/// [`Concern::Other`], so that any two versions understand each other.
-pub const VERSION: u32 = 4;
+/// Version of the protocol. Since 5 a supervisor [keeps](Request::Keep) descriptors; since 4 it [pauses](Request::Pause); since 3 it
+/// holds streams, is attached to, starts again and [executes](Request::Exec); since 2, `Failed` says what it [concerns](Concern);
+/// whoever reads takes what is not said, or not known to it, for [`Concern::Other`], so that any two versions understand each other.
+pub const VERSION: u32 = 5;
 
 /// No message is longer.
 const MAX_MESSAGE: usize = 16 << 10;
@@ -55,6 +55,9 @@ pub enum Request {
         #[serde(default)]
         health: bool,
     },
+    /// Keep these descriptors for as long as the container is looked after, through every restart: sockets that hold its
+    /// host ports. Before `Start`, on the first connection; brings as many as a message may carry, and is not answered.
+    Keep,
     /// Attach to the streams that the supervisor holds. Brings three pipes: what is typed, and where output and error
     /// go. At the end of the first one the program's input ends too, unless its reader has [detached](Request::Detach).
     Attach {

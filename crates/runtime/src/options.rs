@@ -50,6 +50,18 @@ pub struct OptionError {
     pub hint: &'static str,
 }
 
+impl OptionError {
+    /// An error about `flag`'s `value`: what is wrong with it, and the form that is right. For parsers of other crates.
+    pub fn new(flag: &'static str, value: &str, problem: String, hint: &'static str) -> OptionError {
+        OptionError {
+            flag,
+            value: value.to_owned(),
+            problem,
+            hint,
+        }
+    }
+}
+
 /// What a parser returns.
 pub type Result<T> = std::result::Result<T, OptionError>;
 

@@ -40,6 +40,8 @@ pub struct StartRequest<'a> {
     pub bundle: &'a Path,
     /// Its standard streams.
     pub streams: Streams<'a>,
+    /// What its supervisor keeps open for as long as it looks after it.
+    pub keep: &'a [OwnedFd],
     /// Rows and columns of the terminal, where its spec asks for one.
     pub size: Option<(u16, u16)>,
     /// The OCI runtime to drive instead of the launcher.
@@ -238,6 +240,14 @@ fn tell(
     };
     let mut running = Running::of(connection);
     running.supervisor = Some(supervisor);
+    for fds in request.keep.chunks(sys::socket::MAX_FDS) {
+        let fds: Vec<_> = fds.iter().map(AsFd::as_fd).collect();
+        let kept = running.connection.send(&Request::Keep, &fds);
+        kept.map_err(|source| StartError::Supervisor {
+            bundle: request.bundle.to_path_buf(),
+            source,
+        })?;
+    }
     match running.order(&order, &fds, request.attention, request.bundle) {
         Ok(()) => Ok(running),
         Err(failure) => {

@@ -165,6 +165,7 @@ fn without_cgroups_the_root_has_no_devices() {
         args.extend(supervisor.args);
         let (stderr, err) = pipe();
         let started = runtime::start(&runtime::StartRequest {
+            keep: &[],
             helper: &runtime::Helper {
                 program: "/usr/bin/unshare".into(),
                 args,

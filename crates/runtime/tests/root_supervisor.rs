@@ -153,6 +153,7 @@ fn caller_to_be_killed() {
         null(),
     ];
     let mut running = runtime::start(&runtime::StartRequest {
+        keep: &[],
         streams: runtime::Streams::Given(streams.each_ref().map(AsFd::as_fd)),
         restart: Restart::No,
         cleanup: vec!["/bin/touch".into(), marker],

@@ -248,6 +248,7 @@ fn a_size_in_the_spec() {
         .unwrap();
     let null = null();
     let mut running = runtime::start(&runtime::StartRequest {
+        keep: &[],
         helper: &helper(),
         bundle: container.bundle.path(),
         streams: runtime::Streams::Given([null.as_fd(); 3]),

@@ -13,8 +13,8 @@ use rustix::net::{
 
 use crate::Dir;
 
-/// Descriptors that one message may carry at most; more are refused with `EINVAL`.
-pub const MAX_FDS: usize = 8;
+/// Descriptors that one message may carry at most; more are refused with `EINVAL`. The kernel's own limit is 253.
+pub const MAX_FDS: usize = 64;
 
 /// A message as it arrived.
 #[derive(Debug)]

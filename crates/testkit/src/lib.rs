@@ -3,7 +3,7 @@
 //! [`layer`] makes the tar of a layer entry by entry, [`image`] makes images of such layers and writes them in
 //! every form in which they come, [`registry`] starts Debian's `docker-registry`, [`scripted`] is an HTTP server
 //! whose every answer a test writes, [`program`] starts `strata` on a store of its own and sees that nothing is left
-//! behind, [`soak`] does random things to it and kills it at random moments, [`disk`] is a file system of a test's own,
+//! behind, [`net`] gives a test a network of its own, [`soak`] does random things to it and kills it at random moments, [`disk`] is a file system of a test's own,
 //! [`drive`] a drive whose power can be cut.
 //! [`contract`] is what every driver of an overlay must do, case by case, the kernel's first; [`differential`] compares
 //! one with a plain directory, operation by operation. Functions here panic rather than return errors: to a test both
@@ -18,6 +18,7 @@ pub mod drive;
 pub mod files;
 pub mod image;
 pub mod layer;
+pub mod net;
 pub mod program;
 pub mod random;
 pub mod registry;

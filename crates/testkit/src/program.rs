@@ -43,7 +43,10 @@ impl Strata {
             .prefix("strata-")
             .tempdir_in(place)
             .expect("a temporary directory");
-        fs::write(dir.path().join("config.toml"), "").expect("a temporary directory takes a file");
+        // The machine's own network is none of a test's, whatever is installed there: those that are about networks have one
+        // of their own.
+        fs::write(dir.path().join("config.toml"), "default_network = \"none\"\n")
+            .expect("a temporary directory takes a file");
         Strata {
             program: program.into(),
             dir: Some(dir),

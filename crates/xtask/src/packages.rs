@@ -29,6 +29,7 @@ const PACKAGES: &[(&str, &str)] = &[
         "the root file system of small containers, and the virtual machine's user land",
     ),
     ("containerd", "to be compared with"),
+    ("containernetworking-plugins", "makes the networks of containers"),
     (
         "crun",
         "a runtime to run our bundles with, and to be compared with",
@@ -42,6 +43,11 @@ const PACKAGES: &[(&str, &str)] = &[
     ("fuse-overlayfs", "to be compared with"),
     ("gcc", "compiles something on an overlay"),
     ("git", "looks at a repository on an overlay"),
+    (
+        "iproute2",
+        "looks at interfaces, and makes those of a test's network",
+    ),
+    ("iptables", "what publishes ports and keeps networks apart"),
     (
         "libcap2-bin",
         "setcap and getcap: file capabilities through layers",

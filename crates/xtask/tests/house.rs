@@ -16,6 +16,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("strata-store", &["strata-sys", "strata-mount"]),
     ("strata-image", &["strata-sys", "strata-overlay", "strata-store"]),
     ("strata-runtime", &["strata-sys", "strata-mount"]),
+    ("strata-network", &["strata-sys", "strata-runtime"]),
     (
         "strata-engine",
         &[
@@ -25,6 +26,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
             "strata-store",
             "strata-image",
             "strata-runtime",
+            "strata-network",
         ],
     ),
     (

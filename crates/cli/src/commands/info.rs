@@ -31,7 +31,7 @@ fn write(out: &mut dyn Write, context: &Context, info: &Info) -> io::Result<()> 
         None => format!("none ({} does not exist)", crate::config::FILE),
     };
     let mut line =
-        |name: &str, value: String| writeln!(out, "{} {value}", style.bold(format_args!("{name:<15}")));
+        |name: &str, value: String| writeln!(out, "{} {value}", style.bold(format_args!("{name:<16}")));
     line("Version:", info.version.to_owned())?;
     line("Store:", info.root.display().to_string())?;
     line(
@@ -46,6 +46,10 @@ fn write(out: &mut dyn Write, context: &Context, info: &Info) -> io::Result<()> 
     line("State:", info.state.display().to_string())?;
     line("Configuration:", config)?;
     line("Namespace:", info.namespace.clone())?;
+    line(
+        "Default network:",
+        format!("{} ({})", info.default_network, info.default_network_why),
+    )?;
     line(
         "Containers:",
         format!("{} ({} running)", info.containers, info.running),

@@ -25,7 +25,9 @@ pub(crate) mod logout;
 pub(crate) mod logs;
 pub(crate) mod manifest;
 pub(crate) mod mount;
+pub(crate) mod network;
 pub(crate) mod pause;
+pub(crate) mod port;
 pub(crate) mod prune;
 pub(crate) mod ps;
 pub(crate) mod pull;
@@ -55,7 +57,9 @@ use std::io::{self, BufWriter, ErrorKind, Write};
 use engine::{Engine, Helper};
 use rustix::process::{Resource, getrlimit, setrlimit};
 
-use crate::args::{Cli, Command, ContainerCommand, Global, ImageCommand, Late, SystemCommand, VolumeCommand};
+use crate::args::{
+    Cli, Command, ContainerCommand, Global, ImageCommand, Late, NetworkCommand, SystemCommand, VolumeCommand,
+};
 use crate::config::Settings;
 use crate::failure::Failure;
 use crate::render::style::Style;
@@ -121,6 +125,7 @@ impl Context {
             remover,
             limits: settings.limits.clone(),
             policy: settings.policy,
+            networking: settings.networking.clone(),
         }
     }
 }
@@ -197,6 +202,16 @@ fn dispatch(context: &Context, command: Command) -> Outcome {
         Command::Update(Late(args)) | Command::Container(ContainerCommand::Update(Late(args))) => {
             update::run(context, args)
         }
+        Command::Port(Late(args)) | Command::Container(ContainerCommand::Port(Late(args))) => {
+            port::run(context, args)
+        }
+        Command::Network(NetworkCommand::Create(Late(args))) => network::create(context, args),
+        Command::Network(NetworkCommand::Ls(Late(args))) => network::ls(context, &args),
+        Command::Network(NetworkCommand::Inspect(Late(args))) => network::inspect(context, &args),
+        Command::Network(NetworkCommand::Rm(Late(args))) => network::rm(context, &args),
+        Command::Network(NetworkCommand::Prune(Late(args))) => network::prune::run(context, args),
+        Command::Network(NetworkCommand::Connect(Late(args))) => network::connect(context, args),
+        Command::Network(NetworkCommand::Disconnect(Late(args))) => network::disconnect(context, &args),
         Command::Rename(Late(args)) | Command::Container(ContainerCommand::Rename(Late(args))) => {
             rename::run(context, args)
         }

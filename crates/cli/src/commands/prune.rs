@@ -97,7 +97,7 @@ struct How {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
-enum Filter {
+pub(crate) enum Filter {
     Label(LabelFilter),
     Until(Timestamp),
     Dangling(bool),

@@ -9,7 +9,7 @@ use engine::ps::{Container, Size};
 use engine::state::State;
 use jiff::Timestamp;
 
-use super::{Context, Outcome, print};
+use super::{Context, Outcome, port, print};
 use crate::render;
 use crate::render::filter::KeyValue;
 use crate::render::size::human;
@@ -102,7 +102,15 @@ pub(crate) fn run(context: &Context, args: PsArgs) -> Outcome {
 type Sizes = HashMap<String, Size>;
 
 fn table(containers: &[Container], full: bool, now: Timestamp, sizes: Option<&Sizes>) -> Table {
-    let mut heads = vec!["CONTAINER ID", "IMAGE", "COMMAND", "CREATED", "STATUS", "NAMES"];
+    let mut heads = vec![
+        "CONTAINER ID",
+        "IMAGE",
+        "COMMAND",
+        "CREATED",
+        "STATUS",
+        "PORTS",
+        "NAMES",
+    ];
     heads.extend(sizes.map(|_| "SIZE"));
     let mut table = Table::new(&heads);
     for c in containers {
@@ -117,6 +125,7 @@ fn table(containers: &[Container], full: bool, now: Timestamp, sizes: Option<&Si
             command(c, full),
             ago(Some(c.created), now),
             status_of(c, now),
+            port::column(&c.ports),
             c.name.clone(),
         ];
         row.extend(sizes.map(|sizes| size_of(c, sizes)));
@@ -137,7 +146,7 @@ fn command(container: &Container, full: bool) -> String {
 }
 
 /// Docker's names for what a template shows.
-fn fields(full: bool, now: Timestamp, sizes: &Sizes) -> [Field<Container>; 12] {
+fn fields(full: bool, now: Timestamp, sizes: &Sizes) -> [Field<Container>; 14] {
     let sizes = sizes.clone();
     let mounts = |c: &Container, full: bool| {
         let shown = |source: &String| {
@@ -162,6 +171,8 @@ fn fields(full: bool, now: Timestamp, sizes: &Sizes) -> [Field<Container>; 12] {
         ("RunningFor", Box::new(move |c| ago(Some(c.created), now))),
         ("State", Box::new(|c| c.state.word().to_owned())),
         ("Status", Box::new(move |c| status_of(c, now))),
+        ("Ports", Box::new(|c| port::column(&c.ports))),
+        ("Networks", Box::new(|c| c.networks.join(","))),
         ("Labels", Box::new(|c| render::labels(&c.labels))),
         ("Mounts", Box::new(move |c| mounts(c, full))),
         (

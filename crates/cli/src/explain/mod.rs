@@ -26,6 +26,7 @@ use crate::failure::Failure;
 mod image;
 mod lifecycle;
 mod make;
+mod network;
 mod run;
 
 /// What can be said about an error beyond its words.
@@ -262,6 +263,7 @@ impl Explain for RmError {
             RmError::Restarting(name) => format!("stop and remove it with strata rm -f {name}"),
             RmError::Running { name, .. } => format!("kill and remove it with strata rm -f {name}"),
             RmError::Container(error) => return error.hint(),
+            RmError::Network(error) => return network::sandbox(error),
             _ => return None,
         })
     }

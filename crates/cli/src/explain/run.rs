@@ -47,6 +47,7 @@ impl Explain for RunError {
             RunError::Container(error) => error.fault(),
             RunError::Base(error) => error.fault(),
             RunError::Volumes(error) => error.fault(),
+            RunError::Network(error) => error.fault(),
             _ => None,
         }
     }
@@ -56,6 +57,7 @@ impl Explain for RunError {
             RunError::Container(error) => return error.hint(),
             RunError::Base(error) => return error.hint(),
             RunError::Volumes(error) => return error.hint(),
+            RunError::Network(error) => return error.hint(),
             RunError::State { source, .. } if source.kind() == ErrorKind::PermissionDenied => {
                 "strata runs as root"
             }
@@ -151,6 +153,7 @@ fn spec_hint(error: &SpecError) -> String {
     let hint = match error {
         SpecError::Joined { .. } => "strata ps -a lists all containers",
         SpecError::NotRunning { .. } => "strata ps lists those that run",
+        SpecError::NoGateway => "give the address itself, or --network bridge",
         SpecError::User(_) => {
             "names are looked up in the image's own /etc/passwd and /etc/group; numbers need no entry there"
         }

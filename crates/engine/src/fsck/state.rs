@@ -10,6 +10,7 @@ use store::Fault;
 use super::{Finding, FsckOptions};
 use crate::Engine;
 use crate::rm::{detach, is_id};
+use crate::run::Details;
 
 impl Engine {
     /// Checks run directories, mounts and containers of every namespace.
@@ -23,7 +24,9 @@ impl Engine {
             .into_iter()
             .flatten()
             .flatten();
-        namespaces.extend(entries.filter_map(|entry| entry.file_name().into_string().ok()));
+        let names = entries.filter_map(|entry| entry.file_name().into_string().ok());
+        // No namespace begins with a dot: what does is of all of them.
+        namespaces.extend(names.filter(|name| !name.starts_with('.')));
         let mut namespaces: Vec<String> = namespaces.into_iter().collect();
         namespaces.sort();
         for namespace in namespaces {
@@ -76,6 +79,14 @@ impl Engine {
                         "removed",
                         &mut found,
                     );
+                }
+                findings.push(found);
+            } else if !running && self.holds_networks(&row.id) && Details::of(row).started.is_some() {
+                let what = "its container does not run, and its addresses and ports were not given back";
+                let mut found = Finding::new("network", row.name.clone(), what);
+                if options.repair {
+                    let done = self.detach_ended(&row.id).map_err(|error| error.to_string());
+                    mended(done, "given back", &mut found);
                 }
                 findings.push(found);
             } else if !running && mounted {

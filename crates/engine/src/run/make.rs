@@ -68,12 +68,15 @@ impl Engine {
             .as_deref()
             .map(|lower| self.host_view(lower))
             .transpose()?;
+        // No network that it names is removed before its row is there.
+        let (networks, _kept) = self.resolve_networks(&request.plan.networks).map_err(Box::new)?;
         let (mut base, mut left) = (base, base::ATTEMPTS);
         let (plan, draft, (new, mounts)) = loop {
             left -= 1;
-            let plan = self
+            let mut plan = self
                 .with_volumes(request, base.execution.as_ref())
                 .map_err(Box::new)?;
+            plan.networks.clone_from(&networks);
             let draft = Draft::new(self, &plan, id).map_err(Box::new)?;
             match self.create_rows(request, &base, &plan, &draft, view.as_ref(), dice, started) {
                 // Somebody removed the image since it was found: it is looked for again, or pulled.

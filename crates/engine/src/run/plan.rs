@@ -4,6 +4,9 @@
 use std::net::IpAddr;
 use std::path::PathBuf;
 
+use ::network::connection::Connection;
+use ::network::ports::Publish;
+use ::network::publish::{self, Expose};
 use image::config::Execution;
 use runtime::control::Restart;
 use runtime::health::HealthCheck;
@@ -22,8 +25,29 @@ pub struct Plan {
     pub interactive: bool,
     /// More lines of `/etc/hosts`.
     pub hosts: Vec<(String, IpAddr)>,
+    /// Names by which the container finds the machine.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub gateway_names: Vec<String>,
     /// Name servers; the host's.
     pub dns: Vec<IpAddr>,
+    /// Domains in which names are looked up; the host's.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub dns_search: Vec<String>,
+    /// Options of the resolver; the host's.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub dns_options: Vec<String>,
+    /// Networks that it is in, where its network namespace is its own.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub networks: Vec<Connection>,
+    /// Ports that are published.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub publish: Vec<Publish>,
+    /// Publish all that it exposes.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub publish_all: bool,
+    /// Ports that it listens at, beyond those its image names.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub expose: Vec<Expose>,
     /// Another OCI runtime to run the bundle.
     pub runtime: Option<PathBuf>,
     /// Who makes the root file system real.
@@ -43,6 +67,13 @@ impl Plan {
     pub(crate) fn health(&self) -> Option<HealthCheck> {
         let image = self.image.as_ref().and_then(|image| image.healthcheck.as_ref());
         self.container.health.check(image)
+    }
+
+    /// Ports that it listens at, as its image and flags say. What an image says that is no port is passed over.
+    pub(crate) fn exposed(&self) -> impl Iterator<Item = Expose> {
+        let image = self.image.iter().flat_map(|image| &image.exposed_ports);
+        let image = image.filter_map(|port| publish::expose(port).ok());
+        image.chain(self.expose.iter().copied())
     }
 
     /// As a row keeps it: what is as it would be unasked is left out. A start writes it, and `ps` reads those of every

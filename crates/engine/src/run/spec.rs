@@ -3,11 +3,14 @@
 use std::borrow::Cow;
 use std::fs::File;
 use std::io;
+use std::net::Ipv4Addr;
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 
+use ::network::sandbox::NAMESPACE as NETWORK;
 use image::config::Execution;
 use oci_spec::image::Config;
+use oci_spec::runtime::LinuxNamespaceType;
 use runtime::bundle::Bundle;
 use runtime::options::mounts::MountOption;
 use runtime::options::namespaces::{Joined, NamespaceOption};
@@ -21,6 +24,7 @@ use sys::Dir;
 use super::start::RunError;
 use super::{Plan, etc};
 use crate::Engine;
+use crate::network::Attached;
 use crate::state::State;
 
 /// Digits of the id that are the host name of a container that was given none.
@@ -63,6 +67,9 @@ pub enum SpecError {
     /// Another container's `/dev/shm` could not be shared.
     #[error("sharing /dev/shm with --ipc: {0}")]
     Memory(#[source] io::Error),
+    /// Nothing stands for the machine where there is no network, or none with a way out.
+    #[error("--add-host …:host-gateway: the container has no way to this machine")]
+    NoGateway,
     /// The machine does not tell what it has.
     #[error("asking the kernel what it has: {0}")]
     Host(#[source] io::Error),
@@ -150,9 +157,15 @@ impl Draft {
     }
 
     /// Writes what the bundle of a mounted root still lacks: the files that are bound into it, and `config.json`.
-    pub(super) fn write(&self, engine: &Engine, plan: &Plan, bundle: &Bundle) -> Result<(), RunError> {
+    pub(super) fn write(
+        &self,
+        engine: &Engine,
+        plan: &Plan,
+        bundle: &Bundle,
+        attached: &Attached,
+    ) -> Result<(), RunError> {
         let mut files = Vec::new();
-        for (name, target, text) in self.files(engine, plan) {
+        for (name, target, text) in self.files(engine, plan, attached).map_err(Box::new)? {
             bundle.write(name, text.as_bytes(), 0o644)?;
             files.push((bundle.path().join(name), PathBuf::from(target)));
         }
@@ -161,7 +174,10 @@ impl Draft {
         }
         let root = Dir::open_ambient(bundle.rootfs()).map_err(|e| Box::new(SpecError::Host(e)))?;
         let volumes = engine.mount_volumes(plan, &root).map_err(Box::new)?;
-        let spec = self.spec(bundle, &root, &files, volumes).map_err(Box::new)?;
+        let mut spec = self.spec(bundle, &root, &files, volumes).map_err(Box::new)?;
+        if !plan.networks.is_empty() {
+            in_namespace(&mut spec, bundle.path().join(NETWORK));
+        }
         if let Some(check) = plan.health() {
             runtime::health::write(bundle, &spec, &check)?;
         }
@@ -199,7 +215,12 @@ impl Draft {
 
     /// Name in the bundle, path in the container, and text of the files that say where the container is. In another
     /// container's network they are the other's.
-    fn files(&self, engine: &Engine, plan: &Plan) -> [(&'static str, &'static str, String); 3] {
+    fn files(
+        &self,
+        engine: &Engine,
+        plan: &Plan,
+        attached: &Attached,
+    ) -> Result<[(&'static str, &'static str, String); 3], SpecError> {
         let host = |path: &str| {
             std::fs::read(path)
                 .map(|text| String::from_utf8_lossy(&text).into_owned())
@@ -208,19 +229,48 @@ impl Draft {
         let other = |name: &str| engine.file_of(self.network_of.as_deref()?, name);
         let own_network = self.options.network != NamespaceOption::Host;
         let base = other("hosts").or_else(|| if own_network { None } else { host("/etc/hosts") });
-        let hosts = etc::hosts(base.as_deref(), &self.hostname, &plan.hosts);
+        let mut added = plan.hosts.clone();
+        if !plan.gateway_names.is_empty() {
+            let machine = if own_network {
+                attached.gateway
+            } else {
+                Some(Ipv4Addr::LOCALHOST.into())
+            };
+            let machine = machine.ok_or(SpecError::NoGateway)?;
+            added.extend(plan.gateway_names.iter().map(|name| (name.clone(), machine)));
+        }
+        let hosts = etc::hosts(base.as_deref(), &self.hostname, &attached.addresses, &added);
+        let asked = etc::Resolver {
+            servers: &plan.dns,
+            search: &plan.dns_search,
+            options: &plan.dns_options,
+        };
         let resolv = other("resolv.conf").unwrap_or_else(|| {
-            etc::resolv_conf(
-                &host("/etc/resolv.conf").unwrap_or_default(),
-                &plan.dns,
-                own_network,
-            )
+            let mut own = host("/etc/resolv.conf").unwrap_or_default();
+            if !plan.networks.is_empty() && !etc::reaches_a_server(&own) {
+                // The machine asks a server of its own, which keeps here whom that asks.
+                own = host("/run/systemd/resolve/resolv.conf").unwrap_or(own);
+            }
+            etc::resolv_conf(&own, &asked, own_network)
         });
-        [
+        Ok([
             ("hosts", "/etc/hosts", hosts),
             ("hostname", "/etc/hostname", self.hostname.clone() + "\n"),
             ("resolv.conf", "/etc/resolv.conf", resolv),
-        ]
+        ])
+    }
+}
+
+/// Has the container join the network namespace that was made for it, and that is its own all the same.
+fn in_namespace(spec: &mut oci_spec::runtime::Spec, path: PathBuf) {
+    let namespaces = spec
+        .linux_mut()
+        .as_mut()
+        .and_then(|linux| linux.namespaces_mut().as_mut());
+    for namespace in namespaces.into_iter().flatten() {
+        if namespace.typ() == LinuxNamespaceType::Network {
+            namespace.set_path(Some(path.clone()));
+        }
     }
 }
 

@@ -25,6 +25,7 @@ use super::spec::{Draft, SpecError};
 use super::volumes::VolumesError;
 use super::{Details, Plan, Request};
 use crate::events;
+use crate::network::NetworkError;
 use crate::rm::{self, RmError};
 use crate::state::State;
 use crate::{Engine, Setup};
@@ -64,6 +65,9 @@ pub enum RunError {
     /// Its volumes.
     #[error(transparent)]
     Volumes(#[from] Box<VolumesError>),
+    /// It could not be attached to its networks.
+    #[error(transparent)]
+    Network(#[from] Box<NetworkError>),
     /// It could not be started.
     #[error(transparent)]
     Start(#[from] StartError),
@@ -170,6 +174,8 @@ pub struct Started<'a> {
     remove: bool,
     /// It has volumes.
     volumes: bool,
+    /// It is in networks, which it leaves at its end.
+    networked: bool,
 }
 
 impl Started<'_> {
@@ -229,11 +235,16 @@ impl Started<'_> {
             name,
             remove,
             volumes,
+            networked,
             ..
         } = self;
         // The supervisor takes its cgroups away meanwhile, and writes into the bundle until it leaves.
         let removed = match remove {
-            true => engine.remove_rows(&id, volumes),
+            true => match networked {
+                true => engine.release_networks_of(&id),
+                false => Ok(()),
+            }
+            .and_then(|()| engine.remove_rows(&id, volumes)),
             false => {
                 if let Ok(row) = engine.store.find_container(engine.ns(), &id) {
                     engine.remember([(&row, &State::from(&exit))]);
@@ -273,6 +284,7 @@ impl Engine {
         let begun = begun.and_then(|bundle| {
             self.begin(
                 &bundle,
+                &made.name,
                 &made.plan,
                 &made.draft,
                 &made.mounts,
@@ -293,6 +305,7 @@ impl Engine {
                 left_out: made.left_out,
                 remove: request.remove,
                 volumes: !made.plan.container.volumes.is_empty(),
+                networked: !made.plan.networks.is_empty(),
             }),
             Err(error) => {
                 // What cannot be taken back now is found by the next sweep; the first error is the one to tell.
@@ -320,6 +333,7 @@ impl Engine {
         let plan = plan.ok_or_else(|| RunError::NoPlan(row.name.clone()))?;
         // Who looked after its last end may still be at it; what nobody looked after is looked after now.
         let cleared = runtime::end(&bundle).map_err(RmError::from);
+        let cleared = cleared.and_then(|()| Ok(self.release_networks(&bundle)?));
         let cleared = cleared.and_then(|()| Ok(rm::detach(bundle.path())?));
         cleared.map_err(|source| RunError::LeftOver {
             name: row.name.clone(),
@@ -332,7 +346,9 @@ impl Engine {
             attributes: events::about(&row.name, row.image.as_deref(), &row.labels),
             made: None,
         };
-        match self.begin(&bundle, &plan, &draft, &mounts, streams, supervisor, about) {
+        match self.begin(
+            &bundle, &row.name, &plan, &draft, &mounts, streams, supervisor, about,
+        ) {
             Ok(running) => {
                 self.note_start(&row);
                 Ok(Started {
@@ -343,9 +359,11 @@ impl Engine {
                     left_out: Vec::new(),
                     remove: row.ephemeral,
                     volumes: !plan.container.volumes.is_empty(),
+                    networked: !plan.networks.is_empty(),
                 })
             }
             Err(error) => {
+                let _ = self.release_networks(&bundle);
                 let _ = rm::detach(bundle.path());
                 Err(error)
             }
@@ -388,6 +406,7 @@ impl Engine {
     fn begin(
         &self,
         bundle: &Bundle,
+        name: &str,
         plan: &Plan,
         draft: &Draft,
         mounts: &[mount::Mount],
@@ -399,7 +418,11 @@ impl Engine {
         for mount in mounts {
             mount::fuse::attach_with(plan.driver, &self.setup.server, mount, &rootfs)?;
         }
-        draft.write(self, plan, bundle)?;
+        let attached = self.attach_networks(bundle, plan).map_err(Box::new)?;
+        draft.write(self, plan, bundle, &attached)?;
+        if !plan.networks.is_empty() {
+            self.announce(bundle, name).map_err(Box::new)?;
+        }
         let log = match (streams.stdio, plan.log) {
             (Stdio::Held(_), Some(limits)) => {
                 let dir = self.store.log_dir(self.ns(), &draft.id);
@@ -419,6 +442,7 @@ impl Engine {
             helper: &self.setup.helper,
             bundle: bundle.path(),
             streams: held,
+            keep: &attached.sockets,
             size: streams.size,
             runtime: plan.runtime.as_deref(),
             restart: plan.restart,

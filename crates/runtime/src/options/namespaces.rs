@@ -58,23 +58,26 @@ pub fn namespace(name: &'static str, value: &str) -> Result<NamespaceOption> {
     }
 }
 
-/// Parses `--network`: `none` is a namespace of the container's own with nothing in it but loopback.
+/// Parses `--network`, where it names a namespace: `none` is one of the container's own with nothing in it but loopback.
+/// `None` where it names a network.
 ///
 /// # Errors
-/// None of `none`, `host`, `container:NAME`, `ns:PATH`; `bridge` and its kin, which strata does not have.
-pub fn network(value: &str) -> Result<NamespaceOption> {
-    let form = "write none, host, container:NAME or ns:PATH";
+/// A `container:` or `ns:` without a name or an absolute path; what is for users without root, which strata does not have.
+pub fn network(value: &str) -> Result<Option<NamespaceOption>> {
+    let form = "write none, host, container:NAME, ns:PATH or the name of a network";
     let flag = Flag::new("--network", value, form);
-    match value {
-        "none" => Ok(NamespaceOption::Private),
-        "host" => Ok(NamespaceOption::Host),
-        "bridge" | "default" | "private" | "slirp4netns" | "pasta" => {
-            Err(flag.instead(format!("strata has no {value} network"), "choose none or host"))
-        }
-        _ => namespace("--network", value).map_err(|mut error| {
+    match value.split_once(':').map_or(value, |(word, _)| word) {
+        "none" if value == "none" => Ok(Some(NamespaceOption::Private)),
+        "host" if value == "host" => Ok(Some(NamespaceOption::Host)),
+        "private" | "slirp4netns" | "pasta" => Err(flag.instead(
+            format!("strata has no {value} network"),
+            "choose bridge, none or host",
+        )),
+        "container" | "ns" => namespace("--network", value).map(Some).map_err(|mut error| {
             error.hint = form;
             error
         }),
+        _ => Ok(None),
     }
 }
 
@@ -110,22 +113,25 @@ mod tests {
 
     #[test]
     fn networks() {
-        assert_eq!(network("none").unwrap(), NamespaceOption::Private);
-        assert_eq!(network("host").unwrap(), NamespaceOption::Host);
+        assert_eq!(network("none").unwrap(), Some(NamespaceOption::Private));
+        assert_eq!(network("host").unwrap(), Some(NamespaceOption::Host));
         assert_eq!(
             network("container:a").unwrap(),
-            NamespaceOption::Container("a".into())
+            Some(NamespaceOption::Container("a".into()))
         );
-        let error = network("bridge").unwrap_err().to_string();
+        let error = network("pasta").unwrap_err().to_string();
         assert!(
-            error.contains("no bridge network") && error.ends_with("choose none or host"),
+            error.contains("no pasta network") && error.ends_with("choose bridge, none or host"),
             "{error}"
         );
-        assert!(
-            network("mynet")
-                .unwrap_err()
-                .to_string()
-                .contains("write none, host")
-        );
+        for bad in ["container", "container:", "ns:x"] {
+            assert!(
+                network(bad).unwrap_err().to_string().contains("write none, host"),
+                "{bad}"
+            );
+        }
+        for name in ["bridge", "mynet", "mynet:ip=10.0.0.2", "none:x", "name=n"] {
+            assert_eq!(network(name).unwrap(), None, "{name}");
+        }
     }
 }

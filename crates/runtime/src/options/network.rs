@@ -31,11 +31,12 @@ pub fn hostname(value: &str) -> Result<String> {
     }
 }
 
-/// Parses `--add-host NAME:ADDRESS` (or `NAME=ADDRESS`); an IPv6 address may stand in brackets.
+/// Parses `--add-host NAME:ADDRESS` (or `NAME=ADDRESS`); an IPv6 address may stand in brackets. `None` for
+/// `host-gateway`: the address by which the container reaches the machine, whatever that will be.
 ///
 /// # Errors
-/// No name, no address; `host-gateway`, which needs a bridge.
-pub fn add_host(value: &str) -> Result<(String, IpAddr)> {
+/// No name, no address.
+pub fn add_host(value: &str) -> Result<(String, Option<IpAddr>)> {
     let flag = Flag::new("--add-host", value, "write NAME:ADDRESS, as db:10.0.0.5");
     let (name, address) = match (value.find('='), value.find(':')) {
         (Some(at), Some(colon)) if at < colon => (&value[..at], &value[at + 1..]),
@@ -52,10 +53,7 @@ pub fn add_host(value: &str) -> Result<(String, IpAddr)> {
         return Err(flag.wrong(format!("{name:?} is no name")));
     }
     if address == "host-gateway" {
-        return Err(flag.instead(
-            "there is no gateway: strata has no bridge network",
-            "give the address itself",
-        ));
+        return Ok((name.to_owned(), None));
     }
     let bare = address
         .strip_prefix('[')
@@ -64,7 +62,7 @@ pub fn add_host(value: &str) -> Result<(String, IpAddr)> {
     let ip = bare
         .parse()
         .map_err(|_| flag.wrong(format!("{address:?} is no IP address")))?;
-    Ok((name.to_owned(), ip))
+    Ok((name.to_owned(), Some(ip)))
 }
 
 /// Parses `--dns`: the address of a name server.
@@ -81,6 +79,18 @@ pub fn dns(value: &str) -> Result<IpAddr> {
         .trim()
         .parse()
         .map_err(|_| flag.wrong(format!("{value:?} is no IP address")))
+}
+
+/// Parses `--dns-search` and `--dns-option` (give the flag's name): one word of the file's line.
+///
+/// # Errors
+/// Not one word.
+pub fn resolver(name: &'static str, value: &str) -> Result<String> {
+    let flag = Flag::new(name, value, "give the flag once for each word");
+    match value.is_empty() || value.contains(|c: char| c.is_whitespace() || c.is_control() || c == '#') {
+        true => Err(flag.wrong(format!("{value:?} is not one word"))),
+        false => Ok(value.to_owned()),
+    }
 }
 
 #[cfg(test)]
@@ -108,21 +118,17 @@ mod tests {
         ] {
             assert_eq!(
                 add_host(value).unwrap(),
-                (name.to_owned(), ip.parse().unwrap()),
+                (name.to_owned(), Some(ip.parse().unwrap())),
                 "{value}"
             );
         }
-        for bad in [
-            "db",
-            "db:",
-            ":1.2.3.4",
-            "db:300.1.1.1",
-            "a b:1.2.3.4",
-            "x:host-gateway",
-        ] {
+        assert_eq!(add_host("x:host-gateway").unwrap(), ("x".to_owned(), None));
+        for bad in ["db", "db:", ":1.2.3.4", "db:300.1.1.1", "a b:1.2.3.4"] {
             assert!(add_host(bad).is_err(), "{bad}");
         }
         assert_eq!(dns("::1").unwrap().to_string(), "::1");
         assert!(dns("one.one").is_err());
+        assert_eq!(resolver("--dns-search", "a.b").unwrap(), "a.b");
+        assert!(resolver("--dns-option", "ndots:1 rotate").is_err());
     }
 }

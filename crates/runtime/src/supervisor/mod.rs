@@ -57,6 +57,8 @@ struct Wanted {
     restart: Restart,
     about: About,
     health: bool,
+    /// Held for as long as this process looks after the container; nobody reads or writes them.
+    kept: Vec<OwnedFd>,
 }
 
 /// Where the program's streams are.
@@ -118,6 +120,7 @@ fn supervise(path: &Path, owner: Connection, signals: &SignalFd) -> Result<()> {
         restart,
         about,
         health,
+        kept: _kept,
     } = wanted;
     let told_of = Told::new(path, about);
     let begun = begin::claim(path).and_then(|bundle| {
@@ -218,10 +221,14 @@ fn supervise(path: &Path, owner: Connection, signals: &SignalFd) -> Result<()> {
 
 fn receive_order(owner: &Connection) -> Result<Wanted> {
     let doing = || "receiving the request to start".to_owned();
-    let (request, fds) = owner
-        .receive::<Request>()
-        .during(doing)?
-        .ok_or_else(|| Fault::new("nobody asks for anything"))?;
+    let mut kept = Vec::new();
+    let (request, fds) = loop {
+        let received = owner.receive::<Request>().during(doing)?;
+        match received.ok_or_else(|| Fault::new("nobody asks for anything"))? {
+            (Request::Keep, fds) => kept.extend(fds),
+            other => break other,
+        }
+    };
     let refuse = |message: &str| {
         let message = message.to_owned();
         let _ = owner.send(
@@ -256,6 +263,7 @@ fn receive_order(owner: &Connection) -> Result<Wanted> {
         restart,
         about,
         health,
+        kept,
     })
 }
 

@@ -447,7 +447,10 @@ impl<'a> Serving<'a> {
                     None => Err(std::io::Error::other("the container has no terminal")),
                 }
             }
-            Request::Start { .. } => Err(std::io::Error::other("the container is started already")),
+            // What is kept is kept from the start.
+            Request::Keep | Request::Start { .. } => {
+                Err(std::io::Error::other("the container is started already"))
+            }
             Request::Exec { .. } => Err(std::io::Error::other(
                 "this connection is about the container itself",
             )),

@@ -215,6 +215,7 @@ impl Box {
     ) -> Result<Running, StartError> {
         self.write_spec();
         runtime::start(&StartRequest {
+            keep: &[],
             helper: &helper(),
             bundle: self.bundle.path(),
             streams: Streams::Given(stdio.map(AsFd::as_fd)),
@@ -232,6 +233,7 @@ impl Box {
     pub fn start_held(&self, streams: Streams<'_>, restart: Restart) -> Result<Running, StartError> {
         self.write_spec();
         runtime::start(&StartRequest {
+            keep: &[],
             helper: &helper(),
             bundle: self.bundle.path(),
             streams,
@@ -301,6 +303,7 @@ pub const WAITING: &str =
 /// What a bundle is started with where a test says nothing else: nothing on its streams.
 pub fn order<'a>(bundle: &'a Path, helper: &'a Helper, null: &'a OwnedFd) -> StartRequest<'a> {
     StartRequest {
+        keep: &[],
         helper,
         bundle,
         streams: Streams::Given([null.as_fd(); 3]),

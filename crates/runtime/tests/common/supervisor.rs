@@ -33,6 +33,7 @@ fn foreground(bundle: &Path) -> Result<ExitCode, Box<dyn std::error::Error>> {
     let (stdin, stdout, stderr) = (std::io::stdin(), std::io::stdout(), std::io::stderr());
     let attention = Attention::begin()?;
     let mut running = runtime::start(&StartRequest {
+        keep: &[],
         helper: &Helper {
             program: std::env::current_exe()?,
             args: vec!["supervisor".into()],

@@ -217,15 +217,46 @@ pub(crate) struct ContainerArgs {
     #[arg(long, value_name = "PATH", help_heading = "Limits")]
     pub(crate) cgroup_parent: Option<String>,
 
-    /// Network: none, host or container:NAME
+    /// Network: bridge, the name of one (or NAME:ip=ADDRESS,mac=ADDRESS,alias=NAME; several times for several), none, host or
+    /// container:NAME [default: the configuration's default_network, or bridge where its plug-ins are installed, or none]
     #[arg(
         long,
         visible_alias = "net",
         value_name = "NETWORK",
-        default_value = "none",
-        help_heading = "Namespaces and names"
+        help_heading = "Networks"
     )]
-    pub(crate) network: String,
+    pub(crate) network: Vec<String>,
+    /// Lead a port of this machine to one of the container (-p 80 takes any that is free)
+    #[arg(
+        short,
+        long,
+        value_name = "[[ADDRESS:]PORT:]PORT[/udp]",
+        help_heading = "Networks"
+    )]
+    pub(crate) publish: Vec<String>,
+    /// Publish all ports that image and --expose name
+    #[arg(short = 'P', long, help_heading = "Networks")]
+    pub(crate) publish_all: bool,
+    /// Port that the container listens at, for -P and to be shown
+    #[arg(long, value_name = "PORT[/udp]", help_heading = "Networks")]
+    pub(crate) expose: Vec<String>,
+    /// Address in its network [default: one that is free]
+    #[arg(long, value_name = "ADDRESS", help_heading = "Networks")]
+    pub(crate) ip: Option<String>,
+    /// Address of IPv6 in its network [default: one that is free]
+    #[arg(long, value_name = "ADDRESS", help_heading = "Networks")]
+    pub(crate) ip6: Option<String>,
+    /// Hardware address of its interface
+    #[arg(long, value_name = "ADDRESS", help_heading = "Networks")]
+    pub(crate) mac_address: Option<String>,
+    /// Another name of it in its network
+    #[arg(
+        long,
+        visible_alias = "net-alias",
+        value_name = "NAME",
+        help_heading = "Networks"
+    )]
+    pub(crate) network_alias: Vec<String>,
     /// Processes: private, host or container:NAME [default: private]
     #[arg(long, value_name = "MODE", help_heading = "Namespaces and names")]
     pub(crate) pid: Option<String>,
@@ -238,12 +269,23 @@ pub(crate) struct ContainerArgs {
     /// Host name [default: the first 12 digits of the container's id]
     #[arg(short = 'h', long, value_name = "NAME", help_heading = "Namespaces and names")]
     pub(crate) hostname: Option<String>,
-    /// Line of /etc/hosts
+    /// Line of /etc/hosts; host-gateway for an address is this machine's
     #[arg(long, value_name = "NAME:ADDRESS", help_heading = "Namespaces and names")]
     pub(crate) add_host: Vec<String>,
     /// Name server [default: the host's]
     #[arg(long, value_name = "ADDRESS", help_heading = "Namespaces and names")]
     pub(crate) dns: Vec<String>,
+    /// Domain in which names are looked up (. for none) [default: the host's]
+    #[arg(long, value_name = "DOMAIN", help_heading = "Namespaces and names")]
+    pub(crate) dns_search: Vec<String>,
+    /// Option of the resolver [default: the host's]
+    #[arg(
+        long,
+        visible_alias = "dns-opt",
+        value_name = "OPTION",
+        help_heading = "Namespaces and names"
+    )]
+    pub(crate) dns_option: Vec<String>,
 }
 
 /// `--pull`.

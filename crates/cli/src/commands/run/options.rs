@@ -1,15 +1,17 @@
 //! From the flags of `run` to what the engine is asked. Each flag's own form is known to `runtime::options`.
 
 use std::fs::{self, File};
-use std::io::Write;
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
-use engine::run::{Request, Source};
+use engine::network::{connection, publish};
+use engine::run::{Plan, Request, Source};
 use runtime::control::Restart;
 use runtime::options::container::{ResourceOptions, SeccompChoice, Unmask};
 use runtime::options::env::EnvOption;
 use runtime::options::health::HealthOptions;
 use runtime::options::mounts::{Asked, MountKind, MountOption};
+use runtime::options::namespaces::NamespaceOption;
 use runtime::options::security::SecurityOption;
 use runtime::options::{
     ContainerOptions, OptionError, devices, env, health, lifecycle, limits, mounts, namespaces, network,
@@ -65,11 +67,102 @@ pub(crate) fn request(context: &Context, args: &ContainerArgs) -> Result<Request
         request.labels.insert(key, value);
     }
     request.volumes_from = each(&args.volumes_from, volumes::volumes_from)?;
-    request.plan.hosts = each(&args.add_host, network::add_host)?;
+    for (name, address) in each(&args.add_host, network::add_host)? {
+        match address {
+            Some(address) => request.plan.hosts.push((name, address)),
+            None => request.plan.gateway_names.push(name),
+        }
+    }
+    networks(context, args, &mut request.plan)?;
+    request.plan.dns_search = each(&args.dns_search, |v| network::resolver("--dns-search", v))?;
+    request.plan.dns_options = each(&args.dns_option, |v| network::resolver("--dns-option", v))?;
     request.plan.dns = each(&args.dns, network::dns)?;
     request.plan.driver = args.driver.into();
     request.plan.runtime = args.runtime.clone().or_else(|| context.settings.runtime.clone());
     Ok(request)
+}
+
+/// `--network` and all that is asked of networks.
+fn networks(context: &Context, args: &ContainerArgs, plan: &mut Plan) -> Result<(), Failure> {
+    let named: Vec<&str> = args
+        .network
+        .iter()
+        .map(String::as_str)
+        .filter(|name| !name.is_empty())
+        .collect();
+    let asked = match named.is_empty() {
+        false => named.into_iter().map(str::to_owned).collect(),
+        true => vec![context.setup().default_network().0],
+    };
+    let several = asked.len() > 1;
+    for value in &asked {
+        match namespaces::network(value)? {
+            None => plan.networks.push(connection::network(value)?),
+            Some(_) if several => {
+                return Err(Failure::user(format!(
+                    "--network {value} and another network contradict each other"
+                ))
+                .hint("give --network several times for networks alone, or this one by itself"));
+            }
+            Some(namespace) => plan.container.network = namespace,
+        }
+    }
+    plan.publish = each(&args.publish, publish::publish)?;
+    plan.publish_all = args.publish_all;
+    plan.expose = each(&args.expose, publish::expose)?;
+    let addresses = [("--ip", &args.ip), ("--ip6", &args.ip6)];
+    let addresses = addresses
+        .into_iter()
+        .filter_map(|(flag, value)| Some((flag, value.as_deref()?)));
+    let addresses: Vec<_> = addresses
+        .filter(|(_, value)| !value.is_empty())
+        .map(|(flag, value)| connection::address(flag, value))
+        .collect::<Result<_, _>>()?;
+    let mac = maybe(&given(&args.mac_address), |v| connection::mac("--mac-address", v))?;
+    let aliases = each(&args.network_alias, |v| connection::alias("--network-alias", v))?;
+    let flag = match (&addresses[..], &mac, &aliases[..], &plan.publish[..]) {
+        ([_, ..], ..) => "--ip",
+        (_, Some(_), ..) => "--mac-address",
+        (_, _, [_, ..], _) => "--network-alias",
+        (.., [_, ..]) => "--publish",
+        _ if args.publish_all => "--publish-all",
+        _ => return Ok(()),
+    };
+    match &mut plan.networks[..] {
+        // Of the host's network every port is the host's: docker and podman pass over what is published there, too.
+        [] if plan.container.network == NamespaceOption::Host && flag.starts_with("--publish") => {
+            plan.publish.clear();
+            plan.publish_all = false;
+            let note = "note: with --network host every port of the container is the machine's own, and none is published";
+            let _ = writeln!(io::stderr(), "{note}");
+        }
+        [] => {
+            let network = asked.join(", ");
+            let failure = Failure::user(format!("{flag} asks for a network, and --network is {network}"));
+            let (_, why) = context.setup().default_network();
+            return Err(match args.network.is_empty() {
+                false => failure.hint("--network bridge, or the name of a network"),
+                true => failure.hint(format!(
+                    "--network bridge, or the name of a network; none is the default because {why}"
+                )),
+            });
+        }
+        [only] => {
+            only.addresses.extend(addresses);
+            only.mac = mac.or(only.mac.take());
+            only.aliases.extend(aliases);
+        }
+        _ if !addresses.is_empty() || mac.is_some() => {
+            return Err(
+                Failure::user(format!("{flag} is of one network, and there are several"))
+                    .hint("write it with its network: --network NAME:ip=ADDRESS,mac=ADDRESS"),
+            );
+        }
+        all => all
+            .iter_mut()
+            .for_each(|one| one.aliases.extend(aliases.iter().cloned())),
+    }
+    Ok(())
 }
 
 /// The file that is to hold the id, made now: one that exists is somebody else's.
@@ -116,7 +209,6 @@ fn container(args: &ContainerArgs, command: &[String]) -> Result<ContainerOption
             ..ResourceOptions::default()
         },
         cgroup_parent: maybe(&given(&args.cgroup_parent), process::cgroup_parent)?,
-        network: namespaces::network(&args.network)?,
         pid: maybe(&given(&args.pid), |v| namespaces::namespace("--pid", v))?.unwrap_or_default(),
         ipc: maybe(&given(&args.ipc), |v| namespaces::namespace("--ipc", v))?.unwrap_or_default(),
         uts: maybe(&given(&args.uts), |v| namespaces::namespace("--uts", v))?.unwrap_or_default(),

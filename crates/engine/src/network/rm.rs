@@ -1,0 +1,78 @@
+//! `network rm` and `network prune`.
+
+use std::path::Path;
+
+use ::network::definition::{Catalog, DEFAULT, Network};
+use ::network::{firewall, netlink};
+
+use super::NetworkError;
+use crate::Engine;
+
+impl Engine {
+    /// Removes a network, its bridge, and what is kept of addresses and names in it.
+    ///
+    /// # Errors
+    /// One that containers are to be in, whether they run or not; the default one; [`NetworkError::Catalog`].
+    pub fn remove_network(&self, name: &str) -> Result<Network, NetworkError> {
+        let catalog = self.catalog()?;
+        let _lock = catalog.lock_exclusive()?;
+        if name == DEFAULT {
+            return Err(NetworkError::Default);
+        }
+        let network = catalog.find(name)?;
+        let containers = self.containers_in(&network.name)?;
+        if !containers.is_empty() {
+            return Err(NetworkError::InUse {
+                network: network.name,
+                containers: containers.into_iter().map(|row| row.name).collect(),
+            });
+        }
+        self.take_away(&catalog, &network)?;
+        Ok(network)
+    }
+
+    /// Removes all networks that no container is to be in, made before `until` and with fitting labels; returns those.
+    ///
+    /// # Errors
+    /// See [`NetworkError`].
+    pub fn prune_networks(&self, fits: impl Fn(&Network) -> bool) -> Result<Vec<Network>, NetworkError> {
+        let catalog = self.catalog()?;
+        let _lock = catalog.lock_exclusive()?;
+        let mut gone = Vec::new();
+        for network in catalog.list()? {
+            let idle = network.name != DEFAULT && self.containers_in(&network.name)?.is_empty();
+            if idle && fits(&network) {
+                self.take_away(&catalog, &network)?;
+                gone.push(network);
+            }
+        }
+        Ok(gone)
+    }
+
+    /// The definition goes last: what a crash leaves before is removed by the next try.
+    fn take_away(&self, catalog: &Catalog, network: &Network) -> Result<(), NetworkError> {
+        netlink::delete_link(&network.bridge).map_err(|source| NetworkError::Kernel {
+            what: format!(
+                "removing the bridge {} of network {}",
+                network.bridge, network.name
+            ),
+            source,
+        })?;
+        firewall::forget(&network.bridge);
+        for kept in ["addresses", "names"] {
+            let place = self.network_state().join(kept);
+            remove(&place, &network.name).map_err(|source| NetworkError::Kernel {
+                what: format!("removing {}", place.join(&network.name).display()),
+                source,
+            })?;
+        }
+        Ok(catalog.remove(network)?)
+    }
+}
+
+fn remove(place: &Path, name: &str) -> std::io::Result<()> {
+    match sys::Dir::open_ambient(place).and_then(|dir| dir.remove_tree(name)) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
+        other => other,
+    }
+}
