@@ -119,7 +119,7 @@ pub enum DeviceControl {
     Program,
     /// The v1 controller.
     Controller,
-    /// Nobody: neither can be had. The root must be mounted `nodev`.
+    /// Nobody: neither can be had. All that is mounted must be `nodev`, but single devices.
     Missing,
 }
 
@@ -326,8 +326,8 @@ impl Cgroup {
                 .map(|one| one.limit());
             match make(mount, place, &wanted, limit) {
                 Ok(node) => self.unified = Some(node),
-                // A container without limits does without.
-                Err(CgroupError::Io { .. }) if unified.is_empty() => {}
+                // A container without limits does without, unless a place was asked for.
+                Err(CgroupError::Io { .. }) if unified.is_empty() && is_default(place) => {}
                 Err(error) => return Err(error),
             }
         }
@@ -344,7 +344,14 @@ impl Cgroup {
                 node.set(setting)?;
             }
         }
-        self.control_devices(hierarchies, place, resources)
+        self.control_devices(hierarchies, place, resources)?;
+        if self.unified.is_none() && self.v1.is_empty() && !is_default(place) {
+            return Err(CgroupError::Path {
+                path: Path::new("/").join(place),
+                problem: "no cgroup2 hierarchy is mounted that it could be made in",
+            });
+        }
+        Ok(())
     }
 
     fn control_devices(
@@ -400,6 +407,11 @@ fn place_of(spec: &Spec, id: &str) -> Result<PathBuf, CgroupError> {
         Some(path) if !path.as_os_str().is_empty() => place(path),
         _ => place(&Path::new(DEFAULT_PARENT).join(id)),
     }
+}
+
+/// Whether nobody asked for this place, below the root of a hierarchy.
+fn is_default(place: &Path) -> bool {
+    Path::new("/").join(place).starts_with(DEFAULT_PARENT)
 }
 
 /// `linux.cgroupsPath` as names below a hierarchy's root.

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use common::*;
 use oci_spec::runtime::Spec;
 use runtime::cgroup::Hierarchies;
-use runtime::options::{ContainerOptions, limits, mounts, security};
+use runtime::options::{ContainerOptions, devices, limits, mounts, security};
 use runtime::spec::{Context, Host};
 use runtime::user;
 use sys::Dir;
@@ -146,7 +146,7 @@ fn a_device_node_opens_no_disk() {
     assert!(with_node.run().stderr.contains("Operation not permitted"));
 }
 
-/// With no cgroup at all nobody refuses devices, so the root's nodes open nothing, and limits are refused.
+/// With no cgroup at all nobody refuses devices, so no mount opens any but those of /dev; limits and places are refused.
 #[test]
 fn without_cgroups_the_root_has_no_devices() {
     let run = |container: &Box| {
@@ -190,12 +190,45 @@ fn without_cgroups_the_root_has_no_devices() {
         std::io::Read::read_to_string(&mut std::fs::File::from(stderr), &mut text).unwrap();
         (ended, text)
     };
-    let script = "mknod /disk b 1 0 || exit 9; cat /disk; head -c 1 /dev/zero >/dev/null || exit 8; exit 7";
+    // The root, a file system in memory, a directory of the host, /dev itself. A loop device is there to be opened.
+    let shared = tempfile::tempdir().unwrap();
+    let source = shared.path().display();
+    let script = "for dir in '' /memory /shared /dev; do
+            rm -f $dir/disk; mknod $dir/disk c 10 237 || exit 9; cat $dir/disk && exit 10
+        done
+        head -c 1 /dev/zero >/dev/null || exit 8
+        cat </not-wanted || exit 6
+        head -c 1 /dev/listed >/dev/null || exit 5
+        exit 7";
     let (ended, text) = run(&container(script, |options| {
         options.cap_add = vec![security::capability("--cap-add", "mknod").unwrap()];
+        options.devices = vec![devices::device("/dev/urandom:/dev/listed").unwrap()];
+        options.mounts = vec![mounts::tmpfs("/memory:dev").unwrap()];
+        for volume in [
+            format!("{source}:/shared:dev"),
+            "/dev/null:/not-wanted".to_owned(),
+        ] {
+            match mounts::volume(&volume, Path::new("/")) {
+                Ok(mounts::Asked::Mount(mount)) => options.mounts.push(mount),
+                other => panic!("{other:?}"),
+            }
+        }
     }));
     assert_eq!(ended.unwrap(), 7, "{text}");
-    assert!(text.contains("/disk': Permission denied"), "{text}");
+    assert_eq!(text.matches("disk': Permission denied").count(), 4, "{text}");
+    assert_eq!(
+        rustix::fs::stat(shared.path().join("disk")).unwrap().st_rdev,
+        rustix::fs::makedev(10, 237)
+    );
+
+    let (ended, _) = run(&container("true", |options| {
+        options.cgroup_parent = Some("/batch".to_owned());
+    }));
+    let error = ended.unwrap_err().to_string();
+    assert!(
+        error.contains("/batch/") && error.contains("no cgroup2 hierarchy"),
+        "{error}"
+    );
 
     let (ended, _) = run(&container("true", |options| {
         options.resources.pids_limit = limits::pids_limit("5").unwrap();

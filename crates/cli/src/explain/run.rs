@@ -211,7 +211,9 @@ fn setup_hint(concern: Concern) -> &'static str {
         Concern::Namespace => {
             "strata info tells what this machine has; --network, --pid, --ipc and --uts choose"
         }
-        Concern::Cgroup => "strata info tells which limits this machine has; leave out the others",
+        Concern::Cgroup => {
+            "strata info tells which control groups and limits this machine has; leave out the others"
+        }
         Concern::Hook => "the hooks are the bundle's: see what they print by themselves",
         Concern::RuntimeProgram => "--runtime names the program of an OCI runtime, such as crun or runc",
         Concern::RuntimeWords => {

@@ -2,14 +2,16 @@
 
 use std::ffi::OsStr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use oci_spec::runtime::{LinuxDevice, LinuxDeviceType, Spec};
-use rustix::fs::{AtFlags, CWD, FileType, Gid, Mode, OFlags, Uid};
+use rustix::fs::{AtFlags, CWD, FileType, Gid, Mode, OFlags, Stat, Uid};
 use rustix::io::Errno;
+use sys::mount::SetAttr;
 
 use super::fault::{During, Fault, Result};
 use super::mounts::Planned;
+use super::options::NODEV;
 use super::root::{Kind, Root};
 
 /// Device number and type of a node.
@@ -18,6 +20,16 @@ struct Node {
     kind: FileType,
     major: u32,
     minor: u32,
+}
+
+impl Node {
+    fn number(self) -> rustix::fs::Dev {
+        rustix::fs::makedev(self.major, self.minor)
+    }
+
+    fn is(self, found: &Stat) -> bool {
+        FileType::from_raw_mode(found.st_mode) == self.kind && found.st_rdev == self.number()
+    }
 }
 
 /// Character devices in /dev that every container has, 0666 root:root.
@@ -45,28 +57,26 @@ pub(super) fn is_ours(mounts: &[Planned<'_>]) -> bool {
         .any(|mount| mount.destination() == Path::new("/dev") && mount.is_bind())
 }
 
+/// Whether `file` is one of the devices that every container has.
+pub(super) fn is_default(file: BorrowedFd<'_>) -> rustix::io::Result<bool> {
+    let found = rustix::fs::fstat(file)?;
+    Ok(
+        FileType::from_raw_mode(found.st_mode) == FileType::CharacterDevice
+            && DEFAULT
+                .iter()
+                .any(|(_, major, minor)| rustix::fs::makedev(*major, *minor) == found.st_rdev),
+    )
+}
+
 /// Makes the default devices, those of the spec, and the links. The umask must be 0. With `bind`, where device nodes
 /// cannot be made (a user namespace), the host's are bound instead.
 pub(super) fn populate(root: &Root, spec: &Spec, has_devpts: bool, bind: bool) -> Result<()> {
-    let linux = spec.linux().as_ref();
-    let listed = linux
-        .and_then(|linux| linux.devices().as_deref())
-        .unwrap_or_default();
+    let listed = listed(spec);
     let doing = || "/dev".to_owned();
     let dev = root
         .find_or_make(Path::new("/dev"), Kind::Directory)
         .during(doing)?;
-    for (name, major, minor) in DEFAULT {
-        let path = Path::new("/dev").join(name);
-        // One that the spec lists takes the spec's mode and owner.
-        if listed.iter().any(|device| *device.path() == path) {
-            continue;
-        }
-        let node = Node {
-            kind: FileType::CharacterDevice,
-            major,
-            minor,
-        };
+    for (name, path, node) in defaults(listed) {
         if bind {
             bind_from_host(root, &path)?;
         } else {
@@ -90,7 +100,57 @@ pub(super) fn populate(root: &Root, spec: &Spec, has_devpts: bool, bind: bool) -
     Ok(())
 }
 
-fn make_listed(root: &Root, device: &LinuxDevice, bind: bool) -> Result<()> {
+/// Devices of the spec.
+fn listed(spec: &Spec) -> &[LinuxDevice] {
+    let linux = spec.linux().as_ref();
+    linux
+        .and_then(|linux| linux.devices().as_deref())
+        .unwrap_or_default()
+}
+
+/// The default devices: names and paths. One that the spec lists takes the spec's mode and owner.
+fn defaults(listed: &[LinuxDevice]) -> impl Iterator<Item = (&'static str, PathBuf, Node)> {
+    DEFAULT.into_iter().filter_map(|(name, major, minor)| {
+        let path = Path::new("/dev").join(name);
+        let node = Node {
+            kind: FileType::CharacterDevice,
+            major,
+            minor,
+        };
+        (!listed.iter().any(|device| *device.path() == path)).then_some((name, path, node))
+    })
+}
+
+/// Where nobody refuses devices, no mount of the container opens any, `/dev` no more than others. Each device that it is
+/// to have becomes a mount of its own, of that one node, which does.
+pub(super) fn set_apart(root: &Root, spec: &Spec) -> Result<()> {
+    let listed = listed(spec);
+    let mut devices: Vec<_> = defaults(listed).map(|(_, path, node)| (path, node)).collect();
+    for device in listed {
+        devices.push((device.path().clone(), node_of(device)?));
+    }
+    for (path, node) in devices {
+        let doing = || format!("device {}", path.display());
+        let found = root.find(&path).during(doing)?;
+        let found = found.ok_or_else(|| Fault::new(format!("{} is gone", doing())))?;
+        let status = rustix::fs::fstat(&found).during(doing)?;
+        // Others may write where it lies, if that is a directory of theirs, too.
+        if !node.is(&status) {
+            return Err(Fault::new(format!("{} is another by now", doing())));
+        }
+        let tree = sys::mount::clone_tree(found.as_fd(), "", false).during(doing)?;
+        let change = SetAttr {
+            clear: NODEV,
+            ..SetAttr::default()
+        };
+        sys::mount::set_attr(tree.as_fd(), false, change).during(doing)?;
+        sys::mount::attach(tree.as_fd(), found.as_fd()).during(doing)?;
+    }
+    Ok(())
+}
+
+/// What is to be made for a device of the spec.
+fn node_of(device: &LinuxDevice) -> Result<Node> {
     let path = device.path();
     let number = |value: i64| {
         u32::try_from(value)
@@ -107,7 +167,7 @@ fn make_listed(root: &Root, device: &LinuxDevice, bind: bool) -> Result<()> {
             )));
         }
     };
-    let node = match kind {
+    Ok(match kind {
         // A pipe has no number; whatever the spec gives is not looked at.
         FileType::Fifo => Node {
             kind,
@@ -119,7 +179,12 @@ fn make_listed(root: &Root, device: &LinuxDevice, bind: bool) -> Result<()> {
             major: number(device.major())?,
             minor: number(device.minor())?,
         },
-    };
+    })
+}
+
+fn make_listed(root: &Root, device: &LinuxDevice, bind: bool) -> Result<()> {
+    let path = device.path();
+    let node = node_of(device)?;
     if bind {
         return bind_from_host(root, path);
     }
@@ -144,14 +209,13 @@ fn make_listed(root: &Root, device: &LinuxDevice, bind: bool) -> Result<()> {
 
 /// Makes the node `name` in `dir`, in the place of what an image may have brought under the name.
 fn make(dir: BorrowedFd<'_>, name: &OsStr, node: Node, mode: u32) -> rustix::io::Result<()> {
-    let number = rustix::fs::makedev(node.major, node.minor);
-    let make = || rustix::fs::mknodat(dir, name, node.kind, Mode::from_raw_mode(mode), number);
+    let make = || rustix::fs::mknodat(dir, name, node.kind, Mode::from_raw_mode(mode), node.number());
     match make() {
         Err(Errno::EXIST) => {}
         other => return other,
     }
     let found = rustix::fs::statat(dir, name, AtFlags::SYMLINK_NOFOLLOW)?;
-    if FileType::from_raw_mode(found.st_mode) == node.kind && found.st_rdev == number {
+    if node.is(&found) {
         return Ok(());
     }
     rustix::fs::unlinkat(dir, name, AtFlags::empty())?;

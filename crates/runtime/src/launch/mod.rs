@@ -70,8 +70,8 @@ pub(crate) struct Order<'a> {
     pub(crate) join: Option<&'a dyn Fn(i32) -> Result<()>>,
     /// What a mount of type `cgroup` shows.
     pub(crate) cgroup_view: CgroupView,
-    /// Device nodes of the root file system open nothing: nobody else refuses them.
-    pub(crate) root_nodev: bool,
+    /// No device node opens anything but those that the spec lists: nobody else refuses them.
+    pub(crate) nodev: bool,
 }
 
 impl Order<'_> {

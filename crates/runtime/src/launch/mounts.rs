@@ -8,8 +8,9 @@ use oci_spec::runtime::Mount;
 use rustix::mount::MountAttrFlags;
 use sys::mount::FsContext;
 
+use super::dev;
 use super::fault::{During, Fault, Result};
-use super::options::{self, Options};
+use super::options::{self, NODEV, Options};
 use super::root::{self, Kind, Root};
 
 /// File systems whose superblock others share: `ro` is an attribute of our mount and never the superblock's.
@@ -58,18 +59,22 @@ pub(crate) enum CgroupView {
 
 /// Reads the mounts of a spec and opens the sources of bind mounts. This is done while the process still has its
 /// rights on the host; a relative source lies in the bundle.
-/// `id_mapped` is what [`super::idmap::prepare`] made of them.
+/// `id_mapped` is what [`super::idmap::prepare`] made of them. With `nodev`, device nodes in them open nothing.
 pub(super) fn plan<'s>(
     mounts: &'s [Mount],
     bundle: &Path,
     cgroup: &CgroupView,
     id_mapped: &[Option<OwnedFd>],
+    nodev: bool,
 ) -> Result<Vec<Planned<'s>>> {
-    mounts
-        .iter()
-        .zip(id_mapped)
-        .map(|(mount, id_mapped)| plan_one(mount, bundle, cgroup, id_mapped.as_ref()))
-        .collect()
+    let one = |(mount, id_mapped): (&'s Mount, &Option<OwnedFd>)| {
+        let mut planned = plan_one(mount, bundle, cgroup, id_mapped.as_ref())?;
+        if nodev {
+            planned.withhold_devices()?;
+        }
+        Ok(planned)
+    };
+    mounts.iter().zip(id_mapped).map(one).collect()
 }
 
 fn plan_one<'s>(
@@ -148,6 +153,23 @@ impl Planned<'_> {
     /// Type of the file system.
     pub(super) fn kind(&self) -> &str {
         self.kind
+    }
+
+    /// Device nodes in it open nothing, whatever the spec says: but terminals, and a device that every container has,
+    /// bound by itself (as /dev/null is over a file that is not wanted).
+    fn withhold_devices(&mut self) -> Result<()> {
+        match &self.bound {
+            Some(tree) => {
+                let doing = || format!("mount source {}", self.source);
+                if !dev::is_default(tree.as_fd()).during(doing)? {
+                    self.options.recursive.turn(NODEV, true);
+                }
+            }
+            None if self.kind == REMOUNT => self.options.own.clear &= !NODEV,
+            None if self.kind == "devpts" => {}
+            None => self.options.own.turn(NODEV, true),
+        }
+        Ok(())
     }
 
     /// Builds the mount and attaches it in `root`.

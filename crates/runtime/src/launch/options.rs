@@ -7,7 +7,7 @@ use sys::mount::SetAttr;
 const ATIME: u64 = MountAttrFlags::MOUNT_ATTR__ATIME.bits() as u64;
 const RDONLY: u64 = MountAttrFlags::MOUNT_ATTR_RDONLY.bits() as u64;
 const NOSUID: u64 = MountAttrFlags::MOUNT_ATTR_NOSUID.bits() as u64;
-const NODEV: u64 = MountAttrFlags::MOUNT_ATTR_NODEV.bits() as u64;
+pub(super) const NODEV: u64 = MountAttrFlags::MOUNT_ATTR_NODEV.bits() as u64;
 const NOEXEC: u64 = MountAttrFlags::MOUNT_ATTR_NOEXEC.bits() as u64;
 const NOATIME: u64 = MountAttrFlags::MOUNT_ATTR_NOATIME.bits() as u64;
 const STRICTATIME: u64 = MountAttrFlags::MOUNT_ATTR_STRICTATIME.bits() as u64;
@@ -45,7 +45,7 @@ pub(super) struct Attributes {
 }
 
 impl Attributes {
-    fn turn(&mut self, bits: u64, on: bool) {
+    pub(super) fn turn(&mut self, bits: u64, on: bool) {
         if on {
             self.set |= bits;
             self.clear &= !bits;

@@ -22,6 +22,7 @@ pub(super) struct Tree<'s> {
     spec: &'s Spec,
     root: Root,
     mounts: Vec<Planned<'s>>,
+    nodev: bool,
 }
 
 impl<'s> Tree<'s> {
@@ -54,6 +55,7 @@ impl<'s> Tree<'s> {
             order.bundle,
             &order.cgroup_view,
             id_mapped,
+            order.nodev,
         )?;
         let tree = sys::mount::clone_tree_at(&path, true).during(doing)?;
         if let Some(propagation) = own {
@@ -63,9 +65,9 @@ impl<'s> Tree<'s> {
             };
             sys::mount::set_attr(tree.as_fd(), true, change).during(doing)?;
         }
-        if order.root_nodev {
+        if order.nodev {
             let change = SetAttr {
-                set: MountAttrFlags::MOUNT_ATTR_NODEV.bits().into(),
+                set: options::NODEV,
                 ..SetAttr::default()
             };
             sys::mount::set_attr(tree.as_fd(), true, change).during(doing)?;
@@ -75,13 +77,19 @@ impl<'s> Tree<'s> {
             spec,
             root: Root::new(tree),
             mounts,
+            nodev: order.nodev,
         })
     }
 
     /// Makes everything in it. `bind_devices` where device nodes cannot be made. Returns the terminal, where the spec
     /// asks for one; `size` is its window's in rows and columns.
     pub(super) fn build(self, bind_devices: bool, size: Option<(u16, u16)>) -> Result<(Root, Option<Pty>)> {
-        let Tree { spec, root, mounts } = self;
+        let Tree {
+            spec,
+            root,
+            mounts,
+            nodev,
+        } = self;
         let fill_dev = dev::is_ours(&mounts);
         let mounted_at = |path: &str, kind: &str| {
             mounts.iter().any(|mount| {
@@ -98,6 +106,10 @@ impl<'s> Tree<'s> {
         }
         if fill_dev {
             dev::populate(&root, spec, devpts, bind_devices).about(Concern::Device)?;
+            // Those of the host are mounts of their own already.
+            if nodev && !bind_devices {
+                dev::set_apart(&root, spec).about(Concern::Device)?;
+            }
         }
         let process = spec.process().as_ref();
         let terminal = process.and_then(|process| process.terminal()).unwrap_or(false);

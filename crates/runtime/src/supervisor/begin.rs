@@ -201,7 +201,7 @@ impl Launcher {
             cgroup: cgroups.birth_place(),
             join: cgroups.must_be_joined().then_some(&join),
             cgroup_view: cgroups.view(),
-            root_nodev: !cgroups.refuse_devices(),
+            nodev: !cgroups.refuse_devices(),
         };
         let launched = Launch::fork(&order, spare).and_then(|launch| {
             write_down(bundle, launch.pid(), cgroups.paths())?;
