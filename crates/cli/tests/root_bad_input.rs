@@ -325,6 +325,13 @@ fn what_is_no_archive() {
         &["/no/such/archive"],
     );
     refused(&load(&strata, strata.dir()), &[]);
+    fs::write(&path, "hello, but longer than a header of a tar is\n".repeat(20)).unwrap();
+    let imported = strata.end(["import".as_ref(), "-q".as_ref(), path.as_os_str(), "x".as_ref()]);
+    refused(&imported, &["file"]);
+    assert!(
+        imported.err.contains("no tar of a root file system"),
+        "{imported:?}"
+    );
     left_nothing(&strata);
 }
 

@@ -116,7 +116,9 @@ fn a_login_is_remembered_and_forgotten() {
     };
     refused(&with(&strata, &["pull", &name], ""), &["127.0.0.1"]);
     let wrong = ["login", "-u", USER, "--password-stdin", &registry.host()];
-    refused(&with(&strata, &wrong, "wrong"), &["127.0.0.1"]);
+    let denied = with(&strata, &wrong, "wrong");
+    refused(&denied, &["127.0.0.1"]);
+    assert!(denied.err.contains("the password"), "{denied:?}");
     let right = with(&strata, &wrong, PASSWORD);
     assert_eq!(right.code, 0, "{right:?}");
     let pulled = with(&strata, &["pull", &name], "");

@@ -317,12 +317,13 @@ fn links_in_targets_stay_inside() {
         spec["process"]["args"] = json!([
             "/bin/sh",
             "-c",
-            "cat /absolute/x/f; cat /up/y/f; cat /dangling/f; pwd"
+            "cat /absolute/x/f; cat /up/y/f; cat /dangling/f; cat /etc/missing-file; pwd"
         ]);
         spec["process"]["cwd"] = json!("/absolute/made/here");
         push_mount(spec, bind(&host, "/absolute/x", &["bind"]));
         push_mount(spec, bind(&host, "/up/y", &["bind"]));
         push_mount(spec, bind(&host, "/dangling", &["bind"]));
+        push_mount(spec, bind(&host.join("f"), "/tmp/file", &["bind"]));
         push_mount(spec, bind(&host, "/../../../../../../z", &["bind"]));
         spec["linux"]["devices"] = json!([
             {"path": "/absolute/node", "type": "c", "major": 1, "minor": 3},
@@ -337,7 +338,10 @@ fn links_in_targets_stay_inside() {
     );
     assert!(!Path::new("/tmp/y").exists() && !Path::new("/z").exists() && !Path::new("/somewhere").exists());
     // The one in the middle is masked.
-    assert!(outcome.stdout.starts_with("bound\nbound\n/"), "{outcome:?}");
+    assert!(
+        outcome.stdout.starts_with("bound\nbound\nbound\n/"),
+        "{outcome:?}"
+    );
     assert!(outcome.stdout.ends_with("/outside/made/here\n"), "{outcome:?}");
 }
 

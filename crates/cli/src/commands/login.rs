@@ -4,6 +4,7 @@ use std::io::{IsTerminal, Read, Write};
 use std::path::PathBuf;
 
 use clap::Args;
+use engine::login::RegistryError;
 
 use super::{Context, Outcome, print};
 use crate::failure::Failure;
@@ -61,7 +62,12 @@ pub(crate) fn run(context: &Context, args: LoginArgs) -> Outcome {
         &password,
         &file,
         &engine::progress::Silent,
-    )?;
+    )
+    .map_err(|error| match error {
+        // Elsewhere the way out is to log in.
+        RegistryError::Denied { .. } => Failure::from(error).hint("check the user's name and the password"),
+        error => error.into(),
+    })?;
     print(|out| writeln!(out, "Login succeeded, and is kept in {}", file.display()))
 }
 

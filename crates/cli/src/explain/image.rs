@@ -42,6 +42,16 @@ impl Explain for InstallError {
     }
 }
 
+fn is_no_archive(error: &InstallError) -> bool {
+    matches!(
+        error,
+        InstallError::Unpack {
+            source: UnpackError::Archive(_),
+            ..
+        }
+    )
+}
+
 fn unpack_hint(error: &UnpackError) -> &'static str {
     match error {
         UnpackError::Archive(_) => "the layer is damaged: fetch or save the image again",
@@ -168,6 +178,9 @@ impl Explain for ImportError {
             ImportError::Reference(error) => return error.hint(),
             ImportError::Platform(_) => PLATFORMS.to_owned(),
             ImportError::Import(refusal) => match refusal {
+                import::Refusal::Install { source, .. } if is_no_archive(source) => {
+                    "it is damaged, or no tar of a root file system".to_owned()
+                }
                 import::Refusal::Install { source, .. } => return source.hint(),
                 import::Refusal::Download(error) => return error.hint(),
                 import::Refusal::Change(_) => "strata import --help lists what --change takes".to_owned(),

@@ -31,9 +31,11 @@ pub(super) fn make(root: &Root, size: Option<(u16, u16)>) -> Result<Pty> {
 /// anything by now (CVE-2025-52565).
 pub(super) fn show(root: &Root, pty: &Pty) -> Result<()> {
     let doing = || "the terminal at /dev/console".to_owned();
-    let target = root
-        .find_or_make(Path::new("/dev/console"), Kind::File)
-        .during(doing)?;
+    let path = Path::new("/dev/console");
+    let target = match root.find_plain(path).during(doing)? {
+        Some(found) => found,
+        None => root.find_or_make(path, Kind::File).during(doing)?,
+    };
     if root::is_directory(target.as_fd()).during(doing)? {
         return Err(Fault::new("/dev/console is a directory"));
     }

@@ -94,25 +94,10 @@ impl Root {
 
     /// What `path` leads to, made where it is missing (0755), its parents too.
     pub(super) fn find_or_make(&self, path: &Path, kind: Kind) -> io::Result<OwnedFd> {
-        if let Some(found) = self.find(path)? {
-            return Ok(found);
+        match self.find(path)? {
+            Some(found) => Ok(found),
+            None => self.make(path, kind),
         }
-        if kind == Kind::Directory {
-            return self.make_directories(path);
-        }
-        let place = self.place(path)?;
-        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        match rustix::fs::openat(
-            &place.dir,
-            place.name.as_os_str(),
-            flags,
-            Mode::from_raw_mode(0o755),
-        ) {
-            // Somebody was faster; what is there now will do if it is no link.
-            Ok(_) | Err(Errno::EXIST) => {}
-            Err(error) => return Err(error.into()),
-        }
-        open_entry(place.dir.as_fd(), &place.name, OFlags::PATH)
     }
 
     /// The directory that `path`'s last component lies in (made where it is missing), and that component.
@@ -122,7 +107,7 @@ impl Root {
         };
         let dir = match self.find(parent)? {
             Some(dir) => dir,
-            None => self.make_directories(parent)?,
+            None => self.make(parent, Kind::Directory)?,
         };
         Ok(Place {
             dir,
@@ -130,9 +115,10 @@ impl Root {
         })
     }
 
-    /// Makes every directory missing on `path` and returns the last. A link that points to nothing leads to where
-    /// it points, as long as that is within the root, which it always is.
-    fn make_directories(&self, path: &Path) -> io::Result<OwnedFd> {
+    /// Makes every directory missing on `path` and the last component, and returns that. A link that points to nothing
+    /// leads to where it points (the /etc/resolv.conf of many an image does), as long as that is within the root, which it
+    /// always is.
+    fn make(&self, path: &Path, kind: Kind) -> io::Result<OwnedFd> {
         let mut links = 0;
         // Components still to walk, the next one last.
         let mut ahead: Vec<OsString> = reversed(path);
@@ -148,13 +134,22 @@ impl Root {
                 )?;
                 continue;
             }
-            match rustix::fs::mkdirat(&dir, name.as_os_str(), Mode::from_raw_mode(0o755)) {
+            let is_file = kind == Kind::File && ahead.is_empty();
+            let made = match is_file {
+                true => make_file(dir.as_fd(), &name),
+                false => rustix::fs::mkdirat(&dir, name.as_os_str(), Mode::from_raw_mode(0o755)),
+            };
+            match made {
                 Ok(()) | Err(Errno::EXIST) => {}
                 // What is there may be a directory all the same, of a file system that makes none.
-                Err(Errno::ROFS | Errno::ACCESS | Errno::PERM | Errno::NOSYS) => {}
+                Err(Errno::ROFS | Errno::ACCESS | Errno::PERM | Errno::NOSYS) if !is_file => {}
                 Err(error) => return Err(error.into()),
             }
-            match open_entry(dir.as_fd(), &name, OFlags::PATH | OFlags::DIRECTORY) {
+            let flags = match is_file {
+                true => OFlags::PATH,
+                false => OFlags::PATH | OFlags::DIRECTORY,
+            };
+            match open_entry(dir.as_fd(), &name, flags) {
                 Ok(next) => {
                     dir = next;
                     walked.push(&name);
@@ -193,6 +188,11 @@ pub fn make_directory(root: &sys::Dir, path: &Path) -> io::Result<OwnedFd> {
         true => Ok(found),
         false => Err(Errno::NOTDIR.into()),
     }
+}
+
+fn make_file(dir: BorrowedFd<'_>, name: &OsStr) -> rustix::io::Result<()> {
+    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    rustix::fs::openat(dir, name, flags, Mode::from_raw_mode(0o755)).map(drop)
 }
 
 /// The entry `name` of `dir`, never through a link: one answers `ELOOP`.
@@ -302,11 +302,28 @@ mod tests {
     }
 
     #[test]
-    fn a_final_link_to_nothing_is_not_written_through() {
+    fn a_file_is_made_where_a_final_link_leads() {
         let (_temp, inside, outside) = two();
-        symlink(outside.join("file"), inside.join("link")).unwrap();
+        fs::create_dir(inside.join("etc")).unwrap();
+        symlink("../run/resolver/conf", inside.join("etc/resolv.conf")).unwrap();
+        symlink(outside.join("file"), inside.join("absolute")).unwrap();
+        symlink("../../../../outside/file", inside.join("etc/relative")).unwrap();
+        symlink("self", inside.join("self")).unwrap();
         let root = root(&inside);
-        let error = root.find_or_make(Path::new("/link"), Kind::File).unwrap_err();
+        let make = |path: &str| root.find_or_make(Path::new(path), Kind::File);
+        for (path, is) in [
+            ("/etc/resolv.conf", inside.join("run/resolver/conf")),
+            (
+                "/absolute",
+                inside.join(outside.join("file").strip_prefix("/").unwrap()),
+            ),
+            ("/etc/relative", inside.join("outside/file")),
+        ] {
+            let made = rustix::fs::fstat(make(path).unwrap()).unwrap();
+            assert_eq!(made.st_ino, rustix::fs::lstat(&is).unwrap().st_ino, "{path}");
+            assert!(is.is_file());
+        }
+        let error = make("/self").unwrap_err();
         assert_eq!(Errno::from_io_error(&error), Some(Errno::LOOP));
         assert_eq!(fs::read_dir(&outside).unwrap().count(), 0);
     }
