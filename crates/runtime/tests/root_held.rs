@@ -11,12 +11,19 @@ use std::time::Duration;
 use common::*;
 use runtime::Running;
 use runtime::Streams;
-use runtime::attach::{self, Left, Local, Pipes};
+use runtime::attach::{self, Ends, Left, Local, Pipes};
 use runtime::control::{Connection, Reply, Request, Restart};
 use runtime::log::{Limits, Reader, Stream};
 use runtime::state::{self, Exit, Status};
 use serde_json::json;
 use sys::Dir;
+
+/// Streams of which nothing is kept.
+const UNLOGGED: Streams<'static> = Streams::Held {
+    stdin: false,
+    log: None,
+    attach: None,
+};
 
 /// A directory for a log, open.
 struct LogDir {
@@ -36,6 +43,15 @@ impl LogDir {
             stdin: false,
             log: Some((self.fd.as_fd(), Limits::default())),
             attach: None,
+        }
+    }
+
+    /// With a client from the first, who may type.
+    fn attached<'a>(&'a self, ends: &'a Ends) -> Streams<'a> {
+        Streams::Held {
+            stdin: true,
+            log: Some((self.fd.as_fd(), Limits::default())),
+            attach: Some(ends),
         }
     }
 
@@ -102,12 +118,7 @@ fn who_is_attached_from_the_first_misses_nothing_and_what_he_types_ends() {
     let log = LogDir::new();
     let container = Box::script("echo first; cat; echo last >&2; exit 5");
     let (pipes, ends) = attach::pipes(true).unwrap();
-    let held = Streams::Held {
-        stdin: true,
-        log: Some((log.fd.as_fd(), Limits::default())),
-        attach: Some(&ends),
-    };
-    let mut running = container.start_held(held, Restart::No).unwrap();
+    let mut running = container.start_held(log.attached(&ends), Restart::No).unwrap();
     drop(ends);
     let typed = "typed\n".repeat(50_000);
     let (left, [out, err]) = stay(&mut running, pipes, Some(&typed), false);
@@ -119,12 +130,7 @@ fn who_is_attached_from_the_first_misses_nothing_and_what_he_types_ends() {
 #[test]
 fn several_attach_to_one_that_runs_and_one_who_is_gone_holds_nobody_up() {
     let container = Box::script("trap 'echo end; exit 0' TERM; while :; do echo on; sleep 0.01; done");
-    let held = Streams::Held {
-        stdin: false,
-        log: None,
-        attach: None,
-    };
-    let running = container.start_held(held, Restart::No).unwrap();
+    let running = container.start_held(UNLOGGED, Restart::No).unwrap();
     let (gone, pipes) = attach::attach(&container.bundle, false).unwrap();
     drop((gone, pipes));
     let (mut one, one_pipes) = attach::attach(&container.bundle, false).unwrap();
@@ -143,12 +149,7 @@ fn a_terminal_is_held_and_its_window_and_keys_reach_it() {
     let container = Box::script("stty size; read line; echo \"got $line\"; exit 6")
         .with(|spec| spec["process"]["terminal"] = json!(true));
     let (pipes, ends) = attach::pipes(true).unwrap();
-    let held = Streams::Held {
-        stdin: true,
-        log: Some((log.fd.as_fd(), Limits::default())),
-        attach: Some(&ends),
-    };
-    let mut running = container.start_held(held, Restart::No).unwrap();
+    let mut running = container.start_held(log.attached(&ends), Restart::No).unwrap();
     drop(ends);
     assert!(running.console().is_none());
     let (left, [out, err]) = stay(&mut running, pipes, Some("word\n"), true);
@@ -212,14 +213,8 @@ fn it_is_started_again_until_somebody_stops_it() {
 #[test]
 fn it_is_started_again_as_often_as_was_said_and_reached_meanwhile() {
     let container = Box::script("sleep 0.2; exit 1");
-    let held = Streams::Held {
-        stdin: false,
-        log: None,
-        attach: None,
-    };
-    let running = container
-        .start_held(held, Restart::OnFailure { most: Some(2) })
-        .unwrap();
+    let policy = Restart::OnFailure { most: Some(2) };
+    let running = container.start_held(UNLOGGED, policy).unwrap();
     wait_for_restarts(container.bundle.path(), 1);
     let status = state::read(&container.bundle).unwrap();
     assert!(
@@ -234,13 +229,8 @@ fn it_is_started_again_as_often_as_was_said_and_reached_meanwhile() {
 #[test]
 fn a_start_that_fails_later_is_tried_again_and_told() {
     let container = Box::script("exit 1");
-    let held = Streams::Held {
-        stdin: false,
-        log: None,
-        attach: None,
-    };
     let policy = Restart::OnFailure { most: Some(3) };
-    let mut running = container.start_held(held, policy).unwrap();
+    let mut running = container.start_held(UNLOGGED, policy).unwrap();
     running.wait().unwrap();
     // Its configuration is read for each start.
     container.bundle.write("config.json", b"{}", 0o600).unwrap();
@@ -256,12 +246,7 @@ fn a_start_that_fails_later_is_tried_again_and_told() {
 #[test]
 fn an_end_while_it_rests_is_not_waited_for() {
     let container = Box::script("exit 1");
-    let held = Streams::Held {
-        stdin: false,
-        log: None,
-        attach: None,
-    };
-    let mut running = container.start_held(held, Restart::Always).unwrap();
+    let mut running = container.start_held(UNLOGGED, Restart::Always).unwrap();
     running.wait().unwrap();
     wait_for_restarts(container.bundle.path(), 4);
     let begin = std::time::Instant::now();
@@ -273,17 +258,157 @@ fn an_end_while_it_rests_is_not_waited_for() {
 #[test]
 fn a_machine_that_goes_down_has_nothing_started_again() {
     let container = Box::script("trap 'exit 0' TERM; while :; do sleep 0.05; done");
-    let held = Streams::Held {
-        stdin: false,
-        log: None,
-        attach: None,
-    };
-    let mut running = container.start_held(held, Restart::Always).unwrap();
+    let mut running = container.start_held(UNLOGGED, Restart::Always).unwrap();
     // The shell has to come to its trap: without one, TERM does nothing to a first process.
     std::thread::sleep(Duration::from_millis(300));
     let supervisor = state::load(&container.bundle).unwrap().unwrap().supervisor;
     kill(supervisor.pid, libc::SIGTERM);
     let exit = running.wait().unwrap();
     assert_eq!((exit.code, exit.again), (0, None));
+    running.finish().unwrap();
+}
+
+#[test]
+fn one_who_is_attached_and_does_not_read_holds_up_no_end() {
+    // As much as his pipe, the program's and the supervisor hold together.
+    const LENGTH: usize = 130_000;
+    let log = LogDir::new();
+    let script = format!("head -c {LENGTH} /dev/zero | tr '\\0' x; exit 4");
+    let container = Box::script(&script);
+    let (pipes, ends) = attach::pipes(true).unwrap();
+    let mut running = container.start_held(log.attached(&ends), Restart::No).unwrap();
+    drop(ends);
+    let waiting = Connection::open(&container.bundle).unwrap();
+    waiting.send(&Request::Wait, &[]).unwrap();
+    let supervisor = state::load(&container.bundle).unwrap().unwrap().supervisor;
+    eventually("the supervisor has left", || !lives(supervisor.pid));
+    let told = waiting.receive::<Reply>().unwrap().unwrap().0;
+    assert!(matches!(told, Reply::Exited(Exit { code: 4, .. })), "{told:?}");
+    assert_eq!(log.text()[0].len(), LENGTH);
+    // He finds it all when he comes to it.
+    let (left, [out, _]) = stay(&mut running, pipes, None, false);
+    assert_eq!((code(&left), out.len()), (4, LENGTH));
+}
+
+/// Attaches while a container rests before its next start.
+fn attach_at_rest(container: &Box) -> (Running, Pipes) {
+    eventually("it rests", || {
+        matches!(state::read(&container.bundle), Ok(Status::Restarting(_)))
+    });
+    attach::attach(&container.bundle, false).unwrap()
+}
+
+#[test]
+fn who_attaches_while_it_rests_is_told_that_it_is_stopped() {
+    let container = Box::script("exit 3");
+    let running = container.start_held(UNLOGGED, Restart::Always).unwrap();
+    wait_for_restarts(container.bundle.path(), 3);
+    let (mut attached, pipes) = attach_at_rest(&container);
+    let connection = Connection::open(&container.bundle).unwrap();
+    let signal = libc::SIGTERM;
+    connection.send(&Request::Stop { signal }, &[]).unwrap();
+    let (left, _) = stay(&mut attached, pipes, None, false);
+    assert_eq!(code(&left), 3);
+    running.finish().unwrap();
+}
+
+#[test]
+fn another_policy_ends_starts_that_fail_too() {
+    let container = Box::script("exit 1");
+    let mut running = container.start_held(UNLOGGED, Restart::Always).unwrap();
+    running.wait().unwrap();
+    container.bundle.write("config.json", b"{}", 0o600).unwrap();
+    eventually("a start fails", || {
+        let exit = state::load_exit(&container.bundle).unwrap();
+        exit.is_some_and(|exit| !exit.warnings.is_empty())
+    });
+    let connection = Connection::open(&container.bundle).unwrap();
+    let restart = Restart::No;
+    connection.send(&Request::Policy { restart }, &[]).unwrap();
+    let supervisor = state::load(&container.bundle).unwrap().unwrap().supervisor;
+    eventually("the supervisor has left", || !lives(supervisor.pid));
+}
+
+#[test]
+fn a_machine_that_goes_down_while_it_is_started_again_has_nothing_started_again() {
+    let container = Box::script("exit 1");
+    let flag = container.temp.path().join("once");
+    let hook = format!("test -e {0} && sleep 1; touch {0}", flag.display());
+    let container = container.with(|spec| {
+        spec["hooks"] = json!({"createRuntime": [{"path": "/bin/sh", "args": ["sh", "-c", hook]}]});
+    });
+    let mut running = container.start_held(UNLOGGED, Restart::Always).unwrap();
+    running.wait().unwrap();
+    wait_for_restarts(container.bundle.path(), 1);
+    let supervisor = state::load(&container.bundle).unwrap().unwrap().supervisor;
+    kill(supervisor.pid, libc::SIGTERM);
+    eventually("the supervisor has left", || !lives(supervisor.pid));
+    let exit = state::load_exit(&container.bundle).unwrap().unwrap();
+    assert!(
+        exit.again.is_none() && exit.warnings[0].contains("interrupted"),
+        "{exit:?}"
+    );
+}
+
+#[test]
+fn without_a_descriptor_to_spare_it_waits_and_does_not_spin() {
+    let container = Box::script("sleep 100");
+    let running = container.start_held(UNLOGGED, Restart::No).unwrap();
+    let supervisor = state::load(&container.bundle).unwrap().unwrap().supervisor;
+    let pid = rustix::process::Pid::from_raw(supervisor.pid);
+    let count = std::fs::read_dir(format!("/proc/{}/fd", supervisor.pid))
+        .unwrap()
+        .count() as u64;
+    let limit = |most| rustix::process::Rlimit {
+        current: Some(most),
+        maximum: Some(4096),
+    };
+    rustix::process::prlimit(pid, rustix::process::Resource::Nofile, limit(count + 2)).unwrap();
+    let mut others: Vec<_> = (0..6)
+        .map(|_| Connection::open(&container.bundle).unwrap())
+        .collect();
+    std::thread::sleep(Duration::from_millis(100));
+    let before = ticks(supervisor.pid);
+    std::thread::sleep(Duration::from_millis(700));
+    let used = ticks(supervisor.pid) - before;
+    assert!(used < 10, "{used} ticks of 70");
+    // Those who leave make room for who waits.
+    let last = others.pop().unwrap();
+    drop(others);
+    last.send(
+        &Request::Kill {
+            signal: libc::SIGKILL,
+        },
+        &[],
+    )
+    .unwrap();
+    assert!(matches!(last.receive::<Reply>().unwrap().unwrap().0, Reply::Done));
+    running.finish().unwrap();
+}
+
+/// Processor time of a process, in hundredths of a second.
+fn ticks(pid: i32) -> u64 {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+    let fields = text.rsplit(')').next().unwrap().split_ascii_whitespace();
+    fields
+        .skip(11)
+        .take(2)
+        .map(|field| field.parse::<u64>().unwrap())
+        .sum()
+}
+
+#[test]
+fn a_connection_is_attached_once() {
+    let container = Box::script("sleep 100");
+    let running = container.start_held(UNLOGGED, Restart::No).unwrap();
+    let connection = Connection::open(&container.bundle).unwrap();
+    let (out, err) = (pipe(), pipe());
+    for again in [false, true] {
+        let fds = [out.0.as_fd(), out.1.as_fd(), err.1.as_fd()];
+        connection.send(&Request::Attach { stdin: false }, &fds).unwrap();
+        let reply = connection.receive::<Reply>().unwrap().unwrap().0;
+        assert_eq!(matches!(reply, Reply::Error { .. }), again, "{reply:?}");
+    }
+    running.kill(libc::SIGKILL).unwrap();
     running.finish().unwrap();
 }

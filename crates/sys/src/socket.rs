@@ -98,7 +98,8 @@ pub fn send(socket: BorrowedFd<'_>, bytes: &[u8], fds: &[BorrowedFd<'_>]) -> io:
     loop {
         match rustix::net::sendmsg(socket, &[IoSlice::new(bytes)], &mut control, SendFlags::NOSIGNAL) {
             Ok(_) => return Ok(()),
-            Err(rustix::io::Errno::INTR) => continue,
+            // Reset is told once, when the other end was closed with messages of ours unread; then the pipe is broken.
+            Err(rustix::io::Errno::INTR | rustix::io::Errno::CONNRESET) => continue,
             Err(error) => return Err(error.into()),
         }
     }
@@ -167,6 +168,8 @@ mod tests {
         send(a.as_fd(), b"unread", &[]).unwrap();
         send(b.as_fd(), b"last", &[]).unwrap();
         drop(b);
+        let error = send(a.as_fd(), b"too late", &[]).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::BrokenPipe);
         assert_eq!(receive(a.as_fd(), 100).unwrap().unwrap().bytes, b"last");
         assert!(receive(a.as_fd(), 100).unwrap().is_none());
     }

@@ -67,8 +67,14 @@ pub(super) fn conclude(
     told
 }
 
-/// Records that a container could not be started again.
-pub(super) fn record_failure(bundle: &Bundle, fault: &Fault, again: Option<Duration>) {
+/// Records that a container could not be started again, and tells it where it is not tried another time. Returns
+/// whether the one who asked for the container was told.
+pub(super) fn record_failure(
+    bundle: &Bundle,
+    serving: &mut Serving<'_>,
+    fault: &Fault,
+    again: Option<Duration>,
+) -> bool {
     let exit = Exit {
         code: fault.code,
         signal: None,
@@ -78,17 +84,28 @@ pub(super) fn record_failure(bundle: &Bundle, fault: &Fault, again: Option<Durat
         again: again.map(at),
     };
     record(bundle, &exit);
-    if again.is_none() {
-        let _ = bundle.dir().unlink(bundle::CONTROL);
+    again.is_none() && bow_out(bundle, serving, &exit)
+}
+
+/// Records and tells that a container which was to be started again is not. Returns whether the one who asked for the
+/// container was told.
+pub(super) fn not_again(bundle: &Bundle, serving: &mut Serving<'_>) -> bool {
+    match state::load_exit(bundle) {
+        Ok(Some(exit)) => {
+            let exit = Exit { again: None, ..exit };
+            record(bundle, &exit);
+            bow_out(bundle, serving, &exit)
+        }
+        _ => false,
     }
 }
 
-/// Records that a container which was to be started again is not.
-pub(super) fn not_again(bundle: &Bundle) {
-    if let Ok(Some(exit)) = state::load_exit(bundle) {
-        record(bundle, &Exit { again: None, ..exit });
-    }
+/// The last words.
+fn bow_out(bundle: &Bundle, serving: &mut Serving<'_>, exit: &Exit) -> bool {
+    let told = serving.tell(exit);
+    // Nobody can ask any more.
     let _ = bundle.dir().unlink(bundle::CONTROL);
+    told
 }
 
 fn record(bundle: &Bundle, exit: &Exit) -> bool {

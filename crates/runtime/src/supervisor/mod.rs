@@ -23,7 +23,7 @@ use std::ffi::OsString;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use rustix::event::Timespec;
 use rustix::fs::{CWD, Mode, OFlags};
@@ -31,10 +31,10 @@ use rustix::process::DumpableBehavior;
 use sys::Dir;
 use sys::signal::{Set, SignalFd};
 
-use crate::control::{About, Connection, Hold, Reply, Request, Restart};
+use crate::control::{About, Concern, Connection, Hold, Reply, Request, Restart};
 use crate::launch::{During, FAILED, Fault, Result};
 use crate::log::Writer;
-use conclude::{clean_up, conclude, record_failure};
+use conclude::{clean_up, conclude, not_again, record_failure};
 use events::Told;
 use execs::Place;
 use health::Watch;
@@ -170,7 +170,7 @@ fn supervise(path: &Path, owner: Connection, signals: &SignalFd) -> Result<()> {
     told_of.started();
     let mut serving = Serving::new(started.listener, launcher.streams.take(), owner, signals)?;
     let mut restarts = Restarts::new(restart);
-    let mut started = Ok((started.running, started.left));
+    let mut started: Result<_> = Ok((started.running, started.left));
     let told = loop {
         let begun = Instant::now();
         let (told, again) = match started {
@@ -182,26 +182,23 @@ fn supervise(path: &Path, owner: Connection, signals: &SignalFd) -> Result<()> {
                 };
                 serving.watch = health.then(|| Watch::load(place.bundle)).flatten();
                 let end = serving.until_end(running, place)?;
-                let wanted = !serving.is_stopped();
-                if let Some(policy) = serving.take_policy() {
-                    restarts.set_policy(policy);
-                }
-                let again = wanted
-                    .then(|| restarts.after(end.code, begun.elapsed()))
-                    .flatten();
+                let again = pause(&mut serving, &mut restarts, end.code, begun);
                 let told = conclude(&launcher.bundle, left, &mut serving, end, again, &told_of);
                 (told, again)
             }
+            // The machine goes down, or somebody wants it to.
+            Err(fault) if fault.concern == Concern::Interrupted => {
+                (record_failure(&launcher.bundle, &mut serving, &fault, None), None)
+            }
             Err(fault) => {
-                let again = restarts.after(FAILED, begun.elapsed());
-                record_failure(&launcher.bundle, &fault, again);
-                (false, again)
+                let again = pause(&mut serving, &mut restarts, FAILED, begun);
+                let told = record_failure(&launcher.bundle, &mut serving, &fault, again);
+                (told, again)
             }
         };
         let Some(pause) = again else { break told };
         if !serving.rest(pause)? {
-            conclude::not_again(&launcher.bundle);
-            break false;
+            break not_again(&launcher.bundle, &mut serving);
         }
         launcher.streams = serving.take_streams();
         let watched = begin::Watched { signals, owner: None };
@@ -217,6 +214,18 @@ fn supervise(path: &Path, owner: Connection, signals: &SignalFd) -> Result<()> {
         clean_up(&cleanup);
     }
     Ok(())
+}
+
+/// How long to wait before the next start of a container that ended with `code`, by the policy that holds by now; `None`
+/// where it is not started again.
+fn pause(serving: &mut Serving<'_>, restarts: &mut Restarts, code: u8, begun: Instant) -> Option<Duration> {
+    if let Some(policy) = serving.take_policy() {
+        restarts.set_policy(policy);
+    }
+    if serving.is_stopped() {
+        return None;
+    }
+    restarts.after(code, begun.elapsed())
 }
 
 fn receive_order(owner: &Connection) -> Result<Wanted> {

@@ -18,6 +18,9 @@ use crate::state::Exit;
 /// More connections at once are turned away as they come.
 const MAX_CLIENTS: usize = 256;
 
+/// When to try again where no connection can be accepted for want of descriptors.
+const LATER: Duration = Duration::from_millis(100);
+
 /// A container's process, and what is needed to look after it.
 pub(super) struct Running {
     pub(super) pid: i32,
@@ -68,6 +71,8 @@ pub(super) struct Serving<'a> {
     clients: Vec<Client>,
     /// How many clients there have been.
     numbered: u64,
+    /// Somebody waits to be accepted, for want of descriptors.
+    full: bool,
     /// Nobody had the terminal open when it was last looked at.
     hung_up: bool,
     /// Somebody wants it to end, and not to be started again.
@@ -120,6 +125,7 @@ impl<'a> Serving<'a> {
                 pauses: false,
             }],
             numbered: OWNER,
+            full: false,
             hung_up: false,
             stopped: false,
             policy: None,
@@ -203,8 +209,19 @@ impl<'a> Serving<'a> {
             .unwrap_or_default();
         let mut fds = vec![
             PollFd::new(self.signals, PollFlags::IN),
-            PollFd::new(&self.listener, PollFlags::IN),
+            // One who cannot be accepted now would be told of without end.
+            PollFd::new(
+                &self.listener,
+                match self.full {
+                    true => PollFlags::empty(),
+                    false => PollFlags::IN,
+                },
+            ),
         ];
+        let time = match self.full {
+            true => Some(time.map_or(LATER, |time| time.min(LATER))),
+            false => time,
+        };
         fds.extend(
             self.clients
                 .iter()
@@ -280,7 +297,7 @@ impl<'a> Serving<'a> {
                 self.execute(place, gone.connection, size, fds);
             }
         }
-        if ready.accept {
+        if ready.accept || self.full {
             self.accept();
         }
     }
@@ -302,9 +319,9 @@ impl<'a> Serving<'a> {
     }
 
     fn accept(&mut self) {
-        let Ok(Some(socket)) = sys::socket::accept(self.listener.as_fd()) else {
-            return;
-        };
+        let accepted = sys::socket::accept(self.listener.as_fd());
+        self.full = accepted.is_err();
+        let Ok(Some(socket)) = accepted else { return };
         let connection = Connection::from_socket(socket);
         if self.clients.len() + self.execs.len() < MAX_CLIENTS {
             self.numbered += 1;

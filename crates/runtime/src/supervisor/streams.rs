@@ -17,6 +17,9 @@ use crate::log::{Stream, Writer};
 /// Bytes that are read at once.
 const PIECE: usize = 16 << 10;
 
+/// More than a pipe holds: who prints more after the program's end escaped it, and is not listened to.
+const REST: usize = 4 << 20;
+
 /// What a terminal takes for the end of what is typed.
 const END_OF_TEXT: u8 = 4;
 
@@ -141,6 +144,9 @@ impl Streams {
 
     /// Attaches a client.
     pub(super) fn attach(&mut self, client: u64, ends: Ends) -> std::io::Result<()> {
+        if self.of(client).is_some() {
+            return Err(std::io::Error::other("this connection is attached already"));
+        }
         for fd in [Some(&ends.out), Some(&ends.err), ends.typed.as_ref()]
             .into_iter()
             .flatten()
@@ -197,49 +203,32 @@ impl Streams {
     /// Does what a descriptor is ready for.
     pub(super) fn serve(&mut self, watched: Watched) {
         match watched {
-            Watched::Source(index) => self.read(index),
+            Watched::Source(index) => drop(self.read(index)),
             Watched::Stdin => self.pass_typed(),
             Watched::Typed(client) => self.read_typed(client),
             Watched::Sink(client, index) => self.flush(client, index),
         }
     }
 
-    /// After the program's end, and that of all who could print: the rest of what was printed, for as long as those
-    /// who are attached take it.
+    /// After the program's end, and that of all who could print: the rest of what was printed. Who is attached finds it
+    /// in his pipe, which is made as large as that takes: nobody waits for him to read it.
     pub(super) fn finish(&mut self) {
-        loop {
-            for index in 0..self.sources.len() {
-                while self.sources[index].open && self.all_taken(self.sources[index].stream) {
-                    self.read(index);
-                    if !self.has_more(index) {
-                        self.sources[index].open = false;
-                    }
-                }
+        for index in 0..self.sources.len() {
+            let mut left = REST;
+            while left > 0 && self.sources[index].open && self.has_more(index) {
+                left = left.saturating_sub(self.read(index).max(1));
             }
-            let waiting: Vec<_> = self
-                .interests()
-                .into_iter()
-                .filter(|(watched, _, flags)| matches!(watched, Watched::Sink(..)) && !flags.is_empty())
-                .collect();
-            if waiting.is_empty() {
-                break;
-            }
-            let mut fds: Vec<_> = waiting
-                .iter()
-                .map(|(_, fd, flags)| PollFd::from_borrowed_fd(*fd, *flags))
-                .collect();
-            let polled = rustix::event::poll(&mut fds, None);
-            if !matches!(polled, Ok(_) | Err(Errno::INTR)) {
-                break;
-            }
-            let ready: Vec<Watched> = waiting
-                .iter()
-                .zip(&fds)
-                .filter(|(_, fd)| !fd.revents().is_empty())
-                .map(|((watched, ..), _)| *watched)
-                .collect();
-            for watched in ready {
-                self.serve(watched);
+        }
+        for sink in self
+            .clients
+            .iter_mut()
+            .flat_map(|one| one.sinks.iter_mut().flatten())
+        {
+            if !sink.pending.is_empty() {
+                let holds = rustix::pipe::fcntl_getpipe_size(&sink.fd).unwrap_or(0);
+                // Twice as much, since what is written in pieces leaves parts of pages empty.
+                let _ = rustix::pipe::fcntl_setpipe_size(&sink.fd, 2 * (holds + sink.pending.len()));
+                write(sink);
             }
         }
         self.sources.clear();
@@ -266,18 +255,19 @@ impl Streams {
         rustix::event::poll(&mut fds, Some(&NOW)).is_ok_and(|_| fds[0].revents().contains(PollFlags::IN))
     }
 
-    fn read(&mut self, index: usize) {
+    /// How many bytes there were.
+    fn read(&mut self, index: usize) -> usize {
         let mut buffer = [0; PIECE];
         let source = &mut self.sources[index];
         let length = match rustix::io::read(&source.fd, &mut buffer) {
             Ok(length) => length,
-            Err(Errno::INTR | Errno::AGAIN) => return,
+            Err(Errno::INTR | Errno::AGAIN) => return 0,
             // A terminal that nobody has open any more.
             Err(_) => 0,
         };
         if length == 0 {
             source.open = false;
-            return;
+            return 0;
         }
         let stream = source.stream;
         let bytes = &buffer[..length];
@@ -297,6 +287,7 @@ impl Streams {
         for client in gone {
             self.leave(client);
         }
+        length
     }
 
     fn flush(&mut self, client: u64, index: usize) {
