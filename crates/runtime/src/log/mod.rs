@@ -15,6 +15,8 @@
 mod read;
 mod write;
 
+use std::ffi::OsStr;
+
 use serde::{Deserialize, Serialize};
 
 pub use read::{Entry, Reader};
@@ -68,5 +70,13 @@ fn name(age: u32) -> String {
     match age {
         0 => FILE.to_owned(),
         age => format!("{FILE}.{age}"),
+    }
+}
+
+/// The reverse: how many files ago one of this name was begun.
+fn age(name: &OsStr) -> Option<u32> {
+    match name.to_str()?.strip_prefix(FILE)? {
+        "" => Some(0),
+        rest => rest.strip_prefix('.')?.parse().ok(),
     }
 }

@@ -9,10 +9,13 @@ use jiff::Timestamp;
 use rustix::fs::{Mode, OFlags};
 use sys::Dir;
 
-use super::{LONGEST, Stream, name};
+use super::{LONGEST, Stream, age, name};
 
 /// More than an entry can be long.
 const LONGEST_ENTRY: u64 = LONGEST as u64 + 128;
+
+/// How often to look at files that change their names before what was found last is taken as it is.
+const LOOKS: usize = 100;
 
 /// What a program printed in one go, or a piece of it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -95,23 +98,56 @@ impl Reader {
         Ok(true)
     }
 
-    /// The files that were begun after the one that is read, the newest first.
+    /// The files that were begun after the one that is read, the newest first. The writer gives them other names
+    /// meanwhile, one after the other: what is found twice is how they are.
     fn newer(&self) -> io::Result<Vec<File>> {
         let own = match &self.file {
             Some(file) => Some(file.get_ref().metadata()?.ino()),
             None => None,
         };
-        let mut newer = Vec::new();
-        for age in 0.. {
-            match open(&self.dir, age)? {
-                Some(file) if Some(file.metadata()?.ino()) == own => break,
-                Some(file) => newer.push(file),
-                None if age == 0 => {}
-                None => break,
+        // By far the most common: the one that is read is the one that is written.
+        if own.is_some() && inode(&open(&self.dir, 0)?)? == own {
+            return Ok(Vec::new());
+        }
+        let mut found = self.look(own)?;
+        for _ in 0..LOOKS {
+            let again = self.look(own)?;
+            let same = found
+                .iter()
+                .map(|(number, _)| number)
+                .eq(again.iter().map(|(number, _)| number));
+            found = again;
+            if same {
+                break;
             }
         }
-        Ok(newer)
+        Ok(found.into_iter().map(|(_, file)| file).collect())
     }
+
+    /// One look at them: with their inodes, down to the one with the inode `own`.
+    fn look(&self, own: Option<u64>) -> io::Result<Vec<(u64, File)>> {
+        let entries = self.dir.entries()?;
+        let mut ages: Vec<u32> = entries.iter().filter_map(|entry| age(&entry.name)).collect();
+        ages.sort_unstable();
+        let mut found: Vec<(u64, File)> = Vec::new();
+        for age in ages {
+            let Some(file) = open(&self.dir, age)? else {
+                continue;
+            };
+            let number = file.metadata()?.ino();
+            if Some(number) == own {
+                break;
+            }
+            if found.iter().all(|(other, _)| *other != number) {
+                found.push((number, file));
+            }
+        }
+        Ok(found)
+    }
+}
+
+fn inode(file: &Option<File>) -> io::Result<Option<u64>> {
+    file.as_ref().map(|file| Ok(file.metadata()?.ino())).transpose()
 }
 
 /// The next whole line, or as much of one as an entry can be long. Otherwise nothing is taken.
@@ -262,6 +298,63 @@ mod tests {
             assert_eq!(all(&mut reader), format!("line {number}\n"));
         }
         assert_eq!(std::fs::read_dir(temp.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn one_who_reads_while_files_change_their_names_misses_nothing_and_reads_nothing_twice() {
+        let temp = tempfile::tempdir().unwrap();
+        let limits = Limits {
+            size: 150,
+            files: 1000,
+        };
+        let mut writer = Writer::open(dir(&temp), limits).unwrap();
+        let mut follower = Reader::open(dir(&temp)).unwrap();
+        let mut followed = String::new();
+        let check = |text: &str| {
+            for (number, line) in text.lines().enumerate() {
+                assert_eq!(line, format!("line {number}"));
+            }
+        };
+        std::thread::scope(|scope| {
+            let writing = scope.spawn(move || {
+                for number in 0..600 {
+                    writer.add(Stream::Out, format!("line {number}\n").as_bytes());
+                    std::thread::sleep(std::time::Duration::from_millis(1));
+                }
+            });
+            while !writing.is_finished() {
+                check(&all(&mut Reader::open(dir(&temp)).unwrap()));
+                followed.push_str(&all(&mut follower));
+                check(&followed);
+            }
+        });
+        followed.push_str(&all(&mut follower));
+        check(&followed);
+        assert_eq!(followed.lines().count(), 600);
+    }
+
+    #[test]
+    fn a_file_that_is_lacking_hides_no_older_one() {
+        let temp = tempfile::tempdir().unwrap();
+        let mut writer = Writer::open(dir(&temp), Limits { size: 1, files: 5 }).unwrap();
+        for number in 0..4 {
+            writer.add(Stream::Out, format!("line {number}\n").as_bytes());
+        }
+        // As a supervisor leaves it that is killed between two names.
+        std::fs::rename(temp.path().join("0.log.3"), temp.path().join("0.log.4")).unwrap();
+        assert_eq!(all(&mut Reader::open(dir(&temp)).unwrap()).lines().count(), 4);
+    }
+
+    #[test]
+    fn without_a_file_to_put_away_the_others_stay() {
+        let temp = tempfile::tempdir().unwrap();
+        let mut writer = Writer::open(dir(&temp), Limits { size: 1, files: 2 }).unwrap();
+        writer.add(Stream::Out, b"one\n");
+        writer.add(Stream::Out, b"two\n");
+        // As it is when it was put away, and there was no room for the next.
+        std::fs::remove_file(temp.path().join("0.log")).unwrap();
+        writer.add(Stream::Out, b"three\n");
+        assert_eq!(all(&mut Reader::open(dir(&temp)).unwrap()), "one\nthree\n");
     }
 
     #[test]

@@ -91,7 +91,9 @@ impl Writer {
             self.length = 0;
             return Ok(());
         }
-        for age in (0..oldest).rev() {
+        // Where the last try came so far and no farther, the others have moved already.
+        let moved = self.dir.try_stat(FILE)?.is_none();
+        for age in (0..oldest).rev().filter(|_| !moved) {
             match self.dir.rename(name(age), &self.dir, name(age + 1)) {
                 Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
                 _ => {}
