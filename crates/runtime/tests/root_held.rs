@@ -130,7 +130,10 @@ fn who_is_attached_from_the_first_misses_nothing_and_what_he_types_ends() {
 #[test]
 fn several_attach_to_one_that_runs_and_one_who_is_gone_holds_nobody_up() {
     let container = Box::script("trap 'echo end; exit 0' TERM; while :; do echo on; sleep 0.01; done");
-    let running = container.start_held(UNLOGGED, Restart::No).unwrap();
+    let log = LogDir::new();
+    let running = container.start_held(log.held(), Restart::No).unwrap();
+    // Before its trap, TERM does nothing to a first process.
+    eventually("it comes to its trap", || !log.text()[0].is_empty());
     let (gone, pipes) = attach::attach(&container.bundle, false).unwrap();
     drop((gone, pipes));
     let (mut one, one_pipes) = attach::attach(&container.bundle, false).unwrap();
@@ -156,6 +159,17 @@ fn a_terminal_is_held_and_its_window_and_keys_reach_it() {
     assert_eq!((code(&left), &*err), (6, ""));
     assert!(out.contains("24 80") && out.contains("got word"), "{out:?}");
     assert_eq!(log.text()[0], out);
+}
+
+#[test]
+fn a_terminal_that_everybody_closed_is_opened_again() {
+    let log = LogDir::new();
+    let script = "exec 0<&- 1>&- 2>&-; sleep 0.3; echo later >/dev/console; exit 6";
+    let container = Box::script(script).with(|spec| spec["process"]["terminal"] = json!(true));
+    let mut running = container.start_held(log.held(), Restart::No).unwrap();
+    assert_eq!(running.wait().unwrap().code, 6);
+    assert_eq!(log.text()[0], "later\r\n");
+    running.finish().unwrap();
 }
 
 #[test]

@@ -19,9 +19,14 @@ pub struct Pty {
 /// (Linux 4.13): no path is walked, so nobody can put another file in its place.
 pub fn open(ptmx: OwnedFd) -> io::Result<Pty> {
     rustix::pty::unlockpt(&ptmx)?;
-    let flags = OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC;
-    let slave = rustix::pty::ioctl_tiocgptpeer(&ptmx, flags)?;
+    let slave = peer(ptmx.as_fd())?;
     Ok(Pty { master: ptmx, slave })
+}
+
+/// Opens the other end of the terminal behind `master`; it becomes nobody's controlling terminal by that.
+pub fn peer(master: BorrowedFd<'_>) -> io::Result<OwnedFd> {
+    let flags = OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC;
+    Ok(rustix::pty::ioctl_tiocgptpeer(master, flags)?)
 }
 
 /// Sets the size of the window behind `terminal` in rows and columns.

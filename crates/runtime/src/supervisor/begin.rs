@@ -215,11 +215,7 @@ impl Launcher {
         drop(order);
         match launched {
             Ok(launched) => Ok(StartedAgain {
-                running: Running {
-                    pid: launched.child.pid,
-                    pidfd: launched.child.pidfd,
-                    console: launched.console,
-                },
+                running: Running::new(launched.child.pid, launched.child.pidfd, launched.console),
                 left: Left {
                     cgroups,
                     external: None,
@@ -244,11 +240,7 @@ impl Launcher {
         let (external, container) = External::start(runtime, &self.bundle, spec, stdio, self.size)?;
         match write_down(&self.bundle, container.pid, CgroupPaths::default()) {
             Ok(()) => Ok(StartedAgain {
-                running: Running {
-                    pid: container.pid,
-                    pidfd: container.pidfd,
-                    console: container.console,
-                },
+                running: Running::new(container.pid, container.pidfd, container.console),
                 left: Left {
                     cgroups: Cgroups::none(),
                     external: Some(external),

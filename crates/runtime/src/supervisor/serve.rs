@@ -27,6 +27,22 @@ pub(super) struct Running {
     pub(super) pidfd: OwnedFd,
     /// The master of its terminal.
     pub(super) console: Option<OwnedFd>,
+    /// Its other end, so that a program may close the terminal and open it again: without anybody who has it open, the
+    /// master says that it is over.
+    _terminal: Option<OwnedFd>,
+}
+
+impl Running {
+    pub(super) fn new(pid: i32, pidfd: OwnedFd, console: Option<OwnedFd>) -> Running {
+        Running {
+            pid,
+            pidfd,
+            _terminal: console
+                .as_ref()
+                .and_then(|console| sys::pty::peer(console.as_fd()).ok()),
+            console,
+        }
+    }
 }
 
 /// The number of the connection of the one who asked for the container.
