@@ -1,5 +1,8 @@
 //! `kill`: a signal to the process of a container.
 
+use std::io::ErrorKind;
+use std::time::Duration;
+
 use runtime::bundle::{Bundle, BundleError};
 use runtime::control::{Connection, Reply, Request};
 use runtime::options::process;
@@ -9,6 +12,9 @@ use store::ContainerError;
 
 use crate::Engine;
 use crate::run::Details;
+
+/// How long a supervisor may take to answer.
+const ANSWER: Duration = Duration::from_secs(2);
 
 /// Why no signal was sent.
 #[derive(Debug, thiserror::Error)]
@@ -57,12 +63,15 @@ impl Engine {
         };
         let answer = Connection::open(&bundle).and_then(|connection| {
             connection.send(&request, &[])?;
-            connection.receive::<Reply>()
+            match connection.wait(Some(ANSWER))? {
+                true => connection.receive::<Reply>(),
+                false => Err(ErrorKind::TimedOut.into()),
+            }
         });
         let sent = match answer {
             Ok(Some((Reply::Error { message }, _))) => Err(refused(message)),
             Ok(_) => Ok(()),
-            // Its supervisor was killed.
+            // Its supervisor was killed, or is stuck.
             Err(_) => runtime::state::kill(&bundle, signal).map_err(|error| match error {
                 Refused::NotRunning(_) => KillError::NotRunning(row.name.clone()),
                 error => refused(error.to_string()),

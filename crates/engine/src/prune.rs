@@ -14,6 +14,7 @@ use store::{Collected, Digest, Disk, Fault, GRACE, ImageError, SnapshotError, Vo
 
 use crate::Engine;
 use crate::find::familiar;
+use crate::rm::RmError;
 use crate::state::State;
 
 /// Which images are removed.
@@ -193,8 +194,12 @@ impl Engine {
         let mut gone = HashSet::new();
         for row in rows.iter().filter(fit).filter(|row| idle(row)) {
             if !options.dry_run
-                && let Err(error) = self.remove(&row.id, row.ephemeral)
+                && let Err(error) = self.remove_idle(&row.id, row.ephemeral)
             {
+                // Somebody has started it since.
+                if matches!(error, RmError::Running { .. } | RmError::Restarting(_)) {
+                    continue;
+                }
                 told.failed.push(format!("container {}: {error}", row.name));
                 continue;
             }

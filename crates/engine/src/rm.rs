@@ -1,9 +1,11 @@
 //! `rm`: removes containers, and what they leave behind.
 //!
 //! Lock order: the directory of bundles (shared by who starts a container, exclusive by who sweeps), then the lock of one
-//! bundle (who starts or removes that container). Who waits for a supervisor to leave may hold both: what a supervisor
-//! becomes at the end takes neither, but in passing ([`Engine::detach_ended`]).
+//! bundle (who starts or removes that container), then that of its writable directory (who starts it, or copies while it
+//! does not run; it takes none of the others then but in passing). Who waits for a supervisor to leave may hold the first
+//! two: what a supervisor becomes at the end takes neither, but in passing ([`Engine::detach_ended`]).
 
+use std::io::ErrorKind;
 use std::path::Path;
 
 use ::network::sandbox::SandboxError;
@@ -81,14 +83,10 @@ impl Engine {
     /// See [`RmError`].
     pub fn rm(&self, name: &str, force: bool, volumes: bool) -> Result<Removed, RmError> {
         let row = self.store.find_container(self.ns(), name)?;
-        match self.state(&row) {
-            State::Running { pid, .. } | State::Paused { pid, .. } if !force => {
-                return Err(RmError::Running { name: row.name, pid });
-            }
-            State::Restarting { .. } if !force => return Err(RmError::Restarting(row.name)),
-            _ => {}
+        match force {
+            true => self.remove(&row.id, volumes || row.ephemeral)?,
+            false => self.remove_idle(&row.id, volumes || row.ephemeral)?,
         }
-        self.remove(&row.id, volumes || row.ephemeral)?;
         let named = match (&row.image, row.manifest) {
             (Some(name), Some(manifest)) => {
                 let image = self
@@ -113,9 +111,7 @@ impl Engine {
     pub fn reap(&self, id: &str) -> Result<(), RmError> {
         match self.store.find_container(self.ns(), id) {
             // Whoever has the lock may be waiting for this process to leave.
-            Ok(row) if row.ephemeral => {
-                self.remove_unlocked(id, Bundle::open(&self.bundle_path(id)).ok().as_ref(), true)
-            }
+            Ok(row) if row.ephemeral => self.remove_unlocked(id, self.bundle(id)?.as_ref(), true),
             Ok(row) => {
                 self.remember([(&row, &self.state(&row))]);
                 self.detach_ended(id)
@@ -145,10 +141,41 @@ impl Engine {
     /// Ends a container whatever state it is in, and takes it away. Whatever is gone already is no error, so that two
     /// who try at once both succeed.
     pub(crate) fn remove(&self, id: &str, volumes: bool) -> Result<(), RmError> {
-        let bundle = Bundle::open(&self.bundle_path(id)).ok();
+        let bundle = self.bundle(id)?;
         // Nobody starts it meanwhile.
         let _lock = bundle.as_ref().map(Bundle::lock).transpose()?;
         self.remove_unlocked(id, bundle.as_ref(), volumes)
+    }
+
+    /// As [`Engine::remove`], but for one that runs, which is an error.
+    pub(crate) fn remove_idle(&self, id: &str, volumes: bool) -> Result<(), RmError> {
+        // One that was never started has no bundle yet, and whoever starts it makes one.
+        let bundle = match self.bundle(id)? {
+            None if self.bundles().exists() => Some(Bundle::open_or_create(&self.bundles(), id)?),
+            found => found,
+        };
+        let _lock = bundle.as_ref().map(Bundle::lock).transpose()?;
+        // Whoever had the lock before may have started it.
+        match self.store.find_container(self.ns(), id) {
+            Ok(row) => match self.state(&row) {
+                State::Running { pid, .. } | State::Paused { pid, .. } => {
+                    return Err(RmError::Running { name: row.name, pid });
+                }
+                State::Restarting { .. } => return Err(RmError::Restarting(row.name)),
+                _ => {}
+            },
+            Err(ContainerError::NotFound(_)) => {}
+            Err(error) => return Err(error.into()),
+        }
+        self.remove_unlocked(id, bundle.as_ref(), volumes)
+    }
+
+    /// The bundle of a container, if there is one.
+    fn bundle(&self, id: &str) -> Result<Option<Bundle>, BundleError> {
+        match Bundle::open(&self.bundle_path(id)) {
+            Err(BundleError::Io { source, .. }) if source.kind() == ErrorKind::NotFound => Ok(None),
+            found => found.map(Some),
+        }
     }
 
     fn remove_unlocked(&self, id: &str, bundle: Option<&Bundle>, volumes: bool) -> Result<(), RmError> {
@@ -156,6 +183,7 @@ impl Engine {
             runtime::end(bundle)?;
             self.release_networks(bundle)?;
         }
+        self.clear_copies(id);
         self.remove_rows(id, volumes)?;
         self.remove_bundle(id)
     }
@@ -176,7 +204,7 @@ impl Engine {
     /// Removes its bundle, which nothing may be mounted in.
     pub(crate) fn remove_bundle(&self, id: &str) -> Result<(), RmError> {
         match Bundle::open(&self.bundle_path(id)).and_then(Bundle::remove) {
-            Err(BundleError::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => Ok(()),
+            Err(BundleError::Io { source, .. }) if source.kind() == ErrorKind::NotFound => Ok(()),
             other => Ok(other?),
         }
     }

@@ -166,17 +166,21 @@ impl Engine {
             .filter_map(|(row, state)| match state {
                 State::Exited { code, at, oom } if !row.ephemeral && Details::of(row).ended.is_none() => {
                     let (code, at, oom) = (*code, *at, *oom);
-                    // What another version keeps there stays as it is.
-                    let mut details = row.details.clone();
-                    let ended = serde_json::to_value(Ended { code, at, oom }).ok()?;
-                    details.as_object_mut()?.insert("ended".to_owned(), ended);
-                    Some((&*row.id, details))
+                    Some((row, serde_json::to_value(Ended { code, at, oom }).ok()?))
                 }
                 _ => None,
             })
             .collect();
         if !news.is_empty() {
-            let _ = self.store.set_details(self.ns(), &news);
+            let ids = news.iter().map(|(row, _)| &*row.id);
+            let _ = self.store.edit_details(self.ns(), ids, |id, details| {
+                // One that somebody has started since then has not ended so.
+                if let Some((row, ended)) = news.iter().find(|(row, _)| row.id == id)
+                    && details.get("started") == row.details.get("started")
+                {
+                    details.insert("ended".to_owned(), ended.clone());
+                }
+            });
         }
     }
 }

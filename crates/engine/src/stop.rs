@@ -1,7 +1,6 @@
 //! `stop`: asks the process of a container to end, and ends it when it does not.
 
 use std::io;
-use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
 use runtime::EndError;
@@ -9,7 +8,6 @@ use runtime::bundle::{Bundle, BundleError};
 use runtime::control::{Connection, Reply, Request};
 use runtime::options::process;
 use runtime::state::KillError;
-use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::process::Signal;
 use store::ContainerError;
 
@@ -126,11 +124,9 @@ impl Engine {
     /// Keeps a container from being started with the machine, where its policy heeds that. A store that takes no writing
     /// is no reason not to stop it.
     fn note_stop(&self, row: &store::Container) {
-        let mut details = row.details.clone();
-        if let Some(fields) = details.as_object_mut() {
-            fields.insert("stopped".to_owned(), true.into());
-            let _ = self.store.set_details(self.ns(), &[(&row.id, details)]);
-        }
+        let _ = self.store.edit_details(self.ns(), [&*row.id], |_, details| {
+            details.insert("stopped".to_owned(), true.into());
+        });
     }
 
     /// Waits for the end of a container that has no supervisor.
@@ -151,20 +147,10 @@ fn ended(connection: &Connection, patience: Patience) -> io::Result<bool> {
     loop {
         let left = match patience {
             Patience::Forever => None,
-            Patience::For(time) => {
-                let left = time.saturating_sub(begun.elapsed());
-                Some(Timespec {
-                    tv_sec: left.as_secs().try_into().unwrap_or(i64::MAX),
-                    tv_nsec: left.subsec_nanos().into(),
-                })
-            }
+            Patience::For(time) => Some(time.saturating_sub(begun.elapsed())),
         };
-        let mut fds = [PollFd::from_borrowed_fd(connection.as_fd(), PollFlags::IN)];
-        match rustix::event::poll(&mut fds, left.as_ref()) {
-            Ok(0) => return Ok(false),
-            Ok(_) => {}
-            Err(rustix::io::Errno::INTR) => continue,
-            Err(error) => return Err(error.into()),
+        if !connection.wait(left)? {
+            return Ok(false);
         }
         match connection.receive::<Reply>()? {
             None | Some((Reply::Exited(_), _)) => return Ok(true),

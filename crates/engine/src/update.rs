@@ -8,7 +8,7 @@ use runtime::state;
 use store::{ContainerError, Fault};
 
 use crate::Engine;
-use crate::run::Details;
+use crate::run::{Details, Plan};
 
 /// What is to be changed; what is `None` stays as it is.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -63,6 +63,18 @@ pub enum UpdateError {
     Store(#[from] Fault),
 }
 
+impl Update {
+    /// Changes what a container is started from.
+    fn change(&self, plan: &mut Plan) {
+        let resources = &mut plan.container.resources;
+        resources.memory = self.memory.or(resources.memory);
+        resources.memory_swap = self.memory_swap.or(resources.memory_swap);
+        resources.cpu_quota = self.cpu_quota.unwrap_or(resources.cpu_quota);
+        resources.pids_limit = self.pids_limit.unwrap_or(resources.pids_limit);
+        plan.restart = self.restart.unwrap_or(plan.restart);
+    }
+}
+
 impl Engine {
     /// Changes a container: what is kept for its next start, then what runs.
     ///
@@ -76,25 +88,17 @@ impl Engine {
         if row.ephemeral && update.restart.is_some_and(|restart| restart != Restart::No) {
             return Err(UpdateError::Ephemeral(row.name));
         }
-        let running = self.state(&row).is_running();
+        let state = self.state(&row);
+        let running = state.is_running();
         if running && plan.runtime.is_some() {
             return Err(UpdateError::Foreign(row.name));
         }
-        let resources = &mut plan.container.resources;
-        resources.memory = update.memory.or(resources.memory);
-        resources.memory_swap = update.memory_swap.or(resources.memory_swap);
-        resources.cpu_quota = update.cpu_quota.unwrap_or(resources.cpu_quota);
-        resources.pids_limit = update.pids_limit.unwrap_or(resources.pids_limit);
-        plan.restart = update.restart.unwrap_or(plan.restart);
+        update.change(&mut plan);
         let limits = spec::limits(&plan.container, &Host::probe().map_err(UpdateError::Host)?)?;
 
-        let mut details = row.details.clone();
-        if let Some(fields) = details.as_object_mut() {
-            fields.insert("plan".to_owned(), plan.kept());
-        }
-        self.store.set_details(self.ns(), &[(&row.id, details)])?;
+        self.edit_plan(&row, |plan| update.change(plan))?;
         self.note_container(&row, "update", &[]);
-        if !running {
+        if !state.is_up() {
             return Ok(());
         }
         let bundle = Bundle::open(&self.bundle_path(&row.id))?;
@@ -115,7 +119,7 @@ impl Engine {
             name: row.name.clone(),
             source,
         };
-        if let Some(state) = state::load(&bundle)? {
+        if running && let Some(state) = state::load(&bundle)? {
             let changed = Cgroup::open(&state.cgroups).and_then(|own| own.update(&limits));
             changed.map_err(cgroup)?;
         }

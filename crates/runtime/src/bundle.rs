@@ -213,7 +213,8 @@ impl Bundle {
     /// a bundle does not outlive a reboot.
     pub fn write(&self, name: &str, contents: &[u8], mode: u32) -> Result<(), BundleError> {
         let write = || -> io::Result<()> {
-            let new = format!("{name}.new");
+            // Of this thread alone: two who write one file at once both write a whole one.
+            let new = format!("{name}.{}", rustix::thread::gettid());
             let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC | OFlags::NOFOLLOW;
             let mode = Mode::from_raw_mode(mode);
             let mut file = self.dir.open_file(&new, flags, mode)?;

@@ -11,7 +11,9 @@ use std::ffi::OsString;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
+use std::time::{Duration, Instant};
 
+use rustix::event::{PollFd, PollFlags, Timespec};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
@@ -276,6 +278,23 @@ impl Connection {
             request: message,
         };
         sys::socket::send(self.socket.as_fd(), &serde_json::to_vec(&envelope)?, fds)
+    }
+
+    /// Waits until there is something to receive; false when `time` passes first.
+    pub fn wait(&self, time: Option<Duration>) -> io::Result<bool> {
+        let begun = Instant::now();
+        loop {
+            let left = time.map(|time| time.saturating_sub(begun.elapsed()));
+            let left = left.map(|left| Timespec {
+                tv_sec: left.as_secs().try_into().unwrap_or(i64::MAX),
+                tv_nsec: left.subsec_nanos().into(),
+            });
+            match rustix::event::poll(&mut [PollFd::new(self, PollFlags::IN)], left.as_ref()) {
+                Ok(count) => return Ok(count > 0),
+                Err(rustix::io::Errno::INTR) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
     }
 
     /// Waits for the next message; `None` when the other end is gone. What is not understood is `InvalidData`.

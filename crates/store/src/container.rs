@@ -201,13 +201,25 @@ impl Store {
         })
     }
 
-    /// Replaces the details of containers, by id, in one transaction; one that is gone is passed over. Not synced, so
-    /// that a power cut may undo it.
-    pub fn set_details(&self, ns: &str, changed: &[(&str, serde_json::Value)]) -> Result<(), Fault> {
+    /// Changes the details of containers, by id, as they are at that moment, so that nobody undoes what somebody else
+    /// changes; one that is gone is passed over. Not synced, so that a power cut may undo it.
+    pub fn edit_details<'a>(
+        &self,
+        ns: &str,
+        ids: impl IntoIterator<Item = &'a str>,
+        mut edit: impl FnMut(&str, &mut serde_json::Map<String, serde_json::Value>),
+    ) -> Result<(), Fault> {
         self.db.write(Durability::Relaxed, |q| {
-            for (id, details) in changed {
+            for id in ids {
+                let text = "SELECT details FROM containers WHERE ns = ? AND cid = ?";
+                let Some(text) = q.one(text, (ns, id), |row| row.get::<_, String>(0))? else {
+                    continue;
+                };
+                let mut details = serde_json::from_str(&text).unwrap_or_default();
+                edit(id, &mut details);
+                let text = serde_json::Value::Object(details).to_string();
                 let sql = "UPDATE containers SET details = ? WHERE ns = ? AND cid = ?";
-                q.run(sql, (details.to_string(), ns, id))?;
+                q.run(sql, (text, ns, id))?;
             }
             Ok(())
         })

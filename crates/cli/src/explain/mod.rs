@@ -20,6 +20,7 @@ use engine::rmi::RmiError;
 use engine::run::VolumesError;
 use engine::tag::{FindImageError, TagError};
 use engine::volumes::CreateVolumeError;
+use runtime::bundle::BundleError;
 
 use crate::failure::Failure;
 
@@ -264,6 +265,7 @@ impl Explain for RmError {
             RmError::Running { name, .. } => format!("kill and remove it with strata rm -f {name}"),
             RmError::Container(error) => return error.hint(),
             RmError::Network(error) => return network::sandbox(error),
+            RmError::Bundle(BundleError::Newer { .. }) => "remove it with the strata that runs it".to_owned(),
             _ => return None,
         })
     }

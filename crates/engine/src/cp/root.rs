@@ -19,10 +19,15 @@ use sys::mount::SetAttr;
 use super::{CopyError, End};
 use crate::Engine;
 use crate::run::{Details, Plan};
-use crate::state::State;
 
 /// How long another copy of the same container may take.
 const PATIENCE: Duration = Duration::from_secs(600);
+/// How long a container's root may stay mounted after its end.
+const UNMOUNTED: Duration = Duration::from_secs(5);
+/// Between two looks.
+const PAUSE: Duration = Duration::from_millis(20);
+/// Where a stopped container's root is mounted until it is open, in the state directory: process and container follow.
+const COPY: &str = ".copy-";
 /// The kernel's limit of links on one way.
 const MAX_LINKS: usize = 40;
 
@@ -74,16 +79,25 @@ impl Engine {
 
     fn container_root(&self, name: &str) -> Result<Root, CopyError> {
         let row = self.store.find_container(self.ns(), name)?;
-        if let State::Running { pid, .. } = self.state(&row)
-            && let Some(dir) = self.running_root(&row.id, pid)?
-        {
-            return Ok(Root {
-                dir,
-                base: "/".into(),
-                _lock: None,
-            });
+        let end = Instant::now() + PATIENCE;
+        loop {
+            if let Some(pid) = self.state(&row).pid()
+                && let Some(dir) = self.running_root(&row.id, pid)?
+            {
+                return Ok(Root {
+                    dir,
+                    base: "/".into(),
+                    _lock: None,
+                });
+            }
+            if let Some(root) = self.stopped_root(&row)? {
+                return Ok(root);
+            }
+            if Instant::now() > end {
+                return Err(CopyError::InUse(row.name));
+            }
+            std::thread::sleep(PAUSE);
         }
-        self.stopped_root(&row)
     }
 
     /// The root of a container's first process; `None` if that has ended meanwhile.
@@ -98,27 +112,32 @@ impl Engine {
         Ok(root.ok().filter(|_| lives))
     }
 
-    /// The root of a container that does not run, mounted for as long as it is open and for nobody else to see.
-    fn stopped_root(&self, row: &store::Container) -> Result<Root, CopyError> {
+    /// The root of a container that does not run, mounted for as long as it is open and for nobody else to see. `None`
+    /// where somebody copies already, or starts it.
+    fn stopped_root(&self, row: &store::Container) -> Result<Option<Root>, CopyError> {
         let upper = self.store.upper_path(self.ns(), &row.id)?;
         let at = |source| CopyError::Path {
             path: upper.clone(),
             source,
         };
+        // One mount at a time: two that write to one directory know nothing of each other. A start takes this too.
         let lock = Dir::open_ambient(&upper).map_err(at)?;
-        let end = Instant::now() + PATIENCE;
-        // One mount at a time: two that write to one directory know nothing of each other.
-        while let Err(errno) = flock(&lock, FlockOperation::NonBlockingLockExclusive) {
-            if errno != rustix::io::Errno::WOULDBLOCK {
-                return Err(at(errno.into()));
+        match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
+            Err(rustix::io::Errno::WOULDBLOCK) => return Ok(None),
+            other => other.map_err(|errno| at(errno.into()))?,
+        }
+        self.clear_copies(&row.id);
+        let end = Instant::now() + UNMOUNTED;
+        while mount::kernel::upper_in_use(&upper).map_err(at)? {
+            if self.state(row).is_up() {
+                return Ok(None);
             }
             if Instant::now() > end {
                 return Err(CopyError::InUse(row.name.clone()));
             }
-            std::thread::sleep(Duration::from_millis(20));
-        }
-        if mount::kernel::upper_in_use(&upper).map_err(at)? {
-            return Err(CopyError::InUse(row.name.clone()));
+            // It has just ended, and whoever looks after that is about to unmount it.
+            let _ = self.detach_ended(&row.id);
+            std::thread::sleep(PAUSE);
         }
         DirBuilder::new()
             .recursive(true)
@@ -126,17 +145,48 @@ impl Engine {
             .create(self.state_dir())
             .map_err(at)?;
         let state = Dir::open_ambient(self.state_dir()).map_err(at)?;
-        let name = format!(".copy-{}-{}", std::process::id(), &row.id[..12]);
-        let _ = state.rmdir(&name);
+        let name = format!("{COPY}{}-{}", std::process::id(), &row.id[..12]);
         state.mkdir(&name, Mode::RWXU).map_err(at)?;
         let place = self.state_dir().join(&name);
         let mounted = self.mount_at(row, &place);
         let _ = state.rmdir(&name);
-        Ok(Root {
+        Ok(Some(Root {
             dir: mounted?,
             base: "/".into(),
             _lock: Some(lock),
-        })
+        }))
+    }
+
+    /// Waits until nobody copies to or from a container that does not run, and keeps others from it while the directory is
+    /// open.
+    pub(crate) fn hold_from_copies(&self, row: &store::Container) -> io::Result<Dir> {
+        let upper = self
+            .store
+            .upper_path(self.ns(), &row.id)
+            .map_err(io::Error::other)?;
+        let lock = Dir::open_ambient(upper)?;
+        flock(&lock, FlockOperation::LockExclusive)?;
+        self.clear_copies(&row.id);
+        Ok(lock)
+    }
+
+    /// Unmounts what copies left that were killed. The caller holds the lock that copies take, or removes the container.
+    pub(crate) fn clear_copies(&self, id: &str) {
+        let Ok(state) = Dir::open_ambient(self.state_dir()) else {
+            return;
+        };
+        let end = format!("-{}", &id[..12]);
+        for entry in state.entries().unwrap_or_default() {
+            let name = entry
+                .name
+                .to_str()
+                .filter(|name| name.starts_with(COPY) && name.ends_with(&end));
+            if let Some(name) = name {
+                // What stays is found when its place is wanted.
+                let _ = mount::detach(&self.state_dir().join(name));
+                let _ = state.rmdir(name);
+            }
+        }
     }
 
     /// Mounts a container's root, opens it, and takes the mount out of the tree again: it lives on as long as it is open.

@@ -70,7 +70,7 @@ impl Engine {
                     found.left = Some(format!("remove the container: strata rm -f {}", row.name));
                 }
                 findings.push(found);
-            } else if !running && row.ephemeral {
+            } else if !running && row.ephemeral && Details::of(row).started.is_some() {
                 let what = "it was to go with its process, which is gone";
                 let mut found = Finding::new("container", row.name.clone(), what);
                 if options.repair {

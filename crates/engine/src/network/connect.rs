@@ -26,7 +26,7 @@ impl Engine {
         let _lock = catalog.lock_shared()?;
         let network = catalog.find(&connection.network)?;
         fits(&network, connection)?;
-        let mut plan = self.plan_of(&row)?;
+        let plan = self.plan_of(&row)?;
         let is_up = self.state(&row).is_up();
         let refuse = |problem: String| {
             Err(NetworkError::Container {
@@ -53,8 +53,7 @@ impl Engine {
                 self.announce_in(&row.id, &row.name, made)?;
             }
         }
-        plan.networks.push(connection);
-        self.keep_plan(&row, plan)
+        Ok(self.edit_plan(&row, |plan| plan.networks.push(connection.clone()))?)
     }
 
     /// Takes a container out of a network, now if it runs and at every later start.
@@ -66,13 +65,13 @@ impl Engine {
         let catalog = self.catalog()?;
         let _lock = catalog.lock_shared()?;
         let name = catalog.find(network)?.name;
-        let mut plan = self.plan_of(&row)?;
-        let Some(place) = plan.networks.iter().position(|one| one.network == name) else {
+        let plan = self.plan_of(&row)?;
+        if plan.networks.iter().all(|one| one.network != name) {
             return Err(NetworkError::Container {
                 name: row.name,
                 problem: format!("is not in network {name}"),
             });
-        };
+        }
         if let Ok(bundle) = Bundle::open(&self.bundle_path(&row.id))
             && let Some(mut sandbox) = Sandbox::open(&bundle)?
         {
@@ -80,8 +79,7 @@ impl Engine {
             let _ = self.names().withdraw(&name, &row.id);
             sandbox.detach(&name)?;
         }
-        plan.networks.remove(place);
-        self.keep_plan(&row, plan)
+        Ok(self.edit_plan(&row, |plan| plan.networks.retain(|one| one.network != name))?)
     }
 
     fn plan_of(&self, row: &store::Container) -> Result<Plan, NetworkError> {
@@ -99,13 +97,5 @@ impl Engine {
                 "shares the network of another (--network container: or ns:)",
             )),
         }
-    }
-
-    fn keep_plan(&self, row: &store::Container, plan: Plan) -> Result<(), NetworkError> {
-        let mut details = row.details.clone();
-        if let Some(fields) = details.as_object_mut() {
-            fields.insert("plan".to_owned(), plan.kept());
-        }
-        Ok(self.store.set_details(self.ns(), &[(&row.id, details)])?)
     }
 }

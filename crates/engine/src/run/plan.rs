@@ -15,6 +15,8 @@ use runtime::options::ContainerOptions;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use crate::Engine;
+
 /// What is asked of every start of a container. Fields may be added: what was kept before has their default.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 #[serde(default)]
@@ -93,6 +95,23 @@ pub(super) fn sparse<T: Serialize + Default>(value: &T) -> Value {
         fields.retain(|name, field| default.get(name) != Some(field));
     }
     value
+}
+
+impl Engine {
+    /// Changes what a container is started from, as it is at that moment: somebody else may change something else.
+    pub(crate) fn edit_plan(
+        &self,
+        row: &store::Container,
+        mut change: impl FnMut(&mut Plan),
+    ) -> Result<(), store::Fault> {
+        self.store.edit_details(self.ns(), [&*row.id], |_, details| {
+            let kept = details.get("plan").and_then(|plan| Plan::deserialize(plan).ok());
+            if let Some(mut plan) = kept {
+                change(&mut plan);
+                details.insert("plan".to_owned(), plan.kept());
+            }
+        })
+    }
 }
 
 #[cfg(test)]

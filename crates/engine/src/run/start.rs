@@ -339,6 +339,9 @@ impl Engine {
             name: row.name.clone(),
             source: Box::new(source),
         })?;
+        let _no_copies = self
+            .hold_from_copies(&row)
+            .map_err(|error| state_error("waiting for copies in", bundle.path(), error))?;
         let Summons { supervisor, .. } = self.setup.summon_for(id.clone(), 0)?;
         let draft = Draft::new(self, &plan, &id).map_err(Box::new)?;
         let mounts = self.store.mounts(self.ns(), &id).map_err(ContainerError::from)?;
@@ -372,13 +375,11 @@ impl Engine {
 
     /// What a start changes in the container's row. A power cut may undo it, and ends the container too.
     fn note_start(&self, row: &store::Container) {
-        let mut details = row.details.clone();
-        if let Some(fields) = details.as_object_mut() {
-            fields.remove("ended");
-            fields.remove("stopped");
-            fields.insert("started".to_owned(), serde_json::json!(Timestamp::now()));
-            let _ = self.store.set_details(self.ns(), &[(&row.id, details)]);
-        }
+        let _ = self.store.edit_details(self.ns(), [&*row.id], |_, details| {
+            details.remove("ended");
+            details.remove("stopped");
+            details.insert("started".to_owned(), serde_json::json!(Timestamp::now()));
+        });
     }
 
     /// The directory of bundles, made if it is missing, with a lock that says that a container is being started.
