@@ -5,6 +5,7 @@
 use std::ffi::OsString;
 use std::path::PathBuf;
 
+use clap::builder::{OsStringValueParser, TypedValueParser};
 use clap::{ArgAction, ArgMatches, Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use crate::commands;
@@ -236,6 +237,11 @@ Commands are also found under their nouns: strata container ls, strata image rm,
 Try:  strata run --rm -it host sh      a throw-away view of this very machine
 ";
 
+/// A path, or nothing: an empty value is the default.
+fn path() -> impl TypedValueParser<Value = PathBuf> {
+    OsStringValueParser::new().map(PathBuf::from)
+}
+
 /// Flags that every command takes.
 #[derive(Debug, Clone, Default, Args)]
 #[command(next_help_heading = GLOBAL)]
@@ -246,7 +252,8 @@ pub(crate) struct Global {
         global = true,
         value_name = "DIR",
         env = "STRATA_ROOT",
-        hide_env_values = true
+        hide_env_values = true,
+        value_parser = path()
     )]
     pub(crate) root: Option<PathBuf>,
     /// Directory of what lives as long as the machine is up [default: /run/strata]
@@ -255,7 +262,8 @@ pub(crate) struct Global {
         global = true,
         value_name = "DIR",
         env = "STRATA_STATE",
-        hide_env_values = true
+        hide_env_values = true,
+        value_parser = path()
     )]
     pub(crate) state: Option<PathBuf>,
     /// Namespace of containers and images [default: default]
@@ -273,7 +281,8 @@ pub(crate) struct Global {
         global = true,
         value_name = "FILE",
         env = "STRATA_CONFIG",
-        hide_env_values = true
+        hide_env_values = true,
+        value_parser = path()
     )]
     pub(crate) config: Option<PathBuf>,
 }

@@ -114,10 +114,12 @@ impl Settings {
     /// # Errors
     /// A file that was named and is missing, or that cannot be read or understood; a namespace that is no name.
     pub(crate) fn resolve(global: &Global) -> Result<Settings, Failure> {
-        let path = global.config.as_deref().unwrap_or(Path::new(FILE));
+        let [root, state, config] = [&global.root, &global.state, &global.config]
+            .map(|path| path.clone().filter(|path| !path.as_os_str().is_empty()));
+        let path = config.as_deref().unwrap_or(Path::new(FILE));
         let (file, read) = match std::fs::read_to_string(path) {
             Ok(text) => (parse(&text, path)?, Some(path.to_owned())),
-            Err(e) if e.kind() == ErrorKind::NotFound && global.config.is_none() => (File::default(), None),
+            Err(e) if e.kind() == ErrorKind::NotFound && config.is_none() => (File::default(), None),
             Err(e) => {
                 return Err(
                     Failure::user(format!("configuration file {}: {e}", path.display()))
@@ -128,14 +130,15 @@ impl Settings {
         let namespace = global
             .namespace
             .clone()
+            .filter(|name| !name.is_empty())
             .or(file.namespace)
             .unwrap_or_else(|| "default".to_owned());
         check_namespace(&namespace)?;
         let policy = file.store.policy(path)?;
         Ok(Settings {
             policy,
-            root: absolute(global.root.clone().or(file.root), "/var/lib/strata")?,
-            state: absolute(global.state.clone().or(file.state), "/run/strata")?,
+            root: absolute(root.or(file.root), "/var/lib/strata")?,
+            state: absolute(state.or(file.state), "/run/strata")?,
             namespace,
             runtime: file.runtime,
             networking: Networking {

@@ -221,6 +221,8 @@ fn a_flag_goes_before_the_environment_and_that_before_the_file() {
             let name = format!("STRATA_{}", setting.to_uppercase());
             match settings[..variables].contains(&setting) {
                 true => command.env(name, value(setting, "variable")),
+                // An empty value says nothing.
+                false if flags == 0 => command.env(name, ""),
                 false => command.env_remove(name),
             };
         }

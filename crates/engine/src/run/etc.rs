@@ -22,11 +22,16 @@ pub(super) fn hosts(
     addresses: &[IpAddr],
     added: &[(String, IpAddr)],
 ) -> String {
+    // One with a domain is found without it too.
+    let names = match hostname.split_once('.') {
+        Some((short, _)) if !short.is_empty() => format!("{hostname} {short}"),
+        _ => hostname.to_owned(),
+    };
     let mut text = match (host_file, addresses) {
         (Some(own), _) => own.to_owned(),
-        (None, []) => format!("{HOSTS}127.0.0.1\t{hostname}\n"),
+        (None, []) => format!("{HOSTS}127.0.0.1\t{names}\n"),
         (None, addresses) => {
-            let lines = addresses.iter().map(|address| format!("{address}\t{hostname}\n"));
+            let lines = addresses.iter().map(|address| format!("{address}\t{names}\n"));
             std::iter::once(HOSTS.to_owned()).chain(lines).collect()
         }
     };
@@ -116,6 +121,7 @@ mod tests {
         let text = hosts(None, "box", &[], &added);
         assert!(text.starts_with("127.0.0.1\tlocalhost\n"));
         assert!(text.ends_with("127.0.0.1\tbox\n10.0.0.2\tdb\n"));
+        assert!(hosts(None, "box.lan", &[], &[]).ends_with("127.0.0.1\tbox.lan box\n"));
         assert_eq!(
             hosts(Some("1.2.3.4 a"), "box", &[], &added),
             "1.2.3.4 a\n10.0.0.2\tdb\n"
