@@ -241,6 +241,24 @@ fn logs_by_line_by_time_and_as_they_come() {
 }
 
 #[test]
+fn a_log_is_followed_up_to_a_time_though_nothing_more_is_printed() {
+    let strata = busybox();
+    run_apart(&strata, &[], "echo on; sleep 1000");
+    let begin = Instant::now();
+    let until = std::time::SystemTime::now() + Duration::from_secs(2);
+    let until = until
+        .duration_since(std::time::UNIX_EPOCH)
+        .unwrap()
+        .as_secs()
+        .to_string();
+    let mut follow = strata.command(["logs", "-f", "--until", &until, "one"]);
+    let mut follow = follow.stdout(Stdio::null()).spawn().unwrap();
+    eventually("it is late enough", || follow.try_wait().unwrap().is_some());
+    assert!(begin.elapsed() < Duration::from_secs(10));
+    strata.ok(["rm", "-f", "one"]);
+}
+
+#[test]
 fn a_log_is_bounded_or_not_kept_at_all() {
     let strata = busybox();
     strata.ok([

@@ -18,7 +18,7 @@ use crate::run::Details;
 
 pub use runtime::log::Stream;
 
-/// How often to look whether a container still runs that has no supervisor to ask.
+/// How often to look whether a container still runs that has no supervisor to ask, and whether it is late enough.
 const LOOK_AGAIN: Timespec = Timespec {
     tv_sec: 0,
     tv_nsec: 200_000_000,
@@ -111,7 +111,7 @@ impl Engine {
                 if options.until.is_some_and(|until| Timestamp::now() > until) {
                     return Ok(());
                 }
-                if wait(watch, supervisor.as_ref())? {
+                if wait(watch, supervisor.as_ref(), options.until.is_some())? {
                     supervisor = None;
                 }
             }
@@ -164,11 +164,12 @@ fn watch(dir: &Dir) -> io::Result<OwnedFd> {
     Ok(watch)
 }
 
-/// Waits for a change, or for the end; whether the supervisor has told that.
-fn wait(watch: &OwnedFd, supervisor: Option<&Connection>) -> io::Result<bool> {
+/// Waits for a change, or for the end; not for long where there is a time to look at. Whether the supervisor has told the
+/// end.
+fn wait(watch: &OwnedFd, supervisor: Option<&Connection>, timed: bool) -> io::Result<bool> {
     let mut fds = vec![PollFd::new(watch, PollFlags::IN)];
     fds.extend(supervisor.map(|supervisor| PollFd::new(supervisor, PollFlags::IN)));
-    let time = supervisor.is_none().then_some(LOOK_AGAIN);
+    let time = (timed || supervisor.is_none()).then_some(LOOK_AGAIN);
     match rustix::event::poll(&mut fds, time.as_ref()) {
         Ok(_) | Err(rustix::io::Errno::INTR) => {}
         Err(error) => return Err(error.into()),
