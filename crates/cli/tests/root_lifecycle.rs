@@ -395,6 +395,39 @@ fn the_id_is_written_where_it_is_wanted_and_overwrites_nothing() {
         &["--cidfile", file],
     );
     strata.ok(["rm", id.trim()]);
+
+    // What comes to nothing leaves none that would be in the way of the next try.
+    let file = strata.dir().join("other");
+    let file = file.to_str().unwrap();
+    refused(
+        &strata.end(["run", "--pull", "never", "--cidfile", file, "nosuch", "true"]),
+        &["nosuch"],
+    );
+    assert!(!std::fs::exists(file).unwrap());
+    // A disk that is full.
+    let small = strata.dir().join("small");
+    std::fs::create_dir(&small).unwrap();
+    let mount = |words: &[&str]| {
+        let mut command = std::process::Command::new(words[0]);
+        assert!(command.args(&words[1..]).arg(&small).status().unwrap().success());
+    };
+    mount(&["mount", "-t", "tmpfs", "-o", "size=4k", "small"]);
+    std::fs::write(small.join("full"), [0; 4096]).unwrap();
+    let file = small.join("id");
+    for command in ["create", "run"] {
+        let words = [
+            command,
+            "--cidfile",
+            file.to_str().unwrap(),
+            "busybox",
+            "sleep",
+            "1000",
+        ];
+        refused(&strata.end(words), &["--cidfile"]);
+        assert!(!file.exists());
+        assert_eq!(strata.ok(["ps", "-aq"]), "", "{command}");
+    }
+    mount(&["umount"]);
 }
 
 #[test]

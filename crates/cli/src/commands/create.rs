@@ -27,12 +27,13 @@ pub(crate) struct CreateArgs {
 pub(crate) fn run(context: &Context, args: CreateArgs) -> Outcome {
     let args = args.container;
     let request = run::request(context, &args)?;
-    let cidfile = args.cidfile.as_deref().map(run::cidfile).transpose()?;
+    let cidfile = args.cidfile.as_deref().map(run::Cidfile::make).transpose()?;
     let engine = context.engine()?;
     let base = engine.base(&request, progress::choose(args.quiet, progress::FETCH).as_ref())?;
     let made = engine.create(&request, base)?;
-    if let Some(file) = cidfile {
-        run::write_id(file, &made.id)?;
+    if let Some(Err(failure)) = cidfile.map(|file| file.write(&made.id)) {
+        engine.rm(&made.id, true, true)?;
+        return Err(failure);
     }
     print(|out| writeln!(out, "{}", made.id))
 }

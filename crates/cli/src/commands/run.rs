@@ -1,5 +1,6 @@
 //! `strata run`: a container from an image, and its process in the foreground.
 
+mod cidfile;
 mod flags;
 mod options;
 
@@ -17,8 +18,9 @@ use super::{Context, Outcome};
 use crate::failure::Failure;
 use crate::progress;
 use crate::render::style::Style;
+pub(crate) use cidfile::Cidfile;
 pub(crate) use flags::{ContainerArgs, Pull};
-pub(crate) use options::{cidfile, request, write_id};
+pub(crate) use options::request;
 
 pub(super) use options::environment;
 
@@ -61,7 +63,7 @@ pub(crate) fn run(context: &Context, args: RunArgs) -> Outcome {
         ..
     } = args;
     let request = options::request(context, &args)?;
-    let cidfile = args.cidfile.as_deref().map(options::cidfile).transpose()?;
+    let cidfile = args.cidfile.as_deref().map(Cidfile::make).transpose()?;
     let setup = context.setup();
     let summons = setup.summon()?;
     let engine = super::open_engine(setup)?;
@@ -81,8 +83,10 @@ pub(crate) fn run(context: &Context, args: RunArgs) -> Outcome {
     let attention = attention.map_err(|e| Failure::user(format!("holding signals back: {e}")))?;
     let start = |streams: &Streams<'_>| -> Result<Started<'_>, Failure> {
         let started = engine.run(summons, &request, base, streams)?;
-        if let Some(file) = cidfile {
-            options::write_id(file, &started.id)?;
+        if let Some(Err(failure)) = cidfile.map(|file| file.write(&started.id)) {
+            // Whoever is to find it by that file never would.
+            engine.rm(&started.id, true, true)?;
+            return Err(failure);
         }
         if context.verbose {
             tell_left_out(&started.left_out);

@@ -1,6 +1,6 @@
 //! From the flags of `run` to what the engine is asked. Each flag's own form is known to `runtime::options`.
 
-use std::fs::{self, File};
+use std::fs;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
@@ -163,20 +163,6 @@ fn networks(context: &Context, args: &ContainerArgs, plan: &mut Plan) -> Result<
             .for_each(|one| one.aliases.extend(aliases.iter().cloned())),
     }
     Ok(())
-}
-
-/// The file that is to hold the id, made now: one that exists is somebody else's.
-pub(crate) fn cidfile(path: &Path) -> Result<File, Failure> {
-    File::create_new(path).map_err(|e| {
-        Failure::user(format!("--cidfile {}: {e}", path.display()))
-            .hint("name a file that does not exist, in a directory that does")
-    })
-}
-
-/// Writes the id into it.
-pub(crate) fn write_id(mut file: File, id: &str) -> Result<(), Failure> {
-    file.write_all(id.as_bytes())
-        .map_err(|e| Failure::user(format!("--cidfile: {e}")))
 }
 
 /// Everything about the container itself.
