@@ -6,6 +6,7 @@
 
 mod fuse;
 mod images;
+mod lifecycle;
 mod peers;
 mod start;
 
@@ -22,6 +23,8 @@ use crate::build;
 pub(crate) enum Bench {
     /// How long a container takes from nothing to gone, against podman, crun, runc and the floor
     Start(start::Args),
+    /// What is done to containers while one, a hundred and a thousand run, and what each costs, against podman
+    Lifecycle(lifecycle::Args),
     /// How fast the overlay in user space is, against the kernel's and fuse-overlayfs
     Fuse(fuse::Args),
     /// How fast an image is unpacked from one file, against podman, skopeo, umoci, containerd and the floor
@@ -37,6 +40,7 @@ pub(crate) fn main(bench: &Bench) -> Result<()> {
     crate::packages::install_missing()?;
     match bench {
         Bench::Start(args) => start::main(args),
+        Bench::Lifecycle(args) => lifecycle::main(args),
         Bench::Fuse(args) => fuse::main(args),
         Bench::Unpack(args) => images::unpack(args),
         Bench::Pull(args) => images::pull(args),

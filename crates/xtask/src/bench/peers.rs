@@ -70,6 +70,18 @@ impl Podman {
         command
     }
 
+    /// A command on its store.
+    pub(crate) fn command(&self, words: &[&str]) -> Command {
+        let mut command = Command::new("podman");
+        command.args(&self.store).args(words);
+        command
+    }
+
+    /// What comes before a container's command: the flags without which it does not run here, and the image.
+    pub(crate) fn start_words(&self) -> Vec<&str> {
+        self.flags.iter().copied().chain([self.image.as_str()]).collect()
+    }
+
     pub(crate) fn flags(&self) -> String {
         self.flags.join(" ")
     }

@@ -83,10 +83,10 @@ pub(crate) fn main(args: &Args) -> Result<()> {
 }
 
 /// What lives no longer than the machine is up lies on a tmpfs, as `/run` does wherever systemd runs.
-struct Tmpfs(Vec<PathBuf>);
+pub(super) struct Tmpfs(Vec<PathBuf>);
 
 impl Tmpfs {
-    fn mount(targets: impl Iterator<Item = PathBuf>) -> Result<Tmpfs> {
+    pub(super) fn mount(targets: impl Iterator<Item = PathBuf>) -> Result<Tmpfs> {
         let mut mounted = Tmpfs(Vec::new());
         for target in targets {
             std::fs::create_dir(&target)?;
