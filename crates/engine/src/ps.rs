@@ -1,7 +1,9 @@
 //! `ps`: the containers of the namespace.
 
 use std::collections::{BTreeMap, HashSet};
+use std::num::NonZero;
 use std::path::PathBuf;
+use std::thread;
 
 use jiff::Timestamp;
 use runtime::bundle::Bundle;
@@ -84,7 +86,7 @@ impl Engine {
     pub fn ps(&self, all: bool) -> Result<Vec<Container>, PsError> {
         let list = || -> Result<(Vec<Container>, bool), PsError> {
             let rows = self.store.containers(self.ns())?;
-            let states: Vec<State> = rows.iter().map(|row| self.state(row)).collect();
+            let states = self.states(&rows);
             self.remember(rows.iter().zip(&states));
             // One that was to go with its process, and did not: its end, or that of its start, was seen by nobody.
             let dead = rows
@@ -107,6 +109,30 @@ impl Engine {
         }
         listed.retain(|c| all || c.state.is_up());
         Ok(listed)
+    }
+
+    /// How each is: several at once where there are many, for each is a few files to read.
+    fn states(&self, rows: &[store::Container]) -> Vec<State> {
+        const FEW: usize = 64;
+        let threads = thread::available_parallelism().map_or(1, NonZero::get).min(8);
+        let portion = rows.len().div_ceil(threads).max(FEW);
+        thread::scope(|scope| {
+            let work = |rows: &[store::Container]| rows.iter().map(|row| self.state(row)).collect::<Vec<_>>();
+            let (first, rest) = rows.split_at(portion.min(rows.len()));
+            let others: Vec<_> = rest
+                .chunks(portion)
+                .map(|rows| scope.spawn(move || work(rows)))
+                .collect();
+            let mut states = work(first);
+            for other in others {
+                states.extend(
+                    other
+                        .join()
+                        .unwrap_or_else(|panic| std::panic::resume_unwind(panic)),
+                );
+            }
+            states
+        })
     }
 
     /// Ids of the containers that were made from an image, or from one that stands on it; by the image's name or the

@@ -4,6 +4,7 @@
 use std::fs::File;
 use std::io::{self, Read};
 use std::os::fd::{AsFd, OwnedFd};
+use std::sync::OnceLock;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use rustix::process::{Pid, PidfdFlags};
@@ -43,6 +44,18 @@ impl ProcessId {
         Ok(all)
     }
 
+    /// Whether it lives at this moment (a zombie does not).
+    pub fn lives(&self) -> io::Result<bool> {
+        // Number and start time are of one look: they are ours, or another's.
+        match stat(self.pid) {
+            Ok((state, started)) => {
+                Ok(started == self.started && !matches!(state, b'Z' | b'X') && *boot_id()? == self.boot)
+            }
+            Err(error) if is_gone(&error) => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
     /// A descriptor of the process, or `None` when it has ended (a zombie has).
     pub fn open(&self) -> io::Result<Option<OwnedFd>> {
         let Some(pid) = Pid::from_raw(self.pid) else {
@@ -59,7 +72,7 @@ impl ProcessId {
             Err(error) if is_gone(&error) => false,
             Err(error) => return Err(error),
         };
-        Ok((ours && boot_id()? == self.boot).then_some(pidfd))
+        Ok((ours && *boot_id()? == self.boot).then_some(pidfd))
     }
 }
 
@@ -68,9 +81,15 @@ fn is_gone(error: &io::Error) -> bool {
         || error.raw_os_error() == Some(rustix::io::Errno::SRCH.raw_os_error())
 }
 
-fn boot_id() -> io::Result<String> {
+/// Read once: no process outlives the machine.
+fn boot_id() -> io::Result<&'static String> {
+    static ID: OnceLock<String> = OnceLock::new();
+    if let Some(id) = ID.get() {
+        return Ok(id);
+    }
     let text = read_proc("/proc/sys/kernel/random/boot_id")?;
-    Ok(String::from_utf8_lossy(text.trim_ascii_end()).into_owned())
+    let id = String::from_utf8_lossy(text.trim_ascii_end()).into_owned();
+    Ok(ID.get_or_init(|| id))
 }
 
 /// Reads a short file of /proc, which gives its whole text to the first read that is long enough.
@@ -206,12 +225,11 @@ pub fn load_exit(bundle: &Bundle) -> Result<Option<Exit>, BundleError> {
 
 /// What the container is doing.
 pub fn read(bundle: &Bundle) -> Result<Status, BundleError> {
-    let lives = |process: &ProcessId| match process.open() {
-        Ok(found) => Ok(found.is_some()),
-        Err(source) => Err(BundleError::Io {
+    let lives = |process: &ProcessId| {
+        process.lives().map_err(|source| BundleError::Io {
             path: bundle.path().to_path_buf(),
             source,
-        }),
+        })
     };
     let exit = load_exit(bundle)?;
     if let Some(exit) = &exit
