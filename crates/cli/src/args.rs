@@ -446,6 +446,21 @@ mod tests {
     use super::*;
 
     #[test]
+    fn the_unit_that_is_shipped_runs_a_command_that_there_is() {
+        let unit = include_str!("../../../dist/strata.service");
+        let line = unit
+            .lines()
+            .find_map(|line| line.strip_prefix("ExecStart=/usr/bin/env "));
+        let words: Vec<&str> = line.unwrap().split(' ').collect();
+        let parsed = Cli::try_parse_from(&words).unwrap();
+        assert!(matches!(parsed.command, Command::Start(_)), "{words:?}");
+        assert!(
+            Cli::try_parse_from(words.iter().chain(&["one"])).is_err(),
+            "it is for all"
+        );
+    }
+
+    #[test]
     fn the_definition_is_sound() {
         Cli::command().debug_assert();
     }

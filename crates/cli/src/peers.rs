@@ -77,7 +77,6 @@ pub(crate) fn flag(command: &str, flag: &str) -> Option<&'static str> {
 
 fn run_flag(flag: &str) -> Option<&'static str> {
     Some(match flag {
-        "--detach-keys" => "the keys are Ctrl-P Ctrl-Q",
         "-a" | "--attach" => {
             "leave out what is not wanted: without -i nothing is passed on, 2>/dev/null takes the errors"
         }

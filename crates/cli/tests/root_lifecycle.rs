@@ -373,6 +373,14 @@ fn a_terminal_is_left_and_come_back_to() {
     screen.type_in("\x10\x11");
     assert_eq!(screen.code(), Some(0));
     assert_eq!(status(&strata, "one"), "running");
+    // By keys of one's own; those of others are typed.
+    let words = ["attach", "--detach-keys", "ctrl-x,b", "one"];
+    let mut screen = on_terminal(&strata, &words, 20, 60);
+    screen.type_in("\x10\x11\x15echo b$X\n");
+    screen.until("bkept");
+    screen.type_in("\x18b");
+    assert_eq!(screen.code(), Some(0));
+    assert_eq!(status(&strata, "one"), "running");
     let mut screen = on_terminal(&strata, &["attach", "one"], 20, 60);
     screen.type_in("echo $X; stty size\n");
     screen.until("kept");

@@ -186,7 +186,7 @@ fn what_docker_or_podman_would_have_taken_gets_a_way_out() {
         ),
         (&["-p", "80:80"], &["--publish", "none"], "--network bridge"),
         (&["--link", "a:b"], &["'--link'"], "--network NAME"),
-        (&["--detach-keys", "ctrl-x"], &["--detach-keys"], "Ctrl-P"),
+        (&["--detach-keys", "ctrl-"], &["--detach-keys"], "ctrl-x,a"),
         (&["--gpus", "all"], &["--gpus"], "--device"),
         (&["--replace"], &["--replace"], "strata rm -f"),
         (&["--pull", "newer"], &["newer"], "--pull always"),

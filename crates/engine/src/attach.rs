@@ -10,7 +10,7 @@ use store::ContainerError;
 use crate::Engine;
 use crate::run::Details;
 
-pub use runtime::attach::{DETACH_KEYS, Left, Local, stay};
+pub use runtime::attach::{Left, Local, stay};
 
 /// Why nobody is attached.
 #[derive(Debug, thiserror::Error)]

@@ -118,7 +118,7 @@ impl Soak {
         let name = format!("c{}", self.random.below(6));
         let archive = self.strata.dir().join(format!("{image}.tar")).into_os_string();
         let text = |words: &[&str]| words.iter().map(OsString::from).collect::<Vec<_>>();
-        match self.random.below(27) {
+        match self.random.below(40) {
             0..4 => text(&["run", "--rm", &image, "sh", "-c", "echo x >/x; cat /number"]),
             4..7 => text(&[
                 "run",
@@ -159,6 +159,32 @@ impl Soak {
                 let from = self.registry.name(&format!("library/{image}:latest"));
                 text(&["pull", "-q", &from])
             }
+            25..28 => text(&[
+                "run",
+                "-d",
+                "--name",
+                &name,
+                "-v",
+                &format!("vol{}:/var/kept", self.random.below(3)),
+                "-v",
+                "/anonymous",
+                "--health-cmd",
+                "true",
+                "--health-interval",
+                "30ms",
+                &image,
+                "sleep",
+                "1000",
+            ]),
+            28..30 => text(&["start", &name]),
+            30 => text(&["stop", "-t", "0", &name]),
+            31 => text(&["restart", "-t", "0", &name]),
+            32 => text(&["kill", &name]),
+            33 => text(&["exec", &name, "cat", "/number"]),
+            34 => text(&["pause", &name]),
+            35 => text(&["unpause", &name]),
+            36 => text(&["rename", &name, &format!("c{}", self.random.below(6))]),
+            37 => text(&["volume", "prune", "-a", "-f"]),
             24 => {
                 let tar = self.strata.dir().join("import.tar").into_os_string();
                 [text(&["import", "-q"]), vec![tar], text(&["imported"])].concat()
@@ -207,7 +233,7 @@ impl Soak {
         self.done.checks += 1;
         let listed = self.ok(&["ps", "-a", "-q", "--no-trunc"]);
         for id in listed.out.lines() {
-            self.ok(&["rm", "-f", id]);
+            self.ok(&["rm", "-f", "-v", id]);
         }
         self.wait_until_unused();
         self.fsck();
@@ -276,7 +302,7 @@ impl Soak {
     fn finish(self) -> Done {
         let ended = self.strata.end(["fsck", "--deep"]);
         assert_eq!(ended.code, 0, "seed {}: {ended:#?}", self.seed);
-        self.ok(&["prune", "-a", "-f"]);
+        self.ok(&["prune", "-a", "-f", "--volumes"]);
         for dir in ["snapshots", "content/blobs/sha256", "content/ingest", "leases"] {
             let entries = fs::read_dir(self.strata.root().join(dir))
                 .into_iter()

@@ -4,7 +4,8 @@ use std::io;
 use std::os::fd::AsFd;
 
 use clap::Args;
-use engine::attach::{self, DETACH_KEYS, Left, Local};
+use engine::attach::{self, Left, Local};
+use runtime::options::process;
 use runtime::terminal::Attention;
 
 use super::{Context, Outcome};
@@ -13,7 +14,7 @@ use crate::failure::Failure;
 /// Attach to a container that runs
 ///
 /// What it prints from now on is shown (`strata logs` shows what it printed before), and what is typed goes to it if it
-/// was made with --interactive. At a terminal the keys Ctrl-P Ctrl-Q leave it to itself. The exit code is the container's.
+/// was made with --interactive. At a terminal the keys Ctrl-P Ctrl-Q, or others that are chosen, leave it to itself. The exit code is the container's.
 #[derive(Debug, Args)]
 pub(crate) struct AttachArgs {
     /// The container, by name, id or the beginning of an id
@@ -22,6 +23,9 @@ pub(crate) struct AttachArgs {
     /// Pass nothing on that is typed
     #[arg(long)]
     no_stdin: bool,
+    /// Keys that leave it to itself at a terminal: ctrl-x,a and the like; empty for none
+    #[arg(long, value_name = "KEYS", default_value = "ctrl-p,ctrl-q")]
+    detach_keys: String,
     /// Forward signals to the process (--sig-proxy=false for not)
     #[arg(long, value_name = "BOOL", default_value_t = true, default_missing_value = "true", num_args = 0..=1,
           require_equals = true, action = clap::ArgAction::Set, hide_default_value = true, hide_possible_values = true)]
@@ -29,6 +33,7 @@ pub(crate) struct AttachArgs {
 }
 
 pub(crate) fn run(context: &Context, args: AttachArgs) -> Outcome {
+    let keys = process::detach_keys(&args.detach_keys)?;
     let engine = context.engine()?;
     let mut attached = engine.attach(&args.container, !args.no_stdin)?;
     let attention = (args.sig_proxy || attached.terminal)
@@ -41,7 +46,7 @@ pub(crate) fn run(context: &Context, args: AttachArgs) -> Outcome {
         output: stdout.as_fd(),
         error: stderr.as_fd(),
         terminal: attached.terminal,
-        detach_keys: DETACH_KEYS,
+        detach_keys: &keys,
     };
     let left = attach::stay(&mut attached.running, attached.pipes, attention.as_ref(), local);
     match left.map_err(|e| Failure::user(format!("container {}: {e}", args.container)))? {

@@ -11,6 +11,7 @@ use std::os::fd::AsFd;
 use clap::Args;
 use engine::run::{LeftOut, Started, Stdio, Streams};
 use runtime::attach::{self, Left, Local};
+use runtime::options::process;
 use runtime::terminal::{Attention, Screen};
 use rustix::termios::tcgetwinsize;
 
@@ -45,6 +46,14 @@ pub(crate) struct RunArgs {
     pub(crate) detach: bool,
     #[command(flatten)]
     pub(crate) container: ContainerArgs,
+    /// Keys that leave it to itself at a terminal: ctrl-x,a and the like; empty for none
+    #[arg(
+        long,
+        value_name = "KEYS",
+        default_value = "ctrl-p,ctrl-q",
+        help_heading = "Process"
+    )]
+    pub(crate) detach_keys: String,
     /// Forward signals to the process (--sig-proxy=false for not)
     #[arg(long, value_name = "BOOL", default_value_t = true, default_missing_value = "true", num_args = 0..=1,
           require_equals = true, action = clap::ArgAction::Set, hide_default_value = true, hide_possible_values = true,
@@ -60,8 +69,10 @@ pub(crate) fn run(context: &Context, args: RunArgs) -> Outcome {
         detach,
         container: args,
         sig_proxy,
+        detach_keys,
         ..
     } = args;
+    let keys = process::detach_keys(&detach_keys)?;
     let request = options::request(context, &args)?;
     let cidfile = args.cidfile.as_deref().map(Cidfile::make).transpose()?;
     let setup = context.setup();
@@ -93,7 +104,7 @@ pub(crate) fn run(context: &Context, args: RunArgs) -> Outcome {
         }
         Ok(started)
     };
-    let code = foreground(way, args.interactive, args.tty, attention.as_ref(), start)?;
+    let code = foreground(way, args.interactive, args.tty, attention.as_ref(), &keys, start)?;
     // The kernel closes everything at once, and the program ends now.
     std::mem::forget(engine);
     Ok(code)
@@ -116,6 +127,7 @@ pub(crate) fn foreground<'a>(
     interactive: bool,
     tty: bool,
     attention: Option<&Attention>,
+    detach_keys: &[u8],
     start: impl FnOnce(&Streams<'_>) -> Result<Started<'a>, Failure>,
 ) -> Outcome {
     let (stdin, stdout, stderr) = (io::stdin(), io::stdout(), io::stderr());
@@ -147,7 +159,7 @@ pub(crate) fn foreground<'a>(
                 output: stdout.as_fd(),
                 error: stderr.as_fd(),
                 terminal: tty,
-                detach_keys: attach::DETACH_KEYS,
+                detach_keys,
             };
             match started.stay(pipes, attention, local)? {
                 Left::Ended(exit) => exit,

@@ -1,6 +1,7 @@
 //! `strata start`: containers that were made before, or have ended.
 
 use clap::Args;
+use runtime::options::process;
 use runtime::terminal::Attention;
 
 use super::run::{Way, foreground};
@@ -21,6 +22,9 @@ pub(crate) struct StartArgs {
     /// Pass on what is typed, too
     #[arg(short, long)]
     interactive: bool,
+    /// Keys that leave it to itself at a terminal: ctrl-x,a and the like; empty for none
+    #[arg(long, value_name = "KEYS", default_value = "ctrl-p,ctrl-q")]
+    detach_keys: String,
     /// Those that --restart keeps running and that do not run: what is done when the machine has started
     #[arg(long, conflicts_with_all = ["containers", "attach", "interactive"])]
     all: bool,
@@ -33,6 +37,7 @@ pub(crate) fn run(context: &Context, args: StartArgs) -> Outcome {
             return Err(Failure::user("--attach is of one container")
                 .hint("name one; several are started without --attach and --interactive"));
         };
+        let keys = process::detach_keys(&args.detach_keys)?;
         let streams = engine.streams_of(name)?;
         let attention = Attention::begin();
         let attention = attention.map_err(|e| Failure::user(format!("holding signals back: {e}")))?;
@@ -41,6 +46,7 @@ pub(crate) fn run(context: &Context, args: StartArgs) -> Outcome {
             args.interactive && streams.interactive,
             streams.terminal,
             Some(&attention),
+            &keys,
             |streams| Ok(engine.start(name, streams)?),
         );
     }

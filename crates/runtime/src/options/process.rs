@@ -138,6 +138,30 @@ pub fn cgroup_parent(value: &str) -> Result<String> {
     Ok(format!("/{path}"))
 }
 
+/// Parses `--detach-keys`: keys with commas between, each a character or `ctrl-` with one; none for an empty text.
+///
+/// # Errors
+/// Anything that is not of the form.
+pub fn detach_keys(value: &str) -> Result<Vec<u8>> {
+    let flag = Flag::new(
+        "--detach-keys",
+        value,
+        "write keys with commas between, as ctrl-p,ctrl-q or ctrl-x,a",
+    );
+    if value.is_empty() {
+        return Ok(Vec::new());
+    }
+    value
+        .split(',')
+        .map(|key| match key.strip_prefix("ctrl-").map(str::as_bytes) {
+            // What a terminal sends for a character of this column with Ctrl.
+            Some([c @ (b'@'..=b'_' | b'a'..=b'z')]) => Ok(c & 0x1f),
+            None if key.len() == 1 && key.is_ascii() => Ok(key.as_bytes()[0]),
+            _ => Err(flag.wrong(format!("{key:?} is no key"))),
+        })
+        .collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -206,6 +230,21 @@ mod tests {
         }
         for bad in ["", "/", "/a/../b", "/a//b", "."] {
             assert!(cgroup_parent(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn keys_that_leave() {
+        for (text, keys) in [
+            ("ctrl-p,ctrl-q", &[16, 17][..]),
+            ("ctrl-@,ctrl-[,ctrl-_", &[0, 27, 31]),
+            ("ctrl-x,a,~", &[24, b'a', b'~']),
+            ("", &[]),
+        ] {
+            assert_eq!(detach_keys(text).unwrap(), keys, "{text}");
+        }
+        for text in ["ctrl-", "ctrl-ab", "ab", "ctrl-p,", "ö", "ctrl-1"] {
+            assert!(detach_keys(text).is_err(), "{text}");
         }
     }
 }
