@@ -164,6 +164,37 @@ fn layers_that_need_much_memory_take_their_turns() {
 }
 
 #[test]
+fn a_layer_that_needs_much_memory_for_its_entries_begins_again_when_it_is_its_turn() {
+    let home = Home::new();
+    // A file that is replaced is remembered until the end by its path.
+    let deep = [vec!["x".repeat(200); 19].join("/"), "f".into()].join("/");
+    let much = (0..2400).fold(Layer::new().file("top", 0o644, "top"), |layer, n| {
+        layer.file(&deep, 0o644, n.to_string())
+    });
+    let built = Image::new("x")
+        .layer(Layer::new().file("base", 0o644, "base"))
+        .layer(much)
+        .build();
+    let go_on = Arc::new(AtomicBool::new(false));
+    let server = serve(&built, {
+        let go_on = go_on.clone();
+        move |built, request| match request.path.contains(&built.layer(0)) {
+            true => content(built, request).hold(20, &go_on),
+            false => content(built, request),
+        }
+    });
+    std::thread::scope(|scope| {
+        let pulling = scope.spawn(|| pull_all(&home, &server, &Silent));
+        wait_for("the upper layer", || unpacked(&home, "top").len() == 1);
+        go_on.store(true, Ordering::SeqCst);
+        pulling.join().unwrap().unwrap();
+    });
+    let layers = home.layers(&name(&server.host()).to_string());
+    assert_eq!(home.read(layers[1], &deep), "2399");
+    assert_eq!(unpacked(&home, "top").len(), 1);
+}
+
+#[test]
 fn equal_layers_of_one_image_are_unpacked_once() {
     let home = Home::new();
     let twice = || Layer::new().file("same", 0o644, "same");

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 use image::changes::changes;
 use support::container::{Container, act};
-use support::random::{Shape, archive};
+use support::random::{Shape, layers};
 use support::*;
 use sys::Dir;
 use testkit::random::Random;
@@ -168,14 +168,8 @@ fn random_changes_match_a_comparison_of_whole_trees() {
     };
     for seed in 0..25 {
         let mut random = Random::new(seed);
-        let mut layers: Vec<Layer> = Vec::new();
-        for _ in 0..3 {
-            let below: Vec<&Layer> = layers.iter().rev().collect();
-            let (tar, _) = archive(&mut random, shape, &[]);
-            layers.push(try_layer(&tar, &below).unwrap());
-        }
         let redirects: &[&str] = if seed % 2 == 0 { &["redirect_dir=on"] } else { &[] };
-        let container = Container::new(layers, redirects);
+        let container = Container::new(layers(&mut random, shape), redirects);
         let old = seen(&container.at(""));
         for _ in 0..random.below(40) {
             act(&mut random, &container.at(""));

@@ -315,6 +315,17 @@ fn limits() {
         .err()
         .unwrap();
     has(&chain(&error), &["\"big\"", "more than 100000 bytes"]);
+    // Directories, links and replaced files are remembered to the end.
+    let mut forgetful = Limits::default();
+    forgetful.memory = 20_000;
+    let directories = |count: usize| (0..count).fold(Tar::new(), |tar, n| tar.dir(format!("d{n}"), 0o755));
+    assert!(try_layer_within(&directories(200).end(), &[], &forgetful).is_ok());
+    let links = (0..300).fold(Tar::new().file("f", ""), |tar, n| tar.link(format!("l{n}"), "f"));
+    let replaced = (0..900).fold(Tar::new(), |tar, _| tar.file("f", "x"));
+    for tar in [directories(600), links, replaced] {
+        let error = try_layer_within(&tar.end(), &[], &forgetful).err().unwrap();
+        has(&chain(&error), &["directories, hard links and replaced files"]);
+    }
     let zeros = [Tar::new().file("f", "").end(), vec![0; 1 << 20]].concat();
     let error = try_layer_within(&zeros, &[], &small).err().unwrap();
     has(&chain(&error), &["end of the archive", "more than 100000 bytes"]);

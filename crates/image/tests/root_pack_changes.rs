@@ -11,7 +11,7 @@ use image::pack::{MergedAs, PackError, pack, pack_changes, pack_merged};
 use mount::Mount;
 use overlay::Prefix;
 use support::container::{Container, act};
-use support::random::{Shape, archive};
+use support::random::{Shape, layers};
 use support::*;
 use testkit::random::Random;
 
@@ -165,14 +165,8 @@ fn random_changes() {
     };
     for seed in 0..12 {
         let mut random = Random::new(seed);
-        let mut layers: Vec<Layer> = Vec::new();
-        for _ in 0..3 {
-            let below: Vec<&Layer> = layers.iter().rev().collect();
-            let (tar, _) = archive(&mut random, shape, &[]);
-            layers.push(try_layer(&tar, &below).unwrap());
-        }
         let options: &[&str] = if seed % 3 == 0 { &[] } else { ALL };
-        let container = Container::new(layers, options);
+        let container = Container::new(layers(&mut random, shape), options);
         for _ in 0..random.below(40) {
             act(&mut random, &container.at(""));
         }

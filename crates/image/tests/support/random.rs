@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use image::tar::{Entry, Kind, Segment, Time};
 use testkit::random::Random;
 
-use super::Tar;
+use super::{Layer, Tar, try_layer};
 
 /// What may occur in an archive, beside files, directories and symbolic links.
 #[derive(Debug, Clone, Copy)]
@@ -46,6 +46,17 @@ const ODD: [&[u8]; 4] = [
         .as_bytes(),
     b"-\\\"",
 ];
+
+/// Three layers of such archives, the base first.
+pub fn layers(random: &mut Random, shape: Shape) -> Vec<Layer> {
+    let mut layers: Vec<Layer> = Vec::new();
+    for _ in 0..3 {
+        let below: Vec<&Layer> = layers.iter().rev().collect();
+        let (tar, _) = archive(random, shape, &[]);
+        layers.push(try_layer(&tar, &below).expect("it holds nothing that is refused"));
+    }
+    layers
+}
 
 /// One archive, and the paths of what it has that is no directory. `below` are such paths of the layers below:
 /// nothing goes through them unless this layer makes a directory there.
