@@ -100,6 +100,11 @@ impl<A: FromArgMatches> FromArgMatches for Late<A> {
     }
 }
 
+/// The whole definition. `oci` is another's command line: it is read by itself, and shown here.
+pub(crate) fn definition() -> clap::Command {
+    Cli::command().subcommand(crate::oci::command())
+}
+
 /// Parses the program's arguments.
 ///
 /// # Errors

@@ -102,7 +102,7 @@ impl fmt::Display for Failure {
 
 /// Errors are one line: what comes from elsewhere (the kernel's log, a registry's answer) may hold more. The number that
 /// the standard library puts behind a system error's words tells nobody anything.
-fn one_line(text: &str) -> String {
+pub(crate) fn one_line(text: &str) -> String {
     let lines = text
         .split(['\n', '\r'])
         .map(str::trim)

@@ -6,7 +6,7 @@
 //!
 //! The program also plays roles that it is started in by itself: the supervisor of a container, and the server of an
 //! overlay (`server`). Under the names `mount.fuse.strata` and `fuse-overlayfs` it is a mount helper and a drop-in for
-//! that program: see [`main`].
+//! that program, under `strata-oci` an OCI runtime for other engines: see [`main`].
 //!
 //! Start reading at [`args`].
 
@@ -16,6 +16,7 @@ mod config;
 mod explain;
 mod failure;
 mod fuse_overlayfs;
+mod oci;
 mod overlay;
 mod password;
 mod peers;
@@ -27,8 +28,6 @@ mod server;
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-
-use clap::CommandFactory;
 
 /// First argument of the program when it is started as a container's supervisor. No command of the user's.
 const SUPERVISOR: &str = "supervise";
@@ -42,6 +41,12 @@ const SERVER: &str = "serve-overlay";
 /// The program as a drop-in for fuse-overlayfs: by this first argument, or by this name.
 const DROP_IN: &str = "fuse-overlayfs";
 
+/// The program as an OCI runtime for other engines: by this first argument, or by the name below.
+const OCI: &str = "oci";
+
+/// The program's name as an OCI runtime.
+const OCI_RUNTIME: &str = "strata-oci";
+
 /// The program's name as a helper of mount(8).
 const MOUNT_HELPER: &str = "mount.fuse.strata";
 
@@ -53,7 +58,7 @@ fn program() -> PathBuf {
 
 /// The command line's definition, for completions and man pages.
 pub fn command() -> clap::Command {
-    args::Cli::command()
+    args::definition()
 }
 
 /// The program: plays the role or runs the command that its arguments name.
@@ -66,6 +71,7 @@ pub fn main() -> ExitCode {
     match called {
         Some(DROP_IN) => return ExitCode::from(fuse_overlayfs::main(words)),
         Some(MOUNT_HELPER) => return ExitCode::from(commands::mount::helper(words)),
+        Some(OCI_RUNTIME) => return ExitCode::from(oci::main(words)),
         _ => {}
     }
     let role = words.next();
@@ -74,6 +80,7 @@ pub fn main() -> ExitCode {
         Some(SERVER) => return server::main(),
         Some(REAPER) => commands::reap::main(words.collect()),
         Some(DROP_IN) => fuse_overlayfs::main(words),
+        Some(OCI) => oci::main(words),
         _ => match args::parse() {
             Ok(cli) => commands::run(cli),
             Err(error) => failure::usage(&error),

@@ -14,6 +14,7 @@
 //! | [`exec()`] | one more program in a container that runs |
 //! | [`supervisor`] | the process that stays beside it |
 //! | `launch` | from a spec to a process, step by step |
+//! | [`oci`] | containers that another engine looks after: made and started, and left to it |
 //! | [`end()`] | the end of a container, whatever state it is in |
 //! | [`processes`] | its processes, and what they use |
 //! | [`state`] | what a container does, asked by anyone |
@@ -46,6 +47,7 @@ mod external;
 pub mod health;
 mod launch;
 pub mod log;
+pub mod oci;
 pub mod options;
 
 mod pause;
@@ -62,6 +64,6 @@ pub use end::{EndError, end};
 pub use exec::{ExecError, ExecRequest, exec, root};
 pub use launch::{INIT_ANNOTATION, make_directory};
 pub use pause::{PauseError, Paused, pause};
-pub use start::{Helper, Running, StartError, StartRequest, Streams, Summoned, start, summon};
+pub use start::{Helper, Running, StartError, StartRequest, Streams, Summoned, leave_the_disk, start, summon};
 /// For a program that starts containers, before it does: whoever started it may have had SIGCHLD ignored.
 pub use sys::signal::hear_of_children;

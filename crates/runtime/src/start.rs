@@ -19,7 +19,7 @@ use crate::control::{About, Concern, Connection, Hold, Reply, Request, Restart};
 use crate::launch::{CANNOT_RUN, FAILED, NOT_FOUND};
 use crate::log::Limits;
 use crate::state::Exit;
-use crate::terminal::Attention;
+use crate::terminal::{Attended, Attention};
 
 /// The program that supervisors are made of, and the arguments that bring it into that role: it is to call
 /// [`crate::supervisor::main`] with the arguments that follow these.
@@ -258,6 +258,27 @@ fn tell(
     }
 }
 
+/// Makes sure that the calling program is executed from where nobody can write to it: where it is not, executes it again
+/// with `words`, its own arguments (the name first), from such a copy. To be called first of all by a program that becomes a container's process
+/// without the help of a supervisor.
+///
+/// # Errors
+/// The copy cannot be made.
+pub fn leave_the_disk(words: impl IntoIterator<Item = OsString>) -> io::Result<()> {
+    let own = Path::new("/proc/self/exe");
+    if rustix::fs::statvfs(own)?
+        .f_flag
+        .contains(rustix::fs::StatVfsMountFlags::RDONLY)
+    {
+        return Ok(());
+    }
+    let copy = read_only_copy(own)?;
+    let mut words = words.into_iter();
+    let mut command = Command::new(format!("/proc/self/fd/{}", copy.as_raw_fd()));
+    command.arg0(words.next().unwrap_or_default()).args(words);
+    Err(command.exec())
+}
+
 /// A detached read-only copy of the mount that `program` lies on, rooted at it.
 fn read_only_copy(program: &Path) -> io::Result<OwnedFd> {
     let copy = sys::mount::clone_tree_at(program, false)?;
@@ -370,6 +391,20 @@ impl Running {
             Some(supervisor) => supervisor.wait().map(drop),
             None => Ok(()),
         }
+    }
+}
+
+impl Attended for Running {
+    fn console(&self) -> Option<BorrowedFd<'_>> {
+        self.console()
+    }
+
+    fn kill(&self, signal: i32) -> io::Result<()> {
+        self.kill(signal)
+    }
+
+    fn take(&mut self) -> io::Result<Option<Exit>> {
+        self.take()
     }
 }
 

@@ -9,7 +9,6 @@ use rustix::process::Signal;
 use rustix::termios::{OptionalActions, Termios};
 use sys::signal::{Set, SignalFd};
 
-use crate::start::Running;
 use crate::state::Exit;
 
 /// Signals that are the caller's own: what its children and its terminal's job control tell it, and what only a fault
@@ -30,6 +29,16 @@ const KEPT: [Signal; 14] = [
     Signal::ABORT,
     Signal::SYS,
 ];
+
+/// What runs in the foreground. Its descriptor is readable when [`Attended::take`] has something to take.
+pub trait Attended: AsFd {
+    /// The master of its terminal, where it has one.
+    fn console(&self) -> Option<BorrowedFd<'_>>;
+    /// Sends it a signal. `BrokenPipe` where nobody is left to take it.
+    fn kill(&self, signal: i32) -> io::Result<()>;
+    /// How it ended, once it has.
+    fn take(&mut self) -> io::Result<Option<Exit>>;
+}
 
 /// The user's end of a container's terminal.
 #[derive(Debug, Clone, Copy)]
@@ -60,11 +69,11 @@ impl Attention {
     }
 
     /// Passes signals on to a supervisor that is starting a container, until it has said something.
-    pub(crate) fn pass_on_until_answered(&self, running: &Running) -> io::Result<()> {
+    pub(crate) fn pass_on_until_answered(&self, running: &impl Attended) -> io::Result<()> {
         loop {
             let answered = {
                 let mut fds = [
-                    PollFd::new(running, PollFlags::IN),
+                    PollFd::from_borrowed_fd(running.as_fd(), PollFlags::IN),
                     PollFd::new(&self.signals, PollFlags::IN),
                 ];
                 retry(|| rustix::event::poll(&mut fds, None))?;
@@ -78,7 +87,7 @@ impl Attention {
     }
 
     /// Passes the signals that have come on to the container; `resized` is told that the window has another size.
-    pub(crate) fn pass_on(&self, running: &Running, mut resized: impl FnMut()) -> io::Result<()> {
+    pub(crate) fn pass_on(&self, running: &impl Attended, mut resized: impl FnMut()) -> io::Result<()> {
         while let Some(received) = self.signals.read()? {
             if received.signal == Signal::WINCH.as_raw() {
                 resized();
@@ -139,7 +148,11 @@ impl Drop for Raw<'_> {
 /// Stays with a container in the foreground until it has ended: passes signals on and, with a `screen`, relays its
 /// terminal. Keys that the terminal turns into signals reach the container once: as signals where it has no terminal,
 /// as keys where it has one.
-pub fn attend(running: &mut Running, attention: &Attention, screen: Option<Screen<'_>>) -> io::Result<Exit> {
+pub fn attend(
+    running: &mut impl Attended,
+    attention: &Attention,
+    screen: Option<Screen<'_>>,
+) -> io::Result<Exit> {
     let console = running
         .console()
         .map(|console| console.try_clone_to_owned())
@@ -160,12 +173,12 @@ pub fn attend(running: &mut Running, attention: &Attention, screen: Option<Scree
     exit
 }
 
-fn attend_signals(running: &mut Running, attention: &Attention) -> io::Result<Exit> {
+fn attend_signals(running: &mut impl Attended, attention: &Attention) -> io::Result<Exit> {
     loop {
         let ended = {
             let mut fds = [
                 PollFd::new(&attention.signals, PollFlags::IN),
-                PollFd::new(running, PollFlags::IN),
+                PollFd::from_borrowed_fd(running.as_fd(), PollFlags::IN),
             ];
             retry(|| rustix::event::poll(&mut fds, None))?;
             !fds[1].revents().is_empty()
@@ -257,7 +270,7 @@ struct Relay<'a> {
 }
 
 impl Relay<'_> {
-    fn run(&mut self, running: &mut Running, attention: &Attention) -> io::Result<Exit> {
+    fn run(&mut self, running: &mut impl Attended, attention: &Attention) -> io::Result<Exit> {
         let mut exit = None;
         loop {
             if let Some(exit) = &exit
@@ -308,7 +321,7 @@ impl Relay<'_> {
         Ok(fds[0].revents().contains(PollFlags::IN))
     }
 
-    fn wait(&self, running: &Running, attention: &Attention, ended: bool) -> io::Result<Ready> {
+    fn wait(&self, running: &impl Attended, attention: &Attention, ended: bool) -> io::Result<Ready> {
         let reads_keys = !ended && !self.typed.ended && self.typed.is_empty();
         let input = self.screen.input.filter(|_| reads_keys);
         let mut console = PollFlags::empty();

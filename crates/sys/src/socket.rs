@@ -4,6 +4,7 @@ use std::ffi::OsStr;
 use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::path::Path;
 
 use rustix::fs::Mode;
 use rustix::net::{
@@ -74,6 +75,14 @@ pub fn connect(dir: &Dir, name: &str) -> io::Result<OwnedFd> {
         None,
     )?;
     rustix::net::connect(&socket, &address(dir.as_fd(), name)?)?;
+    Ok(socket)
+}
+
+/// Connects to the stream socket at `path`, which a caller named: it is followed as the caller would follow it.
+pub fn connect_stream(path: &Path) -> io::Result<OwnedFd> {
+    let flags = SocketFlags::CLOEXEC;
+    let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
+    rustix::net::connect(&socket, &SocketAddrUnix::new(path)?)?;
     Ok(socket)
 }
 

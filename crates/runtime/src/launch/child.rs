@@ -1,8 +1,9 @@
 //! The container's first process, from its birth to its program: one sequence, each step once, in the order that the
 //! steps' own rights and the specification's life cycle dictate.
 
+use std::cell::OnceCell;
 use std::convert::Infallible;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use oci_spec::runtime::Spec;
 use sys::process::namespaces as kind;
@@ -35,13 +36,14 @@ pub(super) fn run(order: &Order<'_>, prepared: &Prepared, sync: Sync) -> u8 {
         order,
         prepared,
         sync: &sync,
+        starter: OnceCell::new(),
         spec: order.spec,
     };
     match child.become_container() {
         Err(fault) => {
             let code = fault.code;
             // Where even this fails, the exit code remains.
-            let _ = sync.say(&Word::Failed(fault));
+            let _ = child.starter.get().unwrap_or(&sync).say(&Word::Failed(fault));
             code
         }
     }
@@ -51,6 +53,8 @@ struct Child<'a> {
     order: &'a Order<'a>,
     prepared: &'a Prepared,
     sync: &'a Sync,
+    /// Whoever told it to start, where that is somebody else.
+    starter: OnceCell<Sync>,
     spec: &'a Spec,
 }
 
@@ -65,6 +69,8 @@ impl Child<'_> {
             process,
             linux: self.spec.linux().as_ref(),
             stdio: &self.order.stdio,
+            preserved: self.order.preserved,
+            new_keyring: self.order.new_keyring,
             program: &self.prepared.program,
             sync: self.sync,
         };
@@ -91,9 +97,16 @@ impl Child<'_> {
         drop(root);
 
         let filter = self.sync.wait_for_program()?;
+        program::enter_directory(process.cwd().as_os_str())?;
+        let steps = match self.order.start {
+            Some(listener) => Steps {
+                sync: self.wait_for_start(listener, &proc, pty.as_ref())?,
+                ..steps
+            },
+            None => steps,
+        };
         self.run_hooks("startContainer", "created")?;
         steps.take_streams(pty)?;
-        program::enter_directory(process.cwd().as_os_str())?;
         let profile = apparmor::wanted(process);
         if let Some(profile) = profile {
             apparmor::at_exec(&proc, profile).about(Concern::Apparmor)?;
@@ -107,6 +120,20 @@ impl Child<'_> {
             drop(proc);
             steps.execute(filter.as_ref())
         }
+    }
+
+    /// Waits for the one who tells it to start. Until then it keeps nothing of the host's that it will not need: it may
+    /// wait for long, and beside others.
+    fn wait_for_start(&self, listener: BorrowedFd<'_>, proc: &Proc, pty: Option<&OwnedFd>) -> Result<&Sync> {
+        // As the peers do it: what is not there is told to the one who has it made.
+        self.prepared.program.look()?;
+        let mut kept = vec![proc.as_fd(), listener, self.sync.as_fd()];
+        kept.extend(pty.map(AsFd::as_fd));
+        kept.extend(self.order.stdio.iter().chain(self.order.preserved).map(AsFd::as_fd));
+        sys::fd::keep_only(&kept).during(|| "closing descriptors".into())?;
+        self.sync.say(&Word::Waiting)?;
+        let starter = Sync::accept(listener)?;
+        Ok(self.starter.get_or_init(|| starter))
     }
 
     fn enter_namespaces(&self) -> Result<()> {

@@ -36,6 +36,10 @@ pub(crate) struct ExecOrder<'a> {
     pub(crate) first: BorrowedFd<'a>,
     /// Standard streams, where `process` asks for no terminal.
     pub(crate) stdio: [OwnedFd; 3],
+    /// Descriptors that the program is given besides, under the numbers that they have.
+    pub(crate) preserved: &'a [OwnedFd],
+    /// The program gets a session keyring of its own.
+    pub(crate) new_keyring: bool,
     /// Rows and columns of the terminal's window.
     pub(crate) size: Option<(u16, u16)>,
     /// The cgroup2 directory that the process is born in.
@@ -87,6 +91,8 @@ pub(crate) fn fork(order: &ExecOrder<'_>) -> Result<Joining> {
             process: order.process,
             linux: order.spec.linux().as_ref(),
             stdio: &order.stdio,
+            preserved: order.preserved,
+            new_keyring: order.new_keyring,
             program: &program,
             sync: &childs_end,
         },
@@ -97,6 +103,7 @@ pub(crate) fn fork(order: &ExecOrder<'_>) -> Result<Joining> {
     };
     let mut kept = vec![proc.as_fd(), childs_end.as_fd(), order.first];
     kept.extend(order.stdio.iter().map(AsFd::as_fd));
+    kept.extend(order.preserved.iter().map(AsFd::as_fd));
     kept.extend(order.cgroup);
     // The cgroup namespace comes last: a cgroup is not born into from a namespace in which it cannot be seen.
     let go = || {
@@ -138,7 +145,7 @@ impl Joining {
             Ok(Some(Word::Executing)) => self.executing = true,
             Ok(Some(Word::Failed(fault))) => return Progress::Failed(fault),
             // It has nothing of the kind to say.
-            Ok(Some(Word::Mounted)) => {}
+            Ok(Some(Word::Mounted | Word::Waiting)) => {}
             Ok(None) if self.executing => {
                 return match self.child.take() {
                     Some(child) => Progress::Runs(Started {

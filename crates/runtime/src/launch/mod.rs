@@ -8,6 +8,7 @@
 //! with the child.
 
 mod apparmor;
+mod cgroups;
 mod check;
 mod child;
 mod console;
@@ -40,6 +41,7 @@ use rustix::process::{Signal, WaitId, WaitIdOptions};
 use sys::process::{Fork, namespaces as kind};
 
 use crate::control::Concern;
+pub(crate) use cgroups::Cgroups;
 use child::Prepared;
 pub(crate) use fault::{About, CANNOT_RUN, During, FAILED, Fault, IntoText, NOT_FOUND, Result};
 use hooks::HookState;
@@ -47,9 +49,10 @@ use identity::Filter;
 pub(crate) use mounts::CgroupView;
 pub(crate) use namespaces::SpareNetwork;
 use namespaces::{BirthPlace, Namespaces};
+pub(crate) use namespaces::makes as makes_namespace;
 use program::Program;
 pub use root::make_directory;
-use sync::{Sync, Word};
+pub(crate) use sync::{Sync, Word};
 
 /// The annotation that asks for an init process before the container's program: `"true"`.
 pub const INIT_ANNOTATION: &str = "strata.init";
@@ -62,6 +65,13 @@ pub(crate) struct Order<'a> {
     pub(crate) id: &'a str,
     /// Standard streams, where the spec asks for no terminal.
     pub(crate) stdio: [OwnedFd; 3],
+    /// Descriptors that the program is given besides, under the numbers that they have.
+    pub(crate) preserved: &'a [OwnedFd],
+    /// The program gets a session keyring of its own.
+    pub(crate) new_keyring: bool,
+    /// Where the process, once all is made, waits to be told to go on to its program; it goes on at once where there is
+    /// none. A listening socket: the first who connects tells it so, and is told what comes of it.
+    pub(crate) start: Option<BorrowedFd<'a>>,
     /// Rows and columns of the terminal's window.
     pub(crate) size: Option<(u16, u16)>,
     /// The cgroup2 directory that the process is born in.
@@ -96,7 +106,7 @@ pub(crate) struct Launch<'a> {
     filter: Option<Filter>,
 }
 
-/// A container's program was executed.
+/// A container's program was executed, or waits to be told to start.
 pub(crate) struct Launched {
     pub(crate) child: sys::process::Child,
     /// The master of its terminal.
@@ -186,7 +196,8 @@ impl<'a> Launch<'a> {
         idmap::write_maps(self.pid(), [users, groups])
     }
 
-    /// Runs the hooks that are due, lets the process go on to its program, and waits until it runs. `interrupted` is
+    /// Runs the hooks that are due, lets the process go on to its program, and waits until that runs, or until the process
+    /// waits to be [told to start](Order::start). `interrupted` is
     /// asked when one of `watched` is readable or gone; what it returns ends the launch.
     pub(crate) fn finish(
         mut self,
@@ -232,6 +243,7 @@ impl<'a> Launch<'a> {
                 }
                 Some(Word::Console(master)) => console = Some(master),
                 Some(Word::Executing) => executing = true,
+                Some(Word::Waiting) => break,
                 Some(Word::Failed(fault)) => return Err(fault),
                 None if executing => break,
                 None => return Err(self.died()),
@@ -297,4 +309,11 @@ fn filter(spec: &Spec) -> Result<Option<Filter>> {
         program,
         flags: crate::seccomp::flags(seccomp),
     }))
+}
+
+/// Those of these mount options that mean nothing to the launcher, and go to the file system.
+#[cfg(test)]
+pub(crate) fn passes_on(names: &[&str]) -> Vec<String> {
+    let names: Vec<String> = names.iter().map(ToString::to_string).collect();
+    options::parse(&names).data.into_iter().map(str::to_owned).collect()
 }

@@ -82,6 +82,19 @@ pub(super) fn listed(spec: &Spec) -> u64 {
         .fold(0, |all, one| all | bit(one.typ()))
 }
 
+/// Whether a spec gives its container a new namespace of this kind.
+pub(crate) fn makes(spec: &Spec, kind: u64) -> bool {
+    let listed = spec
+        .linux()
+        .as_ref()
+        .and_then(|linux| linux.namespaces().as_ref());
+    let own = |path: &Option<PathBuf>| path.as_deref().is_none_or(|path| path == Path::new(""));
+    listed
+        .into_iter()
+        .flatten()
+        .any(|one| bit(one.typ()) == kind && own(one.path()))
+}
+
 impl Namespaces {
     /// Reads them from the spec and opens those to join: a path is resolved here, on the host.
     pub(super) fn of(spec: &Spec) -> Result<Namespaces> {

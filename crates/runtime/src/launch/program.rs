@@ -43,6 +43,19 @@ impl Program {
         })
     }
 
+    /// Whether it is there and may be executed, as far as that can be told without doing it.
+    pub(super) fn look(&self) -> Result<()> {
+        let mut denied = None;
+        for candidate in &self.candidates {
+            match rustix::fs::accessat(CWD, candidate.as_c_str(), Access::EXEC_OK, AtFlags::empty()) {
+                Ok(()) => return Ok(()),
+                Err(Errno::NOENT | Errno::NOTDIR | Errno::NAMETOOLONG) => {}
+                Err(error) => denied = Some(error),
+            }
+        }
+        Err(self.missing(denied.map(io::Error::from)))
+    }
+
     /// Executes it; returns only when that failed.
     pub(super) fn execute(&self) -> Fault {
         let mut denied = None;
@@ -58,6 +71,11 @@ impl Program {
                 _ => return fault(CANNOT_RUN, format!("{}: {}", self.name, explain(error))),
             }
         }
+        self.missing(denied)
+    }
+
+    /// It is in none of the places; in one is something that may not be run.
+    fn missing(&self, denied: Option<io::Error>) -> Fault {
         match denied {
             Some(error) => fault(CANNOT_RUN, format!("{}: {}", self.name, explain(error))),
             None if self.name.contains('/') => fault(NOT_FOUND, format!("{}: no such file", self.name)),

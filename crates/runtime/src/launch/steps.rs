@@ -6,7 +6,7 @@ use std::os::fd::{AsFd, OwnedFd};
 
 use oci_spec::runtime::{Linux, PosixRlimitType as Kind, Process};
 use rustix::fs::{FileType, Mode, Uid};
-use rustix::io::Errno;
+use rustix::io::{Errno, FdFlags};
 use rustix::process::{DumpableBehavior, Gid};
 use sys::pty::Pty;
 use sys::signal::Set;
@@ -19,11 +19,16 @@ use super::sync::{Sync, Word};
 use super::sysctl::Proc;
 
 /// What the steps need to know.
+#[derive(Clone, Copy)]
 pub(super) struct Steps<'a> {
     pub(super) process: &'a Process,
     pub(super) linux: Option<&'a Linux>,
     /// Standard streams, where the process has no terminal.
     pub(super) stdio: &'a [OwnedFd; 3],
+    /// Descriptors that the program is given besides.
+    pub(super) preserved: &'a [OwnedFd],
+    /// A session keyring of its own.
+    pub(super) new_keyring: bool,
     pub(super) program: &'a Program,
     pub(super) sync: &'a Sync,
 }
@@ -65,6 +70,9 @@ impl Steps<'_> {
         }
         identity::limit(self.process, |kind| kind != Kind::RlimitNofile)?;
         scheduling::apply(self.process, self.linux)?;
+        if !self.new_keyring {
+            return Ok(());
+        }
         match sys::process::join_new_session_keyring() {
             // A kernel without keys has none to hide.
             Err(error) if Errno::from_io_error(&error) != Some(Errno::NOSYS) => {
@@ -114,6 +122,9 @@ impl Steps<'_> {
     /// The last steps: after them the process has no more rights than its program.
     pub(super) fn execute(&self, filter: Option<&Filter>) -> Result<Infallible> {
         sys::process::close_on_exec_from(3).during(|| "closing descriptors".into())?;
+        for preserved in self.preserved {
+            rustix::io::fcntl_setfd(preserved, FdFlags::empty()).during(|| "keeping descriptors open".into())?;
+        }
         // Only now: until here descriptors were opened, and moved to their numbers.
         identity::limit(self.process, |kind| kind == Kind::RlimitNofile)?;
         sys::signal::reset_all();

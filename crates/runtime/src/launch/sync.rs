@@ -9,6 +9,7 @@ use std::ffi::c_ulong;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
+use rustix::event::{PollFd, PollFlags};
 use sys::seccomp::{Flags, MAX_INSTRUCTIONS, Program};
 
 use super::fault::{During, Fault, Result};
@@ -23,11 +24,13 @@ const MAX_WORD: usize = 4096;
 
 /// What the child says.
 #[derive(Debug)]
-pub(super) enum Word {
+pub(crate) enum Word {
     /// The namespaces and mounts are made; hooks may run before the root is changed. Waits for permission.
     Mounted,
     /// The master of the container's terminal.
     Console(OwnedFd),
+    /// The container is made. Waits for somebody to connect.
+    Waiting,
     /// Everything is done but exec.
     Executing,
     /// It failed and ends.
@@ -36,7 +39,7 @@ pub(super) enum Word {
 
 /// One end of the conversation.
 #[derive(Debug)]
-pub(super) struct Sync(OwnedFd);
+pub(crate) struct Sync(OwnedFd);
 
 impl AsFd for Sync {
     fn as_fd(&self) -> BorrowedFd<'_> {
@@ -51,12 +54,30 @@ impl Sync {
         Ok((Sync(a), Sync(b)))
     }
 
+    /// The end of one who tells a process to start, over a connection that was made for it.
+    pub(crate) fn over(connection: OwnedFd) -> Sync {
+        Sync(connection)
+    }
+
+    /// The child's: waits until somebody connects to `listener`, and goes on over that connection.
+    pub(super) fn accept(listener: BorrowedFd<'_>) -> Result<Sync> {
+        let doing = || "waiting to be started".to_owned();
+        loop {
+            let mut polled = [PollFd::from_borrowed_fd(listener, PollFlags::IN)];
+            rustix::event::poll(&mut polled, None).during(doing)?;
+            if let Some(connection) = sys::socket::accept(listener).during(doing)? {
+                return Ok(Sync(connection));
+            }
+        }
+    }
+
     /// The child's: says a word.
     pub(super) fn say(&self, word: &Word) -> Result<()> {
         let mut text = Vec::new();
         let mut fds = Vec::new();
         match word {
             Word::Mounted => text.push(b'M'),
+            Word::Waiting => text.push(b'W'),
             Word::Executing => text.push(b'X'),
             Word::Console(master) => {
                 text.push(b'C');
@@ -71,12 +92,13 @@ impl Sync {
     }
 
     /// The launcher's: what the child said; `None` when it is gone or has executed its program.
-    pub(super) fn hear(&self) -> io::Result<Option<Word>> {
+    pub(crate) fn hear(&self) -> io::Result<Option<Word>> {
         let Some(mut message) = sys::socket::receive(self.0.as_fd(), MAX_WORD)? else {
             return Ok(None);
         };
         let word = match (message.bytes.as_slice(), message.fds.pop()) {
             (b"M", None) => Word::Mounted,
+            (b"W", None) => Word::Waiting,
             (b"X", None) => Word::Executing,
             (b"C", Some(master)) => Word::Console(master),
             ([b'F', code, concern, text @ ..], None) => Word::Failed(Fault {

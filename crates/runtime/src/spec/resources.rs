@@ -114,16 +114,20 @@ pub(super) fn devices(
         return Ok((nodes, vec![rule(true, None, None, None, "rwm")]));
     }
     let mut rules = vec![rule(false, None, None, None, "rwm")];
-    for (typ, major, minor, access) in defaults::DEVICES {
-        let typ = if typ == 'b' {
-            LinuxDeviceType::B
-        } else {
-            LinuxDeviceType::C
-        };
-        rules.push(rule(true, Some(typ), major, minor, access));
-    }
+    rules.extend(default_devices());
     rules.extend(found.into_iter().map(|device| device.rule));
     Ok((nodes, rules))
+}
+
+/// Rules that allow what every container has (OCI runtime spec, "Default Devices").
+pub(crate) fn default_devices() -> impl Iterator<Item = LinuxDeviceCgroup> {
+    defaults::DEVICES.into_iter().map(|(typ, major, minor, access)| {
+        let typ = match typ {
+            'b' => LinuxDeviceType::B,
+            _ => LinuxDeviceType::C,
+        };
+        rule(true, Some(typ), major, minor, access)
+    })
 }
 
 fn rule(

@@ -11,14 +11,13 @@ use rustix::process::Signal;
 use sys::signal::SignalFd;
 
 use super::NOW;
-use super::cgroups::Cgroups;
 use super::serve::Running;
 use super::streams::Streams;
 use crate::bundle::{self, Bundle};
 use crate::cgroup::CgroupPaths;
 use crate::control::{Concern, Connection, Request};
 use crate::external::External;
-use crate::launch::{During, Fault, Launch, Order, Result, SpareNetwork, hooks};
+use crate::launch::{Cgroups, During, Fault, Launch, Order, Result, SpareNetwork, hooks};
 use crate::state::{self, ProcessId, State, Status};
 
 /// Starts the program of one bundle.
@@ -197,6 +196,9 @@ impl Launcher {
             bundle: bundle.path(),
             id: bundle.id(),
             stdio,
+            preserved: &[],
+            new_keyring: true,
+            start: None,
             size: self.size,
             cgroup: cgroups.birth_place(),
             join: cgroups.must_be_joined().then_some(&join),

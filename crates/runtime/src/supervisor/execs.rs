@@ -268,6 +268,8 @@ fn make(
         process: &process,
         first,
         stdio,
+        preserved: &[],
+        new_keyring: true,
         size,
         cgroup: left.cgroups.birth_place(),
         join: left.cgroups.must_be_joined().then_some(&join),

@@ -10,7 +10,6 @@
 //! its end, `streams` what goes in and out, `execs` the programs that come later, `conclude` the end.
 
 mod begin;
-mod cgroups;
 mod conclude;
 mod events;
 mod execs;

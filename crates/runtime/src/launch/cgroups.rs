@@ -1,4 +1,4 @@
-//! The container's cgroups, as far as the supervisor deals with them: ours, or none where another runtime makes its
+//! The container's cgroups, as far as whoever launches it deals with them: ours, or none where another runtime makes its
 //! own.
 
 use std::os::fd::BorrowedFd;
@@ -7,25 +7,34 @@ use oci_spec::runtime::{LinuxNamespaceType, Spec};
 
 use crate::cgroup::{Cgroup, CgroupPaths, DeviceControl, Hierarchies};
 use crate::control::Concern;
-use crate::launch::{CgroupView, Fault, Result};
+
+use super::{CgroupView, Fault, Result};
 
 /// The cgroup of one container and what a mount of type `cgroup` shows in it.
-pub(super) struct Cgroups {
+pub(crate) struct Cgroups {
     own: Option<Cgroup>,
     view: CgroupView,
 }
 
 impl Cgroups {
     /// Of a container that somebody else looks after.
-    pub(super) fn none() -> Cgroups {
+    pub(crate) fn none() -> Cgroups {
         Cgroups {
             own: None,
             view: CgroupView::None,
         }
     }
 
+    /// Those of a container that is made already.
+    pub(crate) fn of(own: Cgroup) -> Cgroups {
+        Cgroups {
+            own: Some(own),
+            view: CgroupView::None,
+        }
+    }
+
     /// Makes what the spec asks for.
-    pub(super) fn create(spec: &Spec, id: &str) -> Result<Cgroups> {
+    pub(crate) fn create(spec: &Spec, id: &str) -> Result<Cgroups> {
         let fault = |error: &dyn std::fmt::Display| Fault::new(error.to_string()).about(Concern::Cgroup);
         let hierarchies = Hierarchies::find().map_err(|error| fault(&error))?;
         let own = Cgroup::create_in(&hierarchies, spec, id).map_err(|error| fault(&error))?;
@@ -48,17 +57,17 @@ impl Cgroups {
     }
 
     /// The cgroup2 that the process is born in.
-    pub(super) fn birth_place(&self) -> Option<BorrowedFd<'_>> {
+    pub(crate) fn birth_place(&self) -> Option<BorrowedFd<'_>> {
         self.own.as_ref().and_then(Cgroup::fd)
     }
 
     /// Whether there are others that it has to be put into.
-    pub(super) fn must_be_joined(&self) -> bool {
+    pub(crate) fn must_be_joined(&self) -> bool {
         self.own.as_ref().is_some_and(Cgroup::has_v1)
     }
 
     /// Puts the process into those.
-    pub(super) fn join(&self, pid: i32) -> Result<()> {
+    pub(crate) fn join(&self, pid: i32) -> Result<()> {
         let joined = self.own.as_ref().map(|own| own.join_v1(pid));
         joined
             .unwrap_or(Ok(()))
@@ -66,24 +75,24 @@ impl Cgroups {
     }
 
     /// Whether they refuse the devices that the spec refuses.
-    pub(super) fn refuse_devices(&self) -> bool {
+    pub(crate) fn refuse_devices(&self) -> bool {
         self.own
             .as_ref()
             .is_none_or(|own| own.devices() != DeviceControl::Missing)
     }
 
     /// What a mount of type `cgroup` shows.
-    pub(super) fn view(&self) -> CgroupView {
+    pub(crate) fn view(&self) -> CgroupView {
         self.view.clone()
     }
 
     /// Where they are, for those who come when no supervisor is left.
-    pub(super) fn paths(&self) -> CgroupPaths {
+    pub(crate) fn paths(&self) -> CgroupPaths {
         self.own.as_ref().map(Cgroup::paths).unwrap_or_default()
     }
 
     /// Whether the kernel killed one of the container's processes for want of memory.
-    pub(super) fn oom_killed(&self) -> bool {
+    pub(crate) fn oom_killed(&self) -> bool {
         self.own
             .as_ref()
             .and_then(Cgroup::oom_kills)
@@ -99,7 +108,7 @@ impl Cgroups {
     }
 
     /// Kills what is left in them; what went wrong, if something did.
-    pub(super) fn kill(&self) -> Option<String> {
+    pub(crate) fn kill(&self) -> Option<String> {
         self.own
             .as_ref()
             .and_then(|own| own.kill().err())
@@ -107,7 +116,7 @@ impl Cgroups {
     }
 
     /// Removes them; what went wrong, if something did.
-    pub(super) fn end(self) -> Option<String> {
+    pub(crate) fn end(self) -> Option<String> {
         self.own
             .and_then(|own| own.remove().err())
             .map(|error| error.to_string())

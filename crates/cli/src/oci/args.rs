@@ -1,0 +1,299 @@
+//! The command line of runc, as far as it is played: what is missing is refused.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+/// Run containers for podman, containerd and buildah, which call this as they call runc
+#[derive(Debug, Parser)]
+#[command(
+    name = "oci",
+    bin_name = "strata oci",
+    version,
+    long_version = concat!(env!("CARGO_PKG_VERSION"), "\nspec: 1.2.1"),
+    disable_help_subcommand = true,
+    args_override_self = true,
+    max_term_width = 110
+)]
+pub(super) struct Cli {
+    /// Directory of the containers' state
+    #[arg(long, value_name = "DIR", default_value = "/run/strata-oci")]
+    pub(super) root: PathBuf,
+    /// File that errors are added to
+    #[arg(long, value_name = "FILE")]
+    pub(super) log: Option<PathBuf>,
+    /// Form of the lines in it
+    #[arg(long, value_enum, default_value = "text")]
+    pub(super) log_format: LogFormat,
+    /// Add a line for every call
+    #[arg(long)]
+    pub(super) debug: bool,
+    /// Refused: cgroups that systemd makes
+    #[arg(long)]
+    pub(super) systemd_cgroup: bool,
+    #[command(subcommand)]
+    pub(super) command: Command,
+}
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
+pub(super) enum LogFormat {
+    #[default]
+    Text,
+    Json,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(super) enum Format {
+    Table,
+    Json,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Command {
+    /// Make a container of a bundle, up to its program
+    Create(CreateArgs),
+    /// Let the program of a created container begin
+    Start(One),
+    /// Make a container and let its program begin
+    Run(RunArgs),
+    /// Run one more program in a container
+    Exec(ExecArgs),
+    /// Show a container's state as JSON
+    State(One),
+    /// Send a signal to a container's first process
+    Kill(KillArgs),
+    /// Remove a container that has stopped
+    Delete(DeleteArgs),
+    /// Hold all processes of a container still
+    Pause(One),
+    /// Let the processes of a paused container go on
+    Resume(One),
+    /// Show the processes of a container
+    Ps(PsArgs),
+    /// List containers
+    List(ListArgs),
+    /// Change a container's limits
+    Update(Box<UpdateArgs>),
+    /// Show what this runtime does, as JSON
+    Features,
+    /// Write a configuration to begin with
+    Spec(SpecArgs),
+}
+
+impl Command {
+    /// Whether it becomes, or makes, a process of a container.
+    pub(super) fn makes_processes(&self) -> bool {
+        matches!(self, Command::Create(_) | Command::Run(_) | Command::Exec(_))
+    }
+}
+
+#[derive(Debug, Args)]
+pub(super) struct One {
+    /// The container
+    #[arg(value_name = "CONTAINER")]
+    pub(super) id: String,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct CreateArgs {
+    /// Directory of config.json
+    #[arg(short, long, value_name = "DIR", default_value = ".")]
+    pub(super) bundle: PathBuf,
+    /// Refused: a root that is moved to, not changed to
+    #[arg(long)]
+    pub(super) no_pivot: bool,
+    #[command(flatten)]
+    pub(super) wish: WishArgs,
+    /// The container's id
+    #[arg(value_name = "CONTAINER")]
+    pub(super) id: String,
+}
+
+/// What a new process is given.
+#[derive(Debug, Args)]
+pub(super) struct WishArgs {
+    /// Socket that the terminal is sent to
+    #[arg(long, value_name = "SOCKET")]
+    pub(super) console_socket: Option<PathBuf>,
+    /// File that the process's number is written to
+    #[arg(long, value_name = "FILE")]
+    pub(super) pid_file: Option<PathBuf>,
+    /// How many descriptors after the standard streams it is given
+    #[arg(long, value_name = "NUMBER", default_value_t = 0)]
+    pub(super) preserve_fds: u16,
+    /// Leave it in the caller's session keyring
+    #[arg(long)]
+    pub(super) no_new_keyring: bool,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct RunArgs {
+    #[command(flatten)]
+    pub(super) create: CreateArgs,
+    /// Leave it, and do not remove it when it ends
+    #[arg(short, long)]
+    pub(super) detach: bool,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct ExecArgs {
+    /// Leave it
+    #[arg(short, long)]
+    pub(super) detach: bool,
+    /// File of JSON that says everything of the process
+    #[arg(short, long, value_name = "FILE", conflicts_with_all = ["user", "additional_gids", "cwd", "env",
+        "cap", "no_new_privs", "apparmor", "words"])]
+    pub(super) process: Option<PathBuf>,
+    /// Give it a terminal, whatever the file says
+    #[arg(short, long)]
+    pub(super) tty: bool,
+    /// User and group, as numbers
+    #[arg(short, long, value_name = "UID[:GID]")]
+    pub(super) user: Option<String>,
+    /// Groups besides
+    #[arg(short = 'g', long, value_name = "GID")]
+    pub(super) additional_gids: Vec<u32>,
+    /// Working directory
+    #[arg(long, value_name = "DIR")]
+    pub(super) cwd: Option<PathBuf>,
+    /// Variables besides
+    #[arg(short, long, value_name = "NAME=VALUE")]
+    pub(super) env: Vec<String>,
+    /// Capabilities besides
+    #[arg(short, long, value_name = "CAPABILITY")]
+    pub(super) cap: Vec<String>,
+    /// Let nothing that it executes give it more rights
+    #[arg(long)]
+    pub(super) no_new_privs: bool,
+    /// AppArmor profile
+    #[arg(long, value_name = "PROFILE")]
+    pub(super) apparmor: Option<String>,
+    #[command(flatten)]
+    pub(super) wish: WishArgs,
+    /// The container
+    #[arg(value_name = "CONTAINER")]
+    pub(super) id: String,
+    /// The program and its arguments
+    #[arg(
+        value_name = "COMMAND",
+        trailing_var_arg = true,
+        allow_hyphen_values = true,
+        required_unless_present = "process"
+    )]
+    pub(super) words: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct KillArgs {
+    /// Send it to every process of the container
+    #[arg(short, long)]
+    pub(super) all: bool,
+    /// The container
+    #[arg(value_name = "CONTAINER")]
+    pub(super) id: String,
+    /// Name or number
+    #[arg(value_name = "SIGNAL", default_value = "SIGTERM")]
+    pub(super) signal: String,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct DeleteArgs {
+    /// One that runs too, and none at all
+    #[arg(short, long)]
+    pub(super) force: bool,
+    /// The container
+    #[arg(value_name = "CONTAINER")]
+    pub(super) id: String,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct PsArgs {
+    /// table, or the numbers alone as json
+    #[arg(short, long, value_enum, default_value = "table")]
+    pub(super) format: Format,
+    /// The container
+    #[arg(value_name = "CONTAINER")]
+    pub(super) id: String,
+    /// Options of ps(1) [default: -ef]
+    #[arg(value_name = "OPTION", trailing_var_arg = true, allow_hyphen_values = true)]
+    pub(super) options: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct ListArgs {
+    /// table or json
+    #[arg(short, long, value_enum, default_value = "table")]
+    pub(super) format: Format,
+    /// Print ids alone
+    #[arg(short, long)]
+    pub(super) quiet: bool,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct UpdateArgs {
+    /// File of limits as linux.resources has them, - for standard input; other flags are then passed over
+    #[arg(short, long, value_name = "FILE", conflicts_with_all = ["memory", "memory_reservation", "memory_swap",
+        "cpu_period", "cpu_quota", "cpu_share", "pids_limit"])]
+    pub(super) resources: Option<String>,
+    /// Memory, in bytes
+    #[arg(long, value_name = "BYTES", allow_hyphen_values = true)]
+    pub(super) memory: Option<i64>,
+    /// Memory that is left to it when there is little, in bytes
+    #[arg(long, value_name = "BYTES", allow_hyphen_values = true)]
+    pub(super) memory_reservation: Option<i64>,
+    /// Memory and swap together, in bytes
+    #[arg(long, value_name = "BYTES", allow_hyphen_values = true)]
+    pub(super) memory_swap: Option<i64>,
+    /// Period of the quota, in microseconds
+    #[arg(long, value_name = "USECS")]
+    pub(super) cpu_period: Option<u64>,
+    /// Time of processors in a period, in microseconds
+    #[arg(long, value_name = "USECS", allow_hyphen_values = true)]
+    pub(super) cpu_quota: Option<i64>,
+    /// Weight against others
+    #[arg(long, value_name = "NUMBER")]
+    pub(super) cpu_share: Option<u64>,
+    /// Processes and threads
+    #[arg(long, value_name = "NUMBER", allow_hyphen_values = true)]
+    pub(super) pids_limit: Option<i64>,
+    /// The container
+    #[arg(value_name = "CONTAINER")]
+    pub(super) id: String,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct SpecArgs {
+    /// Directory that config.json is written to
+    #[arg(short, long, value_name = "DIR", default_value = ".")]
+    pub(super) bundle: PathBuf,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn as_others_call_it() {
+        for line in [
+            "oci --root /r --log /l --log-format json create --bundle /b --pid-file /p --console-socket /c one",
+            "oci --root=/r start one",
+            "oci kill --all one 9",
+            "oci kill one KILL",
+            "oci delete --force one",
+            "oci exec --detach --process /p --pid-file /f --preserve-fds 2 one",
+            "oci exec -t -u 1:2 -e A=1 --cwd /tmp one sh -c true --detach",
+            "oci ps --format json one",
+            "oci ps one -o pid,args",
+            "oci list -q",
+            "oci update --resources - one",
+            "oci run --detach -b /b one",
+        ] {
+            Cli::try_parse_from(line.split(' ')).unwrap_or_else(|error| panic!("{line}: {error}"));
+        }
+        let exec = Cli::try_parse_from(["oci", "exec", "one", "ls", "-l", "--tty"]).unwrap();
+        assert!(matches!(exec.command, Command::Exec(args) if args.words == ["ls", "-l", "--tty"] && !args.tty));
+        for line in ["oci exec one", "oci checkpoint one", "oci create", "oci"] {
+            assert!(Cli::try_parse_from(line.split(' ')).is_err(), "{line}");
+        }
+    }
+}

@@ -1,0 +1,72 @@
+//! Where errors go: standard error, for whoever looks on, and the file of `--log`, for the engine that called.
+
+use std::fs::OpenOptions;
+use std::io::Write;
+use std::path::PathBuf;
+
+use super::args::{Cli, LogFormat};
+
+/// Both places.
+#[derive(Debug, Default)]
+pub(super) struct Log {
+    file: Option<PathBuf>,
+    format: LogFormat,
+    debug: bool,
+}
+
+impl Log {
+    pub(super) fn of(cli: &Cli) -> Log {
+        Log {
+            file: cli.log.clone(),
+            format: cli.log_format,
+            debug: cli.debug,
+        }
+    }
+
+    /// Tells why a command failed.
+    pub(super) fn error(&self, text: &str) {
+        let noted = self.note("error", text);
+        let line = match (&self.file, self.format) {
+            // There standard error is the log.
+            (None, LogFormat::Json) => self.line("error", text),
+            _ => format!("{text}\n"),
+        };
+        // Nothing is left to tell anyone if standard error is gone.
+        let mut err = std::io::stderr().lock();
+        let _ = err.write_all(line.as_bytes());
+        if let (Some(file), Err(error)) = (&self.file, noted) {
+            let _ = writeln!(err, "log {}: {error}", file.display());
+        }
+    }
+
+    /// Tells what is being done, where that is wanted.
+    pub(super) fn debug(&self, text: &str) {
+        if !self.debug {
+            return;
+        }
+        let _ = self.note("debug", text);
+        if self.file.is_none() {
+            let _ = std::io::stderr().write_all(self.line("debug", text).as_bytes());
+        }
+    }
+
+    fn note(&self, level: &str, text: &str) -> std::io::Result<()> {
+        let Some(file) = &self.file else {
+            return Ok(());
+        };
+        let mut file = OpenOptions::new().append(true).create(true).open(file)?;
+        // At once: several may write.
+        file.write_all(self.line(level, text).as_bytes())
+    }
+
+    fn line(&self, level: &str, text: &str) -> String {
+        let time = jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
+        match self.format {
+            LogFormat::Json => format!(
+                "{}\n",
+                serde_json::json!({"level": level, "msg": text, "time": time})
+            ),
+            LogFormat::Text => format!("time=\"{time}\" level={level} msg={text:?}\n"),
+        }
+    }
+}

@@ -1,0 +1,78 @@
+//! `create`, `run` and `spec`.
+
+use std::fs::File;
+use std::io::Write;
+use std::os::fd::{AsFd, OwnedFd};
+
+use runtime::oci::{Containers, CreateRequest, Process, Wish};
+use runtime::terminal::{Attention, Screen, attend};
+
+use super::args::{CreateArgs, RunArgs, SpecArgs, WishArgs};
+use super::{Failure, Outcome};
+
+/// What is wished for a process whose further descriptors are `preserved`.
+pub(super) fn wish<'a>(args: &'a WishArgs, preserved: &'a [OwnedFd], detach: bool) -> Wish<'a> {
+    Wish {
+        console_socket: args.console_socket.as_deref(),
+        pid_file: args.pid_file.as_deref(),
+        preserved,
+        keep_keyring: args.no_new_keyring,
+        detach,
+    }
+}
+
+fn made(containers: &Containers, args: &CreateArgs, detach: bool) -> Result<Process, Failure> {
+    if args.no_pivot {
+        return Err("--no-pivot is not supported: without a change of root the host's tree stays in reach".into());
+    }
+    let preserved = runtime::oci::inherited(args.wish.preserve_fds)?;
+    Ok(containers.create(&CreateRequest {
+        id: &args.id,
+        bundle: &args.bundle,
+        wish: wish(&args.wish, &preserved, detach),
+    })?)
+}
+
+pub(super) fn create(containers: &Containers, args: CreateArgs) -> Outcome {
+    made(containers, &args, true)?;
+    Ok(0)
+}
+
+pub(super) fn run(containers: &Containers, args: RunArgs) -> Outcome {
+    // A signal that comes while it begins is for the program.
+    let attention = match args.detach {
+        true => None,
+        false => Some(Attention::begin()?),
+    };
+    let mut process = made(containers, &args.create, args.detach)?;
+    let container = containers.open(&args.create.id)?;
+    if let Err(error) = container.start() {
+        container.delete(true)?;
+        return Err(error.into());
+    }
+    let Some(attention) = attention else {
+        return Ok(0);
+    };
+    let code = stay(&mut process, &attention)?;
+    container.delete(true)?;
+    Ok(code)
+}
+
+/// Stays with a process until it has ended, and gives its exit code.
+pub(super) fn stay(process: &mut Process, attention: &Attention) -> Outcome {
+    let (input, output) = (std::io::stdin(), std::io::stdout());
+    let screen = Screen {
+        input: Some(input.as_fd()),
+        output: output.as_fd(),
+    };
+    Ok(attend(process, attention, Some(screen))?.code)
+}
+
+pub(super) fn spec(args: &SpecArgs) -> Outcome {
+    let path = args.bundle.join("config.json");
+    let text = serde_json::to_string_pretty(&runtime::oci::default_spec())?;
+    File::create_new(&path)
+        .and_then(|mut file| file.write_all(text.as_bytes()))
+        .map_err(|error| format!("{}: {error}", path.display()))?;
+    Ok(0)
+}

@@ -1,0 +1,120 @@
+//! `strata oci …`, and the program under the name `strata-oci`: an OCI runtime for other engines, with the command line
+//! that they call runc by.
+//!
+//! It has nothing of strata's own: neither its global flags nor its store. Errors go where those who call runc look for
+//! them: one line on standard error, and one in the file that `--log` names; the exit code is 1.
+//!
+//! `args` is the command line, `log` the errors, `show` what is printed; the rest, a file for what goes together.
+
+mod args;
+mod exec;
+mod log;
+mod make;
+mod show;
+mod update;
+
+use std::ffi::OsString;
+use std::fmt;
+
+use clap::{CommandFactory, Parser};
+use runtime::oci::{Containers, OciError};
+
+use args::{Cli, Command};
+use log::Log;
+
+/// The exit code of a command that failed.
+const FAILED: u8 = 1;
+
+/// The same of `exec`, whose program may end with 1.
+const EXEC_FAILED: u8 = 255;
+
+/// Why a command failed: one line.
+#[derive(Debug)]
+struct Failure(String);
+
+impl<E: fmt::Display> From<E> for Failure {
+    fn from(error: E) -> Failure {
+        Failure(crate::failure::one_line(&error.to_string()))
+    }
+}
+
+/// Exit code of a command that did not fail.
+type Outcome = Result<u8, Failure>;
+
+/// The definition, for completions and man pages.
+pub(crate) fn command() -> clap::Command {
+    Cli::command()
+}
+
+/// The program, with its arguments; gives its exit code.
+pub(crate) fn main(words: impl Iterator<Item = OsString>) -> u8 {
+    let words = std::iter::once(OsString::from("strata oci")).chain(words);
+    let cli = match Cli::try_parse_from(words) {
+        Ok(cli) => cli,
+        Err(error) if error.use_stderr() => {
+            let text = error.render().to_string();
+            Log::default().error(text.lines().next().unwrap_or_default().trim_start_matches("error: "));
+            return FAILED;
+        }
+        Err(asked) => {
+            // A reader that has gone away has seen enough.
+            let _ = asked.print();
+            return 0;
+        }
+    };
+    let log = Log::of(&cli);
+    let code = if let Command::Exec(_) = cli.command { EXEC_FAILED } else { FAILED };
+    run(cli, &log).unwrap_or_else(|Failure(text)| {
+        log.error(&text);
+        code
+    })
+}
+
+fn run(cli: Cli, log: &Log) -> Outcome {
+    if cli.systemd_cgroup {
+        let refused = "--systemd-cgroup is not supported: call the engine with cgroupfs as its cgroup manager";
+        return Err(refused.into());
+    }
+    if cli.command.makes_processes() {
+        runtime::leave_the_disk(std::env::args_os())
+            .map_err(|error| format!("a read-only copy of this program: {error}"))?;
+    }
+    log.debug(&format!("{:?}", cli.command));
+    let containers = Containers::at(&cli.root)?;
+    match cli.command {
+        Command::Create(args) => make::create(&containers, args),
+        Command::Run(args) => make::run(&containers, args),
+        Command::Start(args) => {
+            containers.open(&args.id)?.start()?;
+            Ok(0)
+        }
+        Command::State(args) => show::state(&containers.open(&args.id)?),
+        Command::Kill(args) => {
+            let signal = runtime::options::process::signal(&args.signal)
+                .ok_or_else(|| format!("unknown signal {:?}", args.signal))?;
+            containers.open(&args.id)?.kill(signal, args.all)?;
+            Ok(0)
+        }
+        Command::Delete(args) => match containers.open(&args.id) {
+            Err(OciError::Unknown(_)) if args.force => Ok(0),
+            found => {
+                found?.delete(args.force)?;
+                Ok(0)
+            }
+        },
+        Command::Exec(args) => exec::exec(&containers, args),
+        Command::Pause(args) => {
+            containers.open(&args.id)?.pause()?;
+            Ok(0)
+        }
+        Command::Resume(args) => {
+            containers.open(&args.id)?.resume()?;
+            Ok(0)
+        }
+        Command::Ps(args) => show::ps(&containers.open(&args.id)?, &args),
+        Command::List(args) => show::list(&containers, &args),
+        Command::Update(args) => update::update(&containers.open(&args.id)?, &args),
+        Command::Features => show::json(&runtime::oci::features()),
+        Command::Spec(args) => make::spec(&args),
+    }
+}

@@ -1,0 +1,195 @@
+//! `create` and `start`: a container is made, waits, and goes on to its program.
+
+use std::os::fd::AsFd;
+use std::path::Path;
+
+use oci_spec::runtime::Spec;
+use rustix::process::Pid;
+
+use super::container::{Container, Containers, Record, START};
+use super::process::{Process, Signals, Wish, streams};
+use super::{OciError, Result, Status, failed, no_configuration};
+use crate::bundle::{self, Bundle, BundleError};
+use crate::cgroup::CgroupPaths;
+use crate::launch::{Cgroups, Launch, Launched, Order, Sync, Word, hooks};
+use crate::spec::default_devices;
+use crate::state::{self, ProcessId};
+
+/// A container to be made.
+#[derive(Debug)]
+pub struct CreateRequest<'a> {
+    /// Its id, not taken yet.
+    pub id: &'a str,
+    /// The directory of `config.json`.
+    pub bundle: &'a Path,
+    /// The rest.
+    pub wish: Wish<'a>,
+}
+
+impl Containers {
+    /// Makes a container, up to its program. The caller must have one thread only; its standard streams are the
+    /// container's, where that has no terminal.
+    ///
+    /// # Errors
+    /// [`OciError`]; nothing of the container is left then.
+    pub fn create(&self, request: &CreateRequest<'_>) -> Result<Process> {
+        let CreateRequest { id, bundle, wish } = request;
+        let given = match Bundle::open(bundle) {
+            Err(BundleError::Io { .. }) => return Err(no_configuration(bundle.join(bundle::CONFIG))),
+            other => other?,
+        };
+        let config = given
+            .read(bundle::CONFIG)?
+            .ok_or_else(|| no_configuration(given.path().join(bundle::CONFIG)))?;
+        let mut spec = given.spec()?;
+        allow_default_devices(&mut spec);
+        let terminal = spec.process().as_ref().and_then(|process| process.terminal());
+        wish.check(terminal.unwrap_or(false))?;
+        let (files, lock) = self.reserve(id)?;
+        let made = files
+            .write(bundle::CONFIG, &config, 0o600)
+            .map_err(OciError::from)
+            .and_then(|()| make(&given, &files, &spec, wish));
+        drop(lock);
+        if made.is_err() {
+            // The first error is the one to tell; `delete --force` finds what stayed.
+            let _ = files.remove();
+        }
+        made
+    }
+}
+
+/// Whatever its rules refuse, a container has the devices that every container has: others write specs that leave them
+/// out, since runc adds them.
+fn allow_default_devices(spec: &mut Spec) {
+    let linux = spec.linux_mut().as_mut();
+    let rules = linux
+        .and_then(|linux| linux.resources_mut().as_mut())
+        .and_then(|resources| resources.devices_mut().as_mut());
+    if let Some(rules) = rules {
+        rules.extend(default_devices());
+    }
+}
+
+fn make(
+    given: &Bundle,
+    files: &Bundle,
+    spec: &Spec,
+    wish: &Wish<'_>,
+) -> Result<Process> {
+    let listener = sys::socket::listen(files.dir(), START).map_err(failed("the start socket"))?;
+    let stdio = streams()?;
+    let signals = Signals::hold()?;
+    let cgroups = Cgroups::create(spec, files.id())?;
+    let join = |pid| cgroups.join(pid);
+    let order = Order {
+        spec,
+        bundle: given.path(),
+        id: files.id(),
+        stdio,
+        preserved: wish.preserved,
+        new_keyring: !wish.keep_keyring,
+        start: Some(listener.as_fd()),
+        size: None,
+        cgroup: cgroups.birth_place(),
+        join: cgroups.must_be_joined().then_some(&join),
+        cgroup_view: cgroups.view(),
+        root_nodev: !cgroups.refuse_devices(),
+    };
+    let launched = Launch::fork(&order, None)
+        .map_err(OciError::from)
+        .and_then(|launch| {
+            write_record(given, files, launch.pid(), cgroups.paths())?;
+            Ok(launch.finish(&[signals.as_fd()], || signals.interrupted())?)
+        });
+    drop(order);
+    let handed_over = launched.and_then(|Launched { child, console }| {
+        let mut process = Process { child, console };
+        match wish.hand_over(&mut process) {
+            Ok(()) => Ok(process),
+            Err(error) => {
+                process.end();
+                Err(error)
+            }
+        }
+    });
+    if handed_over.is_err() {
+        cgroups.end();
+    }
+    handed_over
+}
+
+fn write_record(given: &Bundle, files: &Bundle, pid: i32, cgroups: CgroupPaths) -> Result<()> {
+    let record = Record {
+        version: bundle::VERSION,
+        process: ProcessId::of(pid).map_err(failed(format!("looking at process {pid}")))?,
+        bundle: given.path().to_path_buf(),
+        created: state::now(),
+        owner: rustix::process::getuid().as_raw(),
+        cgroups,
+    };
+    Ok(files.write_json(bundle::STATE, &record)?)
+}
+
+impl Container {
+    /// Lets the program of a created container begin, and waits until it runs.
+    ///
+    /// # Errors
+    /// [`OciError`]. Where the program cannot be executed the container has stopped.
+    pub fn start(&self) -> Result<()> {
+        let refused = |status| OciError::State {
+            verb: "start",
+            id: self.id().to_owned(),
+            status,
+            wanted: "created",
+        };
+        match self.status()? {
+            Status::Created => {}
+            status => return Err(refused(status)),
+        }
+        let doing = || failed("reaching the container's process".to_owned());
+        let connection = match sys::socket::connect(self.files.dir(), START) {
+            // Somebody else was faster, or it has died.
+            Err(_) if self.status()? != Status::Created => return Err(refused(self.status()?)),
+            other => other.map_err(doing())?,
+        };
+        // From here on it counts as started. One who was as fast finds no name to unlink, and is not the first to be
+        // accepted.
+        if self.files.dir().unlink(START).is_err() {
+            return Err(refused(Status::Running));
+        }
+        let sync = Sync::over(connection);
+        let mut executing = false;
+        loop {
+            match sync.hear().map_err(doing())? {
+                Some(Word::Executing) => executing = true,
+                Some(Word::Failed(fault)) => return Err(fault.into()),
+                Some(_) => {}
+                None if executing => break,
+                None => return Err(OciError::NotRunning),
+            }
+        }
+        let pid = self.record.as_ref().map(|record| record.process.pid);
+        let due = self.spec.hooks().as_ref().and_then(|hooks| hooks.poststart().as_deref());
+        let state = self.hook_state("running", pid);
+        match hooks::run("poststart", due.unwrap_or_default(), &state) {
+            Ok(()) => Ok(()),
+            Err(fault) => {
+                // As runc has it: the container does not go on without them.
+                self.kill(rustix::process::Signal::KILL.as_raw(), false)?;
+                Err(fault.into())
+            }
+        }
+    }
+}
+
+impl Process {
+    /// Kills it and takes its end.
+    pub(super) fn end(&mut self) {
+        let kill = rustix::process::Signal::KILL.as_raw();
+        let _ = sys::process::send_signal(self.child.pidfd.as_fd(), kill);
+        if let Some(pid) = Pid::from_raw(self.child.pid) {
+            let _ = rustix::process::waitpid(Some(pid), rustix::process::WaitOptions::empty());
+        }
+    }
+}

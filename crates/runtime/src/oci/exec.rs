@@ -1,0 +1,187 @@
+//! `exec`: one more process in a container that runs, and the caller's own child.
+
+use std::io::Read;
+use std::os::fd::AsFd;
+use std::path::{Path, PathBuf};
+
+use oci_spec::runtime::{Capability, LinuxCapabilities, Process as Wanted};
+
+use super::container::Container;
+use super::process::{Process, Signals, Wish, streams};
+use super::{OciError, Result, Status, failed};
+use crate::bundle::BundleError;
+use crate::launch::exec::{self, ExecOrder, Progress, Started};
+use crate::launch::{Cgroups, FAILED};
+
+/// No file of a process is longer: the kernel takes arguments and environment of a few megabytes.
+const MAX_PROCESS: u64 = 8 << 20;
+
+/// A process to be made.
+#[derive(Debug)]
+pub struct ExecRequest<'a> {
+    /// What it is to be.
+    pub process: &'a Wanted,
+    /// The rest.
+    pub wish: Wish<'a>,
+}
+
+/// What the command line asks of a process, over what the container's first one has.
+#[derive(Debug, Default)]
+pub struct ExecFlags {
+    /// The program and its arguments.
+    pub args: Vec<String>,
+    /// Working directory.
+    pub cwd: Option<PathBuf>,
+    /// `NAME=VALUE`, behind the container's.
+    pub env: Vec<String>,
+    /// A terminal.
+    pub tty: bool,
+    /// `UID[:GID]`.
+    pub user: Option<String>,
+    /// Groups besides.
+    pub groups: Vec<u32>,
+    /// Capabilities besides, as `CAP_CHOWN`.
+    pub capabilities: Vec<String>,
+    /// Nothing that is executed gives it more rights.
+    pub no_new_privileges: bool,
+    /// AppArmor profile.
+    pub apparmor: Option<String>,
+}
+
+/// Reads a process from a file of JSON.
+///
+/// # Errors
+/// It cannot be read, or is not that.
+pub fn read_process(path: &Path) -> Result<Wanted> {
+    let doing = || path.display().to_string();
+    let mut text = Vec::new();
+    std::fs::File::open(path)
+        .and_then(|file| file.take(MAX_PROCESS).read_to_end(&mut text))
+        .map_err(failed(doing()))?;
+    serde_json::from_slice(&text).map_err(|source| {
+        OciError::Bundle(BundleError::Json {
+            path: path.to_path_buf(),
+            source,
+        })
+    })
+}
+
+impl Container {
+    /// The process that `flags` ask for.
+    ///
+    /// # Errors
+    /// A user that is no number, or a capability that is none.
+    pub fn process_of(&self, flags: &ExecFlags) -> Result<Wanted> {
+        let mut process = self.spec.process().clone().unwrap_or_default();
+        process
+            .set_args(Some(flags.args.clone()))
+            .set_terminal(Some(flags.tty))
+            .set_console_size(None);
+        if let Some(cwd) = &flags.cwd {
+            process.set_cwd(cwd.clone());
+        }
+        let mut env = process.env().clone().unwrap_or_default();
+        env.extend(flags.env.iter().cloned());
+        process.set_env(Some(env));
+        if let Some(text) = &flags.user {
+            let (uid, gid) = text.split_once(':').unwrap_or((text, ""));
+            let number = |text: &str| text.parse::<u32>().ok();
+            let (Some(uid), Some(gid)) = (number(uid), number(if gid.is_empty() { "0" } else { gid })) else {
+                return Err(OciError::Request("--user takes numbers: UID[:GID]"));
+            };
+            let mut user = process.user().clone();
+            user.set_uid(uid).set_gid(gid);
+            process.set_user(user);
+        }
+        if !flags.groups.is_empty() {
+            let mut user = process.user().clone();
+            let mut groups = user.additional_gids().clone().unwrap_or_default();
+            groups.extend(&flags.groups);
+            user.set_additional_gids(Some(groups));
+            process.set_user(user);
+        }
+        if !flags.capabilities.is_empty() {
+            let more = flags.capabilities.iter().map(|name| name.parse::<Capability>());
+            let more: Vec<_> = more
+                .collect::<std::result::Result<_, _>>()
+                .map_err(|_| OciError::Request("--cap takes names of capabilities: CAP_CHOWN"))?;
+            let mut all = process.capabilities().clone().unwrap_or_default();
+            let with = |set: &Option<std::collections::HashSet<Capability>>| {
+                Some(set.iter().flatten().chain(&more).copied().collect())
+            };
+            let (bounding, effective) = (with(all.bounding()), with(all.effective()));
+            let permitted = with(all.permitted());
+            all.set_bounding(bounding)
+                .set_effective(effective)
+                .set_permitted(permitted);
+            process.set_capabilities(Some(LinuxCapabilities::clone(&all)));
+        }
+        if flags.no_new_privileges {
+            process.set_no_new_privileges(Some(true));
+        }
+        if let Some(profile) = &flags.apparmor {
+            process.set_apparmor_profile(Some(profile.clone()));
+        }
+        Ok(process)
+    }
+
+    /// Makes the process and waits until its program runs. The caller must have one thread only; its standard streams
+    /// are the process's, where that has no terminal.
+    ///
+    /// # Errors
+    /// [`OciError`].
+    pub fn exec(&self, request: &ExecRequest<'_>) -> Result<Process> {
+        let ExecRequest { process, wish } = request;
+        wish.check(process.terminal().unwrap_or(false))?;
+        let status = self.status()?;
+        let first = match (status, self.process()?) {
+            (Status::Stopped, _) | (_, None) => return Err(OciError::NotRunning),
+            (Status::Running | Status::Created, Some(first)) => first,
+            // It would stand still with the others, and whoever asked with it.
+            _ => {
+                return Err(OciError::State {
+                    verb: "exec in",
+                    id: self.id().to_owned(),
+                    status,
+                    wanted: "running",
+                });
+            }
+        };
+        let cgroups = Cgroups::of(self.cgroup()?);
+        let join = |pid| cgroups.join(pid);
+        let signals = Signals::hold()?;
+        let mut joining = exec::fork(&ExecOrder {
+            spec: &self.spec,
+            process,
+            first: first.as_fd(),
+            stdio: streams()?,
+            preserved: wish.preserved,
+            new_keyring: !wish.keep_keyring,
+            size: None,
+            cgroup: cgroups.birth_place(),
+            join: cgroups.must_be_joined().then_some(&join),
+        })?;
+        let Started { child, console } = loop {
+            match joining.advance() {
+                Progress::Pending => {}
+                Progress::Runs(started) => break started,
+                Progress::Failed(fault) => return Err(fault.into()),
+                Progress::Silent => {
+                    return Err(OciError::Launch {
+                        text: "the process ended while it was being set up".to_owned(),
+                        code: FAILED,
+                    });
+                }
+            }
+        };
+        drop(signals);
+        let mut process = Process { child, console };
+        match wish.hand_over(&mut process) {
+            Ok(()) => Ok(process),
+            Err(error) => {
+                process.end();
+                Err(error)
+            }
+        }
+    }
+}

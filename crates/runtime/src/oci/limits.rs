@@ -1,0 +1,171 @@
+//! `pause`, `resume` and `update`.
+
+use std::io;
+
+use oci_spec::runtime::{Linux, LinuxResources};
+use serde_json::Value;
+
+use super::container::Container;
+use super::{OciError, Result, Status, failed};
+use crate::bundle;
+use crate::cgroup::CgroupError;
+
+impl Container {
+    /// Holds all processes of a container still.
+    ///
+    /// # Errors
+    /// It does not run; freezing needs a cgroup2.
+    pub fn pause(&self) -> Result<()> {
+        match self.status()? {
+            Status::Running | Status::Created => Ok(self.cgroup()?.freeze()?),
+            status => Err(self.not("pause", status, "running or created")),
+        }
+    }
+
+    /// Lets them go on.
+    ///
+    /// # Errors
+    /// It is not paused.
+    pub fn resume(&self) -> Result<()> {
+        match self.status()? {
+            Status::Paused => Ok(self.cgroup()?.thaw()?),
+            status => Err(self.not("resume", status, "paused")),
+        }
+    }
+
+    /// Gives a container other limits of memory, processors' time and processes. What `changes`, JSON as `linux.resources` has it, do not name
+    /// stays.
+    ///
+    /// # Errors
+    /// It has stopped; a limit is none of those; or the kernel refuses one.
+    pub fn update(&self, changes: &Value) -> Result<()> {
+        let changes: LinuxResources = serde_json::from_value(changes.clone())
+            .map_err(|error| failed("the limits")(io::Error::from(error)))?;
+        let changes = &changes;
+        let status = self.status()?;
+        if status == Status::Stopped {
+            return Err(self.not("update", status, "running or created"));
+        }
+        if let Some(limit) = fixed(changes) {
+            return Err(CgroupError::Unsupported {
+                limit,
+                because: "a container that runs keeps the one that it has",
+            }
+            .into());
+        }
+        let mut linux = self.spec.linux().clone().unwrap_or_else(Linux::default);
+        let before = linux.resources().clone().unwrap_or_default();
+        let after = merge(&before, changes).ok_or(OciError::Request("resources that cannot be written down"))?;
+        self.cgroup()?.update(&after)?;
+        linux.set_resources(Some(after));
+        let mut spec = self.spec.clone();
+        spec.set_linux(Some(linux));
+        Ok(self.files.write_json(bundle::CONFIG, &spec)?)
+    }
+
+    fn not(&self, verb: &'static str, status: Status, wanted: &'static str) -> OciError {
+        OciError::State {
+            verb,
+            id: self.id().to_owned(),
+            status,
+            wanted,
+        }
+    }
+}
+
+/// A limit that is asked for and cannot be changed.
+fn fixed(changes: &LinuxResources) -> Option<&'static str> {
+    let cpu = changes.cpu().as_ref();
+    let set = |list: Option<&str>| list.is_some_and(|list| !list.is_empty());
+    let asked = [
+        (
+            "the CPU set",
+            set(cpu.and_then(|cpu| cpu.cpus().as_deref())) || set(cpu.and_then(|cpu| cpu.mems().as_deref())),
+        ),
+        ("a limit of block devices", {
+            let none = serde_json::json!({});
+            let asked = changes.block_io().as_ref().and_then(|io| serde_json::to_value(io).ok());
+            asked.is_some_and(|asked| without_nothing(asked) != none)
+        }),
+        (
+            "the huge page limit",
+            changes.hugepage_limits().as_ref().is_some_and(|list| !list.is_empty()),
+        ),
+        ("the RDMA limit", changes.rdma().as_ref().is_some_and(|map| !map.is_empty())),
+        ("linux.resources.unified", changes.unified().as_ref().is_some_and(|map| !map.is_empty())),
+    ];
+    asked.into_iter().find_map(|(limit, asked)| asked.then_some(limit))
+}
+
+/// What a writer spells out to say nothing: null, nought, an empty list.
+fn without_nothing(value: Value) -> Value {
+    match value {
+        Value::Object(map) => map
+            .into_iter()
+            .map(|(key, value)| (key, without_nothing(value)))
+            .filter(|(_, value)| match value {
+                Value::Null => false,
+                Value::Number(number) => number.as_f64() != Some(0.0),
+                Value::Array(list) => !list.is_empty(),
+                Value::Object(map) => !map.is_empty(),
+                _ => true,
+            })
+            .collect(),
+        other => other,
+    }
+}
+
+/// `before` with every number of `changes` in place of its own. A nought, which many write for "nothing", changes nothing.
+fn merge(before: &LinuxResources, changes: &LinuxResources) -> Option<LinuxResources> {
+    fn over(before: &mut Value, changes: Value) {
+        match (before, changes) {
+            (Value::Object(before), Value::Object(changes)) => {
+                for (key, value) in changes {
+                    over(before.entry(key).or_insert(Value::Null), value);
+                }
+            }
+            (before, changes) => *before = changes,
+        }
+    }
+    let mut all = serde_json::to_value(before).ok()?;
+    let mut changes = without_nothing(serde_json::to_value(changes).ok()?);
+    // The devices are no limits, and stay what they were created with.
+    changes.as_object_mut()?.remove("devices");
+    over(&mut all, changes);
+    serde_json::from_value(all).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn resources(text: &str) -> LinuxResources {
+        serde_json::from_str(text).unwrap()
+    }
+
+    #[test]
+    fn what_is_not_named_stays() {
+        let before = resources(r#"{"memory":{"limit":100,"swap":200},"pids":{"limit":7}}"#);
+        let changes = resources(
+            r#"{"memory":{"limit":150,"reservation":0},"cpu":{"quota":5000,"cpus":""},"blockIO":{"weight":0},"devices":[]}"#,
+        );
+        assert_eq!(fixed(&changes), None);
+        let after = merge(&before, &changes).unwrap();
+        let memory = after.memory().unwrap();
+        assert_eq!((memory.limit(), memory.swap()), (Some(150), Some(200)));
+        assert_eq!(after.pids().unwrap().limit(), 7);
+        assert_eq!(after.cpu().as_ref().unwrap().quota(), Some(5000));
+    }
+
+    #[test]
+    fn what_cannot_be_changed_is_refused() {
+        for (text, says) in [
+            (r#"{"cpu":{"cpus":"0"}}"#, "CPU set"),
+            (r#"{"blockIO":{"weight":10}}"#, "block"),
+            (r#"{"unified":{"memory.high":"1"}}"#, "unified"),
+            (r#"{"hugepageLimits":[{"pageSize":"2MB","limit":1}]}"#, "huge"),
+        ] {
+            assert!(fixed(&resources(text)).unwrap().contains(says), "{text}");
+        }
+    }
+}
