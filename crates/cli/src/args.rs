@@ -123,7 +123,10 @@ fn parse_words(words: &[OsString]) -> Result<Cli, clap::Error> {
             command: quick.command.0,
         });
     }
-    Cli::try_parse_from(words).or_else(|error| with_values(words, error))
+    definition()
+        .try_get_matches_from(words)
+        .and_then(|matches| Cli::from_arg_matches(&matches))
+        .or_else(|error| with_values(words, error))
 }
 
 /// Docker's and podman's switches take a value where one is written (`--rm=true`, `--read-only=false`): the definition
@@ -229,6 +232,7 @@ Strata:
   prune        Remove what is not in use: containers that do not run, images that nothing uses, what was left over
   dedup        Let equal files of different layers share their blocks, where the file system can (xfs, btrfs)
   fsck         Check the store, layers against their records, and what runs against what is mounted; and mend it
+  oci          Run containers for podman, containerd and buildah, which call this as they call runc
   info         Show the store, the state and what this machine offers
   version      Show the version
   completion   Print a completion script for a shell
@@ -467,12 +471,12 @@ mod tests {
 
     #[test]
     fn the_definition_is_sound() {
-        Cli::command().debug_assert();
+        definition().debug_assert();
     }
 
     #[test]
     fn the_front_page_names_every_command_in_its_own_words() {
-        for command in Cli::command().get_subcommands().filter(|c| !c.is_hide_set()) {
+        for command in definition().get_subcommands().filter(|c| !c.is_hide_set()) {
             let about = command.get_about().map(|a| a.to_string()).unwrap_or_default();
             let line = format!("  {:<12} {about}\n", command.get_name());
             assert!(HELP.contains(&line), "the front page lacks: {line}");
@@ -499,7 +503,7 @@ mod tests {
             }
             command.get_subcommands().for_each(walk);
         }
-        walk(&Cli::command());
+        walk(&definition());
     }
 
     fn run(words: &[&str]) -> commands::run::RunArgs {

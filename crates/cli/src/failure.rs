@@ -180,7 +180,7 @@ fn from_clap(rendered: &str) -> Failure {
 fn as_peers_have_it(message: &str, command: &[&str]) -> Option<&'static str> {
     let mut quoted = message.split('\'').skip(1).step_by(2);
     let first = quoted.next()?;
-    if message.starts_with("unrecognized subcommand") {
+    if message.starts_with("unrecognized subcommand") || message.ends_with("wasn't recognized") {
         return peers::command(first);
     }
     if message.starts_with("unexpected argument") {

@@ -9,6 +9,7 @@ pub(crate) fn command(name: &str) -> Option<&'static str> {
         "secret" | "pod" | "compose" | "kube" | "generate" | "play" | "swarm" | "context" => {
             "containers have networks by --network, and directories of this machine or volumes by -v"
         }
+        "oci" => "it takes none of strata's own flags: strata oci --help tells which it takes",
         "search" => "strata pull fetches an image by its name",
         "ls" | "list" => "strata ps lists containers, strata images lists images",
         _ => return None,

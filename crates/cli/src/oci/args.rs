@@ -9,8 +9,8 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 #[command(
     name = "oci",
     bin_name = "strata oci",
-    version,
-    long_version = concat!(env!("CARGO_PKG_VERSION"), "\nspec: 1.2.1"),
+    display_name = "strata-oci",
+    version = concat!(env!("CARGO_PKG_VERSION"), "\nspec: 1.2.1"),
     disable_help_subcommand = true,
     args_override_self = true,
     max_term_width = 110
@@ -291,7 +291,9 @@ mod tests {
             Cli::try_parse_from(line.split(' ')).unwrap_or_else(|error| panic!("{line}: {error}"));
         }
         let exec = Cli::try_parse_from(["oci", "exec", "one", "ls", "-l", "--tty"]).unwrap();
-        assert!(matches!(exec.command, Command::Exec(args) if args.words == ["ls", "-l", "--tty"] && !args.tty));
+        assert!(
+            matches!(exec.command, Command::Exec(args) if args.words == ["ls", "-l", "--tty"] && !args.tty)
+        );
         for line in ["oci exec one", "oci checkpoint one", "oci create", "oci"] {
             assert!(Cli::try_parse_from(line.split(' ')).is_err(), "{line}");
         }

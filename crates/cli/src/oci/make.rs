@@ -23,7 +23,9 @@ pub(super) fn wish<'a>(args: &'a WishArgs, preserved: &'a [OwnedFd], detach: boo
 
 fn made(containers: &Containers, args: &CreateArgs, detach: bool) -> Result<Process, Failure> {
     if args.no_pivot {
-        return Err("--no-pivot is not supported: without a change of root the host's tree stays in reach".into());
+        return Err(
+            "--no-pivot is not supported: without a change of root the host's tree stays in reach".into(),
+        );
     }
     let preserved = runtime::oci::inherited(args.wish.preserve_fds)?;
     Ok(containers.create(&CreateRequest {

@@ -53,7 +53,12 @@ pub(crate) fn main(words: impl Iterator<Item = OsString>) -> u8 {
         Ok(cli) => cli,
         Err(error) if error.use_stderr() => {
             let text = error.render().to_string();
-            Log::default().error(text.lines().next().unwrap_or_default().trim_start_matches("error: "));
+            Log::default().error(
+                text.lines()
+                    .next()
+                    .unwrap_or_default()
+                    .trim_start_matches("error: "),
+            );
             return FAILED;
         }
         Err(asked) => {
@@ -63,7 +68,11 @@ pub(crate) fn main(words: impl Iterator<Item = OsString>) -> u8 {
         }
     };
     let log = Log::of(&cli);
-    let code = if let Command::Exec(_) = cli.command { EXEC_FAILED } else { FAILED };
+    let code = if let Command::Exec(_) = cli.command {
+        EXEC_FAILED
+    } else {
+        FAILED
+    };
     run(cli, &log).unwrap_or_else(|Failure(text)| {
         log.error(&text);
         code
@@ -72,7 +81,8 @@ pub(crate) fn main(words: impl Iterator<Item = OsString>) -> u8 {
 
 fn run(cli: Cli, log: &Log) -> Outcome {
     if cli.systemd_cgroup {
-        let refused = "--systemd-cgroup is not supported: call the engine with cgroupfs as its cgroup manager";
+        let refused =
+            "--systemd-cgroup is not supported: call the engine with cgroupfs as its cgroup manager";
         return Err(refused.into());
     }
     if cli.command.makes_processes() {

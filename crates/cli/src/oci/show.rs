@@ -49,7 +49,10 @@ pub(super) fn list(containers: &Containers, args: &ListArgs) -> Outcome {
     let widths: [usize; 6] =
         std::array::from_fn(|column| rows.iter().map(|row| row[column].len()).max().unwrap_or(0));
     let line = |row: &[String; 6]| {
-        let cells = row.iter().zip(widths).map(|(cell, width)| format!("{cell:<width$}"));
+        let cells = row
+            .iter()
+            .zip(widths)
+            .map(|(cell, width)| format!("{cell:<width$}"));
         cells.collect::<Vec<_>>().join("   ").trim_end().to_owned()
     };
     print(&rows.iter().map(line).collect::<Vec<_>>().join("\n"))
@@ -67,7 +70,10 @@ pub(super) fn ps(container: &Container, args: &PsArgs) -> Outcome {
         true => vec!["-ef".to_owned()],
         false => args.options.clone(),
     };
-    let output = Command::new("ps").args(&options).output().map_err(|error| format!("ps: {error}"))?;
+    let output = Command::new("ps")
+        .args(&options)
+        .output()
+        .map_err(|error| format!("ps: {error}"))?;
     if !output.status.success() {
         return Err(format!("ps: {}", String::from_utf8_lossy(&output.stderr)).into());
     }
@@ -82,7 +88,11 @@ pub(super) fn ps(container: &Container, args: &PsArgs) -> Outcome {
         word.and_then(|word| word.parse().ok())
             .is_some_and(|pid| pids.contains(&pid))
     };
-    let lines: Vec<&str> = text.lines().take(1).chain(text.lines().skip(1).filter(ours)).collect();
+    let lines: Vec<&str> = text
+        .lines()
+        .take(1)
+        .chain(text.lines().skip(1).filter(ours))
+        .collect();
     print(&lines.join("\n"))
 }
 

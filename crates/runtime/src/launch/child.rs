@@ -129,7 +129,13 @@ impl Child<'_> {
         self.prepared.program.look()?;
         let mut kept = vec![proc.as_fd(), listener, self.sync.as_fd()];
         kept.extend(pty.map(AsFd::as_fd));
-        kept.extend(self.order.stdio.iter().chain(self.order.preserved).map(AsFd::as_fd));
+        kept.extend(
+            self.order
+                .stdio
+                .iter()
+                .chain(self.order.preserved)
+                .map(AsFd::as_fd),
+        );
         sys::fd::keep_only(&kept).during(|| "closing descriptors".into())?;
         self.sync.say(&Word::Waiting)?;
         let starter = Sync::accept(listener)?;

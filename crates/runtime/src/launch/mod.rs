@@ -48,8 +48,8 @@ use hooks::HookState;
 use identity::Filter;
 pub(crate) use mounts::CgroupView;
 pub(crate) use namespaces::SpareNetwork;
-use namespaces::{BirthPlace, Namespaces};
 pub(crate) use namespaces::makes as makes_namespace;
+use namespaces::{BirthPlace, Namespaces};
 use program::Program;
 pub use root::make_directory;
 pub(crate) use sync::{Sync, Word};
@@ -315,5 +315,9 @@ fn filter(spec: &Spec) -> Result<Option<Filter>> {
 #[cfg(test)]
 pub(crate) fn passes_on(names: &[&str]) -> Vec<String> {
     let names: Vec<String> = names.iter().map(ToString::to_string).collect();
-    options::parse(&names).data.into_iter().map(str::to_owned).collect()
+    options::parse(&names)
+        .data
+        .into_iter()
+        .map(str::to_owned)
+        .collect()
 }

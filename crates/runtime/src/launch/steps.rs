@@ -123,7 +123,8 @@ impl Steps<'_> {
     pub(super) fn execute(&self, filter: Option<&Filter>) -> Result<Infallible> {
         sys::process::close_on_exec_from(3).during(|| "closing descriptors".into())?;
         for preserved in self.preserved {
-            rustix::io::fcntl_setfd(preserved, FdFlags::empty()).during(|| "keeping descriptors open".into())?;
+            rustix::io::fcntl_setfd(preserved, FdFlags::empty())
+                .during(|| "keeping descriptors open".into())?;
         }
         // Only now: until here descriptors were opened, and moved to their numbers.
         identity::limit(self.process, |kind| kind == Kind::RlimitNofile)?;

@@ -22,6 +22,8 @@ use crate::state::ProcessId;
 
 /// Where a created container waits to be started.
 pub(super) const START: &str = "start.sock";
+/// The same while somebody takes it.
+pub(super) const STARTING: &str = "starting.sock";
 
 /// All containers of one `--root`.
 #[derive(Debug)]
@@ -148,7 +150,6 @@ impl Containers {
         let record = files.read_json(bundle::STATE)?;
         Ok(Container { files, spec, record })
     }
-
 
     /// All of them, by id. One that goes meanwhile is left out.
     pub fn list(&self) -> Result<Vec<Container>> {
@@ -289,7 +290,10 @@ impl Container {
 
     /// What hooks are told of it.
     pub(super) fn hook_state<'a>(&'a self, status: &'a str, pid: Option<i32>) -> HookState<'a> {
-        let bundle = self.record.as_ref().map_or(Path::new(""), |record| &record.bundle);
+        let bundle = self
+            .record
+            .as_ref()
+            .map_or(Path::new(""), |record| &record.bundle);
         HookState::new(&self.spec, self.id(), bundle, status, pid)
     }
 }

@@ -6,7 +6,7 @@ use std::path::Path;
 use oci_spec::runtime::Spec;
 use rustix::process::Pid;
 
-use super::container::{Container, Containers, Record, START};
+use super::container::{Container, Containers, Record, START, STARTING};
 use super::process::{Process, Signals, Wish, streams};
 use super::{OciError, Result, Status, failed, no_configuration};
 use crate::bundle::{self, Bundle, BundleError};
@@ -71,12 +71,7 @@ fn allow_default_devices(spec: &mut Spec) {
     }
 }
 
-fn make(
-    given: &Bundle,
-    files: &Bundle,
-    spec: &Spec,
-    wish: &Wish<'_>,
-) -> Result<Process> {
+fn make(given: &Bundle, files: &Bundle, spec: &Spec, wish: &Wish<'_>) -> Result<Process> {
     let listener = sys::socket::listen(files.dir(), START).map_err(failed("the start socket"))?;
     let stdio = streams()?;
     let signals = Signals::hold()?;
@@ -148,16 +143,22 @@ impl Container {
             status => return Err(refused(status)),
         }
         let doing = || failed("reaching the container's process".to_owned());
-        let connection = match sys::socket::connect(self.files.dir(), START) {
-            // Somebody else was faster, or it has died.
-            Err(_) if self.status()? != Status::Created => return Err(refused(self.status()?)),
+        let dir = self.files.dir();
+        // Of several who start it one comes by the name, and from then on it counts as started.
+        match dir.rename_noreplace(START, dir, STARTING) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                return Err(refused(self.status()?));
+            }
+            other => other.map_err(doing())?,
+        }
+        let connected = sys::socket::connect(dir, STARTING);
+        dir.unlink(STARTING).map_err(doing())?;
+        let connection = match connected {
+            Err(error) if error.kind() == std::io::ErrorKind::ConnectionRefused => {
+                return Err(OciError::NotRunning);
+            }
             other => other.map_err(doing())?,
         };
-        // From here on it counts as started. One who was as fast finds no name to unlink, and is not the first to be
-        // accepted.
-        if self.files.dir().unlink(START).is_err() {
-            return Err(refused(Status::Running));
-        }
         let sync = Sync::over(connection);
         let mut executing = false;
         loop {
@@ -170,7 +171,11 @@ impl Container {
             }
         }
         let pid = self.record.as_ref().map(|record| record.process.pid);
-        let due = self.spec.hooks().as_ref().and_then(|hooks| hooks.poststart().as_deref());
+        let due = self
+            .spec
+            .hooks()
+            .as_ref()
+            .and_then(|hooks| hooks.poststart().as_deref());
         let state = self.hook_state("running", pid);
         match hooks::run("poststart", due.unwrap_or_default(), &state) {
             Ok(()) => Ok(()),

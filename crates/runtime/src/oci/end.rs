@@ -75,15 +75,24 @@ impl Container {
             let mut polled = [PollFd::from_borrowed_fd(first.as_fd(), PollFlags::IN)];
             // A frozen one is killed with its cgroup.
             self.cgroup()?.kill()?;
-            let ended = rustix::event::poll(&mut polled, Some(&limit)).map_err(failed("waiting for its end"))?;
+            let ended =
+                rustix::event::poll(&mut polled, Some(&limit)).map_err(failed("waiting for its end"))?;
             if ended == 0 {
                 return Err(OciError::DoesNotEnd(self.id().to_owned()));
             }
         }
         self.cgroup()?.remove()?;
-        let due = self.spec.hooks().as_ref().and_then(|hooks| hooks.poststop().as_deref());
+        let due = self
+            .spec
+            .hooks()
+            .as_ref()
+            .and_then(|hooks| hooks.poststop().as_deref());
         // As with the peers, it goes whatever these say; and what they say has been told to whoever wrote them.
-        hooks::run_all("poststop", due.unwrap_or_default(), &self.hook_state("stopped", None));
+        hooks::run_all(
+            "poststop",
+            due.unwrap_or_default(),
+            &self.hook_state("stopped", None),
+        );
         Ok(self.files.remove()?)
     }
 }

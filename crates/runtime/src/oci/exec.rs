@@ -101,7 +101,10 @@ impl Container {
             process.set_user(user);
         }
         if !flags.capabilities.is_empty() {
-            let more = flags.capabilities.iter().map(|name| name.parse::<Capability>());
+            let more = flags
+                .capabilities
+                .iter()
+                .map(|name| serde_json::from_value::<Capability>(name.as_str().into()));
             let more: Vec<_> = more
                 .collect::<std::result::Result<_, _>>()
                 .map_err(|_| OciError::Request("--cap takes names of capabilities: CAP_CHOWN"))?;

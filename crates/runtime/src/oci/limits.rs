@@ -55,7 +55,8 @@ impl Container {
         }
         let mut linux = self.spec.linux().clone().unwrap_or_else(Linux::default);
         let before = linux.resources().clone().unwrap_or_default();
-        let after = merge(&before, changes).ok_or(OciError::Request("resources that cannot be written down"))?;
+        let after =
+            merge(&before, changes).ok_or(OciError::Request("resources that cannot be written down"))?;
         self.cgroup()?.update(&after)?;
         linux.set_resources(Some(after));
         let mut spec = self.spec.clone();
@@ -84,17 +85,31 @@ fn fixed(changes: &LinuxResources) -> Option<&'static str> {
         ),
         ("a limit of block devices", {
             let none = serde_json::json!({});
-            let asked = changes.block_io().as_ref().and_then(|io| serde_json::to_value(io).ok());
+            let asked = changes
+                .block_io()
+                .as_ref()
+                .and_then(|io| serde_json::to_value(io).ok());
             asked.is_some_and(|asked| without_nothing(asked) != none)
         }),
         (
             "the huge page limit",
-            changes.hugepage_limits().as_ref().is_some_and(|list| !list.is_empty()),
+            changes
+                .hugepage_limits()
+                .as_ref()
+                .is_some_and(|list| !list.is_empty()),
         ),
-        ("the RDMA limit", changes.rdma().as_ref().is_some_and(|map| !map.is_empty())),
-        ("linux.resources.unified", changes.unified().as_ref().is_some_and(|map| !map.is_empty())),
+        (
+            "the RDMA limit",
+            changes.rdma().as_ref().is_some_and(|map| !map.is_empty()),
+        ),
+        (
+            "linux.resources.unified",
+            changes.unified().as_ref().is_some_and(|map| !map.is_empty()),
+        ),
     ];
-    asked.into_iter().find_map(|(limit, asked)| asked.then_some(limit))
+    asked
+        .into_iter()
+        .find_map(|(limit, asked)| asked.then_some(limit))
 }
 
 /// What a writer spells out to say nothing: null, nought, an empty list.

@@ -110,7 +110,10 @@ impl From<Fault> for OciError {
         let text = match fault.code {
             NOT_FOUND => fault
                 .text
-                .replace("not found in the container's PATH", "executable file not found in $PATH")
+                .replace(
+                    "not found in the container's PATH",
+                    "executable file not found in $PATH",
+                )
                 .replace("no such file", "no such file or directory"),
             _ => fault.text,
         };

@@ -166,7 +166,9 @@ impl Drop for Signals {
 /// Whoever waits for the file finds the whole number in it.
 fn write_pid(path: &Path, pid: i32) -> Result<()> {
     let doing = || format!("writing {}", path.display());
-    let name = path.file_name().ok_or_else(|| failed(doing())(io::Error::from(io::ErrorKind::InvalidInput)))?;
+    let name = path
+        .file_name()
+        .ok_or_else(|| failed(doing())(io::Error::from(io::ErrorKind::InvalidInput)))?;
     let above = match path.parent() {
         Some(above) if above != Path::new("") => above.to_owned(),
         _ => PathBuf::from("."),
