@@ -65,7 +65,7 @@ pub fn features() -> Value {
         "mountOptions": MOUNT_OPTIONS.as_slice(),
         "linux": {
             "namespaces": ["cgroup", "ipc", "mount", "network", "pid", "time", "user", "uts"],
-            "capabilities": Set(u64::MAX).names().filter(|name| Set::named(name).is_some()).collect::<Vec<_>>(),
+            "capabilities": capabilities(),
             "cgroup": {"v1": true, "v2": true, "systemd": false, "systemdUser": false, "rdma": true},
             "seccomp": {
                 "enabled": true,
@@ -88,6 +88,15 @@ pub fn features() -> Value {
             "mountExtensions": {"idmap": {"enabled": true}},
         },
     })
+}
+
+/// Those that have a name.
+fn capabilities() -> Vec<String> {
+    let named = |name: &String| {
+        let bare = name.strip_prefix("CAP_").unwrap_or(name);
+        Set::named(bare).is_some()
+    };
+    Set(u64::MAX).names().filter(named).collect()
 }
 
 #[cfg(test)]
