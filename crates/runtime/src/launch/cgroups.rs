@@ -100,7 +100,7 @@ impl Cgroups {
     }
 
     /// Asks for all processes to stand still, or to go on; does not wait until they do.
-    pub(super) fn hold_still(&self, still: bool) -> std::io::Result<()> {
+    pub(crate) fn hold_still(&self, still: bool) -> std::io::Result<()> {
         match &self.own {
             Some(own) => own.ask_frozen(still).map_err(std::io::Error::other),
             None => Err(std::io::Error::other("its cgroup is another runtime's")),

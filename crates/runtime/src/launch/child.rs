@@ -97,16 +97,17 @@ impl Child<'_> {
         drop(root);
 
         let filter = self.sync.wait_for_program()?;
+        // Before it waits: whoever had it made may wait for the end of what it wrote to its own.
+        steps.take_streams(pty)?;
         program::enter_directory(process.cwd().as_os_str())?;
         let steps = match self.order.start {
             Some(listener) => Steps {
-                sync: self.wait_for_start(listener, &proc, pty.as_ref())?,
+                sync: self.wait_for_start(listener, &proc)?,
                 ..steps
             },
             None => steps,
         };
         self.run_hooks("startContainer", "created")?;
-        steps.take_streams(pty)?;
         let profile = apparmor::wanted(process);
         if let Some(profile) = profile {
             apparmor::at_exec(&proc, profile).about(Concern::Apparmor)?;
@@ -124,18 +125,11 @@ impl Child<'_> {
 
     /// Waits for the one who tells it to start. Until then it keeps nothing of the host's that it will not need: it may
     /// wait for long, and beside others.
-    fn wait_for_start(&self, listener: BorrowedFd<'_>, proc: &Proc, pty: Option<&OwnedFd>) -> Result<&Sync> {
+    fn wait_for_start(&self, listener: BorrowedFd<'_>, proc: &Proc) -> Result<&Sync> {
         // As the peers do it: what is not there is told to the one who has it made.
         self.prepared.program.look()?;
         let mut kept = vec![proc.as_fd(), listener, self.sync.as_fd()];
-        kept.extend(pty.map(AsFd::as_fd));
-        kept.extend(
-            self.order
-                .stdio
-                .iter()
-                .chain(self.order.preserved)
-                .map(AsFd::as_fd),
-        );
+        kept.extend(self.order.preserved.iter().map(AsFd::as_fd));
         sys::fd::keep_only(&kept).during(|| "closing descriptors".into())?;
         self.sync.say(&Word::Waiting)?;
         let starter = Sync::accept(listener)?;
