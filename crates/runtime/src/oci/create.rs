@@ -89,7 +89,7 @@ fn make(given: &Bundle, files: &Bundle, spec: &Spec, wish: &Wish<'_>) -> Result<
         cgroup: cgroups.birth_place(),
         join: cgroups.must_be_joined().then_some(&join),
         cgroup_view: cgroups.view(),
-        root_nodev: !cgroups.refuse_devices(),
+        nodev: !cgroups.refuse_devices(),
     };
     let launched = Launch::fork(&order, None)
         .map_err(OciError::from)
