@@ -2,7 +2,7 @@
 
 use std::io;
 
-use oci_spec::runtime::{Linux, LinuxResources};
+use oci_spec::runtime::LinuxResources;
 use serde_json::Value;
 
 use super::container::Container;
@@ -53,7 +53,7 @@ impl Container {
             }
             .into());
         }
-        let mut linux = self.spec.linux().clone().unwrap_or_else(Linux::default);
+        let mut linux = self.spec.linux().clone().unwrap_or_default();
         let before = linux.resources().clone().unwrap_or_default();
         let after =
             merge(&before, changes).ok_or(OciError::Request("resources that cannot be written down"))?;
