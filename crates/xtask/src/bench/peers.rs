@@ -114,7 +114,16 @@ impl Bundle {
         }
 
         let mut running = strata
-            .command(["run", "--name", "model", "busybox", "sleep", "600"])
+            .command([
+                "run",
+                "--network",
+                "none",
+                "--name",
+                "model",
+                "busybox",
+                "sleep",
+                "600",
+            ])
             .spawn()?;
         let model = model_bundle(&strata.state())?;
         let text = fs::read_to_string(model.join("config.json"))?;

@@ -132,7 +132,9 @@ fn contestants<'a>(
         one("floor", Box::new(floor)),
         one(
             "strata run --rm",
-            Box::new(|token| Ok(strata.command(["run", "--rm", "busybox", "echo", token]))),
+            Box::new(|token| {
+                Ok(strata.command(["run", "--rm", "--network", "none", "busybox", "echo", token]))
+            }),
         ),
         Contestant {
             hidden_cgroup2: true,
@@ -200,7 +202,7 @@ fn at_once(strata: &Strata, many: usize) -> Result<()> {
     let mut running = Vec::new();
     for number in 0..many {
         let token = format!("token-{number}");
-        let mut command = strata.command(["run", "--rm", "busybox", "echo", &token]);
+        let mut command = strata.command(["run", "--rm", "--network", "none", "busybox", "echo", &token]);
         let child = command
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
@@ -229,7 +231,7 @@ fn thousand(strata: &Strata, n: usize) -> Result<()> {
         check(
             "one of a thousand",
             &token,
-            &timed(&mut strata.command(["run", "busybox", "echo", &token]))?.0,
+            &timed(&mut strata.command(["run", "--network", "none", "busybox", "echo", &token]))?.0,
         )?;
     }
     let filling = started.elapsed();
@@ -251,7 +253,7 @@ fn starts(strata: &Strata, n: usize) -> Result<Sample> {
     for round in 0..=n {
         let token = format!("token-{round}");
         let (output, took): (Output, Duration) =
-            timed(&mut strata.command(["run", "--rm", "busybox", "echo", &token]))?;
+            timed(&mut strata.command(["run", "--rm", "--network", "none", "busybox", "echo", &token]))?;
         check("strata run", &token, &output)?;
         if round > 0 {
             sample.push(took);
