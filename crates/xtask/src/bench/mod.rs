@@ -7,6 +7,7 @@
 mod fuse;
 mod images;
 mod lifecycle;
+mod oci;
 mod peers;
 mod start;
 
@@ -25,6 +26,8 @@ pub(crate) enum Bench {
     Start(start::Args),
     /// What is done to containers while one, a hundred and a thousand run, and what each costs, against podman
     Lifecycle(lifecycle::Args),
+    /// How long other engines wait for their OCI runtime, against crun and runc
+    Oci(oci::Args),
     /// How fast the overlay in user space is, against the kernel's and fuse-overlayfs
     Fuse(fuse::Args),
     /// How fast an image is unpacked from one file, against podman, skopeo, umoci, containerd and the floor
@@ -41,6 +44,7 @@ pub(crate) fn main(bench: &Bench) -> Result<()> {
     match bench {
         Bench::Start(args) => start::main(args),
         Bench::Lifecycle(args) => lifecycle::main(args),
+        Bench::Oci(args) => oci::main(args),
         Bench::Fuse(args) => fuse::main(args),
         Bench::Unpack(args) => images::unpack(args),
         Bench::Pull(args) => images::pull(args),

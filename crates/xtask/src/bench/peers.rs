@@ -154,9 +154,7 @@ impl Bundle {
 
     /// `RUNTIME run` of the bundle, to print a token.
     pub(crate) fn run(&self, runtime: &str, token: &str) -> Result<Command> {
-        let mut config = self.config.clone();
-        config["process"]["args"] = json!(["echo", token]);
-        fs::write(self.dir.join("config.json"), config.to_string())?;
+        self.write(&["echo", token])?;
         let mut command = Command::new(runtime);
         command
             .arg("--root")
@@ -165,6 +163,21 @@ impl Bundle {
             .arg(&self.dir)
             .arg(token);
         Ok(command)
+    }
+
+    /// Writes the configuration with these words as the program; where the bundle is.
+    pub(crate) fn write(&self, words: &[&str]) -> Result<PathBuf> {
+        let mut config = self.config.clone();
+        config["process"]["args"] = json!(words);
+        fs::write(self.dir.join("config.json"), config.to_string())?;
+        Ok(self.dir.clone())
+    }
+
+    /// Takes the seccomp filter away.
+    pub(crate) fn without_filter(&mut self) {
+        if let Some(linux) = self.config["linux"].as_object_mut() {
+            linux.remove("seccomp");
+        }
     }
 
     /// Whether the bundle has a seccomp filter.
