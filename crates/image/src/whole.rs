@@ -94,9 +94,14 @@ impl Whole {
         let board = Board::new(Vec::new());
         let bring = Bring::new(store, lease, source, others.iter().collect(), &board, progress);
         std::thread::scope(|scope| {
-            for _ in 0..parallel.max(1).min(others.len()) {
-                scope.spawn(|| bring.work());
-            }
+            // Another process may wait for what is here, and we for what it has.
+            scope.spawn(|| bring.settle());
+            std::thread::scope(|scope| {
+                for _ in 0..parallel.max(1).min(others.len()) {
+                    scope.spawn(|| bring.work());
+                }
+            });
+            board.end();
         });
         if let Some(error) = board.take_failure() {
             return Err(error);
