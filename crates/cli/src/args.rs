@@ -190,7 +190,7 @@ Containers:
   unpause      Let the processes of paused containers go on
   top          Show the processes of a container
   stats        Show what containers use
-  events       Show what happens to containers, images and volumes, as it happens
+  events       Show what happens to containers, images, volumes and networks, as it happens
   update       Change the limits of containers
   rename       Give a container another name
   port         Show where the published ports of a container are reached

@@ -31,6 +31,34 @@ pub(crate) fn flag(command: &str, flag: &str) -> Option<&'static str> {
             "--cidfile" => Some("name the container itself"),
             _ => None,
         },
+        "network create" => match flag {
+            "--attachable" => Some("any container may be in any network: leave it out"),
+            "--ipam-driver" | "--ipam-opt" => {
+                Some("--subnet, --gateway and --ip-range say which addresses it has")
+            }
+            "--disable-dns" | "--dns" => Some("strata runs no name server: names are lines of /etc/hosts"),
+            "--interface-name" => Some("--opt com.docker.network.bridge.name=NAME"),
+            "--scope" | "--ingress" | "--config-only" | "--config-from" | "--aux-address" | "--route" => {
+                Some(
+                    "a network is a bridge of this machine; strata network create --help lists what it can have",
+                )
+            }
+            _ => None,
+        },
+        "network disconnect" if matches!(flag, "-f" | "--force") => {
+            Some("a container is taken out of its network in any case, be it running or not")
+        }
+        "network connect"
+            if matches!(
+                flag,
+                "--link" | "--link-local-ip" | "--driver-opt" | "--gw-priority"
+            ) =>
+        {
+            Some("--alias gives it another name there; --ip, --ip6 and --mac-address its addresses")
+        }
+        "network rm" if matches!(flag, "-t" | "--time") => {
+            Some("no container is stopped for it: remove those that are in the network before")
+        }
         "images" | "image ls" => match flag {
             "-a" | "--all" => Some("strata keeps no intermediate images: those listed are all"),
             _ => None,

@@ -44,6 +44,13 @@ fn a_container_has_an_address_and_gives_it_back() {
     // As in a namespace that has nothing but loopback.
     assert!(out.ends_with("\n0\n"), "{out}");
     nothing_left(&strata);
+    let out = said(
+        &strata,
+        &["--network", "bridge", "--runtime", "runc"],
+        "ip -o -4 addr show dev eth0",
+    );
+    assert!(out.contains("inet 10.62.0.3/24"), "{out}");
+    nothing_left(&strata);
     // The machine is reached, and reaches it.
     strata.ok([
         "run",
@@ -240,6 +247,19 @@ fn a_container_is_in_several_networks_and_comes_and_goes() {
         &["container xx is not in network b"],
     );
     assert_eq!(interfaces(), "lo eth0 eth2");
+    let events = strata.ok([
+        "events",
+        "--since",
+        "1h",
+        "--until",
+        "0s",
+        "--filter",
+        "type=network",
+        "--filter",
+        "network=c",
+    ]);
+    let events: Vec<&str> = events.lines().filter_map(|line| line.split(' ').nth(2)).collect();
+    assert_eq!(events, ["create", "connect", "connect"]);
     // It is so at the next start too.
     strata.ok(["restart", "-t", "0", "xx"]);
     assert_eq!(interfaces(), "lo eth0 eth1");

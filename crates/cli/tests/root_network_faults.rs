@@ -363,3 +363,29 @@ fn many_at_once_have_addresses_of_their_own() {
     strata.ok(["network", "rm", "n"]);
     nothing_left(&strata);
 }
+
+#[test]
+fn what_somebody_else_took_away_is_found() {
+    let strata = apart();
+    strata.ok(["network", "create", "--ipv6", "n"]);
+    let flags = ["--network", "n", "--network", "bridge", "-p", "8080:80"];
+    strata.ok([
+        &["run", "-d", "--name", "web"],
+        &flags[..],
+        &["busybox", "sleep", "100"],
+    ]
+    .concat());
+    strata.ok(["fsck", "--deep"]);
+    let found = |words: &str| {
+        let told = strata.end(["fsck", "--deep"]);
+        assert!(told.code != 0 && told.out.contains(words), "{words}: {told:?}");
+    };
+    strata.ok(["exec", "--privileged", "web", "ip", "route", "del", "default"]);
+    found("network web: network n: plug-in bridge (CHECK)");
+    strata.ok(["restart", "-t", "0", "web"]);
+    strata.ok(["fsck", "--deep"]);
+    net::said(&["iptables", "-F", "CNI-FORWARD"]);
+    found("network web: network n: plug-in firewall (CHECK)");
+    strata.ok(["rm", "-f", "web"]);
+    nothing_left(&strata);
+}

@@ -203,6 +203,26 @@ fn a_published_port_is_reached_from_here_and_from_afar() {
         strata.ok(["ps", "--format", "{{.Ports}}"]),
         "0.0.0.0:8080->80/tcp, 0.0.0.0:5353->53/udp, 127.0.0.1:8081->81/tcp\n"
     );
+    for (filter, fits) in [
+        ("publish=8080", true),
+        ("publish=8070-8090", true),
+        ("publish=80", false),
+        ("publish=5353/udp", true),
+        ("expose=80", true),
+        ("expose=80/udp", false),
+        ("network=bridge", true),
+        ("network=other", false),
+    ] {
+        assert_eq!(
+            !strata.ok(["ps", "-q", "--filter", filter]).is_empty(),
+            fits,
+            "{filter}"
+        );
+    }
+    refused(
+        &strata.end(["ps", "--filter", "publish=x"]),
+        &["--filter publish=x"],
+    );
     let told: Value = serde_json::from_str(&strata.ok(["inspect", "web"])).unwrap();
     assert_eq!(
         told[0]["NetworkSettings"]["Ports"]["80/tcp"],
@@ -389,6 +409,10 @@ fn a_port_in_use_is_told_and_nothing_is_left() {
         "true",
     );
     refused(&ended, &["port 7000/tcp", "in use"]);
+    refused(
+        &sh(&strata, &flags("20000-20400:1-401"), "true"),
+        &["401 ports are to be published, and 400 can be"],
+    );
     for (bad, words) in [
         ("http", "\"http\" is no port"),
         ("70000:80", "\"70000\" is no port"),

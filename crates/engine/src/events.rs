@@ -1,4 +1,4 @@
-//! `events`: what happens to the containers, images and volumes of the namespace.
+//! `events`: what happens to the containers, images, volumes and networks of the namespace.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -59,6 +59,11 @@ impl Engine {
         let attributes = BTreeMap::from([("name".to_owned(), name.to_owned())]);
         self.event_log()
             .append(&[Event::now(kind, action, name, attributes)]);
+    }
+
+    /// Writes down one that is told nowhere else.
+    pub(crate) fn note_event(&self, event: Event) {
+        self.event_log().append(&[event]);
     }
 
     /// Writes down that something was done to a container.

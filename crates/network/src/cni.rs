@@ -213,7 +213,10 @@ impl Call<'_> {
     /// [`CniError::Failed`] says what is not.
     pub fn check(&self, result: &Value) -> Result<(), CniError> {
         for plugin in self.configured() {
-            self.run("CHECK", plugin, Some(result))?;
+            // That of `portmap` looks for the rules of IPv4 among those of IPv6 (version 1.1), and so always complains.
+            if name(plugin) != "portmap" {
+                self.run("CHECK", plugin, Some(result))?;
+            }
         }
         Ok(())
     }

@@ -13,7 +13,7 @@ use crate::render::filter::{Filters, KeyValue};
 use crate::render::template::ValueFormat;
 use crate::render::time;
 
-/// Show what happens to containers, images and volumes, as it happens
+/// Show what happens to containers, images, volumes and networks, as it happens
 ///
 /// Until it is interrupted, or until the time that --until says. Events are kept as long as the machine is up, and no more
 /// than some thousands of them.
@@ -25,7 +25,7 @@ pub(crate) struct EventsArgs {
     /// Nothing after it: a time, or how long ago
     #[arg(long, value_name = "TIME")]
     until: Option<String>,
-    /// Only what fits: type=, event=, container=, image=, volume=, label=KEY[=VALUE]
+    /// Only what fits: type=, event=, container=, image=, volume=, network=, label=KEY[=VALUE]
     #[arg(short, long, value_name = "FILTER")]
     filter: Vec<KeyValue>,
     /// Form of the output: json, or fields such as '{{.Type}} {{.Action}} {{.Actor.ID}}' [default: a line each]
@@ -33,7 +33,16 @@ pub(crate) struct EventsArgs {
     format: Option<ValueFormat>,
 }
 
-const KEYS: [&str; 7] = ["type", "event", "container", "image", "volume", "label", "label!"];
+const KEYS: [&str; 8] = [
+    "type",
+    "event",
+    "container",
+    "image",
+    "volume",
+    "network",
+    "label",
+    "label!",
+];
 
 pub(crate) fn run(context: &Context, args: EventsArgs) -> Outcome {
     let filters = Filters::new(&args.filter, &KEYS)?;
@@ -96,6 +105,7 @@ fn fits(event: &Event, filters: &Filters<'_>) -> bool {
         })
         && filters.any("container", |text| of("container", text))
         && filters.any("volume", |text| of("volume", text))
+        && filters.any("network", |text| of("network", text))
         && filters.any("image", |text| {
             image(attribute("image"), text) || (event.kind == "image" && image(&event.id, text))
         })

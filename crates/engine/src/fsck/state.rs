@@ -70,6 +70,14 @@ impl Engine {
                     found.left = Some(format!("remove the container: strata rm -f {}", row.name));
                 }
                 findings.push(found);
+            } else if running && options.deep && self.holds_networks(&row.id) {
+                if let Err(error) = self.check_networks(&row.id) {
+                    let mut found = Finding::new("network", row.name.clone(), &error);
+                    if options.repair {
+                        found.left = Some(format!("make it anew: strata restart {}", row.name));
+                    }
+                    findings.push(found);
+                }
             } else if !running && row.ephemeral && Details::of(row).started.is_some() {
                 let what = "it was to go with its process, which is gone";
                 let mut found = Finding::new("container", row.name.clone(), what);

@@ -17,6 +17,10 @@ use crate::run::Plan;
 /// Digits of the id that a container is known by too.
 const SHORT: usize = 12;
 
+/// Ports of one container that can be published: each is a socket of its supervisor, two where there is IPv6, and a supervisor
+/// has as few files open as it may by default (1,024).
+const MOST_PORTS: usize = 400;
+
 /// What a container has that is in its networks.
 #[derive(Debug, Default)]
 pub(crate) struct Attached {
@@ -90,12 +94,24 @@ impl Engine {
         // The way out, and the way in, lead through the first that has one.
         let way_out = networks.iter().position(|network| !network.internal);
         let v6 = way_out.is_some_and(|place| networks[place].has_v6());
-        let held = ports::hold(&published(plan), v6)?;
+        let asked = published(plan);
+        let count: usize = asked
+            .iter()
+            .map(|one| usize::from(one.container.1 - one.container.0) + 1)
+            .sum();
+        if count > MOST_PORTS {
+            return Err(unfit(
+                &networks[0],
+                format!("{count} ports are to be published, and {MOST_PORTS} can be"),
+            ));
+        }
+        let held = ports::hold(&asked, v6)?;
         let mut sandbox = Sandbox::create(bundle, &self.setup.networking.plugins, &held.mappings)?;
         for (place, (network, connection)) in networks.iter().zip(&plan.networks).enumerate() {
             let is_way_out = way_out == Some(place);
             let ports: &[Mapping] = if is_way_out { &held.mappings } else { &[] };
             sandbox.attach(network, &self.addresses(), wanted(connection, ports, is_way_out))?;
+            self.note_network("connect", &network.id, &network.name, Some(bundle.id()));
         }
         let attachments = &sandbox.record().attachments;
         let gateways = attachments
@@ -154,6 +170,7 @@ impl Engine {
         for one in &sandbox.record().attachments {
             // Names that stay are written over by the next who comes or goes.
             let _ = self.names().withdraw(&one.network, bundle.id());
+            self.note_network("disconnect", &one.network_id, &one.network, Some(bundle.id()));
         }
         sandbox.release()
     }
@@ -165,6 +182,20 @@ impl Engine {
             // Somebody removed the container, and gave all back.
             Err(_) => Ok(()),
         }
+    }
+
+    /// Asks the plug-ins whether everything is as they made it for a container.
+    ///
+    /// # Errors
+    /// What is not, in words.
+    pub(crate) fn check_networks(&self, id: &str) -> Result<(), String> {
+        let check = || -> Result<(), SandboxError> {
+            match Sandbox::open(&Bundle::open(&self.bundle_path(id))?)? {
+                Some(sandbox) => sandbox.check(),
+                None => Ok(()),
+            }
+        };
+        check().map_err(|error| error.to_string())
     }
 
     /// Whether a container's networks were not taken away yet.

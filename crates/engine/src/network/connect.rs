@@ -1,6 +1,6 @@
 //! `network connect` and `network disconnect`: a container comes into a network, or leaves it, whether it runs or not.
 
-use ::network::definition::DEFAULT;
+use ::network::definition::{DEFAULT, Network};
 use ::network::sandbox::{Sandbox, SandboxError};
 use runtime::bundle::Bundle;
 use runtime::options::namespaces::NamespaceOption;
@@ -47,6 +47,7 @@ impl Engine {
                 return refuse("runs without a network: stop it, connect it, and start it".to_owned());
             };
             sandbox.attach(&network, &self.addresses(), wanted(&connection, &[], false))?;
+            self.note_network("connect", &network.id, &network.name, Some(&row.id));
             if network.has_names()
                 && let Some(made) = sandbox.record().attachments.last()
             {
@@ -64,7 +65,7 @@ impl Engine {
         let row = self.store.find_container(self.ns(), container)?;
         let catalog = self.catalog()?;
         let _lock = catalog.lock_shared()?;
-        let name = catalog.find(network)?.name;
+        let Network { name, id, .. } = catalog.find(network)?;
         let plan = self.plan_of(&row)?;
         if plan.networks.iter().all(|one| one.network != name) {
             return Err(NetworkError::Container {
@@ -78,6 +79,7 @@ impl Engine {
             // Names that stay are written over by the next who comes or goes.
             let _ = self.names().withdraw(&name, &row.id);
             sandbox.detach(&name)?;
+            self.note_network("disconnect", &id, &name, Some(&row.id));
         }
         Ok(self.edit_plan(&row, |plan| plan.networks.retain(|one| one.network != name))?)
     }

@@ -122,6 +122,7 @@ impl Engine {
             options: new.options.clone(),
         };
         catalog.add(&network)?;
+        self.note_network("create", &network.id, &network.name, None);
         Ok(network)
     }
 

@@ -21,6 +21,7 @@ mod inspect;
 mod rm;
 mod settings;
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 pub use ::network::cni::{CniError, Plugins};
@@ -32,6 +33,7 @@ pub use ::network::ports::{PortError, Protocol, Publish};
 pub use ::network::publish::{self, Expose};
 pub use ::network::sandbox::SandboxError;
 pub use ::network::subnet::{Subnet, SubnetError};
+use runtime::events::Event;
 use store::{ContainerError, Fault};
 
 pub(crate) use self::attach::Attached;
@@ -129,10 +131,12 @@ pub enum NetworkError {
 impl Setup {
     /// The network of a container that asks for none, and why it is that.
     pub fn default_network(&self) -> (String, String) {
-        match (&self.networking.default, self.networking.plugins.complete()) {
-            (Some(name), _) => (name.clone(), "the configuration's default_network".to_owned()),
-            (None, Ok(())) => (DEFAULT.to_owned(), "its plug-ins are installed".to_owned()),
-            (None, Err(missing)) => ("none".to_owned(), format!("{DEFAULT} is lacking: {missing}")),
+        if let Some(name) = &self.networking.default {
+            return (name.clone(), "the configuration's default_network".to_owned());
+        }
+        match self.networking.plugins.complete() {
+            Ok(()) => (DEFAULT.to_owned(), "its plug-ins are installed".to_owned()),
+            Err(missing) => ("none".to_owned(), format!("{DEFAULT} is lacking: {missing}")),
         }
     }
 }
@@ -155,6 +159,16 @@ impl Engine {
 
     fn names(&self) -> Names {
         Names::new(self.network_state().join("names"), self.bundles())
+    }
+
+    /// Writes down that something was done to a network, or that a container came into it or left it.
+    fn note_network(&self, action: &str, id: &str, name: &str, container: Option<&str>) {
+        let mut attributes = BTreeMap::from([
+            ("name".to_owned(), name.to_owned()),
+            ("type".to_owned(), "bridge".to_owned()),
+        ]);
+        attributes.extend(container.map(|id| ("container".to_owned(), id.to_owned())));
+        self.note_event(Event::now("network", action, id, attributes));
     }
 
     /// Containers of the namespace that are to be in a network, by name.

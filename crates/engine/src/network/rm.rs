@@ -66,7 +66,9 @@ impl Engine {
                 source,
             })?;
         }
-        Ok(catalog.remove(network)?)
+        catalog.remove(network)?;
+        self.note_network("destroy", &network.id, &network.name, None);
+        Ok(())
     }
 }
 

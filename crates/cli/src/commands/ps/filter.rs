@@ -3,6 +3,7 @@
 use std::collections::HashSet;
 
 use engine::Engine;
+use engine::network::{Port, publish};
 use engine::ps::Container;
 use engine::state::State;
 
@@ -10,8 +11,9 @@ use crate::failure::Failure;
 use crate::render::filter::{Filters, KeyValue};
 
 /// The keys that are known.
-const KEYS: [&str; 11] = [
+const KEYS: [&str; 14] = [
     "id", "name", "label", "label!", "status", "exited", "ancestor", "before", "since", "volume", "health",
+    "network", "publish", "expose",
 ];
 
 /// What `health` can be.
@@ -61,6 +63,12 @@ pub(super) fn keep(
             );
         }
     }
+    for key in ["publish", "expose"] {
+        if let Some(word) = filters.values(key).find(|word| publish::expose(word).is_err()) {
+            return Err(Failure::user(format!("--filter {key}={word}: it is no port"))
+                .hint("write a port or a range, as 80, 53/udp or 8000-8010"));
+        }
+    }
     // The list has the newest first.
     let place = |key: &str| -> Result<Option<usize>, Failure> {
         let Some(name) = filters.values(key).last() else {
@@ -103,6 +111,16 @@ fn fits(filters: &Filters<'_>, container: &Container, from: &HashSet<String>) ->
         let mut mounts = container.mounts.iter();
         mounts.any(|mount| mount.source == text || mount.destination.as_os_str() == text)
     };
+    let port = |text: &str, number: fn(&Port) -> Option<u16>| {
+        publish::expose(text).is_ok_and(|asked| {
+            let fits = |one: u16| (asked.ports.0..=asked.ports.1).contains(&one);
+            let mut ports = container
+                .ports
+                .iter()
+                .filter(|port| port.protocol == asked.protocol);
+            ports.any(|port| number(port).is_some_and(fits))
+        })
+    };
     filters.any("id", |id| container.id.starts_with(id))
         && filters.any("name", |name| named(&container.name, name))
         && filters.labels(&container.labels)
@@ -110,6 +128,11 @@ fn fits(filters: &Filters<'_>, container: &Container, from: &HashSet<String>) ->
         && filters.any("exited", exited)
         && filters.any("ancestor", |_| from.contains(&container.id))
         && filters.any("volume", volume)
+        && filters.any("network", |name| {
+            container.networks.iter().any(|network| network == name)
+        })
+        && filters.any("publish", |text| port(text, |port| port.host_port))
+        && filters.any("expose", |text| port(text, |port| Some(port.container_port)))
         && filters.any("health", |word| container.health.unwrap_or("none") == word)
 }
 
