@@ -52,12 +52,19 @@ impl Containerd {
         containerd
     }
 
+    /// The shim keeps its runtime's state by namespace, whichever daemon it is of.
+    fn namespace(&self) -> String {
+        let own = self.dir.path().file_name().unwrap().to_string_lossy();
+        format!("strata-{}", own.trim_start_matches('.').to_lowercase())
+    }
+
     fn command(&self, words: &[&str]) -> Command {
         let mut command = Command::new("ctr");
         command
             .arg("--address")
             .arg(self.dir.path().join("socket"))
-            .args(["--namespace", "strata-test"])
+            .arg("--namespace")
+            .arg(self.namespace())
             .args(words)
             .stdin(Stdio::null());
         command
