@@ -43,7 +43,9 @@ impl Explain for CaptureError {
     fn hint(&self) -> Option<String> {
         let hint = match self {
             CaptureError::Full(_) => FREE_SPACE,
-            CaptureError::Pack(_) => "nothing was kept; remove or rename what is named, and try again",
+            CaptureError::Pack(_) => {
+                "nothing was kept; leave --pause=false out if it was given, else remove or rename what is named, and try again"
+            }
             CaptureError::Unpack(_) => {
                 "if that much is meant, raise layer_bytes or layer_entries under [limits] in the configuration"
             }
