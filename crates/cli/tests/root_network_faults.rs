@@ -184,9 +184,8 @@ fn a_supervisor_that_is_killed_leaves_nothing_for_long() {
         kill(i32::try_from(pid).unwrap());
         let begun = Instant::now();
         // A zombie has ended, whoever may reap it.
-        let lives = || {
-            std::fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|stat| !stat.contains(") Z "))
-        };
+        let lives =
+            || std::fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|stat| !stat.contains(") Z "));
         while lives() {
             assert!(begun.elapsed() < Duration::from_secs(10));
             std::thread::sleep(Duration::from_millis(10));
