@@ -25,6 +25,20 @@ pub(crate) fn set_apart() -> Result<()> {
     Ok(())
 }
 
+/// Reaps the orphans that have ended, as the first process of a machine does, while the test program `child` runs: who
+/// looks whether a process is still there takes one that nobody reaped for alive.
+pub(crate) fn reap(child: u32) {
+    let own = std::process::id();
+    let children = fs::read_to_string(format!("/proc/self/task/{own}/children")).unwrap_or_default();
+    let orphans = children.split(' ').filter_map(|pid| pid.parse().ok());
+    for orphan in orphans
+        .filter(|pid| *pid != child.cast_signed())
+        .filter_map(Pid::from_raw)
+    {
+        let _ = rustix::process::waitpid(Some(orphan), WaitOptions::NOHANG);
+    }
+}
+
 /// What there was before a test program ran.
 pub(crate) struct Before {
     mounts: BTreeSet<PathBuf>,

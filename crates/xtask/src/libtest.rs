@@ -7,6 +7,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 
+use crate::leftovers;
+
 /// What one or many test programs came to.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
 pub(crate) struct Tally {
@@ -109,6 +111,7 @@ fn read_all(
         lines.push(line);
     };
     loop {
+        leftovers::reap(child.id());
         match receive.recv_timeout(Duration::from_millis(100)) {
             Ok(line) => take(line),
             Err(mpsc::RecvTimeoutError::Disconnected) => break,
