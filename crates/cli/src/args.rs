@@ -35,48 +35,29 @@ pub(crate) struct Cli {
     pub(crate) command: Command,
 }
 
-/// The definition by which a line is read first: of a command's flags are known when the command is the one that was
-/// typed. To define those of all takes as long as a tenth of what it takes to start a container.
-#[derive(Debug, Parser)]
-#[command(args_override_self = true)]
-struct Quick {
-    #[command(flatten)]
-    global: Global,
-    #[arg(short, long)]
-    verbose: bool,
-    #[command(subcommand)]
-    command: QuickCommand,
+/// Reads a line by the definition of the command that it names alone: to define all of them takes as long as a tenth of
+/// what it takes to start a container. `None` is for the whole definition to answer.
+fn quick(words: &[OsString]) -> Option<Cli> {
+    let commands = Command::augment_subcommands_for_update(clap::Command::new("strata"));
+    let typed = words
+        .iter()
+        .skip(1)
+        .find_map(|word| commands.find_subcommand(word))?;
+    let verbose = clap::Arg::new("verbose").short('v').long("verbose");
+    let matches = Global::augment_args(clap::Command::new("strata"))
+        .args_override_self(true)
+        .arg(verbose.action(ArgAction::SetTrue))
+        .subcommand(typed.clone())
+        .try_get_matches_from(words)
+        .ok()?;
+    Some(Cli {
+        global: Global::from_arg_matches(&matches).ok()?,
+        verbose: matches.get_flag("verbose"),
+        command: Command::from_arg_matches(&matches).ok()?,
+    })
 }
 
-/// [`Command`], whose flags are defined late.
-#[derive(Debug)]
-struct QuickCommand(Command);
-
-impl Subcommand for QuickCommand {
-    fn augment_subcommands(command: clap::Command) -> clap::Command {
-        Command::augment_subcommands_for_update(command)
-    }
-
-    fn augment_subcommands_for_update(command: clap::Command) -> clap::Command {
-        Command::augment_subcommands_for_update(command)
-    }
-
-    fn has_subcommand(name: &str) -> bool {
-        Command::has_subcommand(name)
-    }
-}
-
-impl FromArgMatches for QuickCommand {
-    fn from_arg_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {
-        Command::from_arg_matches(matches).map(QuickCommand)
-    }
-
-    fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {
-        self.0.update_from_arg_matches(matches)
-    }
-}
-
-/// The flags of one command: in [`Cli`] defined at once, in [`Quick`] late.
+/// The flags of one command: in [`Cli`] defined at once, by [`quick`] when they are asked for.
 #[derive(Debug)]
 pub(crate) struct Late<A>(pub(crate) A);
 
@@ -115,13 +96,8 @@ pub(crate) fn parse() -> Result<Cli, clap::Error> {
 }
 
 fn parse_words(words: &[OsString]) -> Result<Cli, clap::Error> {
-    // What is not understood at once, and who asks for help, is for the whole definition to answer.
-    if let Ok(quick) = Quick::try_parse_from(words) {
-        return Ok(Cli {
-            global: quick.global,
-            verbose: quick.verbose,
-            command: quick.command.0,
-        });
+    if let Some(cli) = quick(words) {
+        return Ok(cli);
     }
     definition()
         .try_get_matches_from(words)
