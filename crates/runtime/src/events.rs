@@ -30,7 +30,7 @@ pub const LIMIT: u64 = 1 << 20;
 pub struct Event {
     /// When, in nanoseconds since 1970.
     pub time: u64,
-    /// `container`, `image`, `volume`.
+    /// `container`, `image`, `network`, `volume`.
     pub kind: String,
     /// What was done, in docker's words: `start`, `die`, `pull`.
     pub action: String,

@@ -579,28 +579,4 @@ fn copy_range(from: impl AsFd, to: &File, mut at: u64, end: u64, block: u64) -> 
 }
 
 #[cfg(test)]
-mod tests {
-    use std::os::unix::fs::{FileExt, MetadataExt};
-
-    use super::*;
-
-    #[test]
-    fn holes_stay_holes_and_a_cut_is_exact() {
-        let from = tempfile::tempfile().unwrap();
-        from.write_all_at(b"begin", 0).unwrap();
-        from.write_all_at(b"middle", 4 << 20).unwrap();
-        from.set_len(9 << 20).unwrap();
-        for length in [u64::MAX, 9 << 20, (4 << 20) + 3, 2, 0] {
-            let to = tempfile::tempfile().unwrap();
-            copy_data(&from, &to, length, 4096).unwrap();
-            let expected = length.min(9 << 20);
-            assert_eq!(to.metadata().unwrap().len(), expected);
-            assert!(to.metadata().unwrap().blocks() <= from.metadata().unwrap().blocks() + 8);
-            let mut bytes = [0; 6];
-            if expected > 5 << 20 {
-                to.read_exact_at(&mut bytes, 4 << 20).unwrap();
-                assert_eq!(&bytes, b"middle");
-            }
-        }
-    }
-}
+mod tests;
