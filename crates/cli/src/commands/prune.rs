@@ -279,12 +279,16 @@ fn confirm(options: &PruneOptions) -> Result<(), Failure> {
             .unfinished
             .then(|| "what interrupted operations left".to_owned()),
     ];
+    ask(kinds.into_iter().flatten())
+}
+
+/// Tells what is about to be removed, and asks whether it shall be.
+pub(super) fn ask(kinds: impl IntoIterator<Item = String>) -> Result<(), Failure> {
     let mut err = io::stderr().lock();
-    let mut ask = || -> io::Result<bool> {
+    let ask = || -> io::Result<bool> {
         writeln!(err, "This removes:")?;
         kinds
-            .iter()
-            .flatten()
+            .into_iter()
             .try_for_each(|kind| writeln!(err, "  - {kind}"))?;
         write!(err, "Go on? [y/N] ")?;
         err.flush()?;

@@ -1,10 +1,8 @@
 //! `strata network prune`.
 
-use std::io::{self, BufRead, Write};
-
 use clap::Args;
 
-use crate::commands::prune::Filter;
+use crate::commands::prune::{self, Filter};
 use crate::commands::{Context, Outcome, print};
 use crate::failure::Failure;
 
@@ -31,7 +29,7 @@ pub(crate) fn run(context: &Context, args: PruneArgs) -> Outcome {
         );
     }
     if !args.force {
-        confirm()?;
+        prune::ask(["all networks that no container is to be in".to_owned()])?;
     }
     let gone = context.engine()?.prune_networks(|network| {
         args.filter.iter().all(|filter| match filter {
@@ -48,26 +46,4 @@ pub(crate) fn run(context: &Context, args: PruneArgs) -> Outcome {
         gone.iter()
             .try_for_each(|network| writeln!(out, "Network {}", network.name))
     })
-}
-
-fn confirm() -> Result<(), Failure> {
-    let ask = || -> io::Result<bool> {
-        let mut err = io::stderr().lock();
-        write!(
-            err,
-            "This removes all networks that no container is to be in. Go on? [y/N] "
-        )?;
-        err.flush()?;
-        let mut answer = String::new();
-        io::stdin().lock().read_line(&mut answer)?;
-        Ok(matches!(answer.trim(), "y" | "Y" | "yes"))
-    };
-    match ask() {
-        Ok(true) => Ok(()),
-        Ok(false) => Err(Failure::user("nothing was removed")
-            .hint("answer y, or write --force to go on without being asked")),
-        Err(error) => {
-            Err(Failure::user(format!("cannot ask: {error}")).hint("--force goes on without asking"))
-        }
-    }
 }
