@@ -5,7 +5,7 @@ use std::os::fd::AsFd;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
-use mount::Mount;
+use mount::{Mount, MountError};
 use overlay::live::{Layers, OpenError, Options, Overlay};
 use overlay::{Format, Opaque, whiteout};
 use rustix::fs::Mode;
@@ -56,12 +56,14 @@ pub(crate) fn fill(random: &mut Random, dir: &Dir, depth: u32, lowest: bool, for
         }
     }
 }
-/// Mounts with the kernel's driver. It calls directories busy until the last user of their mount before is gone, which
-/// a program that another test of this process starts may be between its fork and its exec.
+
+/// Mounts with the kernel's driver. It calls directories busy until the last user of their mount before is gone, and
+/// they count as served while somebody holds our server's lock: a program that another test of this process starts may
+/// be that one, between its fork and its exec.
 pub(crate) fn attach(value: &Mount, at: &Path) {
     for _ in 0..1000 {
         match mount::attach(value, at) {
-            Err(error) if error.to_string().contains("busy") => {
+            Err(error) if matches!(error, MountError::InUse(_)) || error.to_string().contains("busy") => {
                 std::thread::sleep(std::time::Duration::from_millis(1));
             }
             other => return other.expect("mounting an overlay needs root"),
