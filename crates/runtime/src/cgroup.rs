@@ -30,7 +30,7 @@ use oci_spec::runtime::{LinuxResources, Spec};
 use serde::{Deserialize, Serialize};
 use sys::Dir;
 
-use crate::devices::{RuleError, Rules};
+use crate::devices::{Loaded, RuleError, Rules};
 pub use hierarchy::Hierarchies;
 use node::{Node, controllers, make};
 
@@ -156,14 +156,20 @@ impl Cgroup {
     pub fn create(spec: &Spec, id: &str) -> Result<Cgroup, CgroupError> {
         let hierarchies = Hierarchies::find()
             .map_err(|source| failed("find", Path::new("/proc/self/mountinfo"), source))?;
-        Cgroup::create_in(&hierarchies, spec, id)
+        Cgroup::create_in(&hierarchies, spec, id, None)
     }
 
-    /// As [`Cgroup::create`], in hierarchies found before.
+    /// As [`Cgroup::create`], in hierarchies found before, and with the device program `loaded` where that is the one
+    /// needed.
     ///
     /// # Errors
     /// As [`Cgroup::create`].
-    pub fn create_in(hierarchies: &Hierarchies, spec: &Spec, id: &str) -> Result<Cgroup, CgroupError> {
+    pub fn create_in(
+        hierarchies: &Hierarchies,
+        spec: &Spec,
+        id: &str,
+        loaded: Option<&Loaded>,
+    ) -> Result<Cgroup, CgroupError> {
         let linux = spec.linux().as_ref();
         let place = place_of(spec, id)?;
         let mut cgroup = Cgroup {
@@ -172,8 +178,8 @@ impl Cgroup {
             devices: DeviceControl::Missing,
         };
         let made = match linux.and_then(|linux| linux.resources().as_ref()) {
-            Some(resources) => cgroup.fill(hierarchies, &place, resources),
-            None => cgroup.fill(hierarchies, &place, &LinuxResources::default()),
+            Some(resources) => cgroup.fill(hierarchies, &place, resources, loaded),
+            None => cgroup.fill(hierarchies, &place, &LinuxResources::default(), None),
         };
         match made {
             Ok(()) => Ok(cgroup),
@@ -278,6 +284,7 @@ impl Cgroup {
         hierarchies: &Hierarchies,
         place: &Path,
         resources: &LinuxResources,
+        loaded: Option<&Loaded>,
     ) -> Result<(), CgroupError> {
         let needed = settings::needed(resources);
         let mut unified = Vec::new();
@@ -344,7 +351,7 @@ impl Cgroup {
                 node.set(setting)?;
             }
         }
-        self.control_devices(hierarchies, place, resources)?;
+        self.control_devices(hierarchies, place, resources, loaded)?;
         if self.unified.is_none() && self.v1.is_empty() && !is_default(place) {
             return Err(CgroupError::Path {
                 path: Path::new("/").join(place),
@@ -359,6 +366,7 @@ impl Cgroup {
         hierarchies: &Hierarchies,
         place: &Path,
         resources: &LinuxResources,
+        loaded: Option<&Loaded>,
     ) -> Result<(), CgroupError> {
         let rules = Rules::new(resources.devices().as_deref().unwrap_or_default())?;
         if rules.allow_everything() {
@@ -366,8 +374,10 @@ impl Cgroup {
             return Ok(());
         }
         if let Some(node) = &self.unified {
-            let attached = sys::bpf::load_device_program(&rules.program())
-                .and_then(|program| sys::bpf::attach_device_program(&node.dir, program));
+            let attached = match loaded.filter(|loaded| *loaded.rules() == rules) {
+                Some(loaded) => loaded.attach(&node.dir),
+                None => Loaded::new(rules.clone()).and_then(|loaded| loaded.attach(&node.dir)),
+            };
             if attached.is_ok() {
                 self.devices = DeviceControl::Program;
                 return Ok(());

@@ -11,6 +11,7 @@ mod program;
 use oci_spec::runtime::{LinuxDeviceCgroup, LinuxDeviceType};
 
 pub use host::{DeviceError, HostDevice, all, from_option};
+pub use program::Loaded;
 
 /// What the kernel distinguishes (`BPF_DEVCG_DEV_*`, linux/bpf.h).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -21,7 +21,7 @@ mod resources;
 mod rights;
 
 pub(crate) use defaults::IPC_SYSCTLS;
-pub(crate) use resources::default_devices;
+pub(crate) use resources::{default_devices, usual_devices};
 use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
 

@@ -4,6 +4,9 @@
 //! through the rules from the last to the first. One that fits the device and refuses a right still wanted ends it;
 //! one that allows some takes those off what is wanted, and nothing left is yes.
 
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+
 use sys::bpf::Instruction;
 
 use super::{ALL, Kind, Rule, Rules};
@@ -40,6 +43,37 @@ fn load(register: u8, offset: i16) -> Instruction {
         registers: CONTEXT << 4 | register,
         offset,
         immediate: 0,
+    }
+}
+
+/// Rules whose program the kernel has: to hand it over is the dear part of refusing devices, and needs no cgroup.
+#[derive(Debug)]
+pub struct Loaded {
+    rules: Rules,
+    program: OwnedFd,
+}
+
+impl Loaded {
+    /// Hands the program of these rules to the kernel.
+    ///
+    /// # Errors
+    /// Those of [`sys::bpf::load_device_program`].
+    pub fn new(rules: Rules) -> io::Result<Loaded> {
+        let program = sys::bpf::load_device_program(&rules.program())?;
+        Ok(Loaded { rules, program })
+    }
+
+    /// What it refuses and allows.
+    pub fn rules(&self) -> &Rules {
+        &self.rules
+    }
+
+    /// Lets it decide for a cgroup2 directory.
+    ///
+    /// # Errors
+    /// Those of [`sys::bpf::attach_device_program`].
+    pub fn attach(&self, cgroup: impl AsFd) -> io::Result<()> {
+        sys::bpf::attach_device_program(cgroup, &self.program)
     }
 }
 

@@ -7,6 +7,7 @@ use oci_spec::runtime::{LinuxNamespaceType, Spec};
 
 use crate::cgroup::{Cgroup, CgroupPaths, DeviceControl, Hierarchies};
 use crate::control::Concern;
+use crate::devices::Loaded;
 
 use super::{CgroupView, Fault, Result};
 
@@ -33,11 +34,11 @@ impl Cgroups {
         }
     }
 
-    /// Makes what the spec asks for.
-    pub(crate) fn create(spec: &Spec, id: &str) -> Result<Cgroups> {
+    /// Makes what the spec asks for; `loaded` is used where it is the device program needed.
+    pub(crate) fn create(spec: &Spec, id: &str, loaded: Option<&Loaded>) -> Result<Cgroups> {
         let fault = |error: &dyn std::fmt::Display| Fault::new(error.to_string()).about(Concern::Cgroup);
         let hierarchies = Hierarchies::find().map_err(|error| fault(&error))?;
-        let own = Cgroup::create_in(&hierarchies, spec, id).map_err(|error| fault(&error))?;
+        let own = Cgroup::create_in(&hierarchies, spec, id, loaded).map_err(|error| fault(&error))?;
         let listed = spec
             .linux()
             .as_ref()

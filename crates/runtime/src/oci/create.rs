@@ -75,7 +75,7 @@ fn make(given: &Bundle, files: &Bundle, spec: &Spec, wish: &Wish<'_>) -> Result<
     let listener = sys::socket::listen(files.dir(), START).map_err(failed("the start socket"))?;
     let stdio = streams()?;
     let signals = Signals::hold()?;
-    let cgroups = Cgroups::create(spec, files.id())?;
+    let cgroups = Cgroups::create(spec, files.id(), None)?;
     let join = |pid| cgroups.join(pid);
     let order = Order {
         spec,

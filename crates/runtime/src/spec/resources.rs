@@ -113,10 +113,16 @@ pub(super) fn devices(
     if options.privileged {
         return Ok((nodes, vec![rule(true, None, None, None, "rwm")]));
     }
-    let mut rules = vec![rule(false, None, None, None, "rwm")];
-    rules.extend(default_devices());
+    let mut rules = usual_devices();
     rules.extend(found.into_iter().map(|device| device.rule));
     Ok((nodes, rules))
+}
+
+/// The rules of a container that asks for no device.
+pub(crate) fn usual_devices() -> Vec<LinuxDeviceCgroup> {
+    let mut rules = vec![rule(false, None, None, None, "rwm")];
+    rules.extend(default_devices());
+    rules
 }
 
 /// Rules that allow what every container has (OCI runtime spec, "Default Devices").

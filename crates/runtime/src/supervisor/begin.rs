@@ -16,8 +16,10 @@ use super::streams::Streams;
 use crate::bundle::{self, Bundle};
 use crate::cgroup::CgroupPaths;
 use crate::control::{Concern, Connection, Request};
+use crate::devices::{Loaded, Rules};
 use crate::external::External;
 use crate::launch::{Cgroups, During, Fault, Launch, Order, Result, SpareNetwork, hooks};
+use crate::spec::usual_devices;
 use crate::state::{self, ProcessId, State, Status};
 
 /// Starts the program of one bundle.
@@ -59,13 +61,30 @@ pub(super) struct Watched<'a> {
     pub(super) owner: Option<&'a Connection>,
 }
 
-/// What most containers will want, made while nothing is wanted yet: only where the order is not there already.
-pub(super) fn spare_network(owner: &Connection) -> Result<Option<SpareNetwork>> {
-    let mut poll = [PollFd::new(owner, PollFlags::IN)];
-    match rustix::event::poll(&mut poll, Some(&NOW)) {
-        // Where it cannot be made it is missed only if it is asked for, and then the error is told.
-        Ok(0) => SpareNetwork::make(),
-        _ => Ok(None),
+/// What most containers will want, made while nothing is wanted yet.
+#[derive(Default)]
+pub(super) struct Spare {
+    network: Option<SpareNetwork>,
+    devices: Option<Loaded>,
+}
+
+impl Spare {
+    /// Makes what can be made until the order is there. What cannot be is missed only if it is asked for, and then the
+    /// error is told.
+    pub(super) fn make(owner: &Connection) -> Result<Spare> {
+        let mut spare = Spare::default();
+        let nothing_wanted = || {
+            let mut poll = [PollFd::new(owner, PollFlags::IN)];
+            rustix::event::poll(&mut poll, Some(&NOW)) == Ok(0)
+        };
+        if nothing_wanted() {
+            spare.network = SpareNetwork::make()?;
+        }
+        if nothing_wanted() {
+            let rules = Rules::new(&usual_devices()).ok();
+            spare.devices = rules.and_then(|rules| Loaded::new(rules).ok());
+        }
+        Ok(spare)
     }
 }
 
@@ -106,7 +125,7 @@ impl Launcher {
     pub(super) fn start(
         &mut self,
         stdio: Option<[OwnedFd; 3]>,
-        spare: Option<SpareNetwork>,
+        spare: Spare,
         watched: Watched<'_>,
     ) -> Result<Started> {
         let mut listener = None;
@@ -131,7 +150,7 @@ impl Launcher {
 
     /// Starts it for the `restarts`th time again.
     pub(super) fn start_again(&mut self, restarts: u32, watched: Watched<'_>) -> Result<StartedAgain> {
-        self.begin(None, None, watched, |bundle, pid, cgroups| {
+        self.begin(None, Spare::default(), watched, |bundle, pid, cgroups| {
             write_state(bundle, pid, cgroups, restarts)?;
             // In this order: a container that has not ended runs, if its state says so.
             forget(bundle, &[bundle::EXIT]);
@@ -143,7 +162,7 @@ impl Launcher {
     fn begin(
         &mut self,
         stdio: Option<[OwnedFd; 3]>,
-        spare: Option<SpareNetwork>,
+        spare: Spare,
         watched: Watched<'_>,
         write_down: impl FnOnce(&Bundle, i32, CgroupPaths) -> Result<()>,
     ) -> Result<StartedAgain> {
@@ -184,12 +203,12 @@ impl Launcher {
         &self,
         spec: &Spec,
         stdio: [OwnedFd; 3],
-        spare: Option<SpareNetwork>,
+        spare: Spare,
         watched: Watched<'_>,
         write_down: impl FnOnce(&Bundle, i32, CgroupPaths) -> Result<()>,
     ) -> Result<StartedAgain> {
         let bundle = &self.bundle;
-        let cgroups = Cgroups::create(spec, bundle.id())?;
+        let cgroups = Cgroups::create(spec, bundle.id(), spare.devices.as_ref())?;
         let join = |pid| cgroups.join(pid);
         let order = Order {
             spec,
@@ -205,7 +224,7 @@ impl Launcher {
             cgroup_view: cgroups.view(),
             nodev: !cgroups.refuse_devices(),
         };
-        let launched = Launch::fork(&order, spare).and_then(|launch| {
+        let launched = Launch::fork(&order, spare.network).and_then(|launch| {
             write_down(bundle, launch.pid(), cgroups.paths())?;
             let owner = watched.owner.map(AsFd::as_fd);
             let fds: Vec<_> = [Some(watched.signals.as_fd()), owner]

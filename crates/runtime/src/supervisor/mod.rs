@@ -109,7 +109,7 @@ fn settle() -> Result<(Connection, SignalFd)> {
 }
 
 fn supervise(path: &Path, owner: Connection, signals: &SignalFd) -> Result<()> {
-    let spare = begin::spare_network(&owner)?;
+    let spare = begin::Spare::make(&owner)?;
     let wanted = receive_order(&owner)?;
     let Wanted {
         stdio,
