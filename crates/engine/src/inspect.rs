@@ -92,7 +92,7 @@ impl Engine {
         let health = asked.as_ref().and_then(|_| self.health(&row.id));
         let bound = self.mounts_of(&details, spec.as_ref());
         let process = spec.as_ref().and_then(|spec| spec.process().as_ref());
-        let mounts = self.store.mounts(self.ns(), &row.id)?;
+        let mounts = self.store.root_mounts(self.ns(), &row.id)?;
         let overlay = mounts
             .first()
             .map(|mount| Overlay::parse(&mount.options))

@@ -16,7 +16,7 @@ use crate::layout::LOG;
 use crate::snapshot::{self, Kind, Labels, PrepareOptions, SnapshotError, labels_from, labels_to};
 use crate::snapshotter::durability;
 use crate::volume::{self, NewVolume, VolumeError};
-use crate::{Digest, Store};
+use crate::{Digest, Store, mountpoints};
 
 /// A container, as it is put into the store and as it is found there.
 #[derive(Debug, Clone, PartialEq)]
@@ -138,7 +138,9 @@ impl Store {
                     ephemeral: new.ephemeral,
                     ..wanted.clone()
                 };
-                Some(self.draft(&new.ns, &new.id, Kind::Active, parent, &options)?)
+                let mut draft = self.draft(&new.ns, &new.id, Kind::Active, parent, &options)?;
+                draft.put_on_mount_points(self);
+                Some(draft)
             }
         };
         let wanted = volume::drafts(self, &new.ns, volumes, new.ephemeral)?;
@@ -165,6 +167,11 @@ impl Store {
             }
             (Err(error), _) => Err(error),
         }
+    }
+
+    /// What the root of a container is mounted by: its snapshot on the mount points.
+    pub fn root_mounts(&self, ns: &str, id: &str) -> Result<Vec<Mount>, SnapshotError> {
+        self.mounts_on(ns, id, |lowers| mountpoints::beneath(&self.layout, lowers))
     }
 
     /// All containers of a namespace, the newest first.

@@ -17,7 +17,7 @@ use crate::own::Slot;
 use crate::snapshot::{self, How, Kind, PrepareOptions, SnapshotError, labels_to};
 use crate::snapshotter::{check_key, check_labels};
 use crate::stack::{self, Lower};
-use crate::{Store, quota, root};
+use crate::{Store, mountpoints, quota, root};
 
 impl Store {
     /// Everything about a new view or active snapshot that needs no write lock: its parent found, its directory made
@@ -178,6 +178,11 @@ impl Draft<'_> {
             0 => Err(SnapshotError::AlreadyExists(self.key.to_owned())),
             _ => Ok(()),
         }
+    }
+
+    /// Puts the mount points beneath it, for what is to be the root of a container.
+    pub(crate) fn put_on_mount_points(&mut self, store: &Store) {
+        mountpoints::beneath(&store.layout, &mut self.lowers);
     }
 
     /// Leaves the directory to the collector after a fault: nobody knows whether the row was written.

@@ -19,6 +19,8 @@ pub(crate) const BLOBS: &str = "content/blobs/sha256";
 pub(crate) const INGEST: &str = "content/ingest";
 /// Lock files of operations under way.
 pub(crate) const LEASES: &str = "leases";
+/// What is mounted upon in containers, as their lowest layer.
+pub(crate) const MOUNT_POINTS: &str = "mountpoints";
 /// What a layer or snapshot has of its own, beneath its number.
 pub(crate) const FS: &str = "fs";
 /// The overlay's work directory, beneath a writable snapshot's number.

@@ -34,6 +34,7 @@ mod ingest;
 mod layer;
 mod layout;
 mod lease;
+mod mountpoints;
 mod open;
 mod own;
 mod quota;

@@ -57,6 +57,16 @@ impl Store {
 
     /// What to mount for an active snapshot or a view, as it was told when it was made.
     pub fn mounts(&self, ns: &str, key: &str) -> Result<Vec<Mount>, SnapshotError> {
+        self.mounts_on(ns, key, |_| ())
+    }
+
+    /// As [`Store::mounts`], over what `beneath` adds to the lower directories.
+    pub(crate) fn mounts_on(
+        &self,
+        ns: &str,
+        key: &str,
+        beneath: impl FnOnce(&mut Vec<Lower>),
+    ) -> Result<Vec<Mount>, SnapshotError> {
         self.db.read(|q| {
             let row = snapshot::get(q, ns, key)?;
             if row.kind == Kind::Committed {
@@ -67,6 +77,7 @@ impl Store {
             }
             let mut lowers = row.parent.map_or(Ok(Vec::new()), |id| stack::lowers(q, id))?;
             lowers.extend(row.lower.map(|path| Lower::Foreign(path.into())));
+            beneath(&mut lowers);
             Ok(stack::mounts(&self.layout, row.kind, row.n, &row.how, &lowers))
         })
     }

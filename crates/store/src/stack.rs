@@ -14,7 +14,7 @@ use crate::snapshot::{How, Kind};
 pub(crate) enum Lower {
     /// `snapshots/<n>/fs`, and whether its root directory's attributes count.
     Number { n: u64, root_counts: bool },
-    /// A directory outside the store.
+    /// A directory that is no snapshot's.
     Foreign(PathBuf),
 }
 

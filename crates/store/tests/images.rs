@@ -187,12 +187,38 @@ fn a_layer_twice_in_an_image_is_mounted_once() {
         [
             format!("workdir={root}/snapshots/3/work"),
             format!("upperdir={root}/snapshots/3/fs"),
-            format!("lowerdir={root}/snapshots/1/fs:{root}/snapshots/2/fs"),
+            format!("lowerdir={root}/snapshots/1/fs:{root}/snapshots/2/fs:{root}/mountpoints"),
             "index=off".to_owned(),
         ]
     );
     let image = store.find_image("default", "n").unwrap().unwrap();
     assert_eq!((image.layers, image.usage.apparent), (3, 6));
+}
+
+#[test]
+fn mount_points_lie_beneath_the_layers_of_containers_alone() {
+    let (_temp, store) = scratch();
+    let record = image(&store, "default", "n", &["x"]);
+    let new = container(1, "c", Some(&record));
+    let mounts = store
+        .create_container(&new, Some((Some(&top(&record)), &plain())))
+        .unwrap();
+    let lowest = |mounts: &[mount::Mount]| {
+        let overlay = mount::overlay::Overlay::parse(&mounts[0].options);
+        overlay.lower.last().unwrap().clone()
+    };
+    let points = store.root().join("mountpoints");
+    assert_eq!(lowest(&mounts), points);
+    let layer = store.root().join("snapshots/1/fs");
+    assert_eq!(lowest(&store.mounts("default", &new.id).unwrap()), layer);
+    // They come again, whatever became of them, and are left out where they cannot.
+    std::fs::remove_dir_all(points.join("etc")).unwrap();
+    assert_eq!(lowest(&store.root_mounts("default", &new.id).unwrap()), points);
+    assert!(points.join("etc/resolv.conf").is_file() && points.join("proc").is_dir());
+    std::fs::remove_dir_all(&points).unwrap();
+    std::fs::write(&points, "").unwrap();
+    let without = store.root_mounts("default", &new.id).unwrap();
+    assert_eq!(without, store.mounts("default", &new.id).unwrap());
 }
 
 #[test]
@@ -286,7 +312,7 @@ fn a_container_keeps_what_its_image_brought() {
     store.remove_image("default", "a").unwrap();
     let collected = settle(&store);
     assert_eq!(collected, Collected::default());
-    assert_eq!(store.mounts("default", &new.id).unwrap(), mounts);
+    assert_eq!(store.root_mounts("default", &new.id).unwrap(), mounts);
     assert_eq!(store.manifest_layers(&a.manifest.digest).unwrap().len(), 2);
     store.read_blob(&a.config.digest, 999).unwrap();
 

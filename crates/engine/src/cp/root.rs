@@ -191,7 +191,7 @@ impl Engine {
 
     /// Mounts a container's root, opens it, and takes the mount out of the tree again: it lives on as long as it is open.
     fn mount_at(&self, row: &store::Container, place: &Path) -> Result<Dir, CopyError> {
-        for mount in self.store.mounts(self.ns(), &row.id)? {
+        for mount in self.store.root_mounts(self.ns(), &row.id)? {
             mount::attach(&mount, place)?;
         }
         let opened = Dir::open_ambient(place).map_err(|source| CopyError::Path {

@@ -344,7 +344,10 @@ impl Engine {
             .map_err(|error| state_error("waiting for copies in", bundle.path(), error))?;
         let Summons { supervisor, .. } = self.setup.summon_for(id.clone(), 0)?;
         let draft = Draft::new(self, &plan, &id).map_err(Box::new)?;
-        let mounts = self.store.mounts(self.ns(), &id).map_err(ContainerError::from)?;
+        let mounts = self
+            .store
+            .root_mounts(self.ns(), &id)
+            .map_err(ContainerError::from)?;
         let about = About {
             attributes: events::about(&row.name, row.image.as_deref(), &row.labels),
             made: None,
