@@ -288,3 +288,42 @@ fn any_two_are_compared() {
     head.wait().unwrap();
     std::io::stdout().flush().unwrap();
 }
+
+/// What strata made to mount on is not the container's doing, wherever links lead it.
+#[test]
+fn mount_points_behind_links_are_no_change() {
+    let strata = busybox();
+    let layer = Layer::busybox()
+        .symlink("data", "srv/../srv/deep")
+        .dir("srv", 0o755)
+        .symlink("etc/resolv.conf", "../run/resolve/stub.conf");
+    strata.load(&Image::new("linked").layer(layer));
+    let share = strata.dir().join("share");
+    std::fs::create_dir(&share).unwrap();
+    let volume = format!("{}:/data", share.display());
+    strata.ok([
+        "run",
+        "--name",
+        "one",
+        "-v",
+        &volume,
+        "linked",
+        "touch",
+        "/data/there",
+        "/mine",
+    ]);
+    assert!(share.join("there").exists());
+    assert_eq!(strata.ok(["diff", "one"]), "A /mine\n");
+    strata.ok(["commit", "one", "after"]);
+    let found = strata.ok([
+        "run",
+        "--rm",
+        "--dns",
+        "192.0.2.1",
+        "after",
+        "sh",
+        "-c",
+        "ls -d /srv/deep /mine 2>&1; true",
+    ]);
+    assert_eq!(found, "ls: /srv/deep: No such file or directory\n/mine\n");
+}

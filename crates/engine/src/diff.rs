@@ -1,6 +1,7 @@
 //! `diff`: what a container changed in its root file system, and how any two of containers, images and layers differ.
 
-use std::path::{Path, PathBuf};
+use std::ffi::OsString;
+use std::path::{Component, Path, PathBuf};
 
 use overlay::Prefix;
 use rustix::fs::{FileType, Stat};
@@ -187,8 +188,9 @@ fn compare(
         path: change.path,
     });
     let ours = Ours {
-        new: (new.details.as_ref(), &new.layers),
-        old: (old_details, old),
+        hidden: new.details.as_ref().map_or(&[], |details| &details.hidden),
+        new: Compared::of(new.details.as_ref(), &new.layers),
+        old: Compared::of(old_details, old),
     };
     Ok(ours.take_out(changes.collect()))
 }
@@ -208,11 +210,16 @@ const MOUNT_POINTS: [&str; 6] = [
     "/sys",
 ];
 
-/// One of the two that are compared, and whether it is a container.
-type Compared<'a> = (Option<&'a Details>, &'a [(PathBuf, Dir)]);
+/// One of the two that are compared.
+struct Compared<'a> {
+    layers: &'a [(PathBuf, Dir)],
+    /// What things are mounted on in it, if it is a container.
+    mount_points: Vec<PathBuf>,
+}
 
 /// Tells what strata made from what containers made.
 struct Ours<'a> {
+    hidden: &'a [PathBuf],
     new: Compared<'a>,
     old: Compared<'a>,
 }
@@ -227,8 +234,8 @@ impl Ours<'_> {
             let holds = |other: &Change| other.path != change.path && other.path.starts_with(&change.path);
             let for_us = taken.iter().any(holds) && !kept.iter().any(holds);
             let ours = match change.kind {
-                ChangeKind::Deleted => self.is_hidden(&change.path) || is_mount_point(self.old, &change.path),
-                ChangeKind::Added => for_us || is_mount_point(self.new, &change.path),
+                ChangeKind::Deleted => self.is_hidden(&change.path) || self.old.mounts_at(&change.path),
+                ChangeKind::Added => for_us || self.new.mounts_at(&change.path),
                 _ => for_us && self.is_as_before(&change.path),
             };
             match ours {
@@ -241,36 +248,91 @@ impl Ours<'_> {
     }
 
     fn is_hidden(&self, path: &Path) -> bool {
-        self.new
-            .0
-            .is_some_and(|details| details.hidden.iter().any(|hidden| hidden == path))
+        self.hidden.iter().any(|hidden| hidden == path)
     }
 
     /// Whether a directory has the owner and mode that it has in the other.
     fn is_as_before(&self, path: &Path) -> bool {
-        let look = |side: Compared<'_>| side.1.iter().find_map(|(_, layer)| status(layer, path));
+        let look = |side: &Compared<'_>| side.layers.iter().find_map(|(_, layer)| status(layer, path));
         let what = |stat: Stat| (stat.st_mode, stat.st_uid, stat.st_gid);
-        look(self.new).map(what) == look(self.old).map(what)
+        look(&self.new).map(what) == look(&self.old).map(what)
     }
 }
 
-/// Whether something was mounted on what a container has at `path`, and it holds nothing itself.
-fn is_mount_point((details, layers): Compared<'_>, path: &Path) -> bool {
-    let (Some(details), Some((_, upper))) = (details, layers.first()) else {
-        return false;
+impl<'a> Compared<'a> {
+    fn of(details: Option<&Details>, layers: &'a [(PathBuf, Dir)]) -> Compared<'a> {
+        let asked = details.iter().flat_map(|details| details.mounts.iter());
+        let usual = details.iter().flat_map(|_| MOUNT_POINTS.iter().map(Path::new));
+        Compared {
+            layers,
+            mount_points: usual
+                .chain(asked.map(PathBuf::as_path))
+                .map(|path| led_to(layers, path))
+                .collect(),
+        }
+    }
+
+    /// Whether something is mounted on what lies at `path` in the container's own directory, and it holds nothing itself.
+    fn mounts_at(&self, path: &Path) -> bool {
+        let Some((_, upper)) = self.layers.first() else {
+            return false;
+        };
+        self.mount_points.iter().any(|point| point == path)
+            && status(upper, path).is_some_and(|stat| match is_dir(&stat) {
+                true => upper
+                    .open_dir(beneath(path))
+                    .and_then(|dir| dir.entries())
+                    .is_ok_and(|e| e.is_empty()),
+                false => stat.st_size == 0,
+            })
+    }
+}
+
+/// Where a path leads once the links on its way are followed, in a container of these directories: what is to be mounted
+/// at the one is mounted at the other.
+fn led_to(layers: &[(PathBuf, Dir)], path: &Path) -> PathBuf {
+    let link_at = |path: &Path| {
+        let (dir, stat) = layers
+            .iter()
+            .find_map(|(_, dir)| Some((dir, status(dir, path)?)))?;
+        let is_link = FileType::from_raw_mode(stat.st_mode) == FileType::Symlink;
+        is_link.then(|| {
+            dir.open_dir(beneath(path.parent()?))
+                .ok()?
+                .read_link(path.file_name()?)
+                .ok()
+        })?
     };
-    let mut targets = MOUNT_POINTS
-        .iter()
-        .map(Path::new)
-        .chain(details.mounts.iter().map(PathBuf::as_path));
-    targets.any(|target| target == path)
-        && status(upper, path).is_some_and(|stat| match is_dir(&stat) {
-            true => upper
-                .open_dir(beneath(path))
-                .and_then(|dir| dir.entries())
-                .is_ok_and(|e| e.is_empty()),
-            false => stat.st_size == 0,
-        })
+    let mut at = PathBuf::from("/");
+    let mut ahead: Vec<OsString> = components(path);
+    // As many as the kernel follows.
+    let mut links = 40;
+    while let Some(name) = ahead.pop() {
+        if name == ".." {
+            at.pop();
+            continue;
+        }
+        at.push(name);
+        if let Some(target) = link_at(&at).filter(|_| links > 0) {
+            links -= 1;
+            at.pop();
+            if Path::new(&target).is_absolute() {
+                at = PathBuf::from("/");
+            }
+            ahead.extend(components(Path::new(&target)));
+        }
+    }
+    at
+}
+
+/// The names of a path, the first one last.
+fn components(path: &Path) -> Vec<OsString> {
+    let named = path.components().rev().filter_map(|component| match component {
+        Component::Normal(name) => Some(name.to_owned()),
+        Component::ParentDir => Some("..".into()),
+        _ => None,
+    });
+    named.collect()
 }
 
 /// A container's path as one beneath a layer's directory.
