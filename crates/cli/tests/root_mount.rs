@@ -187,6 +187,28 @@ fn what_is_not_understood_is_refused_by_name() {
 }
 
 #[test]
+fn where_blocks_lie_is_not_told() {
+    let place = Place::new();
+    place.ok(&["mount", "--driver", "fuse", "-o", WRITABLE, "mnt"]);
+    fs::write(place.at("mnt/new"), "new").unwrap();
+    for file in ["mnt/low", "mnt/new"] {
+        let run = |program, words: &[&str]| -> Ended {
+            let mut command = Command::new(program);
+            command.args(words).arg(place.at(file)).output().unwrap().into()
+        };
+        let extents = run("xfs_io", &["-r", "-c", "fiemap"]);
+        assert!(extents.err.contains("Operation not supported"), "{extents:?}");
+        // It asks block by block then, and of each is told that there is none.
+        let blocks = run("filefrag", &[]);
+        assert!(
+            blocks.code == 0 && blocks.out.contains(" 0 extents"),
+            "{blocks:?}"
+        );
+    }
+    place.ok(&["umount", "mnt"]);
+}
+
+#[test]
 fn names_with_colons_and_commas() {
     let place = Place::new();
     fs::rename(place.at("low"), place.at("a:b,c\\d")).unwrap();
@@ -240,6 +262,32 @@ fn a_mount_in_use_stays_unless_it_must_go() {
         ended.code == 125 && ended.err.contains("not mounted"),
         "{ended:?}"
     );
+}
+
+/// Workers stay awake for a moment after an answer, and no longer.
+#[test]
+fn a_server_that_nobody_asks_sleeps() {
+    let place = Place::new();
+    place.ok(&["mount", "--driver", "fuse", "-o", WRITABLE, "mnt"]);
+    for number in 0..100 {
+        fs::write(place.at(&format!("mnt/{number}")), "new").unwrap();
+    }
+    let status = format!("/proc/{}/stat", place.server());
+    // User and system time, in hundredths of a second.
+    let took = || -> u64 {
+        let text = fs::read_to_string(&status).unwrap();
+        let fields = text.rsplit(')').next().unwrap().split_whitespace();
+        fields
+            .skip(11)
+            .take(2)
+            .map(|field| field.parse::<u64>().unwrap())
+            .sum()
+    };
+    std::thread::sleep(Duration::from_millis(20));
+    let before = took();
+    std::thread::sleep(Duration::from_millis(300));
+    assert!(took() - before <= 3, "{} of 30 hundredths", took() - before);
+    place.ok(&["umount", "mnt"]);
 }
 
 #[test]

@@ -22,6 +22,7 @@ mod worker;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
 use overlay::live::Overlay;
@@ -120,6 +121,10 @@ struct Shared {
     no_acl: bool,
     no_xattrs: bool,
     identity: Vec<u8>,
+    /// Whether workers stay awake for a while after an answer, one of them at a time.
+    lingering: bool,
+    /// Whether one does.
+    awake: AtomicBool,
     /// Becomes readable when a worker has ended.
     ended: OwnedFd,
 }
@@ -154,6 +159,8 @@ impl Server {
             no_acl: config.no_acl,
             no_xattrs: config.no_xattrs,
             identity: config.identity.clone(),
+            lingering: config.workers > 1,
+            awake: AtomicBool::new(false),
             ended,
         });
         let rings = session.take_rings();

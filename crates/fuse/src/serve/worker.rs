@@ -3,9 +3,11 @@
 use std::io::IoSlice;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
-use std::time::Duration;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
 
 use overlay::live::NodeId;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 
 use super::Shared;
@@ -142,6 +144,11 @@ impl Shared {
     }
 }
 
+/// How long a worker asks again before it sleeps. Who got an answer often has the next question at once, and waking a
+/// sleeper takes longer than most answers: in a virtual machine, where the processor has gone to sleep too, ten times as
+/// long.
+const LINGER: Duration = Duration::from_micros(50);
+
 /// A thread's part of the connection.
 #[derive(Debug)]
 pub(super) struct Worker {
@@ -169,6 +176,7 @@ impl Worker {
     /// Answers requests until the connection ends.
     pub(super) fn run(&mut self) {
         loop {
+            self.linger();
             let buffer = self.requests.get_mut(BEGIN, PAGE + MAX_WRITE);
             match rustix::io::read(&self.device, buffer) {
                 Ok(length) => self.answer(length),
@@ -179,6 +187,20 @@ impl Worker {
             }
         }
         let _ = rustix::io::write(&self.shared.ended, &1u64.to_ne_bytes());
+    }
+
+    /// Stays awake for a while, unless another worker does, or there is none that could be woken meanwhile. All others who
+    /// want to run go first.
+    fn linger(&self) {
+        if !self.shared.lingering || self.shared.awake.swap(true, Ordering::Acquire) {
+            return;
+        }
+        let until = Instant::now() + LINGER;
+        let mut fds = [PollFd::new(&self.device, PollFlags::IN)];
+        while matches!(poll(&mut fds, Some(&Timespec::default())), Ok(0)) && Instant::now() < until {
+            rustix::thread::sched_yield();
+        }
+        self.shared.awake.store(false, Ordering::Release);
     }
 
     fn answer(&mut self, length: usize) {

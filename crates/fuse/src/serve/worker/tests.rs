@@ -30,6 +30,8 @@ fn worker() -> (Worker, OwnedFd) {
         no_acl: false,
         no_xattrs: false,
         identity: Vec::new(),
+        lingering: false,
+        awake: Default::default(),
         ended: rustix::event::eventfd(0, rustix::event::EventfdFlags::CLOEXEC).unwrap(),
     };
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
