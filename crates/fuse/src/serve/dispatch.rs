@@ -171,18 +171,19 @@ impl Shared {
 
     fn setattr(&self, request: &Request<'_>, change: &SetAttrIn, out: &mut Out) -> Done {
         let node = request.node;
+        let writer = self.handles.writer(node);
         let handle = match change.valid.contains(SetAttrValid::FH) {
             true => self.handles.get(change.fh),
-            false => None,
+            false => writer.clone(),
         };
         let file = handle.as_ref().map(|handle| &handle.file);
         let mut changes = changes(change);
         if !change.valid.intersects(ANYTHING) {
             // A write asks so for set-id bits to be cleared, and a chown(-1, -1) asks for nothing
             // else. Which of the two it was is only known of a file that nobody writes to.
-            match self.handles.has_writer(node) {
-                true => changes.kill_suidgid = true,
-                false => {
+            match writer {
+                Some(_) => changes.kill_suidgid = true,
+                None => {
                     let asker = || Asker::of(request.pid);
                     let may = |owner| asker().is_some_and(|asker| asker.is_owner(owner));
                     self.overlay.chown_nothing(node, may)?;

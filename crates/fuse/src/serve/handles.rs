@@ -1,6 +1,6 @@
 //! Open files by the number that the kernel knows them by.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::fs::File;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
@@ -21,6 +21,8 @@ pub(super) struct Handle {
 struct Slots {
     used: Vec<Option<Arc<Handle>>>,
     free: Vec<usize>,
+    /// Those that are open for writing, by their nodes.
+    writers: BTreeSet<(NodeId, u64)>,
 }
 
 /// All open files. Number 0 is none: it stands for a file that was never opened.
@@ -30,8 +32,9 @@ pub(super) struct Handles(RwLock<Slots>);
 impl Handles {
     pub(super) fn insert(&self, handle: Handle) -> u64 {
         let mut slots = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        let writes = handle.file.is_writable().then(|| handle.file.node_id());
         let handle = Some(Arc::new(handle));
-        match slots.free.pop() {
+        let fh = match slots.free.pop() {
             Some(index) => {
                 if let Some(slot) = slots.used.get_mut(index) {
                     *slot = handle;
@@ -42,7 +45,9 @@ impl Handles {
                 slots.used.push(handle);
                 slots.used.len() as u64
             }
-        }
+        };
+        slots.writers.extend(writes.map(|node| (node, fh)));
+        fh
     }
 
     pub(super) fn get(&self, fh: u64) -> Option<Arc<Handle>> {
@@ -51,11 +56,12 @@ impl Handles {
         slots.used.get(index)?.clone()
     }
 
-    /// Whether a node is open for writing. Looks at every open file: to be asked seldom.
-    pub(super) fn has_writer(&self, node: NodeId) -> bool {
+    /// A file that is open for writing, of a node.
+    pub(super) fn writer(&self, node: NodeId) -> Option<Arc<Handle>> {
         let slots = self.0.read().unwrap_or_else(PoisonError::into_inner);
-        let mut open = slots.used.iter().flatten();
-        open.any(|handle| handle.file.node_id() == node && handle.file.is_writable())
+        let (_, fh) = slots.writers.range((node, 0)..=(node, u64::MAX)).next()?;
+        let slot = slots.used.get(usize::try_from(*fh).ok()?.checked_sub(1)?);
+        slot.cloned().flatten()
     }
 
     pub(super) fn remove(&self, fh: u64) -> Option<Arc<Handle>> {
@@ -63,6 +69,7 @@ impl Handles {
         let mut slots = self.0.write().unwrap_or_else(PoisonError::into_inner);
         let handle = slots.used.get_mut(index)?.take()?;
         slots.free.push(index);
+        slots.writers.remove(&(handle.file.node_id(), fh));
         Some(handle)
     }
 }

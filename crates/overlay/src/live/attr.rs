@@ -61,7 +61,11 @@ pub(super) fn chmod(entry: &Entry<'_>, mode: u32) -> Result<()> {
             pinned = entry.pin()?;
             pinned.as_fd()
         }
-        Entry::Fd(fd) => *fd,
+        Entry::Fd(fd) => match fs::fchmod(fd, Mode::from_raw_mode(mode)) {
+            // `O_PATH`.
+            Err(Errno::BADF) => *fd,
+            other => return other,
+        },
     };
     fs::chmodat(
         CWD,
@@ -240,10 +244,11 @@ impl Overlay {
                 }
             }
         }
-        self.entry(&node, |entry| {
+        let change = |entry: Entry<'_>| {
             if self.kept_owners().is_some() {
                 self.change_owner(&entry, (uid, gid), set)?;
-                return self.set_times_asked(&entry, set);
+                self.set_times_asked(&entry, set)?;
+                return entry.stat();
             }
             let given_away = uid.is_some() || gid.is_some();
             if given_away {
@@ -264,9 +269,15 @@ impl Overlay {
             if let Some(mode) = mode {
                 chmod(&entry, mode & 0o7777)?;
             }
-            self.set_times_asked(&entry, set)
-        })?;
-        self.attr(&node)
+            self.set_times_asked(&entry, set)?;
+            entry.stat()
+        };
+        let stat = match file {
+            // Shorter than by its name, of which each call would make a path walk.
+            Some(file) if file.is_upper() => change(Entry::Fd(file.file(self)?.as_fd())),
+            _ => self.entry(&node, change),
+        }?;
+        self.attr_from(&node, Some(stat))
     }
 
     fn set_times_asked(&self, entry: &Entry<'_>, set: &SetAttr) -> Result<()> {
