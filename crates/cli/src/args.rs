@@ -202,6 +202,7 @@ Networks:
 File systems:
   mount        Mount an overlay of directories
   umount       Unmount an overlay, and end its server
+  unshare      Run a command in the user namespace of an ordinary user's containers
 
 Strata:
   df           Show what images, layers, containers and volumes take on disk, and what could be freed
@@ -231,7 +232,7 @@ fn path() -> impl TypedValueParser<Value = PathBuf> {
 #[derive(Debug, Clone, Default, Args)]
 #[command(next_help_heading = GLOBAL)]
 pub(crate) struct Global {
-    /// Directory of images, layers and writable layers [default: /var/lib/strata]
+    /// Directory of images, layers and writable layers [default: /var/lib/strata, of a user ~/.local/share/strata]
     #[arg(
         long,
         global = true,
@@ -241,7 +242,7 @@ pub(crate) struct Global {
         value_parser = path()
     )]
     pub(crate) root: Option<PathBuf>,
-    /// Directory of what lives as long as the machine is up [default: /run/strata]
+    /// Directory of what lives as long as the machine is up [default: /run/strata, of a user $XDG_RUNTIME_DIR/strata]
     #[arg(
         long,
         global = true,
@@ -321,6 +322,7 @@ pub(crate) enum Command {
     Network(NetworkCommand),
     Mount(Late<commands::mount::MountArgs>),
     Umount(Late<commands::umount::UmountArgs>),
+    Unshare(Late<commands::unshare::UnshareArgs>),
     Df(Late<commands::df::DfArgs>),
     Prune(Late<commands::prune::PruneArgs>),
     Dedup(Late<commands::dedup::DedupArgs>),

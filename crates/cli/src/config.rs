@@ -11,8 +11,9 @@ use serde::Deserialize;
 
 use crate::args::Global;
 use crate::failure::Failure;
+use crate::rootless::Places;
 
-/// Where the configuration file lies unless a flag or the environment names another.
+/// Where root's configuration file lies unless a flag or the environment names another.
 pub(crate) const FILE: &str = "/etc/strata/config.toml";
 
 /// The configuration file.
@@ -106,6 +107,10 @@ pub(crate) struct Settings {
     pub(crate) policy: Policy,
     /// The file that was read, if there was one.
     pub(crate) file: Option<PathBuf>,
+    /// Where it is looked for.
+    pub(crate) config: PathBuf,
+    /// The user outside of any namespace that is entered later.
+    pub(crate) user: u32,
 }
 
 impl Settings {
@@ -116,7 +121,8 @@ impl Settings {
     pub(crate) fn resolve(global: &Global) -> Result<Settings, Failure> {
         let [root, state, config] = [&global.root, &global.state, &global.config]
             .map(|path| path.clone().filter(|path| !path.as_os_str().is_empty()));
-        let path = config.as_deref().unwrap_or(Path::new(FILE));
+        let places = Places::own()?;
+        let path = config.as_deref().unwrap_or(&places.config);
         let (file, read) = match std::fs::read_to_string(path) {
             Ok(text) => (parse(&text, path)?, Some(path.to_owned())),
             Err(e) if e.kind() == ErrorKind::NotFound && config.is_none() => (File::default(), None),
@@ -137,18 +143,28 @@ impl Settings {
         let policy = file.store.policy(path)?;
         Ok(Settings {
             policy,
-            root: absolute(root.or(file.root), "/var/lib/strata")?,
-            state: absolute(state.or(file.state), "/run/strata")?,
+            root: absolute(root.or(file.root).unwrap_or(places.root))?,
+            state: absolute(state.or(file.state).unwrap_or(places.state))?,
             namespace,
             runtime: file.runtime,
             networking: Networking {
                 plugins: file.cni_plugin_dirs.map(Plugins).unwrap_or_default(),
                 default: file.default_network,
+                unprivileged: crate::rootless::is_ordinary(),
             },
             registries: file.registries,
             limits: file.limits.over(engine::Limits::default()),
             file: read,
+            config: path.to_owned(),
+            user: rustix::process::geteuid().as_raw(),
         })
+    }
+}
+
+impl Settings {
+    /// The file, or one without a word in it: for whoever could not tell any more where it is looked for.
+    pub(crate) fn file_or_none(&self) -> &Path {
+        self.file.as_deref().unwrap_or(Path::new("/dev/null"))
     }
 }
 
@@ -184,8 +200,7 @@ fn parse(text: &str, path: &Path) -> Result<File, Failure> {
     Ok(file)
 }
 
-fn absolute(given: Option<PathBuf>, default: &str) -> Result<PathBuf, Failure> {
-    let path = given.unwrap_or_else(|| PathBuf::from(default));
+fn absolute(path: PathBuf) -> Result<PathBuf, Failure> {
     std::path::absolute(&path).map_err(|e| Failure::user(format!("directory {}: {e}", path.display())))
 }
 

@@ -2,7 +2,7 @@
 //!
 //! Each command is one file under `commands`: it parses its flags, calls the engine, and renders the answer. What
 //! several share lies beside: [`args`] (the whole command line), [`config`] (settings), [`failure`] (errors, hints,
-//! exit codes), [`progress`] (bars and lines), `render` (tables, sizes, times, colour), `password` (asking for one). Nothing here decides anything about images or containers: that is the engine's.
+//! exit codes), [`progress`] (bars and lines), `rootless` (ordinary users), `render` (tables, sizes, times, colour), `password` (asking for one). Nothing here decides anything about images or containers: that is the engine's.
 //!
 //! The program also plays roles that it is started in by itself: the supervisor of a container, and the server of an
 //! overlay (`server`). Under the names `mount.fuse.strata` and `fuse-overlayfs` it is a mount helper and a drop-in for
@@ -23,6 +23,7 @@ mod peers;
 mod progress;
 mod registries;
 mod render;
+mod rootless;
 mod server;
 
 use std::ffi::OsStr;
@@ -37,6 +38,9 @@ const REAPER: &str = "reap";
 
 /// First argument of the program when it is started as the server of an overlay. No command of the user's.
 const SERVER: &str = "serve-overlay";
+
+/// First argument of the program when it is started to keep an ordinary user's namespaces. No command of the user's.
+const HOLDER: &str = "hold-namespaces";
 
 /// The program as a drop-in for fuse-overlayfs: by this first argument, or by this name.
 const DROP_IN: &str = "fuse-overlayfs";
@@ -78,6 +82,7 @@ pub fn main() -> ExitCode {
     ExitCode::from(match role.as_deref().and_then(OsStr::to_str) {
         Some(SUPERVISOR) => return runtime::supervisor::main(&words.collect::<Vec<_>>()),
         Some(SERVER) => return server::main(),
+        Some(HOLDER) => return runtime::rootless::hold(),
         Some(REAPER) => commands::reap::main(words.collect()),
         Some(DROP_IN) => fuse_overlayfs::main(words),
         Some(OCI) => oci::main(words),

@@ -31,7 +31,7 @@ pub(crate) fn options(settings: &Settings, plain: Option<&str>) -> Registries {
             ..HttpOptions::default()
         },
         credentials: None,
-        auth: auth(&env, rustix::process::geteuid().as_raw()),
+        auth: auth(&env, settings.user),
         hosts: vec![settings.registries.hosts.clone().unwrap_or_else(|| HOSTS.into())],
     }
 }

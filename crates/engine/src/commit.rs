@@ -9,7 +9,6 @@ use image::config::Execution;
 use image::progress::{Event, Progress};
 use image::reference::{Reference, ReferenceError};
 use image::stored::{Stored, StoredError};
-use overlay::Prefix;
 use runtime::PauseError;
 use runtime::bundle::Bundle;
 use runtime::cgroup::CgroupError;
@@ -122,7 +121,6 @@ impl Engine {
         };
         let lowers: Vec<Dir> = layers.collect();
         let changed = Changed {
-            prefix: Prefix::Trusted,
             upper: &upper,
             lowers: &lowers,
             leave_out: &|path: &Path| leave_out.contains(path),

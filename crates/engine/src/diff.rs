@@ -74,6 +74,8 @@ pub(crate) struct Side {
     own: usize,
     /// Of a container.
     details: Option<Details>,
+    /// What their overlay attributes begin with.
+    prefix: Prefix,
 }
 
 impl Engine {
@@ -114,7 +116,7 @@ impl Engine {
         };
         match image.top_chain {
             Some(chain) => self.chain_side(&chain.to_string()),
-            None => side(Vec::new(), 0),
+            None => self.side_of(Vec::new(), 0),
         }
     }
 
@@ -125,14 +127,27 @@ impl Engine {
         paths.extend(stack.lowers.into_iter().map(|lower| lower.path));
         Ok(Side {
             details: Some(Details::of(row)),
-            ..side(paths, 1)?
+            ..self.side_of(paths, 1)?
         })
     }
 
     /// A layer with all below it.
     fn chain_side(&self, key: &str) -> Result<Side, DiffError> {
         let stack = self.store.stack(self.ns(), key)?;
-        side(stack.lowers.into_iter().map(|lower| lower.path).collect(), 1)
+        self.side_of(stack.lowers.into_iter().map(|lower| lower.path).collect(), 1)
+    }
+
+    fn side_of(&self, paths: Vec<PathBuf>, own: usize) -> Result<Side, DiffError> {
+        let open = |path: PathBuf| match Dir::open_ambient(&path) {
+            Ok(dir) => Ok((path, dir)),
+            Err(source) => Err(DiffError::Open { path, source }),
+        };
+        Ok(Side {
+            layers: paths.into_iter().map(open).collect::<Result<_, _>>()?,
+            own,
+            details: None,
+            prefix: self.prefix(),
+        })
     }
 
     fn layer_side(&self, name: &str) -> Result<Side, DiffError> {
@@ -142,7 +157,7 @@ impl Engine {
         // One that depends on what is below may be there more than once.
         found.dedup_by_key(|layer| layer.diff_id);
         match found.as_slice() {
-            [only] => side(vec![self.store.layer_path(only.n)], 1),
+            [only] => self.side_of(vec![self.store.layer_path(only.n)], 1),
             [] => match self.chain_side(&format!("sha256:{hex}")) {
                 Err(DiffError::Snapshot(SnapshotError::NotFound(_))) => {
                     Err(DiffError::NotFound(name.to_owned()))
@@ -155,18 +170,6 @@ impl Engine {
             }),
         }
     }
-}
-
-fn side(paths: Vec<PathBuf>, own: usize) -> Result<Side, DiffError> {
-    let open = |path: PathBuf| match Dir::open_ambient(&path) {
-        Ok(dir) => Ok((path, dir)),
-        Err(source) => Err(DiffError::Open { path, source }),
-    };
-    Ok(Side {
-        layers: paths.into_iter().map(open).collect::<Result<_, _>>()?,
-        own,
-        details: None,
-    })
 }
 
 impl Side {
@@ -182,7 +185,7 @@ fn compare(
     old: &[(PathBuf, Dir)],
     old_details: Option<&Details>,
 ) -> Result<(Vec<Change>, Vec<Change>), ChangesError> {
-    let changes = image::changes::compare(Prefix::Trusted, &called(&new.layers), &called(old))?;
+    let changes = image::changes::compare(new.prefix, &called(&new.layers), &called(old))?;
     let changes = changes.into_iter().map(|change| Change {
         kind: change.kind,
         path: change.path,

@@ -88,8 +88,9 @@ impl Engine {
         if let Some(user) = options.user.as_deref().filter(|user| !user.is_empty()) {
             // As its files are now: the container may have made the user itself.
             let root = runtime::root(&bundle)?.ok_or_else(not_running)?;
+            let ids = Host::probe().map_err(ExecError::Host)?.ids;
             asked = Some((
-                user::resolve(&root, user, &[])?,
+                user::resolve(&root, user, &[], ids.as_ref())?,
                 home_of(&root, first.user().uid()),
             ));
         }
@@ -117,7 +118,7 @@ impl Engine {
 
 /// The home directory of a user by number, where the container's files tell.
 fn home_of(root: &Dir, uid: u32) -> Option<String> {
-    user::resolve(root, &uid.to_string(), &[])
+    user::resolve(root, &uid.to_string(), &[], None)
         .ok()
         .map(|user| user.home)
 }

@@ -4,7 +4,6 @@ use std::io::{BufWriter, Write};
 use std::path::PathBuf;
 
 use image::pack::{MergedAs, PackError, pack_merged};
-use overlay::Prefix;
 use store::ContainerError;
 use sys::Dir;
 
@@ -66,8 +65,9 @@ impl Engine {
                     .map_err(|source| DiffError::Open { path, source })?,
             });
         }
+        let prefix = self.prefix();
         let pack = |out: &mut dyn Write| {
-            pack_merged(Prefix::Trusted, &layers, MergedAs::Files, out).map_err(|source| ExportError::Pack {
+            pack_merged(prefix, &layers, MergedAs::Files, out).map_err(|source| ExportError::Pack {
                 name: row.name.clone(),
                 source,
             })

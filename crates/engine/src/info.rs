@@ -113,6 +113,7 @@ impl Engine {
         let mut features = features(&mounts);
         features.push(quota(root).map_err(|e| io(root, e))?);
         features.push(match self.setup.networking.plugins.complete() {
+            _ if self.setup.networking.unprivileged => Feature::missing("networks", "they need root"),
             Ok(()) => Feature::usable("networks", "by CNI plug-ins: run --network bridge or NAME, -p"),
             Err(missing) => Feature::missing("networks", missing.to_string()),
         });
@@ -159,11 +160,15 @@ fn features(mounts: &[Entry]) -> Vec<Feature> {
             .map(|text| text.trim().to_owned())
             .ok()
     };
+    let confined = sys::ids::Ids::own().is_ok_and(|ids| !ids.are_the_machines());
     let mut features = vec![overlay(
         read("/proc/filesystems"),
         mount::kernel::takes_layers_singly(),
     )];
-    features.push(cgroup(mounts));
+    features.push(match confined && runtime::cgroup::delegated().is_none() {
+        true => Feature::missing("cgroup", "none is this user's; containers run without limits"),
+        false => cgroup(mounts),
+    });
     let actions = read("/proc/sys/kernel/seccomp/actions_avail");
     features.push(match actions {
         Some(actions) => Feature::usable("seccomp", actions),

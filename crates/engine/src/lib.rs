@@ -145,6 +145,11 @@ impl Engine {
         self.setup.bundles()
     }
 
+    /// What the overlay's attributes begin with in the store.
+    fn prefix(&self) -> overlay::Prefix {
+        image::unpack::Form::of(&self.store).overlay.prefix
+    }
+
     /// The bundle of the container with this id, which may not exist.
     fn bundle_path(&self, id: &str) -> PathBuf {
         self.bundles().join(id)

@@ -44,7 +44,7 @@ impl Engine {
             return Err(TopError::Foreign(row.name));
         }
         match state::load(&Bundle::open(&self.bundle_path(&row.id))?)? {
-            Some(state) => Ok(processes::list(&state.cgroups)?),
+            Some(state) => Ok(processes::list(&state.cgroups, state.process.pid)?),
             None => Err(TopError::NotRunning(row.name)),
         }
     }

@@ -13,7 +13,7 @@ use crate::install::InstallError;
 use crate::media;
 use crate::pack::PackError;
 use crate::progress::{Event, Progress};
-use crate::unpack::{Limits, UnpackError, Unpacked, complete, unpack};
+use crate::unpack::{Form, Limits, UnpackError, Unpacked, complete, unpack_as};
 
 /// Bytes that the pipe holds: as much as the kernel gives anybody.
 const PIPE: usize = 1 << 20;
@@ -97,7 +97,15 @@ pub(crate) fn capture(
         let packer = scope.spawn(move || pack(&mut BufWriter::with_capacity(PIPE / 4, to)));
         let mut from = Counted { from, bytes: 0 };
         let told = |bytes| progress.event(&Event::Read { what, bytes });
-        let unpacked = unpack(&mut from, new.fs(), &complete(below), record, limits, &told);
+        let unpacked = unpack_as(
+            Form::of(store),
+            &mut from,
+            new.fs(),
+            &complete(below),
+            record,
+            limits,
+            &told,
+        );
         let size = from.bytes;
         // Whoever still writes is told so.
         drop(from);

@@ -2,7 +2,6 @@
 
 use std::path::Path;
 
-use overlay::Prefix;
 use store::{Digest, Fault, Store};
 use sys::Dir;
 
@@ -15,7 +14,7 @@ use crate::pack::pack_changes;
 use crate::progress::{Event, Progress, Silent};
 use crate::reference::Reference;
 use crate::stored::{Stored, StoredError};
-use crate::unpack::Limits;
+use crate::unpack::{Form, Limits};
 
 /// Why no image was made of a container.
 #[derive(Debug, thiserror::Error)]
@@ -40,8 +39,6 @@ impl From<Fault> for CommitError {
 
 /// The directories of a container.
 pub struct Changed<'a> {
-    /// What its overlay attributes begin with.
-    pub prefix: Prefix,
     /// Where it wrote. It should not change meanwhile: what does is in the layer as it was at some moment, each file
     /// for itself, and a file that becomes shorter while it is read is an error.
     pub upper: &'a Dir,
@@ -85,7 +82,7 @@ pub fn commit(
     leased(store, "commit", CommitError::from, |lease| {
         let pack = |out: &mut dyn std::io::Write| {
             pack_changes(
-                changed.prefix,
+                Form::of(store).overlay.prefix,
                 changed.upper,
                 changed.lowers,
                 changed.leave_out,

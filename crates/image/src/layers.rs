@@ -17,7 +17,7 @@ use crate::bring::{BlobSource, Bring};
 use crate::compression::{MAX_WINDOW, decoder};
 use crate::install::{InstallError, PlannedLayer};
 use crate::progress::{Event, Progress};
-use crate::unpack::{Limits, UnpackError, unpack};
+use crate::unpack::{Form, Limits, UnpackError, unpack_as};
 
 /// Bytes of a blob read at once.
 const PIECE: usize = 128 << 10;
@@ -195,18 +195,25 @@ impl<'a, S: BlobSource> Layers<'a, S> {
             memory,
             ..self.limits.clone()
         };
-        let unpacked = unpack(archive, new.fs(), &below, record, &limits, &|_| {}).map_err(|source| {
-            match source.is_full() {
-                true => InstallError::Full {
-                    store: self.store.root().to_owned(),
-                    layer: digest,
-                    source,
-                },
-                false => InstallError::Unpack {
-                    layer: digest,
-                    source,
-                },
-            }
+        let unpacked = unpack_as(
+            Form::of(self.store),
+            archive,
+            new.fs(),
+            &below,
+            record,
+            &limits,
+            &|_| {},
+        )
+        .map_err(|source| match source.is_full() {
+            true => InstallError::Full {
+                store: self.store.root().to_owned(),
+                layer: digest,
+                source,
+            },
+            false => InstallError::Unpack {
+                layer: digest,
+                source,
+            },
         })?;
         if unpacked.diff_id != layer.diff_id {
             let (expected, got) = (layer.diff_id, unpacked.diff_id);

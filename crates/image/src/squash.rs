@@ -1,6 +1,5 @@
 //! `squash`: an image of one layer that shows what all layers of another show.
 
-use overlay::Prefix;
 use store::{Digest, Fault, Store};
 
 use crate::capture::{CaptureError, capture};
@@ -12,7 +11,7 @@ use crate::pack::{MergedAs, pack_merged};
 use crate::progress::{Event, Progress, Silent};
 use crate::reference::Reference;
 use crate::stored::{Stored, StoredError};
-use crate::unpack::Limits;
+use crate::unpack::{Form, Limits};
 
 /// Why an image could not be squashed.
 #[derive(Debug, thiserror::Error)]
@@ -61,7 +60,8 @@ pub fn squash(
         }
         let layers = numbers.iter().map(|n| store.layer_dir(*n));
         let layers = layers.collect::<Result<Vec<_>, Fault>>()?;
-        let pack = |out: &mut dyn std::io::Write| pack_merged(Prefix::Trusted, &layers, MergedAs::Layer, out);
+        let prefix = Form::of(store).overlay.prefix;
+        let pack = |out: &mut dyn std::io::Write| pack_merged(prefix, &layers, MergedAs::Layer, out);
         let captured = capture(store, lease, &[], limits, "layers", progress, pack)?;
         let blob = captured.descriptor();
         captured.commit(store, lease, None)?;

@@ -18,7 +18,7 @@ use store::{Digest, Lease, NewLayer, Store, Usage};
 use sys::Dir;
 
 use crate::record::{self, RecordError};
-use crate::unpack::{Limits, UnpackError, complete, unpack};
+use crate::unpack::{Form, Limits, UnpackError, complete, unpack_as};
 
 /// Something of a layer that is not as its tar says.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -167,7 +167,15 @@ pub fn anew(
         .collect::<Result<Vec<Dir>, _>>()?;
     let new = store.new_layer(lease)?;
     let record = new.record()?;
-    let unpacked = unpack(tar, new.fs(), &complete(&below), record, limits, &|_| ())?;
+    let unpacked = unpack_as(
+        Form::of(store),
+        tar,
+        new.fs(),
+        &complete(&below),
+        record,
+        limits,
+        &|_| (),
+    )?;
     match unpacked.diff_id == *diff_id {
         true => Ok(new),
         false => Err(AgainError::Differs(unpacked.diff_id)),

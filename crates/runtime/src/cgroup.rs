@@ -7,6 +7,8 @@
 //! limit needs it. With no usable cgroup at all a container without limits runs all the same; one with a limit is
 //! refused, and the error names what is missing.
 //!
+//! An ordinary user makes cgroups beneath one that belongs to the user ([`delegated`]), and has none where there is none.
+//!
 //! It lies at `linux.cgroupsPath` below the root of each hierarchy, or at `/strata/<id>`. On a machine that systemd
 //! manages that is outside of every unit and slice, where systemd leaves it alone. Parents that strata made it
 //! removes when they have become empty; nothing stays behind.
@@ -238,6 +240,11 @@ impl Cgroup {
         })
     }
 
+    /// Whether there is none: the container does without.
+    pub fn is_none(&self) -> bool {
+        self.unified.is_none() && self.v1.is_empty()
+    }
+
     /// Where it is.
     pub fn paths(&self) -> CgroupPaths {
         CgroupPaths {
@@ -421,7 +428,27 @@ fn place_of(spec: &Spec, id: &str) -> Result<PathBuf, CgroupError> {
 
 /// Whether nobody asked for this place, below the root of a hierarchy.
 fn is_default(place: &Path) -> bool {
-    Path::new("/").join(place).starts_with(DEFAULT_PARENT)
+    let place = Path::new("/").join(place);
+    place.starts_with(DEFAULT_PARENT) || delegated().is_some_and(|parent| place.starts_with(parent))
+}
+
+/// Where containers' cgroups lie, beneath the root of the cgroup2 hierarchy, when nothing else is asked and that root
+/// belongs to somebody else: beneath the highest of those cgroups which the calling process is in and which belong to
+/// its user. `None` where none does: a process is moved only within what its mover owns (cgroups(7), "Delegation
+/// containment").
+pub fn delegated() -> Option<PathBuf> {
+    let own = std::fs::read_to_string("/proc/self/cgroup").ok()?;
+    let own = own.lines().find_map(|line| line.strip_prefix("0::/"))?;
+    let hierarchies = Hierarchies::find().ok()?;
+    let mount = hierarchies.unified()?;
+    let user = rustix::process::geteuid().as_raw();
+    let ours = |path: &Path| rustix::fs::stat(mount.join(path)).is_ok_and(|stat| stat.st_uid == user);
+    let highest = Path::new(own)
+        .ancestors()
+        .take_while(|path| !path.as_os_str().is_empty() && ours(path))
+        .last()?;
+    let parent = DEFAULT_PARENT.trim_start_matches('/');
+    Some(Path::new("/").join(highest).join(parent))
 }
 
 /// `linux.cgroupsPath` as names below a hierarchy's root.

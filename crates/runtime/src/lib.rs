@@ -31,6 +31,7 @@
 //! | [`pause()`] | standing still for a while |
 //! | [`spec`] | a spec from what was asked, the image and the defaults |
 //! | [`user`] | who its process is |
+//! | [`rootless`] | an ordinary user's namespaces, in which all of this is done without root |
 //!
 //! Start reading at [`start()`], then `launch`.
 #![cfg_attr(not(test), warn(clippy::disallowed_methods))]
@@ -52,6 +53,7 @@ pub mod options;
 
 mod pause;
 pub mod processes;
+pub mod rootless;
 pub mod seccomp;
 pub mod spec;
 mod start;

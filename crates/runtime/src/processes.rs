@@ -47,12 +47,13 @@ pub struct Usage {
     pub tasks: Option<u64>,
 }
 
-/// The processes of a running container, in the order of their numbers.
+/// The processes of a running container, in the order of their numbers. `first` is its first one: where it has no
+/// cgroup, those that are in its pid namespace, if that is its own.
 ///
 /// # Errors
 /// Its cgroup cannot be read.
-pub fn list(cgroups: &CgroupPaths) -> Result<Vec<Process>, CgroupError> {
-    let mut pids = Cgroup::open(cgroups)?.pids()?;
+pub fn list(cgroups: &CgroupPaths, first: i32) -> Result<Vec<Process>, CgroupError> {
+    let mut pids = pids(&Cgroup::open(cgroups)?, first)?;
     pids.sort_unstable();
     pids.dedup();
     // One that ends meanwhile is left out.
@@ -66,7 +67,7 @@ pub fn list(cgroups: &CgroupPaths) -> Result<Vec<Process>, CgroupError> {
 /// Its cgroup cannot be read.
 pub fn usage(state: &State) -> Result<Usage, CgroupError> {
     let cgroup = Cgroup::open(&state.cgroups)?;
-    let pids = cgroup.pids()?;
+    let pids = pids(&cgroup, state.process.pid)?;
     let mut usage = cgroup.usage();
     let sum = |of: &dyn Fn(i32) -> Option<u64>| -> u64 { pids.iter().filter_map(|pid| of(*pid)).sum() };
     if usage.memory.is_none() && !pids.is_empty() {
@@ -85,6 +86,29 @@ pub fn usage(state: &State) -> Result<Usage, CgroupError> {
     }
     usage.network = network(state.process.pid);
     Ok(usage)
+}
+
+fn pids(cgroup: &Cgroup, first: i32) -> Result<Vec<i32>, CgroupError> {
+    match cgroup.is_none() {
+        true => Ok(in_namespace_of(first)),
+        false => cgroup.pids(),
+    }
+}
+
+/// The processes in the pid namespace of `first`; `first` alone where that is the caller's.
+fn in_namespace_of(first: i32) -> Vec<i32> {
+    let namespace = |who: &str| std::fs::read_link(Path::new("/proc").join(who).join("ns/pid")).ok();
+    let Some(theirs) = namespace(&first.to_string()) else {
+        return Vec::new();
+    };
+    if namespace("self").as_ref() == Some(&theirs) {
+        return vec![first];
+    }
+    let entries = std::fs::read_dir("/proc").into_iter().flatten().flatten();
+    let numbers = entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+    numbers
+        .filter(|pid: &i32| namespace(&pid.to_string()).as_ref() == Some(&theirs))
+        .collect()
 }
 
 fn read(pid: i32, file: &str) -> Option<String> {

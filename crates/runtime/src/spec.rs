@@ -147,10 +147,10 @@ pub fn build(options: &ContainerOptions, context: &Context<'_>) -> Result<Spec, 
     let mut linux = Linux::default();
     linux
         .set_namespaces(Some(namespaces(options)))
-        .set_cgroups_path(Some(cgroup(options, context.id)))
+        .set_cgroups_path(Some(cgroup(options, context)))
         .set_resources(Some(resources::resources(options, context.host, rules)?))
         .set_devices(Some(nodes).filter(|nodes| !nodes.is_empty()))
-        .set_sysctl(Some(rights::sysctls(options)?).filter(|all| !all.is_empty()))
+        .set_sysctl(Some(rights::sysctls(options, context.host)?).filter(|all| !all.is_empty()))
         .set_seccomp(rights::seccomp(options, context.host, &bounding)?)
         .set_rootfs_propagation(mounts::propagation(options));
     let (masked, readonly) = rights::hidden_paths(options, context.host);
@@ -343,12 +343,13 @@ fn namespaces(options: &ContainerOptions) -> Vec<LinuxNamespace> {
         .collect()
 }
 
-fn cgroup(options: &ContainerOptions, id: &str) -> PathBuf {
-    let parent = options
-        .cgroup_parent
-        .as_deref()
-        .unwrap_or(crate::cgroup::DEFAULT_PARENT);
-    Path::new("/").join(parent).join(id)
+fn cgroup(options: &ContainerOptions, context: &Context<'_>) -> PathBuf {
+    let parent = match (&options.cgroup_parent, &context.host.cgroup_parent) {
+        (Some(asked), _) => Path::new(asked),
+        (None, Some(delegated)) => delegated,
+        (None, None) => Path::new(crate::cgroup::DEFAULT_PARENT),
+    };
+    Path::new("/").join(parent).join(context.id)
 }
 
 fn annotations(options: &ContainerOptions, image: Option<&Config>) -> HashMap<String, String> {

@@ -14,6 +14,7 @@ use std::path::PathBuf;
 
 use rustix::fs::{FileType, Mode, OFlags};
 use sys::Dir;
+use sys::ids::Ids;
 
 /// A user of a container.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -41,6 +42,14 @@ pub enum UserError {
     /// A number that is too large.
     #[error("{0}: uids and gids must be in range 0-2147483647")]
     Range(String),
+    /// A number that the container's user namespace does not have.
+    #[error("there is no {what} {id} in this user namespace")]
+    NotMapped {
+        /// `user` or `group`.
+        what: &'static str,
+        /// Its number.
+        id: u32,
+    },
     /// A file is there and cannot be read.
     #[error("{path} in the container: {source}")]
     Read {
@@ -54,11 +63,28 @@ pub enum UserError {
 /// Longer files are refused: a million users are in half of it.
 const MAX_FILE: u64 = 64 << 20;
 
-/// Finds `user` (`USER[:GROUP]`, empty for root) and the groups in `group_add` in the file system under `root`.
+/// Finds `user` (`USER[:GROUP]`, empty for root) and the groups in `group_add` in the file system under `root`. Where the
+/// container has not all ids but `ids`, groups that it lacks are left out, unless they were asked for.
 ///
 /// # Errors
 /// [`UserError`]: a name that has no entry, a number out of range, a file that cannot be read.
-pub fn resolve(root: &Dir, user: &str, group_add: &[String]) -> Result<ExecUser, UserError> {
+pub fn resolve(
+    root: &Dir,
+    user: &str,
+    group_add: &[String],
+    ids: Option<&Ids>,
+) -> Result<ExecUser, UserError> {
+    let found = find(root, user, group_add, ids)?;
+    let Some(ids) = ids else { return Ok(found) };
+    for (what, id, map) in [("user", found.uid, &ids.users), ("group", found.gid, &ids.groups)] {
+        if !map.contains(id) {
+            return Err(UserError::NotMapped { what, id });
+        }
+    }
+    Ok(found)
+}
+
+fn find(root: &Dir, user: &str, group_add: &[String], ids: Option<&Ids>) -> Result<ExecUser, UserError> {
     let (user, group) = user.split_once(':').unwrap_or((user, ""));
     let number = numeric(user)?;
     let passwd = read(root, "etc/passwd")?;
@@ -110,8 +136,14 @@ pub fn resolve(root: &Dir, user: &str, group_add: &[String]) -> Result<ExecUser,
             .filter(|(.., members)| listing(members));
         found.groups.extend(lists.map(|(_, gid, _)| gid));
     }
+    let mapped = |gid: u32| ids.is_none_or(|ids| ids.groups.contains(gid));
+    found.groups.retain(|gid| mapped(*gid));
     for wanted in group_add {
-        found.groups.push(by_name(wanted)?);
+        let id = by_name(wanted)?;
+        if !mapped(id) {
+            return Err(UserError::NotMapped { what: "group", id });
+        }
+        found.groups.push(id);
     }
     let mut seen = std::collections::HashSet::new();
     found.groups.retain(|gid| seen.insert(*gid));
@@ -249,11 +281,11 @@ mod tests {
                 groups,
                 home: home.to_owned(),
             };
-            assert_eq!(resolve(&root, user, &[]).unwrap(), expected, "{user}");
+            assert_eq!(resolve(&root, user, &[], None).unwrap(), expected, "{user}");
         }
         let more = ["log".to_owned(), "4".to_owned(), "9999".to_owned()];
-        assert_eq!(resolve(&root, "web", &more).unwrap().groups, [4, 44, 9999]);
-        assert_eq!(resolve(&root, "4242", &more).unwrap().groups, [44, 4, 9999]);
+        assert_eq!(resolve(&root, "web", &more, None).unwrap().groups, [4, 44, 9999]);
+        assert_eq!(resolve(&root, "4242", &more, None).unwrap().groups, [44, 4, 9999]);
     }
 
     #[test]
@@ -290,9 +322,13 @@ mod tests {
                 "4294967296: uids and gids must be in range 0-2147483647",
             ),
         ] {
-            assert_eq!(resolve(&root, user, &[]).unwrap_err().to_string(), says, "{user}");
+            assert_eq!(
+                resolve(&root, user, &[], None).unwrap_err().to_string(),
+                says,
+                "{user}"
+            );
         }
-        let error = resolve(&root, "", &["ghosts".to_owned()])
+        let error = resolve(&root, "", &["ghosts".to_owned()], None)
             .unwrap_err()
             .to_string();
         assert_eq!(
@@ -311,9 +347,12 @@ mod tests {
             groups: vec![],
             home: "/".into(),
         };
-        assert_eq!(resolve(&root, "", &[]).unwrap(), nobody);
-        assert_eq!(resolve(&root, "5:6", &["7".to_owned()]).unwrap().groups, [7]);
-        assert!(resolve(&root, "web", &[]).is_err());
+        assert_eq!(resolve(&root, "", &[], None).unwrap(), nobody);
+        assert_eq!(
+            resolve(&root, "5:6", &["7".to_owned()], None).unwrap().groups,
+            [7]
+        );
+        assert!(resolve(&root, "web", &[], None).is_err());
     }
 
     #[test]
@@ -326,10 +365,10 @@ mod tests {
         let root = Dir::open_ambient(&inside).unwrap();
         // A link that leads out leads to the container's root instead.
         std::os::unix::fs::symlink("/usr/etc", inside.join("etc")).unwrap();
-        assert_eq!(resolve(&root, "in", &[]).unwrap().uid, 2);
+        assert_eq!(resolve(&root, "in", &[], None).unwrap().uid, 2);
         std::fs::remove_file(inside.join("usr/etc/passwd")).unwrap();
         std::os::unix::fs::symlink("../../../passwd", inside.join("usr/etc/passwd")).unwrap();
-        assert!(resolve(&root, "out", &[]).is_err());
+        assert!(resolve(&root, "out", &[], None).is_err());
         std::fs::remove_file(inside.join("usr/etc/passwd")).unwrap();
         rustix::fs::mknodat(
             rustix::fs::CWD,
@@ -339,7 +378,7 @@ mod tests {
             0,
         )
         .unwrap();
-        let error = resolve(&root, "out", &[]).unwrap_err().to_string();
+        let error = resolve(&root, "out", &[], None).unwrap_err().to_string();
         assert_eq!(error, "/etc/passwd in the container: not a regular file");
     }
 }

@@ -31,6 +31,7 @@ fn container(script: &str, change: impl FnOnce(&mut ContainerOptions)) -> Box {
         &root,
         runtime::spec::wanted_user(&options, None),
         &options.group_add,
+        host.ids.as_ref(),
     )
     .unwrap();
     let context = Context {

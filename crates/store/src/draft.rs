@@ -84,6 +84,7 @@ impl Store {
             lower,
             lowers,
             slot,
+            userxattr: self.format.userxattr(),
         })
     }
 
@@ -142,15 +143,25 @@ pub(crate) struct Draft<'a> {
     lower: Option<String>,
     lowers: Vec<Lower>,
     slot: Option<Slot>,
+    /// The store's format asks for it.
+    userxattr: bool,
 }
 
 impl Draft<'_> {
+    fn how(&self) -> How {
+        let asked = How::from(self.options);
+        How {
+            userxattr: asked.userxattr || self.userxattr,
+            ..asked
+        }
+    }
+
     /// Writes the row, if the key is free and the parent still there.
     pub(crate) fn insert(&self, q: &Query<'_>) -> Result<(), SnapshotError> {
         if let Some(parent) = &self.parent {
             parent.check(q)?;
         }
-        let how = How::from(self.options);
+        let how = self.how();
         let inserted = q.run(
             "INSERT INTO snapshots (ns, key, kind, parent, n, held_by_image, ephemeral, created, updated, labels,
                lower, driver, userxattr, redirect_dir, metacopy, volatile, uidmap, gidmap)
@@ -195,17 +206,11 @@ impl Draft<'_> {
 
     /// Keeps the directory, once the row is committed, and tells the mounts.
     pub(crate) fn finish(self, store: &Store) -> Vec<Mount> {
-        let n = self.slot.as_ref().map(Slot::n);
+        let (n, how) = (self.slot.as_ref().map(Slot::n), self.how());
         if let Some(slot) = self.slot {
             slot.keep();
         }
-        stack::mounts(
-            &store.layout,
-            self.kind,
-            n,
-            &How::from(self.options),
-            &self.lowers,
-        )
+        stack::mounts(&store.layout, self.kind, n, &how, &self.lowers)
     }
 }
 

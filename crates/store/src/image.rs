@@ -189,7 +189,7 @@ impl Store {
                 }
             }
             let manifest = put_manifest(q, name, record)?;
-            put_snapshots(q, ns, name, record)?;
+            put_snapshots(q, ns, name, record, self.format.userxattr())?;
             let (image, put) = name_image(q, ns, name, &record.target, manifest)?;
             keep(q, image, others)?;
             Ok(put)
@@ -363,7 +363,13 @@ fn put_manifest(q: &Query<'_>, name: &str, record: &ImageRecord) -> Result<i64, 
 }
 
 /// A committed snapshot for each layer, where the namespace has none by that key.
-fn put_snapshots(q: &Query<'_>, ns: &str, name: &str, record: &ImageRecord) -> Result<(), ImageError> {
+fn put_snapshots(
+    q: &Query<'_>,
+    ns: &str,
+    name: &str,
+    record: &ImageRecord,
+    userxattr: bool,
+) -> Result<(), ImageError> {
     let mut parent = None;
     for layer in &record.layers {
         let key = layer.chain_id.to_string();
@@ -378,8 +384,16 @@ fn put_snapshots(q: &Query<'_>, ns: &str, name: &str, record: &ImageRecord) -> R
             None => q.insert(
                 "INSERT INTO snapshots (ns, key, kind, parent, n, held_by_image, ephemeral, created, updated,
                    labels, driver, userxattr, volatile)
-                 VALUES (?, ?, ?, ?, ?, 1, 0, ?6, ?6, '{}', 'auto', 0, 0)",
-                (ns, key, Kind::Committed, parent, int(layer.layer_n), now()),
+                 VALUES (?, ?, ?, ?, ?, 1, 0, ?6, ?6, '{}', 'auto', ?7, 0)",
+                (
+                    ns,
+                    key,
+                    Kind::Committed,
+                    parent,
+                    int(layer.layer_n),
+                    now(),
+                    userxattr,
+                ),
             )?,
         };
         parent = Some(id);

@@ -8,9 +8,11 @@ use std::time::SystemTime;
 
 use rustix::fs::{FlockOperation, Mode, OFlags, StatVfsMountFlags};
 use sys::Dir;
+use sys::ids::Ids;
 
 use crate::db::{Access, Db, Durability, PAGE};
 use crate::error::Fault;
+use crate::format::Format;
 use crate::layout::{self, Layout};
 use crate::reserve::RESERVE;
 use crate::schema;
@@ -21,6 +23,7 @@ use crate::schema;
 pub struct Store {
     pub(crate) layout: Arc<Layout>,
     pub(crate) db: Db,
+    pub(crate) format: Format,
 }
 
 /// Why a store could not be opened.
@@ -66,6 +69,16 @@ pub enum OpenError {
         /// Whether [`Store::open_read_only`] would do.
         readable: bool,
     },
+    /// Its files belong to other ids than those of this process.
+    #[error("the store {} belongs to the ids {recorded}, and this process has {own}", path.display())]
+    OtherIds {
+        /// The store.
+        path: PathBuf,
+        /// Whose it is: first id in the namespace, the same outside, how many; users, then groups.
+        recorded: Ids,
+        /// Those of this process's user namespace.
+        own: Ids,
+    },
     /// The path is not UTF-8, which mount options as text cannot carry.
     #[error("the store's path {0:?} is not UTF-8")]
     NotUtf8(PathBuf),
@@ -104,6 +117,7 @@ impl Store {
         let store = Store {
             layout: layout.clone(),
             db,
+            format: Format::default(),
         };
         store.check_version()
     }
@@ -122,6 +136,7 @@ impl Store {
         let store = Store {
             layout: Arc::new(layout),
             db,
+            format: Format::default(),
         };
         store.check_version()
     }
@@ -144,7 +159,12 @@ impl Store {
         self.db.is_read_only()
     }
 
-    fn check_version(self) -> Result<Store, OpenError> {
+    /// How its files are written.
+    pub fn format(&self) -> &Format {
+        &self.format
+    }
+
+    fn check_version(mut self) -> Result<Store, OpenError> {
         let found = self.db.read(schema::version)?;
         let path = || self.layout.path.clone();
         if found > schema::VERSION {
@@ -175,18 +195,46 @@ impl Store {
                 readable: true,
             });
         }
+        self.format = self.db.read(Format::read)?;
+        self.check_ids()?;
         Ok(self)
+    }
+
+    /// Refuses a store whose files are others' than this process would make. Ids that came in addition are noted.
+    fn check_ids(&mut self) -> Result<(), OpenError> {
+        let Some(recorded) = &self.format.user else {
+            return Ok(());
+        };
+        let own = Ids::own().map_err(|e| Fault::io("reading", Path::new("/proc/self/uid_map"), e))?;
+        if !recorded.agree_with(&own) {
+            return Err(OpenError::OtherIds {
+                path: self.layout.path.clone(),
+                recorded: recorded.clone(),
+                own,
+            });
+        }
+        if *recorded != own && !self.is_read_only() {
+            let format = Format { user: Some(own) };
+            self.db.write(Durability::Full, |q| format.write(q))?;
+            self.format = format;
+        }
+        Ok(())
     }
 
     /// Makes or migrates the schema, once, whoever else tries at the same time.
     fn migrate(&self, steps: &[&str]) -> Result<(), Fault> {
-        let _lock = lock_root(&self.layout)?;
+        let lock = lock_root(&self.layout)?;
+        let own = Format::of_process(&lock).map_err(|e| self.layout.fault("looking at", "", e))?;
         // Outside a transaction, and without effect when it is so already. Both are kept in the file.
         self.db
             .batch(&format!("PRAGMA page_size = {PAGE}; PRAGMA journal_mode = WAL"))?;
         self.db.write(Durability::Full, |q| {
             let from = schema::version(q)?;
-            schema::migrate(q, from, steps, now())
+            schema::migrate(q, from, steps, now())?;
+            match from {
+                0 => own.write(q),
+                _ => Ok(()),
+            }
         })
     }
 }

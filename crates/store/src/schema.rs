@@ -25,9 +25,14 @@ pub(crate) struct Flags {
     pub(crate) incompat: Vec<String>,
 }
 
-/// Feature flags that this program knows. None exist yet.
+/// Feature flags that this program knows: those of [`crate::format`].
 const KNOWN_RO_COMPAT: &[&str] = &[];
-const KNOWN_INCOMPAT: &[&str] = &[];
+const KNOWN_INCOMPAT: &[&str] = &[USERXATTR, IDS];
+
+/// An incompatible flag: files are written as an ordinary user writes them.
+pub(crate) const USERXATTR: &str = "userxattr";
+/// An incompatible flag with a value, `ids=…`: whose the files are.
+pub(crate) const IDS: &str = "ids";
 
 /// The version of a database; 0 for one that is empty.
 pub(crate) fn version(q: &Query<'_>) -> Result<u32, Fault> {
@@ -43,7 +48,7 @@ pub(crate) fn unknown_flags(q: &Query<'_>) -> Result<Flags, Fault> {
     let unknown = |words: &str, known: &[&str]| {
         words
             .split_whitespace()
-            .filter(|w| !known.contains(w))
+            .filter(|w| !known.contains(&w.split('=').next().unwrap_or(w)))
             .map(str::to_owned)
             .collect()
     };

@@ -21,6 +21,7 @@ pub mod fd;
 pub mod fuse;
 pub mod fuse_ring;
 pub mod handle;
+pub mod ids;
 pub mod init;
 pub mod inode_flags;
 pub mod map;

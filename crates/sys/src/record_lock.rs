@@ -79,6 +79,19 @@ pub fn conflict(
     }
 }
 
+/// The process whose lock (of [`Owner::Process`]) would be in the way of one of `kind`: its number in the caller's pid
+/// namespace, 0 or less where it has none there. `EACCES` for the lock of a description, which is no process's.
+pub fn process(file: BorrowedFd<'_>, kind: Kind, start: i64, length: i64) -> io::Result<Option<i32>> {
+    let mut lock = request(kind, start, length);
+    // SAFETY: as for `conflict`.
+    match unsafe { libc::fcntl(file.as_raw_fd(), libc::F_GETLK, &raw mut lock) } {
+        -1 => Err(io::Error::last_os_error()),
+        _ if lock.l_type == Kind::None.raw() => Ok(None),
+        _ if lock.l_pid == -1 => Err(io::Error::from_raw_os_error(libc::EACCES)),
+        _ => Ok(Some(lock.l_pid)),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

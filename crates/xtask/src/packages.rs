@@ -71,6 +71,10 @@ const PACKAGES: &[(&str, &str)] = &[
         "counts system calls, and kills a server between two of them",
     ),
     ("time", "what a program took of processors and memory"),
+    (
+        "uidmap",
+        "newuidmap and newgidmap: containers of an ordinary user",
+    ),
     ("umoci", "an unpacker to be compared with"),
     (
         "xfsprogs",

@@ -28,7 +28,7 @@ fn write(out: &mut dyn Write, context: &Context, info: &Info) -> io::Result<()> 
     let style = context.style;
     let config = match &context.settings.file {
         Some(path) => path.display().to_string(),
-        None => format!("none ({} does not exist)", crate::config::FILE),
+        None => format!("none ({} does not exist)", context.settings.config.display()),
     };
     let mut line =
         |name: &str, value: String| writeln!(out, "{} {value}", style.bold(format_args!("{name:<16}")));

@@ -46,6 +46,7 @@ pub(crate) mod stop;
 pub(crate) mod tag;
 pub(crate) mod top;
 pub(crate) mod umount;
+pub(crate) mod unshare;
 pub(crate) mod update;
 pub(crate) mod version;
 pub(crate) mod volume;
@@ -110,6 +111,8 @@ impl Context {
             settings.state.as_os_str(),
             "--namespace".as_ref(),
             settings.namespace.as_ref(),
+            "--config".as_ref(),
+            settings.file_or_none().as_os_str(),
         ])
         .map(OsString::from)
         .collect();
@@ -143,7 +146,10 @@ pub(crate) fn open_engine(setup: engine::Setup) -> Result<Engine, Failure> {
 
 /// Runs the command and gives the exit code, after an error is told on standard error.
 pub(crate) fn run(cli: Cli) -> u8 {
-    with(&cli.global, cli.verbose, |context| dispatch(context, cli.command))
+    with(&cli.global, cli.verbose, |context| {
+        crate::rootless::enter_for(&cli.command, &context.settings)?;
+        dispatch(context, cli.command)
+    })
 }
 
 /// Does something with the settings that these flags ask for.
@@ -278,6 +284,7 @@ fn dispatch(context: &Context, command: Command) -> Outcome {
         Command::Logout(Late(args)) => logout::run(context, args),
         Command::Mount(Late(args)) => mount::run(context, args),
         Command::Umount(Late(args)) => umount::run(&args),
+        Command::Unshare(Late(args)) => unshare::run(context, args),
         Command::Fsck(Late(args)) => fsck::run(context, args),
         Command::Dedup(Late(args)) => dedup::run(context, args),
         Command::Prune(Late(args)) | Command::System(SystemCommand::Prune(Late(args))) => {

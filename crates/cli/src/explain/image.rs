@@ -1,6 +1,7 @@
 //! What helps when an image cannot be brought into the store.
 
 use std::fmt::Display;
+use std::io::ErrorKind;
 
 use engine::errors::{Fault, ImageError, IngestError, InstallError, UnpackError};
 use engine::import::{self, ImportError};
@@ -60,6 +61,9 @@ fn unpack_hint(error: &UnpackError) -> &'static str {
         }
         UnpackError::TooLarge { .. } => {
             "if the image is to be trusted, raise layer_bytes or layer_entries under [limits] in the configuration"
+        }
+        UnpackError::Make { source, .. } if source.kind() == ErrorKind::InvalidInput => {
+            "an ordinary user has the owners that /etc/subuid and /etc/subgid give; more of them there make it possible"
         }
         UnpackError::Make { .. } | UnpackError::Record(_) => {
             "see that the disk of the store is sound, and that its file system has what layers need (dmesg may tell more)"

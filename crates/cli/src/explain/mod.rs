@@ -28,6 +28,7 @@ mod image;
 mod lifecycle;
 mod make;
 mod network;
+mod rootless;
 mod run;
 
 /// What can be said about an error beyond its words.
@@ -80,7 +81,9 @@ fn fault_hint(fault: &Fault) -> Option<String> {
         Fault::Corrupt { .. } | Fault::Database { .. } => {
             "keep a copy of the store, and report what happened to it"
         }
-        Fault::Io { source, .. } if source.kind() == ErrorKind::PermissionDenied => "strata runs as root",
+        Fault::Io { source, .. } if source.kind() == ErrorKind::PermissionDenied => {
+            "it belongs to another user: name one of this user's (--root, --state), or be root"
+        }
         _ => return None,
     };
     Some(hint.to_owned())
@@ -109,6 +112,9 @@ impl Explain for OpenError {
                 "name an empty directory, or one that is not there yet, with --root"
             }
             OpenError::NotUtf8(_) => "name another directory with --root",
+            OpenError::OtherIds { .. } => {
+                "use it as the user who made it, with the ids that /etc/subuid and /etc/subgid gave then; or name another with --root"
+            }
             OpenError::Fault(Fault::Io { source, .. }) if source.kind() != ErrorKind::PermissionDenied => {
                 "the store is where --root says, or STRATA_ROOT, or the configuration file: name a directory there"
             }

@@ -24,6 +24,7 @@ impl Explain for NetworkError {
             NetworkError::Row(error) => return error.hint(),
             NetworkError::Sandbox(error) => return sandbox(error),
             NetworkError::NotInstalled { .. } => PACKAGES,
+            NetworkError::Unprivileged(_) => "--network host uses the machine's, --network none has none",
             NetworkError::Catalog(CatalogError::NotFound(_)) => {
                 "strata network ls lists those there are; strata network create makes one"
             }
@@ -35,7 +36,7 @@ impl Explain for NetworkError {
             NetworkError::Catalog(CatalogError::Io { source, .. })
                 if source.kind() == ErrorKind::PermissionDenied =>
             {
-                "strata runs as root"
+                "it belongs to another user: name one of this user's (--root, --state), or be root"
             }
             NetworkError::Catalog(_) => "see what the file holds, or remove it",
             NetworkError::Port(error) if error.source.kind() == ErrorKind::AddrInUse => {
@@ -66,7 +67,7 @@ pub(super) fn sandbox(error: &SandboxError) -> Option<String> {
         } => PACKAGES,
         SandboxError::Cni { .. } => "the plug-in's own words stand above",
         SandboxError::Namespace { source, .. } if source.kind() == ErrorKind::PermissionDenied => {
-            "strata runs as root"
+            "it belongs to another user: name one of this user's (--root, --state), or be root"
         }
         SandboxError::Locked(_) => "see which: ps -ef, and end it",
         _ => return None,

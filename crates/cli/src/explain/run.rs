@@ -32,6 +32,7 @@ impl Explain for BaseError {
             }
             BaseError::Platform(_) => PLATFORMS.to_owned(),
             BaseError::Config { .. } => "the image cannot be run here; have it built again".to_owned(),
+            BaseError::HostView => "run an image, or name a directory with --rootfs".to_owned(),
             BaseError::Directory { .. } => "name a directory that holds a root file system".to_owned(),
             BaseError::Find(error) => return error.hint(),
             BaseError::Pull(error) => return error.hint(),
@@ -59,12 +60,12 @@ impl Explain for RunError {
             RunError::Volumes(error) => return error.hint(),
             RunError::Network(error) => return error.hint(),
             RunError::State { source, .. } if source.kind() == ErrorKind::PermissionDenied => {
-                "strata runs as root"
+                "it belongs to another user: name one of this user's (--root, --state), or be root"
             }
             RunError::Start(StartError::Helper { source, .. })
                 if source.kind() == ErrorKind::PermissionDenied =>
             {
-                "strata runs as root"
+                "it belongs to another user: name one of this user's (--root, --state), or be root"
             }
             RunError::State { .. } => {
                 "the state lies where --state says, or STRATA_STATE, or the configuration file: name a directory there"
@@ -105,6 +106,7 @@ impl Explain for ExecError {
             ExecError::Container(error) => return error.hint(),
             ExecError::NotRunning { .. } => "strata ps lists those that run",
             ExecError::Paused(name) => return Some(format!("let it go on first: strata unpause {name}")),
+            ExecError::User(runtime::user::UserError::NotMapped { .. }) => NOT_MAPPED,
             ExecError::User(_) => {
                 "names are looked up in the container's own /etc/passwd and /etc/group; numbers need no entry there"
             }
@@ -146,6 +148,8 @@ impl Explain for ExecError {
     }
 }
 
+const NOT_MAPPED: &str = "an ordinary user's containers have the ids that /etc/subuid and /etc/subgid give to the user, and otherwise one";
+
 const NOT_FOUND: &str =
     "it is looked for in the container's root: a path as it is, a plain name by the PATH of its environment";
 
@@ -154,6 +158,7 @@ fn spec_hint(error: &SpecError) -> String {
         SpecError::Joined { .. } => "strata ps -a lists all containers",
         SpecError::NotRunning { .. } => "strata ps lists those that run",
         SpecError::NoGateway => "give the address itself, or --network bridge",
+        SpecError::User(runtime::user::UserError::NotMapped { .. }) => NOT_MAPPED,
         SpecError::User(_) => {
             "names are looked up in the image's own /etc/passwd and /etc/group; numbers need no entry there"
         }
@@ -212,7 +217,7 @@ fn setup_hint(concern: Concern) -> &'static str {
             "strata info tells what this machine has; --network, --pid, --ipc and --uts choose"
         }
         Concern::Cgroup => {
-            "strata info tells which control groups and limits this machine has; leave out the others"
+            "strata info tells which control groups and limits this machine has; leave out the others. An ordinary user has them where systemd gives some: systemd-run --user --scope strata run …"
         }
         Concern::Hook => "the hooks are the bundle's: see what they print by themselves",
         Concern::RuntimeProgram => "--runtime names the program of an OCI runtime, such as crun or runc",

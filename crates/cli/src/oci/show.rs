@@ -59,7 +59,7 @@ pub(super) fn list(containers: &Containers, args: &ListArgs) -> Outcome {
 }
 
 pub(super) fn ps(container: &Container, args: &PsArgs) -> Outcome {
-    let pids: BTreeSet<i32> = runtime::processes::list(&container.cgroups())?
+    let pids: BTreeSet<i32> = runtime::processes::list(&container.cgroups(), container.first())?
         .into_iter()
         .map(|process| process.pid)
         .collect();

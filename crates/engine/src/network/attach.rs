@@ -68,6 +68,9 @@ impl Engine {
     }
 
     pub(super) fn installed(&self, network: &str) -> Result<(), NetworkError> {
+        if self.setup.networking.unprivileged {
+            return Err(NetworkError::Unprivileged(network.to_owned()));
+        }
         let complete = self.setup.networking.plugins.complete();
         complete.map_err(|source| NetworkError::NotInstalled {
             network: network.to_owned(),

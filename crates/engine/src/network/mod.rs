@@ -49,6 +49,8 @@ pub struct Networking {
     pub plugins: Plugins,
     /// The network of a container that asks for none.
     pub default: Option<String>,
+    /// An ordinary user's: bridges, addresses and rules are the machine's, which the user has no right to change.
+    pub unprivileged: bool,
 }
 
 /// Why something was not done with networks.
@@ -58,6 +60,9 @@ pub enum NetworkError {
     /// Their definitions.
     #[error(transparent)]
     Catalog(#[from] CatalogError),
+    /// An ordinary user's container.
+    #[error("network {0}: an ordinary user cannot change the machine's networks")]
+    Unprivileged(String),
     /// A container's attachment.
     #[error(transparent)]
     Sandbox(#[from] SandboxError),
@@ -133,6 +138,9 @@ impl Setup {
     pub fn default_network(&self) -> (String, String) {
         if let Some(name) = &self.networking.default {
             return (name.clone(), "the configuration's default_network".to_owned());
+        }
+        if self.networking.unprivileged {
+            return ("none".to_owned(), "networks need root".to_owned());
         }
         match self.networking.plugins.complete() {
             Ok(()) => (DEFAULT.to_owned(), "its plug-ins are installed".to_owned()),

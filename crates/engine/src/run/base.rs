@@ -69,6 +69,9 @@ pub enum BaseError {
         /// What is wrong with it.
         source: ConfigError,
     },
+    /// A view of the machine, for an ordinary user.
+    #[error("a view of this machine needs root: in a user namespace nothing can be laid over /")]
+    HostView,
     /// `--rootfs` names no directory.
     #[error("--rootfs {}: {source}", path.display())]
     Directory {
@@ -93,6 +96,7 @@ impl Engine {
     pub fn base(&self, request: &Request, progress: &dyn Progress) -> Result<Base, BaseError> {
         let text = match &request.source {
             Source::Image(text) => text,
+            Source::Host if in_user_namespace() => return Err(BaseError::HostView),
             Source::Host => {
                 return Ok(Base {
                     lower: Some(PathBuf::from("/")),
@@ -189,6 +193,10 @@ impl Engine {
             ImageConfig::parse(&text, layers).map_err(|source| BaseError::Config { name: name(), source })?;
         Ok(config.config)
     }
+}
+
+fn in_user_namespace() -> bool {
+    sys::ids::Ids::own().is_ok_and(|ids| !ids.are_the_machines())
 }
 
 fn otherwise(pulling: &Option<Box<PullError>>) -> String {

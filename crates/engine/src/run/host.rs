@@ -137,7 +137,10 @@ fn hide(host: &Dir, upper: &Dir, path: &Path) -> io::Result<()> {
 /// As the kernel's own copying up has it: an overlay's attributes mean something about the layer they stand in, not
 /// about the directory.
 fn copy_attributes(from: &Dir, to: &Dir) -> io::Result<()> {
-    sys::attributes::copy(from, to, |name| !name.as_bytes().starts_with(b"trusted.overlay."))
+    sys::attributes::copy(from, to, |name| {
+        let own = [&b"trusted.overlay."[..], b"user.overlay."];
+        !own.iter().any(|prefix| name.as_bytes().starts_with(prefix))
+    })
 }
 
 #[cfg(test)]

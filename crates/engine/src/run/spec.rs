@@ -192,12 +192,13 @@ impl Draft {
         volumes: Vec<MountOption>,
     ) -> Result<oci_spec::runtime::Spec, SpecError> {
         let wanted = spec::wanted_user(&self.options, self.image.as_ref());
-        let user = user::resolve(root, wanted, &self.options.group_add)?;
+        let host = Host::probe().map_err(SpecError::Host)?;
+        let user = user::resolve(root, wanted, &self.options.group_add, host.ids.as_ref())?;
         let context = Context {
             id: bundle.id(),
             image: self.image.as_ref(),
             user: &user,
-            host: &Host::probe().map_err(SpecError::Host)?,
+            host: &host,
             hostname: Some(&self.hostname),
             files,
         };

@@ -77,7 +77,7 @@ impl<W: Write> Unpacking<'_, W> {
                     return Ok(Way::Missing(at, todo));
                 }
                 Some(stat) => {
-                    let prefix = self.format.prefix;
+                    let prefix = self.form.overlay.prefix;
                     let gone = whiteout::is_whiteout(&dir, os(&name), &stat, prefix).map_err(looking)?;
                     match (gone, make) {
                         (true, true) => at = self.make_directory(at, &name, 0o755, entry)?,
@@ -130,7 +130,9 @@ impl<W: Write> Unpacking<'_, W> {
             let dir = self.dir(from, &entry.name)?;
             let looking = |error| failed(&entry.name, "looking at what it links to")(error);
             if let Some(stat) = dir.try_stat(os(&from_name)).map_err(looking)? {
-                if whiteout::is_whiteout(&dir, os(&from_name), &stat, self.format.prefix).map_err(looking)? {
+                if whiteout::is_whiteout(&dir, os(&from_name), &stat, self.form.overlay.prefix)
+                    .map_err(looking)?
+                {
                     return Err(missing());
                 }
                 return self.link(entry, from, &from_name, parent, name);
@@ -210,7 +212,8 @@ impl<W: Write> Unpacking<'_, W> {
         let (stat, place) = (found.stat(), found.place());
         let stack = self.below().map_err(copying)?;
         let (holder, place_name) = stack.parent_of(place).map_err(copying)?;
-        let xattrs = stored_xattrs(&holder, place_name.as_bytes(), self.format.prefix).map_err(copying)?;
+        let xattrs =
+            stored_xattrs(&holder, place_name.as_bytes(), self.form.overlay.prefix).map_err(copying)?;
         let meta = Meta::of_stat(stat, xattrs);
         let dir = self.dir(to, entry)?;
         let set = |result: Result<_, (String, io::Error)>| {

@@ -59,7 +59,7 @@ impl<W: Write> Unpacking<'_, W> {
                 .dir(parent)
                 .map_err(|error| self.failed_at(id, "opening its directory", error))?;
             if opaque {
-                let marked = dir.set_xattr(os(&name), self.format.prefix.name(xattr::OPAQUE), b"y");
+                let marked = dir.set_xattr(os(&name), self.form.overlay.prefix.name(xattr::OPAQUE), b"y");
                 marked.map_err(|error| self.failed_at(id, "marking it opaque", error))?;
             }
             let stat = meta.set_at(&dir, &name);
@@ -102,7 +102,7 @@ impl<W: Write> Unpacking<'_, W> {
                         continue;
                     }
                     let stat = dir.stat(&entry.name)?;
-                    if whiteout::is_whiteout(&dir, &entry.name, &stat, self.format.prefix)? {
+                    if whiteout::is_whiteout(&dir, &entry.name, &stat, self.form.overlay.prefix)? {
                         dir.unlink(&entry.name)?;
                         dropped += 1;
                     }
@@ -133,7 +133,7 @@ impl<W: Write> Unpacking<'_, W> {
             let mut made = 0;
             for name in stack.names(&stack.open(&below)?)? {
                 if root.try_stat(&name)?.is_none() {
-                    whiteout::make(&root, &name, self.format)?;
+                    whiteout::make(&root, &name, self.form.overlay)?;
                     made += 1;
                 }
             }
@@ -150,7 +150,7 @@ impl<W: Write> Unpacking<'_, W> {
                 return Ok(Meta::unlisted());
             };
             let (holder, name) = self.below()?.parent_of(&merged.parts[0])?;
-            let xattrs = stored_xattrs(&holder, name.as_bytes(), self.format.prefix)?;
+            let xattrs = stored_xattrs(&holder, name.as_bytes(), self.form.overlay.prefix)?;
             Ok(Meta::of_stat(&merged.stat, xattrs))
         };
         taken().map_err(|error| self.failed_at(id, "looking at the layers below", error))

@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use overlay::{Format, Stack, whiteout};
+use overlay::{Stack, whiteout};
 use rustix::fs::{FileType, Stat};
 use store::Usage;
 use sys::Dir;
@@ -19,13 +19,13 @@ use super::dirs::{self, Dirs, Id, ROOT, os};
 use super::meta::{Meta, first_mode};
 use super::name::{Special, clean, special, split};
 use super::pipeline::Stream;
-use super::{Below, Limits, UnpackError, failed, refused};
+use super::{Below, Form, Limits, UnpackError, failed, refused};
 use crate::record::{self, FileData};
 use crate::tar::{Entry, Kind, Reader};
 
 /// A layer while it is unpacked.
 pub(super) struct Unpacking<'a, W: Write> {
-    pub(super) format: Format,
+    pub(super) form: Form,
     ask_below: &'a Below<'a>,
     below: OnceCell<Stack<Arc<Dir>>>,
     limits: &'a Limits,
@@ -70,13 +70,13 @@ impl<'a, W: Write> Unpacking<'a, W> {
     pub(super) fn new(
         stream: Stream,
         into: &Dir,
-        format: Format,
+        form: Form,
         ask_below: &'a Below<'a>,
         record: W,
         limits: &'a Limits,
     ) -> Result<Self, UnpackError> {
         Ok(Unpacking {
-            format,
+            form,
             ask_below,
             below: OnceCell::new(),
             limits,
@@ -98,7 +98,9 @@ impl<'a, W: Write> Unpacking<'a, W> {
             return Ok(below);
         }
         let layers = (self.ask_below)()?;
-        Ok(self.below.get_or_init(|| Stack::new(layers, self.format.prefix)))
+        Ok(self
+            .below
+            .get_or_init(|| Stack::new(layers, self.form.overlay.prefix)))
     }
 
     /// Unpacks the whole stream.
@@ -223,7 +225,7 @@ impl<'a, W: Write> Unpacking<'a, W> {
         };
         let file = file.map_err(failed(&entry.name, "making the file"))?;
         let digest = self.write_data(entry, &file)?;
-        let meta = Meta::of_entry(entry, self.format.prefix);
+        let meta = Meta::of_entry(entry, self.form);
         let stat = meta
             .set_on(&file)
             .map_err(|(doing, error)| failed(&entry.name, doing)(error))?;
@@ -295,7 +297,7 @@ impl<'a, W: Write> Unpacking<'a, W> {
 
     /// Notes what an entry says of a directory.
     fn list(&mut self, id: Id, entry: &Entry) -> Result<(), UnpackError> {
-        let meta = Meta::of_entry(entry, self.format.prefix);
+        let meta = Meta::of_entry(entry, self.form);
         let rare = meta.xattrs.iter().map(|(name, value)| name.len() + value.len());
         let rare = rare.sum::<usize>() + 64 * meta.xattrs.len();
         let times = if meta.atime == meta.mtime { 0 } else { 80 };
@@ -374,6 +376,14 @@ impl<'a, W: Write> Unpacking<'a, W> {
             Kind::BlockDevice => Some(device(FileType::BlockDevice)?),
             _ => Some((FileType::Fifo, 0)),
         };
+        let is_device = matches!(entry.kind, Kind::CharDevice | Kind::BlockDevice);
+        let left_out = is_device && !self.form.makes_devices();
+        // A whiteout is one.
+        let what = if left_out {
+            Some((FileType::CharacterDevice, 0))
+        } else {
+            what
+        };
         let make = || match what {
             None => dir.symlink(os(&entry.link), os(name)),
             Some((file_type, number)) => dir.mknod(os(name), file_type, mode, number),
@@ -390,7 +400,12 @@ impl<'a, W: Write> Unpacking<'a, W> {
             other => other,
         };
         made.map_err(failed(&entry.name, doing))?;
-        let meta = Meta::of_entry(entry, self.format.prefix);
+        if left_out {
+            self.dirs.nodes[parent as usize].whiteouts = true;
+            self.usage.inodes += 1;
+            return Ok(());
+        }
+        let meta = Meta::of_entry(entry, self.form);
         let stat = meta
             .set_at(&dir, name)
             .map_err(|(doing, error)| failed(&entry.name, doing)(error))?;
@@ -407,14 +422,14 @@ impl<'a, W: Write> Unpacking<'a, W> {
             return Ok(());
         }
         let dir = self.dir(parent, &entry.name)?;
-        match whiteout::make(&dir, os(hidden), self.format) {
+        match whiteout::make(&dir, os(hidden), self.form.overlay) {
             Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {
                 // What the layer itself has there stays, unless it was only copied up from below.
                 if self.unlisted.get(&(parent, hidden.into())) != Some(&Unlisted::CopiedUp) {
                     return Ok(());
                 }
                 self.displace(&dir, parent, hidden, &entry.name)?;
-                let made = whiteout::make(&dir, os(hidden), self.format);
+                let made = whiteout::make(&dir, os(hidden), self.form.overlay);
                 made.map_err(failed(&entry.name, "making the whiteout"))?;
             }
             other => other.map_err(failed(&entry.name, "making the whiteout"))?,
@@ -445,7 +460,8 @@ impl<'a, W: Write> Unpacking<'a, W> {
             return Ok(Displaced::Other);
         }
         let stat = dir.stat(os(name)).map_err(replacing)?;
-        let whiteout = whiteout::is_whiteout(dir, os(name), &stat, self.format.prefix).map_err(replacing)?;
+        let whiteout =
+            whiteout::is_whiteout(dir, os(name), &stat, self.form.overlay.prefix).map_err(replacing)?;
         let mut links = HashMap::new();
         self.displace_name(dir, parent, name, &stat, &mut links, entry)?;
         dir.unlink(os(name)).map_err(replacing)?;

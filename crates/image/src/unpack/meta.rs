@@ -11,6 +11,7 @@ use overlay::Prefix;
 use rustix::fs::{FileType, Gid, Mode, Stat, Timespec, Timestamps, Uid};
 use sys::{Dir, xattr};
 
+use super::Form;
 use super::dirs::os;
 use crate::tar::{Entry, Time};
 
@@ -58,7 +59,8 @@ impl Meta {
     }
 
     /// What an entry says. Without a time of access its other time stands for it.
-    pub(super) fn of_entry(entry: &Entry, prefix: Prefix) -> Meta {
+    pub(super) fn of_entry(entry: &Entry, form: Form) -> Meta {
+        let prefix = form.overlay.prefix;
         let stored = |(name, value): &(Vec<u8>, Vec<u8>)| {
             use std::os::unix::ffi::OsStrExt;
             (prefix.to_layer(os(name)).as_bytes().to_vec(), value.clone())
@@ -66,11 +68,12 @@ impl Meta {
         let kept = entry
             .xattrs
             .iter()
-            .filter(|(name, _)| !HOST_ONLY.contains(&name.as_slice()));
+            .filter(|(name, _)| !HOST_ONLY.contains(&name.as_slice()) && form.takes_attribute(name));
+        let (uid, gid) = form.owner(entry.uid, entry.gid);
         Meta {
             mode: entry.mode,
-            uid: entry.uid,
-            gid: entry.gid,
+            uid,
+            gid,
             mtime: entry.mtime,
             atime: entry.atime.unwrap_or(entry.mtime),
             xattrs: kept.map(stored).collect(),

@@ -8,6 +8,7 @@
 //! - `dirs`: the layer's directories, and what is to be set on them.
 //! - `layer`: an entry becomes a thing in the layer.
 //! - `meta`: owner, mode, attributes, times.
+//! - `form`: what of it whoever unpacks may not make.
 //! - `below`: what is taken over from the layers below.
 //! - `finish`: the directories, when everything is in them.
 //!
@@ -22,11 +23,12 @@
 //! - A directory that the layer does not list takes owner, mode, times and attributes from the layers below; where
 //!   they have none, 0755 0:0 and the epoch.
 //! - Attributes are stored, or the layer is refused; but for labels that only mean something on the machine that
-//!   made the archive (`meta::HOST_ONLY`).
+//!   made the archive (`meta::HOST_ONLY`), and for what an ordinary user may not set (`form`).
 
 mod below;
 mod dirs;
 mod finish;
+mod form;
 mod layer;
 mod meta;
 mod name;
@@ -40,6 +42,8 @@ use store::{Digest, Usage};
 use sys::Dir;
 
 use crate::tar::TarError;
+
+pub use form::Form;
 
 /// What a layer may cost at most.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -179,7 +183,7 @@ pub fn unpack(
     unpack_as(Format::TRUSTED, tar, into, below, record, limits, progress)
 }
 
-/// Unpacks `tar` into the empty directory `into`, in the given overlay format.
+/// Unpacks `tar` into the empty directory `into`, in the given form.
 ///
 /// The content record (`docs/format/record.md`) goes to `record`. `progress` is called from this thread with the
 /// number of bytes of `tar` read so far.
@@ -187,7 +191,7 @@ pub fn unpack(
 /// Nothing is made durable here, and after an error `into` holds what was made until then: that is for the caller to
 /// sync, or to remove.
 pub fn unpack_as(
-    format: Format,
+    form: impl Into<Form>,
     tar: impl Read,
     into: &Dir,
     below: &Below<'_>,
@@ -195,10 +199,11 @@ pub fn unpack_as(
     limits: &Limits,
     progress: &dyn Fn(u64),
 ) -> Result<Unpacked, UnpackError> {
+    let form = form.into();
     let make_files = |stream| {
         // Modes are taken as they are. Where that is forbidden each file's is looked at and mended.
         let _ = sys::umask::clear_for_thread();
-        layer::Unpacking::new(stream, into, format, below, record, limits)?.run()
+        layer::Unpacking::new(stream, into, form, below, record, limits)?.run()
     };
     let (made, diff_id) = pipeline::run(tar, progress, make_files).map_err(UnpackError::Threads)?;
     let made = made?;

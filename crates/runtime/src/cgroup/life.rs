@@ -90,7 +90,7 @@ impl Cgroup {
     /// As [`Cgroup::freeze`].
     pub fn ask_frozen(&self, frozen: bool) -> Result<(), CgroupError> {
         let Some(node) = &self.unified else {
-            let because = "freezing needs a cgroup2, and this machine has none mounted";
+            let because = "freezing needs a cgroup2, and the container has none";
             return Err(CgroupError::Unsupported {
                 limit: "freezing",
                 because,
@@ -325,7 +325,8 @@ fn remove_parents(node: &Node) {
         else {
             return;
         };
-        let ours = sys::xattr::get(dir.as_fd(), MADE).is_ok_and(|mark| mark.is_some());
+        let has = |mark: &&str| sys::xattr::get(dir.as_fd(), mark).is_ok_and(|mark| mark.is_some());
+        let ours = MADE.iter().any(has);
         if !ours
             || Dir::open_ambient(above)
                 .and_then(|above| above.rmdir(name))

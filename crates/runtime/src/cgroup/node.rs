@@ -81,8 +81,9 @@ impl Node {
     }
 }
 
-/// Marks a directory that strata made for others to lie in: it is removed when it is empty.
-pub(super) const MADE: &str = "trusted.strata.parent";
+/// Mark a directory that strata made for others to lie in: it is removed when it is empty. The second is an ordinary
+/// user's, who may not set the first.
+pub(super) const MADE: [&str; 2] = ["trusted.strata.parent", "user.strata.parent"];
 
 /// Makes the directory `place` below `mount`, new and empty, with `controllers` enabled for it.
 pub(super) fn make(
@@ -151,7 +152,9 @@ fn try_make(
             .map_err(|source| failed("open", &path, source))?;
         if made.is_ok() && !last {
             // Without the mark it stays, which is no more than untidy.
-            let _ = sys::xattr::set(dir.as_fd(), MADE, b"1");
+            let _ = MADE
+                .iter()
+                .any(|mark| sys::xattr::set(dir.as_fd(), mark, b"1").is_ok());
         }
         here = Node { dir, path };
     }

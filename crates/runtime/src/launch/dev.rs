@@ -42,6 +42,9 @@ const DEFAULT: [(&str, u32, u32); 6] = [
     ("tty", 5, 0),
 ];
 
+/// Makes terminals: with a devpts of the container's own, a link into that.
+const PTMX: &str = "/dev/ptmx";
+
 /// Links in /dev.
 const LINKS: [(&str, &str); 4] = [
     ("fd", "/proc/self/fd"),
@@ -68,23 +71,24 @@ pub(super) fn is_default(file: BorrowedFd<'_>) -> rustix::io::Result<bool> {
     )
 }
 
-/// Makes the default devices, those of the spec, and the links. The umask must be 0. With `bind`, where device nodes
-/// cannot be made (a user namespace), the host's are bound instead.
-pub(super) fn populate(root: &Root, spec: &Spec, has_devpts: bool, bind: bool) -> Result<()> {
+/// Makes the default devices, those of the spec, and the links. The umask must be 0. With `bind`, and where the kernel
+/// lets nobody make device nodes (a user namespace), the host's are bound instead. Answers whether they are.
+pub(super) fn populate(root: &Root, spec: &Spec, has_devpts: bool, mut bind: bool) -> Result<bool> {
     let listed = listed(spec);
     let doing = || "/dev".to_owned();
     let dev = root
         .find_or_make(Path::new("/dev"), Kind::Directory)
         .during(doing)?;
     for (name, path, node) in defaults(listed) {
-        if bind {
-            bind_from_host(root, &path)?;
-        } else {
-            make(dev.as_fd(), name.as_ref(), node, 0o666).during(|| format!("device {}", path.display()))?;
-        }
+        let make = || make(dev.as_fd(), name.as_ref(), node, 0o666);
+        make_or_bind(root, &path, &mut bind, make)?;
     }
     for device in listed {
-        make_listed(root, device, bind)?;
+        if has_devpts && device.path() == Path::new(PTMX) {
+            // It is replaced below, and could not be where it is bound.
+            continue;
+        }
+        make_listed(root, device, &mut bind)?;
     }
     for (name, target) in LINKS {
         link(dev.as_fd(), name, target)?;
@@ -97,7 +101,7 @@ pub(super) fn populate(root: &Root, spec: &Spec, has_devpts: bool, bind: bool) -
         }
         link(dev.as_fd(), "ptmx", "pts/ptmx")?;
     }
-    Ok(())
+    Ok(bind)
 }
 
 /// Devices of the spec.
@@ -182,16 +186,33 @@ fn node_of(device: &LinuxDevice) -> Result<Node> {
     })
 }
 
-fn make_listed(root: &Root, device: &LinuxDevice, bind: bool) -> Result<()> {
+/// Makes a device, or from the first one on that the kernel does not let be made binds the host's.
+fn make_or_bind(
+    root: &Root,
+    path: &Path,
+    bind: &mut bool,
+    make: impl FnOnce() -> rustix::io::Result<()>,
+) -> Result<()> {
+    if !*bind {
+        match make() {
+            Err(Errno::PERM) => *bind = true,
+            other => return other.during(|| format!("device {}", path.display())),
+        }
+    }
+    bind_from_host(root, path)
+}
+
+fn make_listed(root: &Root, device: &LinuxDevice, bind: &mut bool) -> Result<()> {
     let path = device.path();
     let node = node_of(device)?;
-    if bind {
-        return bind_from_host(root, path);
-    }
     let doing = || format!("device {}", path.display());
     let place = root.place(path).during(doing)?;
     let mode = device.file_mode().unwrap_or(0o666) & 0o7777;
-    make(place.dir.as_fd(), &place.name, node, mode).during(doing)?;
+    let make = || make(place.dir.as_fd(), &place.name, node, mode);
+    make_or_bind(root, path, bind, make)?;
+    if *bind {
+        return Ok(());
+    }
     let (uid, gid) = (device.uid().unwrap_or(0), device.gid().unwrap_or(0));
     if (uid, gid) != (0, 0) {
         let (uid, gid) = (Uid::from_raw(uid), Gid::from_raw(gid));

@@ -3,6 +3,7 @@
 
 use oci_spec::runtime::{Capability, LinuxCapabilities, PosixRlimitType as Kind, Process};
 use rustix::fs::Mode;
+use rustix::io::Errno;
 use rustix::process::{Gid, Rlimit, Uid};
 use sys::caps::{Set, Sets};
 use sys::seccomp::{Flags, Program};
@@ -52,7 +53,11 @@ pub(super) fn assume(process: &Process, filter: Option<&Filter>) -> Result<()> {
 
     sys::caps::drop_bounding(wanted.bounding).during(|| "dropping capabilities".into())?;
     sys::caps::keep_through_setuid(true).during(|| "keeping capabilities".into())?;
-    set_groups(user.additional_gids().as_deref().unwrap_or_default())?;
+    set_groups(
+        user.additional_gids().as_deref().unwrap_or_default(),
+        user.gid(),
+        &own,
+    )?;
     let (uid, gid) = (Uid::from_raw(user.uid()), Gid::from_raw(user.gid()));
     rustix::thread::set_thread_res_gid(gid, gid, gid).during(|| format!("becoming group {}", user.gid()))?;
     rustix::thread::set_thread_res_uid(uid, uid, uid).during(|| format!("becoming user {}", user.uid()))?;
@@ -76,9 +81,20 @@ pub(super) fn assume(process: &Process, filter: Option<&Filter>) -> Result<()> {
     }
 }
 
-fn set_groups(groups: &[u32]) -> Result<()> {
-    let groups: Vec<Gid> = groups.iter().copied().map(Gid::from_raw).collect();
-    rustix::thread::set_thread_groups(&groups).during(|| "setting supplementary groups".into())
+/// Gives the process these groups beside its `first`.
+fn set_groups(groups: &[u32], first: u32, own: &Sets) -> Result<()> {
+    let ids: Vec<Gid> = groups.iter().copied().map(Gid::from_raw).collect();
+    match rustix::thread::set_thread_groups(&ids) {
+        // Whoever has the right and is refused is in the user namespace of one who had no privilege to give a second id
+        // (user_namespaces(7), "/proc/pid/setgroups"). Nothing else is asked for there, and nothing can be taken.
+        Err(Errno::PERM)
+            if Set::named("SETGID").is_some_and(|right| own.effective.contains(right))
+                && groups.iter().all(|group| *group == first) =>
+        {
+            Ok(())
+        }
+        other => other.during(|| "setting supplementary groups".into()),
+    }
 }
 
 fn apply(sets: &Sets) -> Result<()> {

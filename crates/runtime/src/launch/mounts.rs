@@ -150,6 +150,12 @@ impl Planned<'_> {
         self.bound.is_some()
     }
 
+    /// Whether something of the host is bound here that lies on a file system of this magic number.
+    pub(super) fn binds(&self, file_system: u64) -> bool {
+        let found = self.bound.as_ref().map(|tree| root::file_system(tree.as_fd()));
+        matches!(found, Some(Ok(found)) if found == file_system)
+    }
+
     /// Type of the file system.
     pub(super) fn kind(&self) -> &str {
         self.kind

@@ -31,7 +31,10 @@ impl SpareNetwork {
         let flags = OFlags::RDONLY | OFlags::CLOEXEC;
         let current = || rustix::fs::openat(CWD, "/proc/self/ns/net", flags, Mode::empty());
         let Ok(own) = current() else { return Ok(None) };
-        if sys::process::unshare(kind::NETWORK).is_err() {
+        // Whoever is root of a user namespace alone does not come back to the machine's network: it may not even go
+        // where it is.
+        let returns = sys::process::setns(own.as_fd(), kind::NETWORK).is_ok();
+        if !returns || sys::process::unshare(kind::NETWORK).is_err() {
             return Ok(None);
         }
         let made = current().ok().map(SpareNetwork);

@@ -81,7 +81,7 @@ impl<'s> Tree<'s> {
         })
     }
 
-    /// Makes everything in it. `bind_devices` where device nodes cannot be made. Returns the terminal, where the spec
+    /// Makes everything in it. `bind_devices` where it is known that device nodes cannot be made. Returns the terminal, where the spec
     /// asks for one; `size` is its window's in rows and columns.
     pub(super) fn build(self, bind_devices: bool, size: Option<(u16, u16)>) -> Result<(Root, Option<Pty>)> {
         let Tree {
@@ -97,17 +97,24 @@ impl<'s> Tree<'s> {
             })
         };
         let devpts = mounted_at("/dev/pts", "devpts");
+        // New, or the host's own bound there.
+        let shows = |path: &str, kind: &str, file_system: u64| {
+            let mut there = mounts
+                .iter()
+                .filter(|mount| mount.destination() == Path::new(path));
+            mounted_at(path, kind) || there.any(|mount| mount.binds(file_system))
+        };
         let mounted = Mounted {
-            proc: mounted_at("/proc", "proc"),
-            sys: mounted_at("/sys", "sysfs"),
+            proc: shows("/proc", "proc", root::PROC),
+            sys: shows("/sys", "sysfs", root::SYSFS),
         };
         for mount in mounts {
             mount.attach(&root)?;
         }
         if fill_dev {
-            dev::populate(&root, spec, devpts, bind_devices).about(Concern::Device)?;
+            let bound = dev::populate(&root, spec, devpts, bind_devices).about(Concern::Device)?;
             // Those of the host are mounts of their own already.
-            if nodev && !bind_devices {
+            if nodev && !bound {
                 dev::set_apart(&root, spec).about(Concern::Device)?;
             }
         }

@@ -216,6 +216,11 @@ impl Container {
             .unwrap_or_default()
     }
 
+    /// Its first process by number, whether that still is there or not; 0 where there never was one.
+    pub fn first(&self) -> i32 {
+        self.record.as_ref().map_or(0, |record| record.process.pid)
+    }
+
     pub(super) fn cgroup(&self) -> Result<Cgroup> {
         Ok(match &self.record {
             Some(record) => Cgroup::open(&record.cgroups)?,

@@ -94,11 +94,14 @@ pub(super) const DEVICES: [(char, Option<i64>, Option<i64>, &str); 12] = [
     ('c', Some(137), None, "rwm"),
 ];
 
-/// Kernel parameters of a network namespace of the container's own: low ports and `ping` need no capability there.
-pub(super) const NETWORK_SYSCTLS: [(&str, &str); 2] = [
-    ("net.ipv4.ip_unprivileged_port_start", "0"),
-    ("net.ipv4.ping_group_range", "0 2147483647"),
-];
+/// A kernel parameter of a network namespace of the container's own: low ports need no capability there.
+pub(super) const LOW_PORTS: (&str, &str) = ("net.ipv4.ip_unprivileged_port_start", "0");
+
+/// Another one: which groups may `ping`.
+pub(super) const PING_GROUPS: &str = "net.ipv4.ping_group_range";
+
+/// The last group that it takes.
+pub(super) const LAST_GROUP: u32 = i32::MAX as u32;
 
 /// Kernel parameters of an IPC namespace (ipc_namespaces(7)); those below `fs.mqueue.` too.
 pub(crate) const IPC_SYSCTLS: [&str; 8] = [

@@ -2,8 +2,10 @@
 
 use std::collections::HashSet;
 use std::io;
+use std::path::PathBuf;
 
 use oci_spec::runtime::Capability;
+use sys::ids::Ids;
 
 use crate::cgroup::Hierarchies;
 use crate::seccomp::Abi;
@@ -23,6 +25,10 @@ pub struct Host {
     pub cpus: Option<u32>,
     /// SELinux is in force or watches.
     pub selinux: bool,
+    /// The ids of the user namespace that strata is in, where that is not the machine's own.
+    pub ids: Option<Ids>,
+    /// Where an ordinary user's cgroups lie, if one was given to the user.
+    pub cgroup_parent: Option<PathBuf>,
     /// Existing paths below `/sys/devices/system/cpu` that tell of the machine's heat.
     pub thermal: Vec<String>,
 }
@@ -36,6 +42,7 @@ impl Host {
         let own = sys::caps::current()?;
         let given = own.bounding.intersection(own.permitted);
         let name = rustix::system::uname();
+        let ids = Ids::own()?;
         let thermal = |cpu: usize| format!("/sys/devices/system/cpu/cpu{cpu}/thermal_throttle");
         let exists = |path: &str| rustix::fs::access(path, rustix::fs::Access::EXISTS).is_ok();
         Ok(Host {
@@ -49,6 +56,11 @@ impl Host {
             counts_swap: None,
             cpus: None,
             selinux: exists("/sys/fs/selinux/enforce"),
+            cgroup_parent: match ids.are_the_machines() {
+                true => None,
+                false => crate::cgroup::delegated(),
+            },
+            ids: (!ids.are_the_machines()).then_some(ids),
             // All of them or none.
             thermal: match exists(&thermal(0)) {
                 true => (0..).map(thermal).take_while(|path| exists(path)).collect(),
@@ -59,6 +71,11 @@ impl Host {
 }
 
 impl Host {
+    /// The highest group that a container can have.
+    pub(super) fn highest_group(&self) -> u32 {
+        self.ids.as_ref().map_or(u32::MAX, |ids| ids.groups.highest())
+    }
+
     pub(super) fn counts_swap(&self) -> bool {
         let look = || Hierarchies::find().is_ok_and(|hierarchies| hierarchies.counts_swap());
         self.counts_swap.unwrap_or_else(look)

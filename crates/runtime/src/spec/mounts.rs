@@ -9,6 +9,9 @@ use crate::options::ContainerOptions;
 use crate::options::mounts::MountKind;
 use crate::options::namespaces::NamespaceOption;
 
+/// The group of terminals (tty), which devpts is told.
+const TERMINALS: u32 = 5;
+
 /// All mounts, in the order in which they are made.
 pub(super) fn mounts(options: &ContainerOptions, context: &Context<'_>) -> Result<Vec<Mount>, SpecError> {
     let asked = |path: &Path| options.mounts.iter().any(|mount| mount.destination == path);
@@ -20,6 +23,24 @@ pub(super) fn mounts(options: &ContainerOptions, context: &Context<'_>) -> Resul
             continue;
         }
         let mut words: Vec<String> = words.split(',').map(str::to_owned).collect();
+        if kind == "devpts" && context.host.highest_group() < TERMINALS {
+            words.retain(|word| !word.starts_with("gid="));
+        }
+        // A new one of these is given to the owner of the namespace that it shows. Where that is the machine's, the
+        // machine's own is bound, read-only with all beneath it where it was to be so.
+        let shown = match kind {
+            "sysfs" => &options.network,
+            "proc" => &options.pid,
+            _ => &NamespaceOption::Private,
+        };
+        if context.host.ids.is_some() && *shown == NamespaceOption::Host {
+            let read_only = !options.privileged && words.iter().any(|word| word == "ro");
+            words.retain(|word| word != "ro");
+            words.insert(0, "rbind".to_owned());
+            words.extend(read_only.then(|| "rro".to_owned()));
+            mounts.push(mount(destination, "bind", destination, words));
+            continue;
+        }
         let shared = match destination.to_str() {
             // The queues need none of this: a new mount shows those of the namespace that it is made in.
             Some("/dev/shm") => ipc_source(&options.ipc, destination),

@@ -142,11 +142,15 @@ pub(super) fn hidden_paths(options: &ContainerOptions, host: &Host) -> (Vec<Stri
 }
 
 /// The kernel parameters, each judged by the namespace it belongs to: the host's own are not to be changed.
-pub(super) fn sysctls(options: &ContainerOptions) -> Result<HashMap<String, String>, SpecError> {
+pub(super) fn sysctls(options: &ContainerOptions, host: &Host) -> Result<HashMap<String, String>, SpecError> {
     let own = |namespace: &NamespaceOption| !matches!(namespace, NamespaceOption::Host);
     let mut sysctls = HashMap::new();
     if matches!(options.network, NamespaceOption::Private) {
-        sysctls.extend(defaults::NETWORK_SYSCTLS.map(|(key, value)| (key.to_owned(), value.to_owned())));
+        let (key, value) = defaults::LOW_PORTS;
+        sysctls.insert(key.to_owned(), value.to_owned());
+        // As far as there are groups: the kernel takes no other.
+        let groups = format!("0 {}", host.highest_group().min(defaults::LAST_GROUP));
+        sysctls.insert(defaults::PING_GROUPS.to_owned(), groups);
     }
     for (key, value) in &options.sysctls {
         let wrong = |problem| SpecError::Sysctl {

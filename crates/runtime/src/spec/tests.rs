@@ -41,6 +41,8 @@ fn host() -> Host {
         counts_swap: Some(true),
         cpus: Some(2),
         selinux: false,
+        ids: None,
+        cgroup_parent: None,
         thermal: vec!["/sys/devices/system/cpu/cpu0/thermal_throttle".to_owned()],
     }
 }

@@ -74,7 +74,9 @@ pub fn main(args: &[OsString]) -> ExitCode {
     let Some(path) = args.first() else {
         return ExitCode::from(FAILED);
     };
-    match settle().and_then(|(owner, signals)| supervise(Path::new(path), owner, &signals)) {
+    let path = Path::new(path);
+    crate::rootless::stay(path);
+    match settle().and_then(|(owner, signals)| supervise(path, owner, &signals)) {
         Ok(()) => ExitCode::SUCCESS,
         // Whoever could be told has been told.
         Err(_) => ExitCode::from(FAILED),
