@@ -16,8 +16,8 @@ fn power_cuts_at_any_moment() {
             done.sound > 0 && done.layers > 0 && done.blobs > 0 && done.kept > 0,
             "{done:?}"
         );
-        cuts += done.cuts;
-        at_work += done.at_work;
+        cuts += done.cuts.all().started;
+        at_work += done.cuts.all().struck;
     }
     assert!(
         cuts >= 15 && at_work >= 5,

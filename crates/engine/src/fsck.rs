@@ -5,13 +5,13 @@
 //! it back; what nobody owns is removed. What is still wanted, and cannot be had again, is left for its owner to decide
 //! on, or removed when asked to.
 
+mod layers;
 mod mend;
 mod state;
 
 use image::registry::Client;
-use image::verify::{self, Damage};
 use serde::Serialize;
-use store::{Fault, Layer, Wrong};
+use store::{Fault, Wrong};
 
 use crate::Engine;
 use crate::pull::Registries;
@@ -20,7 +20,7 @@ use crate::pull::Registries;
 #[derive(Debug, Clone, Default)]
 pub struct FsckOptions {
     /// Read every blob and every file, and compare owners, modes, times, attributes and links of layers with what their
-    /// tars say, by unpacking each once more beside itself.
+    /// tars say, by unpacking each once more, without the data of its files.
     pub deep: bool,
     /// Mend what is wrong.
     pub repair: bool,
@@ -85,16 +85,6 @@ impl Finding {
     }
 }
 
-/// A damaged layer, and whether more than attributes is wrong with it.
-struct Broken {
-    layer: Layer,
-    /// It was unpacked once more from its own files and record, which are sound.
-    again: Option<store::NewLayer>,
-}
-
-/// Differences of a layer that are told.
-const TOLD: usize = 20;
-
 impl Engine {
     /// Checks the store, and the containers of all namespaces; with [`FsckOptions::repair`] mends what is wrong. Blobs that
     /// are damaged are fetched again with `registries`; without it nothing is fetched.
@@ -120,8 +110,8 @@ impl Engine {
                 (false, false) => None,
             },
         };
-        report.compared = options.deep && mender.lease.is_some();
-        let wrong = self.store.check(options.deep, &|| ())?;
+        report.compared = mender.compares();
+        let wrong = self.store.check(options.deep)?;
         let missing: Vec<u64> = wrong
             .iter()
             .filter_map(|wrong| match wrong {
@@ -134,17 +124,9 @@ impl Engine {
             let found = mender.wrong(wrong)?;
             report.findings.push(found);
         }
-        for layer in self.store.layers()? {
-            if missing.contains(&layer.n) {
-                continue;
-            }
-            if let Some((mut found, broken)) = self.check_layer(&layer, &mender)? {
-                if options.repair {
-                    mender.layer(broken, &mut found)?;
-                }
-                report.findings.push(found);
-            }
-        }
+        let mut layers = self.store.layers()?;
+        layers.retain(|layer| !missing.contains(&layer.n));
+        self.check_layers(&layers, &mender, &mut report.findings)?;
         self.check_state(options, &mut report.findings)?;
         if let Some(lease) = mender.lease {
             self.store.release(lease)?;
@@ -160,105 +142,5 @@ impl Engine {
             }
         }
         Ok(report)
-    }
-
-    /// What is wrong with a layer that is there.
-    fn check_layer(
-        &self,
-        layer: &Layer,
-        mender: &mend::Mender<'_>,
-    ) -> Result<Option<(Finding, Broken)>, Fault> {
-        let told = |what: &str, damage: Vec<Damage>, again| {
-            let mut found = Finding::new("layer", layer.diff_id.to_string(), what);
-            found.details = damage.iter().take(TOLD).map(detail).collect();
-            let broken = Broken {
-                layer: layer.clone(),
-                again,
-            };
-            Ok(Some((found, broken)))
-        };
-        let looked = || -> Result<_, Fault> {
-            let (fs, record) = (self.store.layer_dir(layer.n)?, self.store.layer_record(layer.n)?);
-            let damage = verify::glance(&fs, &record);
-            if !damage.is_empty() {
-                return Ok(damage);
-            }
-            if mender.options.deep {
-                return Ok(verify::check(&fs, &record, &layer.diff_id));
-            }
-            verify::count(&fs, &layer.usage).map_err(|source| Fault::Io {
-                what: "walking",
-                path: self.store.layer_path(layer.n),
-                source,
-            })
-        };
-        let damage = looked();
-        // Removed meanwhile, it is nobody's concern.
-        let now = self.store.layer(layer.n)?;
-        if now.is_none_or(|now| now.created != layer.created) {
-            return Ok(None);
-        }
-        let damage = damage?;
-        if !damage.is_empty() {
-            return told("its files are not as its record says", damage, None);
-        }
-        let Some(lease) = mender.lease.as_ref().filter(|_| mender.options.deep) else {
-            return Ok(None);
-        };
-        let Some(below) = self.store.layers_below(layer.n)? else {
-            return Ok(None);
-        };
-        let below = if layer.depends_on_below { below } else { Vec::new() };
-        let again = verify::again(
-            &self.store,
-            lease,
-            layer.n,
-            &layer.diff_id,
-            &below,
-            &self.setup.limits,
-        );
-        let again = match again {
-            Ok(again) => again,
-            Err(error) if error.is_full() => {
-                let mut found = Finding::new(
-                    "layer",
-                    layer.diff_id.to_string(),
-                    "its attributes could not be compared",
-                );
-                found.details = vec!["there is no space to unpack it once more".to_owned()];
-                let broken = Broken {
-                    layer: layer.clone(),
-                    again: None,
-                };
-                return Ok(Some((found, broken)));
-            }
-            Err(error) => {
-                let damage = Damage {
-                    path: Default::default(),
-                    what: error.to_string(),
-                };
-                return told("it cannot be unpacked once more", vec![damage], None);
-            }
-        };
-        let differ = self
-            .store
-            .layer_dir(layer.n)
-            .map(|fs| verify::compare(&fs, again.fs(), TOLD))?;
-        let differ = differ.map_err(|source| Fault::Io {
-            what: "comparing",
-            path: self.store.layer_path(layer.n),
-            source,
-        })?;
-        match differ.is_empty() {
-            true => Ok(None),
-            false => told("its attributes are not as its tar says", differ, Some(again)),
-        }
-    }
-}
-
-fn detail(damage: &Damage) -> String {
-    match damage.path.as_os_str().is_empty() {
-        true => damage.what.clone(),
-        false => format!("/{}: {}", damage.path.display(), damage.what),
     }
 }

@@ -17,7 +17,7 @@ use sys::Dir;
 
 use crate::tar::Segment;
 
-pub use rebuild::{check, files, glance, rebuild};
+pub use rebuild::{check, files, glance, headers, rebuild};
 pub use size::size;
 pub use writer::Writer;
 

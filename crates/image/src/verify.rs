@@ -2,8 +2,8 @@
 //!
 //! [`glance`] looks at each file without reading it; [`check`] reads each and compares it with its digest in the record.
 //! Neither sees owners, modes, times, attributes, links and devices: their bytes are in the record, but what they come to
-//! in a directory is for unpacking alone to say. So [`again`] unpacks the rebuilt tar into a directory beside the layer's,
-//! and [`compare`] tells the two apart. What was unpacked can take the layer's place.
+//! in a directory is for unpacking alone to say. So [`outline`] unpacks the tar without the data of its files into a
+//! directory beside the layer's, and tells the two apart. [`again`] unpacks all of it, which can take the layer's place.
 
 use std::collections::HashMap;
 use std::ffi::OsStr;
@@ -18,7 +18,7 @@ use store::{Digest, Lease, NewLayer, Store, Usage};
 use sys::Dir;
 
 use crate::record::{self, RecordError};
-use crate::unpack::{Form, Limits, UnpackError, complete, unpack_as};
+use crate::unpack::{self, Form, Limits, UnpackError, complete, unpack_as};
 
 /// Something of a layer that is not as its tar says.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -121,6 +121,43 @@ pub fn check(fs: &Dir, record: &File, diff_id: &Digest) -> Vec<Damage> {
     }
 }
 
+/// How layer `n` differs from what its tar says, but for the content of files; at most `most` differences.
+///
+/// # Errors
+/// [`AgainError`]
+pub fn outline(
+    store: &Store,
+    lease: &Lease,
+    n: u64,
+    below: &[u64],
+    limits: &Limits,
+    most: usize,
+) -> Result<Vec<Damage>, AgainError> {
+    let (fs, record) = (store.layer_dir(n)?, store.layer_record(n)?);
+    let new = store.new_layer(lease)?;
+    let below = opened(store, below)?;
+    let headers = |out| record::headers(&record, out);
+    let make = |tar| {
+        Ok(unpack::outline(
+            Form::of(store),
+            tar,
+            new.fs(),
+            &complete(&below),
+            limits,
+        )?)
+    };
+    piped(headers, make)?;
+    compare(&fs, new.fs(), most).map_err(|source| {
+        let path = store.layer_path(n);
+        store::Fault::Io {
+            what: "comparing",
+            path,
+            source,
+        }
+        .into()
+    })
+}
+
 /// Unpacks layer `n` once more, from its own files and record, into a new directory of the store.
 ///
 /// # Errors
@@ -134,12 +171,21 @@ pub fn again(
     limits: &Limits,
 ) -> Result<NewLayer, AgainError> {
     let (fs, record) = (store.layer_dir(n)?, store.layer_record(n)?);
+    let rebuild = |out| record::rebuild(&fs, &record, out).map(drop);
+    piped(rebuild, |tar| anew(store, lease, tar, diff_id, below, limits))
+}
+
+/// What `write` writes is what `read` reads.
+fn piped<T>(
+    write: impl FnOnce(File) -> Result<(), RecordError> + Send,
+    read: impl FnOnce(File) -> Result<T, AgainError>,
+) -> Result<T, AgainError> {
     let (reader, writer) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)
         .map_err(|error| UnpackError::Threads(error.into()))?;
     thread::scope(|scope| {
-        let rebuilding = scope.spawn(move || record::rebuild(&fs, &record, File::from(writer)));
-        let unpacked = anew(store, lease, File::from(reader), diff_id, below, limits);
-        match (rebuilding.join(), unpacked) {
+        let writing = scope.spawn(move || write(File::from(writer)));
+        let unpacked = read(File::from(reader));
+        match (writing.join(), unpacked) {
             (Err(panic), _) => std::panic::resume_unwind(panic),
             // Where unpacking broke off, the other end had nobody to write to.
             (Ok(Err(RecordError::Write(_))), unpacked) => unpacked,
@@ -161,10 +207,7 @@ pub fn anew(
     below: &[u64],
     limits: &Limits,
 ) -> Result<NewLayer, AgainError> {
-    let below = below
-        .iter()
-        .map(|n| store.layer_dir(*n))
-        .collect::<Result<Vec<Dir>, _>>()?;
+    let below = opened(store, below)?;
     let new = store.new_layer(lease)?;
     let record = new.record()?;
     let unpacked = unpack_as(
@@ -180,6 +223,10 @@ pub fn anew(
         true => Ok(new),
         false => Err(AgainError::Differs(unpacked.diff_id)),
     }
+}
+
+fn opened(store: &Store, layers: &[u64]) -> Result<Vec<Dir>, store::Fault> {
+    layers.iter().map(|n| store.layer_dir(*n)).collect()
 }
 
 /// How the tree `found` differs from the tree `expected`, but for the content of files; at most `most` differences.

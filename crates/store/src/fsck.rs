@@ -8,6 +8,7 @@ use std::io::{self, Read};
 
 use rustix::fs::FileType;
 
+use crate::beside::beside;
 use crate::collect::OF_NUMBER;
 use crate::db::{Durability, Query, int, unsigned};
 use crate::error::Fault;
@@ -66,14 +67,13 @@ pub enum Wrong {
 }
 
 impl Store {
-    /// What is wrong with database, directories and blobs; with `deep`, every blob is read too. `seen` is told each thing
-    /// that was looked at.
-    pub fn check(&self, deep: bool, seen: &dyn Fn()) -> Result<Vec<Wrong>, Fault> {
+    /// What is wrong with database, directories and blobs; with `deep`, every blob is read too.
+    pub fn check(&self, deep: bool) -> Result<Vec<Wrong>, Fault> {
         let mut wrong = self.check_database()?;
-        self.check_blobs(deep, seen, &mut wrong)?;
-        self.check_layers(seen, &mut wrong)?;
-        self.check_snapshots(seen, &mut wrong)?;
-        self.check_volumes(seen, &mut wrong)?;
+        self.check_blobs(deep, &mut wrong)?;
+        self.check_layers(&mut wrong)?;
+        self.check_snapshots(&mut wrong)?;
+        self.check_volumes(&mut wrong)?;
         self.check_orphans(&mut wrong)?;
         Ok(wrong)
     }
@@ -94,19 +94,21 @@ impl Store {
         })
     }
 
-    fn check_blobs(&self, deep: bool, seen: &dyn Fn(), wrong: &mut Vec<Wrong>) -> Result<(), Fault> {
+    fn check_blobs(&self, deep: bool, wrong: &mut Vec<Wrong>) -> Result<(), Fault> {
         let rows = self.db.read(|q| {
             q.all("SELECT digest, size FROM blobs ORDER BY digest", (), |row| {
                 Ok((row.get::<_, Digest>(0)?, unsigned(row, 1)?))
             })
         })?;
-        for (digest, size) in rows {
-            seen();
-            if let Some(found) = self.check_blob(&digest, size, deep)?
-                && self.blob_size(&digest)?.is_some()
-            {
-                wrong.push(found);
-            }
+        let check = |(digest, size): &(Digest, u64)| -> Result<Option<Wrong>, Fault> {
+            let found = self.check_blob(digest, *size, deep)?;
+            Ok(match found {
+                Some(found) if self.blob_size(digest)?.is_some() => Some(found),
+                _ => None,
+            })
+        };
+        for found in beside(&rows, check) {
+            wrong.extend(found?);
         }
         let needed = "SELECT target_digest AS digest FROM images UNION SELECT digest FROM manifests
             UNION SELECT config_digest FROM manifests EXCEPT SELECT digest FROM blobs";
@@ -151,10 +153,9 @@ impl Store {
         }
     }
 
-    fn check_layers(&self, seen: &dyn Fn(), wrong: &mut Vec<Wrong>) -> Result<(), Fault> {
+    fn check_layers(&self, wrong: &mut Vec<Wrong>) -> Result<(), Fault> {
         let snapshots = self.layout.snapshots()?;
         for layer in self.layers()? {
-            seen();
             let part = || -> io::Result<Option<&'static str>> {
                 let dir = match snapshots.open_dir(layer.n.to_string()) {
                     Err(error) if is_gone(&error) => return Ok(Some("its directory")),
@@ -181,7 +182,7 @@ impl Store {
         Ok(())
     }
 
-    fn check_snapshots(&self, seen: &dyn Fn(), wrong: &mut Vec<Wrong>) -> Result<(), Fault> {
+    fn check_snapshots(&self, wrong: &mut Vec<Wrong>) -> Result<(), Fault> {
         let own = "SELECT ns, key, kind, n, ephemeral FROM snapshots
             WHERE n IS NOT NULL AND n NOT IN (SELECT n FROM layers) ORDER BY id";
         let rows = self.db.read(|q| {
@@ -196,7 +197,6 @@ impl Store {
             })
         })?;
         for ((ns, key), kind, n, ephemeral) in rows {
-            seen();
             let parts: &[&str] = if kind == Kind::Active {
                 &[FS, crate::layout::WORK]
             } else {
@@ -228,10 +228,9 @@ impl Store {
         Ok(())
     }
 
-    fn check_volumes(&self, seen: &dyn Fn(), wrong: &mut Vec<Wrong>) -> Result<(), Fault> {
+    fn check_volumes(&self, wrong: &mut Vec<Wrong>) -> Result<(), Fault> {
         let snapshots = self.layout.snapshots()?;
         for volume in self.all_volumes()? {
-            seen();
             let there = match snapshots.open_dir(format!("{}/{FS}", volume.n)) {
                 Err(error) if is_gone(&error) => false,
                 other => other

@@ -18,6 +18,7 @@
 //! Start reading at [`Store`] in `open.rs`, then `own.rs` for how crashes are survived, then `snapshot.rs`.
 
 mod arrive;
+mod beside;
 mod blob;
 mod clones;
 mod collect;
@@ -50,6 +51,7 @@ mod stack;
 mod usage;
 mod volume;
 
+pub use beside::beside;
 pub use blob::BlobError;
 pub use clones::Clones;
 pub use collect::{Collected, GRACE};

@@ -5,6 +5,7 @@
 
 mod cuts;
 mod races;
+mod tally;
 
 use std::ffi::OsString;
 use std::fs;
@@ -14,18 +15,17 @@ use std::time::{Duration, Instant};
 
 pub use cuts::{Cuts, cuts};
 pub use races::races;
+pub use tally::{Struck, Tally};
 
 use crate::random::Random;
 use crate::registry::Registry;
 use crate::{Ended, Image, Layer, Strata};
 
 /// What a loop did.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Done {
-    /// Commands that were started.
-    pub commands: usize,
-    /// Commands that were killed before they ended.
-    pub killed: usize,
+    /// Commands that were started, and those of them that were killed before they ended.
+    pub commands: Tally,
     /// How often it was seen that all is well.
     pub checks: usize,
 }
@@ -39,7 +39,7 @@ pub fn kills(program: impl Into<PathBuf>, seed: u64, how_long: Duration) -> Done
         for _ in 0..1 + soak.random.below(12) {
             let words = soak.words();
             let child = soak.start(&words);
-            soak.kill_or_wait(child, 100);
+            soak.kill_or_wait(&words, child, 100);
         }
         soak.check();
     }
@@ -54,10 +54,10 @@ pub fn crowd(program: impl Into<PathBuf>, seed: u64, how_long: Duration) -> Done
         let mut running = Vec::new();
         for _ in 0..2 + soak.random.below(6) {
             let words = soak.words();
-            running.push(soak.start(&words));
+            running.push((soak.start(&words), words));
         }
-        for child in running {
-            soak.kill_or_wait(child, 25);
+        for (child, words) in running {
+            soak.kill_or_wait(&words, child, 25);
         }
         soak.check();
     }
@@ -198,7 +198,7 @@ impl Soak {
     }
 
     fn start(&mut self, words: &[OsString]) -> Child {
-        self.done.commands += 1;
+        self.done.commands.started(words);
         let mut command = self.strata.command(words);
         command
             .stdout(Stdio::null())
@@ -208,7 +208,7 @@ impl Soak {
     }
 
     /// Kills it at a random moment with a chance of `percent`; a command that waits for its container is always killed.
-    fn kill_or_wait(&mut self, mut child: Child, percent: u64) {
+    fn kill_or_wait(&mut self, words: &[OsString], mut child: Child, percent: u64) {
         let started = Instant::now();
         let spare = self.random.below(100) >= percent || self.random.below(4) == 0;
         let patience = if spare {
@@ -223,7 +223,7 @@ impl Soak {
             }
             std::thread::sleep(Duration::from_micros(200));
         }
-        self.done.killed += 1;
+        self.done.commands.struck(words);
         child.kill().expect("our own child");
         child.wait().expect("our own child");
     }

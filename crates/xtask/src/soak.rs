@@ -24,8 +24,8 @@ pub(crate) struct Args {
     seed: Option<u64>,
 }
 
-/// What a loop does with the program, a seed and a time; it answers what it did, in words.
-type Loop = fn(&Path, u64, Duration) -> String;
+/// What a loop does with the program, a seed and a time; it answers what it did, in words, and which commands.
+type Loop = fn(&Path, u64, Duration) -> (String, soak::Tally);
 
 const LOOPS: &[(&str, Loop)] = &[
     ("kills", |program, seed, time| {
@@ -40,37 +40,37 @@ const LOOPS: &[(&str, Loop)] = &[
     ("cuts", |program, seed, time| {
         let soak::Cuts {
             cuts,
-            at_work,
             killed,
             layers,
             blobs,
             kept,
             sound,
         } = soak::cuts(program, seed, time);
-        format!(
-            "{cuts} power cuts, {at_work} of them while a command was at work, {killed} after one was killed; {layers} layers and {blobs} blobs whole, {kept} reports kept, {sound} stores sound"
-        )
+        let soak::Struck { started, struck } = cuts.all();
+        let told = format!(
+            "{started} power cuts, {struck} of them while a command was at work, {killed} after one was killed; {layers} layers and {blobs} blobs whole, {kept} reports kept, {sound} stores sound"
+        );
+        (told, cuts)
     }),
     ("overlay", |program, seed, time| {
         let done = differential::run(&Drivers::fuse(program), seed, time);
-        format!(
+        let told = format!(
             "{} operations agreed, {} of them succeeded",
             done.operations, done.succeeded
-        )
+        );
+        (told, soak::Tally::default())
     }),
     ("overlay-threads", |program, seed, time| {
         let operations = differential::crowd::run(&Drivers::fuse(program), seed, time);
-        format!("{operations} operations")
+        (format!("{operations} operations"), soak::Tally::default())
     }),
 ];
 
-fn commands(done: soak::Done) -> String {
-    let soak::Done {
-        commands,
-        killed,
-        checks,
-    } = done;
-    format!("{commands} commands, {killed} killed, all well {checks} times")
+fn commands(done: soak::Done) -> (String, soak::Tally) {
+    let soak::Done { commands, checks } = done;
+    let soak::Struck { started, struck } = commands.all();
+    let told = format!("{started} commands, {struck} killed, all well {checks} times");
+    (told, commands)
 }
 
 /// One seed of one loop: short, so that many seeds are seen and a failure is soon seen again.
@@ -99,13 +99,32 @@ pub(crate) fn main(args: &Args) -> Result<()> {
     let until = Instant::now() + Duration::from_secs(args.minutes * 60);
     let mut seeds = Random::new(args.seed.unwrap_or_else(Random::seed));
     let mut seed = args.seed.unwrap_or_else(|| seeds.number());
+    let mut sums = vec![soak::Tally::default(); loops.len()];
+    let mut failed = Vec::new();
     while Instant::now() < until {
-        for (name, run) in &loops {
+        for ((name, run), sum) in loops.iter().zip(&mut sums) {
             println!("{name}, seed {seed}");
             let left = until.saturating_duration_since(Instant::now());
-            println!("  {}", run(&program, seed, ROUND.min(left)));
+            let round = || run(&program, seed, ROUND.min(left));
+            // What is wrong has been told; other seeds may find more.
+            match std::panic::catch_unwind(round) {
+                Ok((told, commands)) => {
+                    sum.add(&commands);
+                    println!("  {told}");
+                }
+                Err(_) => failed.push(format!("{name} --seed {seed}")),
+            }
         }
         seed = seeds.number();
+    }
+    for ((name, _), sum) in loops.iter().zip(&sums) {
+        let soak::Struck { started, struck } = sum.all();
+        if started > 0 {
+            println!("{name}: {struck} struck of {started}: {sum}");
+        }
+    }
+    if !failed.is_empty() {
+        bail!("failed: {}", failed.join(", "));
     }
     Ok(())
 }

@@ -7,9 +7,9 @@ use image::reference::Reference;
 use image::refetch::{Role, refetch};
 use image::registry::Client;
 use image::verify;
-use store::{Descriptor, Digest, Fault, Holder, ImageLayer, Lease, VolumeError, Wrong};
+use store::{Descriptor, Digest, Fault, Holder, ImageLayer, Layer, Lease, VolumeError, Wrong};
 
-use super::{Broken, Finding, FsckOptions};
+use super::{Finding, FsckOptions};
 use crate::Engine;
 use crate::find::familiar;
 
@@ -29,6 +29,11 @@ struct Wanted {
 }
 
 impl Mender<'_> {
+    /// Whether layers are compared with what their tars say.
+    pub(super) fn compares(&self) -> bool {
+        self.options.deep && self.lease.is_some()
+    }
+
     /// What the store found, told, and mended where that was asked for.
     pub(super) fn wrong(&self, wrong: Wrong) -> Result<Finding, Fault> {
         let repair = self.options.repair;
@@ -59,7 +64,7 @@ impl Mender<'_> {
             Wrong::LayerMissing { layer, part } => {
                 found = Finding::new("layer", layer.diff_id.to_string(), format!("{part} is not there"));
                 if repair {
-                    self.layer(Broken { layer, again: None }, &mut found)?;
+                    self.layer(&layer, &mut found)?;
                 }
             }
             Wrong::SnapshotMissing { ns, key, ephemeral } => {
@@ -168,9 +173,9 @@ impl Mender<'_> {
     }
 
     /// Puts a sound directory in the place of a layer's.
-    pub(super) fn layer(&self, broken: Broken, found: &mut Finding) -> Result<(), Fault> {
+    pub(super) fn layer(&self, layer: &Layer, found: &mut Finding) -> Result<(), Fault> {
         let store = &self.engine.store;
-        let n = broken.layer.n;
+        let n = layer.n;
         let Some(lease) = &self.lease else { return Ok(()) };
         for holder in store.sharers(n)?.containers {
             let row = store.find_container(&holder.ns, &holder.name);
@@ -182,13 +187,12 @@ impl Mender<'_> {
                 return Ok(());
             }
         }
-        let below = match broken.layer.depends_on_below {
+        let below = match layer.depends_on_below {
             true => store.layers_below(n)?.unwrap_or_default(),
             false => Vec::new(),
         };
-        let (limits, diff_id) = (&self.engine.setup.limits, broken.layer.diff_id);
-        let again = || verify::again(store, lease, n, &diff_id, &below, limits).ok();
-        if let Some(again) = broken.again.or_else(again) {
+        let (limits, diff_id) = (&self.engine.setup.limits, layer.diff_id);
+        if let Ok(again) = verify::again(store, lease, n, &diff_id, &below, limits) {
             store.replace_layer(n, again)?;
             found.mended = Some("unpacked anew from its own files and record".to_owned());
             return Ok(());

@@ -49,6 +49,18 @@ pub fn rebuild(fs: &Dir, record: &File, out: impl Write) -> Result<Digest, Recor
     run(fs, record, out, &mut Err)
 }
 
+/// Writes the tar of a layer without the data of its files: headers, padding, and whatever else its record holds.
+///
+/// # Errors
+/// The record is damaged, or `out` cannot be written.
+pub fn headers(record: &File, mut out: impl Write) -> Result<(), RecordError> {
+    each(record, &mut |step| match step {
+        Step::Raw(bytes) => out.write_all(bytes).map_err(RecordError::Write),
+        Step::File(..) => Ok(()),
+    })?;
+    out.flush().map_err(RecordError::Write)
+}
+
 /// Reads every file of a layer and compares it with its record: what is wrong with which, and the diff ID that the
 /// layer gives when nothing is.
 ///

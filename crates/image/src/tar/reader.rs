@@ -187,6 +187,11 @@ impl<R: BufRead> Reader<R> {
         self.remaining -= len as u64;
     }
 
+    /// The current entry's data is not in the stream: its padding comes next.
+    pub fn left_out(&mut self) {
+        self.at += std::mem::take(&mut self.remaining);
+    }
+
     /// What follows the end of the archive, piece by piece into [`Reader::raw`]; `false` at the end of the stream.
     pub fn trailer(&mut self) -> Result<bool, TarError> {
         let len = self.fill()?;

@@ -29,6 +29,8 @@ pub(super) struct Unpacking<'a, W: Write> {
     ask_below: &'a Below<'a>,
     below: OnceCell<Stack<Arc<Dir>>>,
     limits: &'a Limits,
+    /// The stream has no data of files, which become holes.
+    hollow: bool,
     reader: Reader<Stream>,
     record: record::Writer<W>,
     pub(super) dirs: Dirs,
@@ -74,12 +76,14 @@ impl<'a, W: Write> Unpacking<'a, W> {
         ask_below: &'a Below<'a>,
         record: W,
         limits: &'a Limits,
+        hollow: bool,
     ) -> Result<Self, UnpackError> {
         Ok(Unpacking {
             form,
             ask_below,
             below: OnceCell::new(),
             limits,
+            hollow,
             reader: Reader::new(stream, limits.header),
             record: record::Writer::new(record).map_err(UnpackError::Record)?,
             dirs: Dirs::new(into).map_err(failed(b"/", "opening the layer's directory"))?,
@@ -244,6 +248,11 @@ impl<'a, W: Write> Unpacking<'a, W> {
     /// Writes the entry's data where it belongs and returns its digest.
     fn write_data(&mut self, entry: &Entry, file: &File) -> Result<u128, UnpackError> {
         let write = |error| failed(&entry.name, "writing the file")(error);
+        if self.hollow {
+            self.reader.left_out();
+            file.set_len(entry.size).map_err(write)?;
+            return Ok(0);
+        }
         if let Some(segments) = &entry.segments {
             file.set_len(entry.size).map_err(write)?;
             let mut hasher = XxHash3_128::new();

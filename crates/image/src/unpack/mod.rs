@@ -203,7 +203,7 @@ pub fn unpack_as(
     let make_files = |stream| {
         // Modes are taken as they are. Where that is forbidden each file's is looked at and mended.
         let _ = sys::umask::clear_for_thread();
-        layer::Unpacking::new(stream, into, form, below, record, limits)?.run()
+        layer::Unpacking::new(stream, into, form, below, record, limits, false)?.run()
     };
     let (made, diff_id) = pipeline::run(tar, progress, make_files).map_err(UnpackError::Threads)?;
     let made = made?;
@@ -213,6 +213,24 @@ pub fn unpack_as(
         depends_on_below: made.depends_on_below,
         root_listed: made.root_listed,
     })
+}
+
+/// Makes everything that [`unpack_as`] makes, of the size that it has, but for the data of files, which `tar` leaves out
+/// ([`record::headers`](crate::record::headers)): what a layer is to look like, without reading or writing its content.
+pub fn outline(
+    form: impl Into<Form>,
+    tar: impl Read,
+    into: &Dir,
+    below: &Below<'_>,
+    limits: &Limits,
+) -> Result<(), UnpackError> {
+    let form = form.into();
+    let make_files = |stream| {
+        let _ = sys::umask::clear_for_thread();
+        layer::Unpacking::new(stream, into, form, below, io::sink(), limits, true)?.run()
+    };
+    let (made, _) = pipeline::run(tar, &|_| {}, make_files).map_err(UnpackError::Threads)?;
+    made.map(drop)
 }
 
 /// For `map_err`: an error of the system while doing something for an entry.

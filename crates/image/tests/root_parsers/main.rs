@@ -24,9 +24,10 @@ use image::platform::Platform;
 use image::record;
 use image::reference::Reference;
 use image::registry::addresses;
-use image::unpack::Limits;
+use image::unpack::{Limits, outline};
+use overlay::Format;
 use support::random::{Shape, archive};
-use support::{Layer, try_layer, try_layer_within};
+use support::{Layer, none, try_layer, try_layer_within};
 use sys::Dir;
 use testkit::random::Random;
 
@@ -193,6 +194,12 @@ fn recorded(layer: &Layer, bytes: &[u8]) {
         assert_eq!(diff_id, layer.unpacked.diff_id);
     }
     let _ = record::glance(&dir, &record());
+    let mut headers = Vec::new();
+    let _ = record::headers(&record(), &mut headers);
+    let scratch = tempfile::tempdir().unwrap();
+    let into = Dir::open_ambient(scratch.path()).unwrap();
+    // Whatever becomes of it.
+    let _ = outline(Format::TRUSTED, &headers[..], &into, &none, &Limits::default());
     fs::remove_file(&path).unwrap();
 }
 

@@ -15,7 +15,8 @@ use std::sync::Arc;
 use image::record;
 use image::tar::writer::{END, data_padding, write_header};
 use image::tar::{Entry, Kind, Segment, Time};
-use image::unpack::{Limits, UnpackError, Unpacked, unpack_as};
+use image::unpack::{self, Below, Limits, UnpackError, Unpacked, unpack_as};
+use image::verify;
 use overlay::Format;
 use store::{Digest, Usage};
 use sys::Dir;
@@ -202,7 +203,18 @@ pub fn try_layer_as(
     let digest = record::rebuild(&into, &layer.record(), &mut rebuilt).unwrap();
     assert!(rebuilt == archive, "the record does not give the archive back");
     assert_eq!(digest, layer.unpacked.diff_id);
+    outlined(format, &layer, &into, &below, limits);
     Ok(layer)
+}
+
+/// Without the data of files the same comes of it, but for that data.
+fn outlined(format: Format, layer: &Layer, whole: &Dir, below: &Below<'_>, limits: &Limits) {
+    let mut headers = Vec::new();
+    record::headers(&layer.record(), &mut headers).unwrap();
+    let temp = tempfile::tempdir().unwrap();
+    let into = Dir::open_ambient(temp.path()).unwrap();
+    unpack::outline(format, &headers[..], &into, below, limits).unwrap();
+    assert_eq!(verify::compare(whole, &into, 10).unwrap(), []);
 }
 
 pub fn layer(tar: Tar, below: &[&Layer]) -> Layer {

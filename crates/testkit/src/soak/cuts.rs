@@ -15,6 +15,7 @@ use sha2::{Digest as _, Sha256};
 use store::Store;
 use tempfile::TempDir;
 
+use super::Tally;
 use crate::disk::Kind;
 use crate::drive::Kept;
 use crate::random::Random;
@@ -22,12 +23,10 @@ use crate::registry::Registry;
 use crate::{Disk, Ended, Image, Layer, Strata};
 
 /// What was cut, and what was looked at afterwards.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Cuts {
-    /// Power cuts.
-    pub cuts: usize,
-    /// Of these, while a command was at work.
-    pub at_work: usize,
+    /// Power cuts, by the command they came after, and those that came while it was at work.
+    pub cuts: Tally,
     /// Commands that were killed before.
     pub killed: usize,
     /// Layers that gave back the tar of their diff ID.
@@ -93,7 +92,7 @@ pub fn cuts(program: impl Into<PathBuf>, seed: u64, how_long: Duration) -> Cuts 
         let cut = disk.cut(kind, kept, &mut random);
         let ending = child.wait().expect("our own child");
         if ended.is_none() {
-            done.at_work += 1;
+            done.cuts.struck(&words);
             longest = longest.max(started.elapsed()).min(Duration::from_secs(1));
         }
         match concerns {
@@ -101,8 +100,9 @@ pub fn cuts(program: impl Into<PathBuf>, seed: u64, how_long: Duration) -> Cuts 
             Some(concerns) if killed => concerns.doubt(&mut expected),
             _ => {}
         }
-        done.cuts += 1;
-        let what = format!("seed {seed}, cut {} ({kind:?}, {kept:?}), {words:?}", done.cuts);
+        done.cuts.started(&words);
+        let number = done.cuts.all().started;
+        let what = format!("seed {seed}, cut {number} ({kind:?}, {kept:?}), {words:?}");
         After {
             strata: &strata,
             root: cut.path().join(&place),
