@@ -2,10 +2,16 @@
 
 mod common;
 
+use std::collections::HashMap;
 use std::process::Command;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
 use common::{Image, Layer, Strata, busybox, empty, refused};
+use testkit::random::Random;
 use testkit::registry::{Kind, PASSWORD, Registry, USER};
+use testkit::scripted::{Reply, Server};
 
 fn digest_of(strata: &Strata, name: &str) -> String {
     strata
@@ -158,4 +164,95 @@ fn with_a_login_by_tls_and_refused() {
         &strata.end(["push", "--compression-level", "10", "busybox"]),
         &["10"],
     );
+}
+
+/// A registry that takes everything, and lets the second piece of the large layer wait until it is told.
+fn slow_registry(wait: Arc<AtomicBool>) -> Server {
+    let uploads = Mutex::new(HashMap::<String, usize>::new());
+    Server::start(move |request| {
+        let on = |status: u16, id: &str, len: usize| {
+            let range = format!("0-{}", len.max(1) - 1);
+            let location = format!("/v2/big/blobs/uploads/{id}");
+            Reply::new(status)
+                .header("location", location)
+                .header("range", range)
+        };
+        let last = request.path.split('?').next().unwrap_or_default();
+        let id = last.rsplit('/').next().unwrap_or_default().to_owned();
+        let lock = || uploads.lock().unwrap();
+        match request.method.as_str() {
+            "POST" => {
+                let id = format!("u{}", lock().len());
+                lock().insert(id.clone(), 0);
+                on(202, &id, 0)
+            }
+            "GET" if request.path.contains("/uploads/") => on(204, &id, lock()[&id]),
+            "PATCH" => {
+                while lock()[&id] > 0 && wait.load(Ordering::SeqCst) {
+                    std::thread::sleep(Duration::from_millis(10));
+                }
+                let mut uploads = lock();
+                let len = uploads.get_mut(&id).unwrap();
+                *len += request.body.len();
+                on(202, &id, *len)
+            }
+            "PUT" => Reply::new(201),
+            _ => Reply::new(404),
+        }
+    })
+}
+
+#[test]
+fn a_push_that_was_killed_goes_on_inside_of_a_layer() {
+    const PIECE: usize = 64 << 20;
+    let strata = empty();
+    let mut random = Random::new(4);
+    let large: Vec<u8> = (0..(PIECE + (8 << 20)) / 8)
+        .flat_map(|_| random.number().to_le_bytes())
+        .collect();
+    strata.load(
+        &Image::busybox()
+            .name("big:1")
+            .layer(Layer::new().file("f", 0o644, large)),
+    );
+    let wait = Arc::new(AtomicBool::new(true));
+    let server = slow_registry(wait.clone());
+    let to = format!("{}/big:1", server.host());
+    let of = |method: &str| {
+        let requests = server.requests().into_iter();
+        requests
+            .filter(|request| request.method == method)
+            .collect::<Vec<_>>()
+    };
+    let mut first = strata.command(["push", "-q", "big:1", &to]).spawn().unwrap();
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while of("PATCH").len() < 2 {
+        assert!(Instant::now() < deadline, "it sends no second piece");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    first.kill().unwrap();
+    first.wait().unwrap();
+    let begun = of("POST").len();
+    wait.store(false, Ordering::SeqCst);
+    strata.ok(["push", "-q", "big:1", &to]);
+    let pieces: Vec<_> = of("PATCH")
+        .iter()
+        .map(|piece| piece.header("content-range").unwrap_or_default().to_owned())
+        .collect();
+    assert!(pieces[0].starts_with("0-"), "{pieces:?}");
+    assert!(
+        pieces[1..]
+            .iter()
+            .all(|piece| piece.starts_with(&PIECE.to_string())),
+        "{pieces:?}"
+    );
+    // The other layer and the configuration are sent again, at most; nothing of the large one is begun again.
+    let puts = of("PUT").into_iter().filter(|put| put.path.contains("/blobs/"));
+    assert!(of("POST").len() - begun <= 2 && puts.count() >= 3);
+    strata.ok(["rmi", "big:1"]);
+    strata.ok(["prune", "-a", "-f"]);
+    let left = std::fs::read_dir(strata.root().join("content/ingest"))
+        .unwrap()
+        .count();
+    assert_eq!(left, 0);
 }

@@ -4,19 +4,20 @@
 //! registry has it; the store keeps its blob; or its tar is written again from the unpacked layer and compressed anew.
 //! Only the last may change a digest, and with it the manifest's: that is told.
 
+use std::cell::RefCell;
 use std::collections::HashMap;
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use serde_json::Value;
-use store::{BlobError, Descriptor, Digest, Fault, Image, ImageLayer, IngestError, Lease, Store};
+use store::{BlobError, Descriptor, Digest, Fault, Image, ImageLayer, IngestError, Lease, Note, Store};
 
 use crate::layer_tar::{self, LayerTarError};
 use crate::media;
 use crate::progress::{Event, Progress};
 use crate::reference::Reference;
-use crate::registry::{Client, RegistryError, Uploaded};
+use crate::registry::{Client, Kept, RegistryError, Uploaded};
 use crate::save::Incomplete;
 use crate::stored::{Stored, StoredError};
 use crate::whole::Whole;
@@ -182,7 +183,7 @@ impl Push<'_> {
                 from.set_position(offset);
                 Ok(Box::new(from))
             };
-            self.client.upload(self.to, config, &open, self.progress)?;
+            self.client.upload(self.to, config, &open, &(), self.progress)?;
         }
         let (media_type, bytes) = self.manifest(stored, &placed);
         let document = (media_type.as_str(), bytes.as_slice());
@@ -318,7 +319,8 @@ impl Push<'_> {
             sent: &blob,
             progress: self.progress,
         };
-        self.client.upload(self.to, &blob, &open, &told)?;
+        let place = Place::of(self, &blob)?;
+        self.client.upload(self.to, &blob, &open, &place, &told)?;
         let (digest, bytes) = (&layer.blob.digest, layer.blob.size);
         self.progress.event(&Event::Sent { digest, bytes });
         Ok((blob, Uploaded::Sent))
@@ -363,6 +365,35 @@ impl Push<'_> {
             digest: self.store.commit_blob(ingest, self.lease)?,
             size,
         })
+    }
+}
+
+/// Where the upload of a blob goes on, as a note in the store; nothing while somebody else sends the same.
+struct Place(RefCell<Option<Note>>);
+
+impl Place {
+    fn of(push: &Push<'_>, blob: &Descriptor) -> Result<Place, Fault> {
+        let repository = format!("{}/{}", push.to.domain(), push.to.path());
+        let about = format!("upload {} to {repository}", blob.digest);
+        let note = match push.client.in_pieces(blob.size) {
+            true => push.store.note(push.lease, &about)?,
+            false => None,
+        };
+        Ok(Place(RefCell::new(note)))
+    }
+}
+
+impl Kept for Place {
+    fn place(&self) -> Option<String> {
+        let note = self.0.borrow();
+        note.as_ref()?.text().ok().filter(|text| !text.is_empty())
+    }
+
+    fn keep(&self, place: Option<&str>) {
+        if let Some(note) = self.0.borrow_mut().as_mut() {
+            // What cannot be kept is sent again.
+            let _ = note.write(place.unwrap_or_default());
+        }
     }
 }
 

@@ -2,13 +2,14 @@
 
 mod common;
 
+use std::cell::RefCell;
 use std::io::{Cursor, Read};
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use common::client::{client, descriptor, name, options, with_password};
 use image::progress::Silent;
-use image::registry::{Client, RegistryError as E};
+use image::registry::{Client, Kept, RegistryError as E};
 use store::Digest;
 use testkit::scripted::{Reply, Request, Server};
 
@@ -22,13 +23,17 @@ fn in_pieces() -> Client {
 }
 
 fn upload(client: &Client, server: &Server, blob: &[u8]) -> Result<(), E> {
+    go_on(client, server, blob, &())
+}
+
+fn go_on(client: &Client, server: &Server, blob: &[u8], kept: &dyn Kept) -> Result<(), E> {
     let bytes = blob.to_vec();
     let open = |offset: u64| -> std::io::Result<Box<dyn Read>> {
         let mut from = Cursor::new(bytes.clone());
         from.set_position(offset);
         Ok(Box::new(from))
     };
-    client.upload(&name(&server.host()), &descriptor(blob), &open, &Silent)
+    client.upload(&name(&server.host()), &descriptor(blob), &open, kept, &Silent)
 }
 
 /// A registry with room for one blob; `fault` may answer a request instead, by its number.
@@ -139,6 +144,57 @@ fn what_arrived_is_not_sent_again() {
     );
 }
 
+/// What is kept from one run to the next.
+#[derive(Default)]
+struct Between(RefCell<Option<String>>);
+
+impl Kept for Between {
+    fn place(&self) -> Option<String> {
+        self.0.borrow().clone()
+    }
+
+    fn keep(&self, place: Option<&str>) {
+        *self.0.borrow_mut() = place.map(str::to_owned);
+    }
+}
+
+#[test]
+fn the_next_run_goes_on_where_one_stopped() {
+    let blob: Vec<u8> = (0..900_u32).flat_map(|n| n.to_le_bytes()).collect();
+    // What the second run finds: the upload, one that is damaged, none.
+    for found in ["whole", "damaged", "none"] {
+        let (first, between) = (Arc::new(AtomicBool::new(true)), Between::default());
+        let fails = first.clone();
+        let (server, kept) = registry(move |_, request, kept| match fails.load(Ordering::SeqCst) {
+            true => (kept.len() >= 2000).then(|| Reply::new(503)),
+            false => (found == "none" && request.method == "GET").then(|| Reply::new(404)),
+        });
+        go_on(&in_pieces(), &server, &blob, &between).unwrap_err();
+        assert!(
+            between
+                .place()
+                .unwrap()
+                .ends_with("/v2/a/b/blobs/uploads/one?state=x")
+        );
+        first.store(false, Ordering::SeqCst);
+        if found == "damaged" {
+            kept.lock().unwrap()[17] ^= 1;
+        }
+        let before = server.requests().len();
+        go_on(&in_pieces(), &server, &blob, &between).unwrap();
+        assert!(*kept.lock().unwrap() == blob);
+        assert_eq!(between.place(), None);
+        let anew = ["POST", "PATCH", "PATCH", "PATCH", "PATCH", "PUT"];
+        let rest = ["GET", "PATCH", "PATCH", "PUT"];
+        let expected = match found {
+            "whole" => rest.to_vec(),
+            "damaged" => [&rest[..], &anew].concat(),
+            _ => [&["GET"][..], &anew].concat(),
+        };
+        assert_eq!(methods(&server)[before..], expected, "{found}");
+    }
+}
+
 #[test]
 fn retries_end() {
     let (server, _) = registry(|_, request, _| (request.method == "PUT").then(|| Reply::new(502)));
@@ -198,7 +254,7 @@ fn what_cannot_be_read_is_no_fault_of_the_registry_s() {
     let short = |_: u64| -> std::io::Result<Box<dyn Read>> { Ok(Box::new(Cursor::new(b"bl".to_vec()))) };
     let to = name(&server.host());
     let error = client()
-        .upload(&to, &descriptor(b"blob"), &short, &Silent)
+        .upload(&to, &descriptor(b"blob"), &short, &(), &Silent)
         .unwrap_err();
     assert!(matches!(error, E::Read { .. }), "{error}");
 }

@@ -13,13 +13,18 @@ use anyhow::{Context, Result};
 use rustix::mount::MountPropagationFlags as Propagation;
 use rustix::process::{Pid, Signal, WaitOptions};
 
-/// Enters a mount namespace of our own, and takes in the orphans of everything that is started from now on.
-pub(crate) fn set_apart() -> Result<()> {
+/// Enters a mount namespace of our own. Whoever copies the machine's mounts meanwhile does not keep our disks in use.
+pub(crate) fn own_mounts() -> Result<()> {
     sys::process::unshare(sys::process::namespaces::MOUNT).context("a mount namespace for the tests")?;
     rustix::mount::mount_change("/", Propagation::PRIVATE | Propagation::REC)
         .context("a mount namespace for the tests")?;
     rustix::mount::mount_change("/", Propagation::SHARED | Propagation::REC)
-        .context("a mount namespace for the tests")?;
+        .context("a mount namespace for the tests")
+}
+
+/// [`own_mounts`]; and takes in the orphans of everything that is started from now on.
+pub(crate) fn set_apart() -> Result<()> {
+    own_mounts()?;
     rustix::process::set_child_subreaper(Some(rustix::process::getpid()))
         .context("becoming the reaper of orphans")?;
     Ok(())

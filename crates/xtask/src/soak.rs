@@ -9,7 +9,7 @@ use testkit::contract::Drivers;
 use testkit::random::Random;
 use testkit::{differential, soak};
 
-use crate::build;
+use crate::{build, leftovers};
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
@@ -96,6 +96,7 @@ pub(crate) fn main(args: &Args) -> Result<()> {
         bail!("the program does not build");
     }
     let program = build::target_dir().join("release/strata");
+    leftovers::own_mounts()?;
     let until = Instant::now() + Duration::from_secs(args.minutes * 60);
     let mut seeds = Random::new(args.seed.unwrap_or_else(Random::seed));
     let mut seed = args.seed.unwrap_or_else(|| seeds.number());

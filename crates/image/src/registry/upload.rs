@@ -1,8 +1,7 @@
 //! Uploads: blobs in one piece or in several, each of which can be sent again; manifests.
 //!
 //! Distribution-spec, "Pushing": a blob that the repository has is not sent, one that another repository of the registry
-//! has is mounted from there. A large one goes in pieces, and after a connection that broke the registry is asked how
-//! much of it arrived.
+//! has is mounted from there. A large one goes in pieces: see `pieces`.
 
 use std::io::{self, Read};
 
@@ -13,6 +12,7 @@ use super::client::{Client, DOCKER_DIGEST, version};
 use super::error::RegistryError;
 use super::hosts::Endpoint;
 use super::http::{Answer, Ask};
+use super::pieces::Kept;
 use super::token::{Want, bracketed, denied};
 use super::url::{Url, encode};
 use crate::auth::Credentials;
@@ -34,17 +34,17 @@ pub enum Uploaded {
 pub type Open<'a> = &'a (dyn Fn(u64) -> io::Result<Box<dyn Read>> + Sync);
 
 /// A repository that is pushed to.
-struct Repository<'a> {
-    client: &'a Client,
+pub(super) struct Repository<'a> {
+    pub(super) client: &'a Client,
     to: &'a Reference,
     via: Endpoint,
-    what: String,
+    pub(super) what: String,
     scope: String,
     progress: &'a dyn Progress,
 }
 
 /// A body, and its length in bytes.
-type Body<'a> = Option<(&'a mut dyn Read, u64)>;
+pub(super) type Body<'a> = Option<(&'a mut dyn Read, u64)>;
 
 impl Client {
     fn repository<'a>(
@@ -110,7 +110,7 @@ impl Client {
         Ok(answer.status == 201)
     }
 
-    /// Sends a blob that the repository does not have.
+    /// Sends a blob that the repository does not have. A large one goes on where `kept` says that an earlier run stopped.
     ///
     /// # Errors
     /// [`RegistryError`].
@@ -119,21 +119,26 @@ impl Client {
         to: &Reference,
         blob: &Descriptor,
         open: Open<'_>,
+        kept: &dyn Kept,
         progress: &dyn Progress,
     ) -> Result<(), RegistryError> {
         let what = format!("blob {} of {}", blob.digest, to.familiar_repository());
         let repository = self.repository(to, what, None, progress)?;
         let mut tries = 0;
         loop {
-            let begun = repository.begin()?;
-            let sent = match blob.size <= self.http.options.upload_piece {
-                true => repository.at_once(&begun, blob, open)?,
-                false => repository.in_pieces(begun, blob, open)?,
+            let sent = match self.in_pieces(blob.size) {
+                false => repository.at_once(&repository.begin()?, blob, open)?,
+                true => repository.in_pieces(blob, open, kept)?,
             };
             let Err(reason) = sent else { return Ok(()) };
             repository.pause(&reason, tries)?;
             tries += 1;
         }
+    }
+
+    /// Whether a blob of so many bytes is sent in pieces.
+    pub fn in_pieces(&self, size: u64) -> bool {
+        size > self.http.options.upload_piece
     }
 
     /// Puts a manifest or an index under the reference's tag, or under its own digest where `tagged` says no.
@@ -179,7 +184,7 @@ impl Client {
 }
 
 /// An answer that another attempt may change.
-fn is_passing(status: u16) -> bool {
+pub(super) fn is_passing(status: u16) -> bool {
     matches!(status, 408 | 429 | 500 | 502 | 503 | 504)
 }
 
@@ -211,7 +216,7 @@ impl Repository<'_> {
         }
     }
 
-    fn refused(&self, answer: Answer) -> RegistryError {
+    pub(super) fn refused(&self, answer: Answer) -> RegistryError {
         let status = answer.status;
         let reason = answer.explanation();
         match status {
@@ -221,7 +226,7 @@ impl Repository<'_> {
     }
 
     /// Waits before another attempt, if there is to be one.
-    fn pause(&self, reason: &str, tries: u32) -> Result<(), RegistryError> {
+    pub(super) fn pause(&self, reason: &str, tries: u32) -> Result<(), RegistryError> {
         let http = &self.client.http;
         if http.aborted() {
             let what = self.what.clone();
@@ -235,7 +240,7 @@ impl Repository<'_> {
 
     /// One request, with the login that the registry asks for; the inner error says why there was no answer. A body is
     /// sent once: whoever has one has asked for something else before, and is logged in.
-    fn ask(
+    pub(super) fn ask(
         &self,
         method: &Method,
         url: &Url,
@@ -293,7 +298,7 @@ impl Repository<'_> {
     }
 
     /// A request without a body, made again as long as that may help.
-    fn patiently(
+    pub(super) fn patiently(
         &self,
         method: &Method,
         url: &Url,
@@ -311,7 +316,7 @@ impl Repository<'_> {
     }
 
     /// Begins an upload: where it goes.
-    fn begin(&self) -> Result<Url, RegistryError> {
+    pub(super) fn begin(&self) -> Result<Url, RegistryError> {
         let url = self.url("blobs/uploads/");
         let answer = self.patiently(&Method::POST, &url, &[])?;
         match answer.status {
@@ -321,7 +326,7 @@ impl Repository<'_> {
     }
 
     /// Where an upload goes on.
-    fn next(&self, answer: &Answer) -> Result<Url, RegistryError> {
+    pub(super) fn next(&self, answer: &Answer) -> Result<Url, RegistryError> {
         let location = answer.header(header::LOCATION);
         location
             .and_then(|location| answer.url.join(location))
@@ -329,7 +334,7 @@ impl Repository<'_> {
     }
 
     /// The address that ends an upload.
-    fn ended(url: &Url, digest: &Digest) -> Url {
+    pub(super) fn ended(url: &Url, digest: &Digest) -> Url {
         let mut url = url.clone();
         url.path.push(if url.path.contains('?') { '&' } else { '?' });
         url.path.push_str(&format!("digest={digest}"));
@@ -350,53 +355,7 @@ impl Repository<'_> {
         self.taken(body, answer)
     }
 
-    /// A large blob, in several; what arrived is not sent again.
-    fn in_pieces(
-        &self,
-        mut to: Url,
-        blob: &Descriptor,
-        open: Open<'_>,
-    ) -> Result<Result<(), String>, RegistryError> {
-        let (mut done, mut tries) = (0, 0);
-        while done < blob.size {
-            let end = blob.size.min(done + self.client.http.options.upload_piece);
-            let mut body = self.body(blob, open, done, end - done)?;
-            let headers = [
-                (header::CONTENT_TYPE, "application/octet-stream".to_owned()),
-                (header::CONTENT_RANGE, format!("{done}-{}", end - 1)),
-            ];
-            let answer = self.ask(&Method::PATCH, &to, &headers, Some((&mut body, end - done)))?;
-            body.check(&self.what)?;
-            let reason = match answer {
-                Ok(answer) if answer.status == 202 => {
-                    to = self.next(&answer)?;
-                    (done, tries) = (arrived(&answer).unwrap_or(end), 0);
-                    continue;
-                }
-                Ok(answer) if answer.status == 416 || is_passing(answer.status) => {
-                    format!("the registry answered {}", answer.status)
-                }
-                Ok(answer) => return Err(self.refused(answer)),
-                Err(reason) => reason,
-            };
-            self.pause(&reason, tries)?;
-            tries += 1;
-            // How much of it is there?
-            let answer = self.patiently(&Method::GET, &to, &[])?;
-            match (answer.status, arrived(&answer)) {
-                (200..=299, Some(there)) if there <= blob.size => {
-                    to = self.next(&answer)?;
-                    done = there;
-                }
-                // It has forgotten the upload: once more, from the beginning.
-                _ => return Ok(Err(reason)),
-            }
-        }
-        let answer = self.ask(&Method::PUT, &Self::ended(&to, &blob.digest), &[], None)?;
-        self.taken(self.body(blob, open, blob.size, 0)?, answer)
-    }
-
-    fn taken(
+    pub(super) fn taken(
         &self,
         body: Sending<'_>,
         answer: Result<Answer, String>,
@@ -413,7 +372,7 @@ impl Repository<'_> {
     }
 
     /// A part of a blob as the body of a request.
-    fn body<'b>(
+    pub(super) fn body<'b>(
         &'b self,
         blob: &'b Descriptor,
         open: Open<'_>,
@@ -434,19 +393,8 @@ impl Repository<'_> {
     }
 }
 
-/// How many bytes of an upload the registry has, by its `Range`: `0-99` is a hundred, and `0-0` none, for nobody sends
-/// one byte.
-fn arrived(answer: &Answer) -> Option<u64> {
-    let range = answer.header(HeaderName::from_static("range"))?;
-    let (_, last) = range.trim_start_matches("bytes=").split_once('-')?;
-    match last.trim().parse().ok()? {
-        0 => Some(0),
-        last => Some(last + 1),
-    }
-}
-
 /// A part of a blob on its way.
-struct Sending<'a> {
+pub(super) struct Sending<'a> {
     from: io::Take<Box<dyn Read>>,
     blob: &'a Descriptor,
     /// Bytes of the blob that were read so far.
@@ -458,7 +406,7 @@ struct Sending<'a> {
 
 impl Sending<'_> {
     /// Whatever the registry made of it: it could be read.
-    fn check(self, what: &str) -> Result<(), RegistryError> {
+    pub(super) fn check(self, what: &str) -> Result<(), RegistryError> {
         match self.error {
             None => Ok(()),
             Some(source) => Err(RegistryError::Read {
