@@ -121,40 +121,30 @@ pub fn check(fs: &Dir, record: &File, diff_id: &Digest) -> Vec<Damage> {
     }
 }
 
-/// How layer `n` differs from what its tar says, but for the content of files; at most `most` differences.
+/// How layer `n` differs from what its tar says, but for the content of files; at most `most` differences. The empty
+/// directory `into`, on the same file system, is left to the caller.
 ///
 /// # Errors
 /// [`AgainError`]
 pub fn outline(
     store: &Store,
-    lease: &Lease,
     n: u64,
+    into: &Dir,
     below: &[u64],
     limits: &Limits,
     most: usize,
 ) -> Result<Vec<Damage>, AgainError> {
     let (fs, record) = (store.layer_dir(n)?, store.layer_record(n)?);
-    let new = store.new_layer(lease)?;
     let below = opened(store, below)?;
     let headers = |out| record::headers(&record, out);
-    let make = |tar| {
-        Ok(unpack::outline(
-            Form::of(store),
-            tar,
-            new.fs(),
-            &complete(&below),
-            limits,
-        )?)
-    };
-    piped(headers, make)?;
-    compare(&fs, new.fs(), most).map_err(|source| {
+    let form = Form::of(store);
+    piped(headers, |tar| {
+        Ok(unpack::outline(form, tar, into, &complete(&below), limits)?)
+    })?;
+    compare(&fs, into, most).map_err(|source| {
         let path = store.layer_path(n);
-        store::Fault::Io {
-            what: "comparing",
-            path,
-            source,
-        }
-        .into()
+        let what = "comparing";
+        store::Fault::Io { what, path, source }.into()
     })
 }
 

@@ -68,6 +68,13 @@ impl NewLayer {
         &self.fs
     }
 
+    /// Makes an empty directory in it.
+    pub fn subdirectory(&self, name: &str) -> Result<Dir, Fault> {
+        let made = self.fs.mkdir(name, Mode::RWXU);
+        made.and_then(|()| self.fs.open_dir(name))
+            .map_err(|e| Fault::io("making", self.fault_path.join(name), e))
+    }
+
     /// Makes the file for the content record, empty.
     pub fn record(&self) -> Result<File, Fault> {
         let flags = OFlags::RDWR | OFlags::CREATE | OFlags::TRUNC;

@@ -4,9 +4,8 @@
 //! all layers go on beside each other, on all processors. What takes directories over from the layers below it, or much
 //! memory, is held back until those are mended, and then takes its turn.
 
-use image::unpack::UnpackError;
 use image::verify::{self, AgainError, Damage};
-use store::{Fault, Layer, beside};
+use store::{Fault, Layer, NewLayer, beside};
 
 use super::mend::Mender;
 use super::{Finding, FsckOptions};
@@ -30,7 +29,7 @@ enum Found {
     Nothing,
     /// This, and where.
     Wrong(&'static str, Vec<Damage>),
-    /// To be asked for once more when the layers below are known to be sound, beside nothing else.
+    /// To be looked at once more when the layers below are known to be sound, beside nothing else.
     Later,
 }
 
@@ -49,12 +48,18 @@ impl Engine {
         let looks: Vec<(&Layer, Look)> = (layers.iter())
             .flat_map(|layer| ways.iter().map(move |look| (layer, *look)))
             .collect();
-        let mut found = beside(&looks, |(layer, look)| match look {
-            Look::Content => self.content(layer, mender.options),
-            Look::Attributes if layer.depends_on_below => Ok(Found::Later),
-            Look::Attributes => self.attributes(layer, mender, MEMORY),
+        // One for all of them, removed in the end: ext4 is slow to give out inodes that were just freed.
+        let scratch = mender.scratch();
+        let mut found = beside(&looks, |(layer, look)| match (look, &scratch) {
+            (Look::Content, _) => self.content(layer, mender.options),
+            (Look::Attributes, Some(Ok(scratch))) if !layer.depends_on_below => {
+                let differ = self.outline(layer, scratch, MEMORY);
+                Ok(differ.map_or(Found::Later, Found::attributes))
+            }
+            (Look::Attributes, _) => Ok(Found::Later),
         })
         .into_iter();
+        drop(scratch);
         let mut later = Vec::new();
         for layer in layers {
             let of_layer: Vec<_> = found.by_ref().take(ways.len()).collect();
@@ -75,9 +80,14 @@ impl Engine {
             }
         }
         for layer in later {
-            let found = self.attributes(layer, mender, self.setup.limits.memory);
+            let memory = self.setup.limits.memory;
+            let differ = match mender.scratch() {
+                Some(Ok(scratch)) => self.outline(layer, &scratch, memory),
+                Some(Err(fault)) => Err(fault.into()),
+                None => Ok(Vec::new()),
+            };
             if self.is_there(layer)?
-                && let Found::Wrong(what, damage) = found?
+                && let Found::Wrong(what, damage) = differ.map_or_else(Found::untold, Found::attributes)
             {
                 findings.push(tell(layer, mender, what, &damage)?);
             }
@@ -107,37 +117,16 @@ impl Engine {
         Ok(Found::of("its files are not as its record says", damage))
     }
 
-    /// What everything in a layer is like.
-    fn attributes(&self, layer: &Layer, mender: &Mender<'_>, memory: usize) -> Result<Found, Fault> {
-        let Some(lease) = &mender.lease else {
-            return Ok(Found::Nothing);
-        };
+    /// How a layer differs from what it would be like if it were unpacked now.
+    fn outline(&self, layer: &Layer, scratch: &NewLayer, memory: usize) -> Result<Vec<Damage>, AgainError> {
         let Some(below) = self.store.layers_below(layer.n)? else {
-            return Ok(Found::Nothing);
+            return Ok(Vec::new());
         };
         let below = if layer.depends_on_below { below } else { Vec::new() };
-        let all = &self.setup.limits;
-        let mut limits = all.clone();
-        limits.memory = memory.min(all.memory);
-        let damage = |what: String| {
-            vec![Damage {
-                path: Default::default(),
-                what,
-            }]
-        };
-        Ok(
-            match verify::outline(&self.store, lease, layer.n, &below, &limits, TOLD) {
-                Ok(differ) => Found::of("its attributes are not as its tar says", differ),
-                Err(AgainError::Unpack(UnpackError::Memory { .. })) if limits.memory < all.memory => {
-                    Found::Later
-                }
-                Err(error) if error.is_full() => Found::Wrong(
-                    "its attributes could not be compared",
-                    damage("there is no space to unpack it once more".to_owned()),
-                ),
-                Err(error) => Found::Wrong("it cannot be unpacked once more", damage(error.to_string())),
-            },
-        )
+        let mut limits = self.setup.limits.clone();
+        limits.memory = limits.memory.min(memory);
+        let into = scratch.subdirectory(&layer.n.to_string())?;
+        verify::outline(&self.store, layer.n, &into, &below, &limits, TOLD)
     }
 }
 
@@ -147,6 +136,26 @@ impl Found {
             true => Found::Nothing,
             false => Found::Wrong(what, damage),
         }
+    }
+
+    fn attributes(differ: Vec<Damage>) -> Found {
+        Found::of("its attributes are not as its tar says", differ)
+    }
+
+    /// The attributes could not be compared.
+    fn untold(error: AgainError) -> Found {
+        let (what, why) = match error.is_full() {
+            true => (
+                "its attributes could not be compared",
+                "there is no space to unpack it once more".to_owned(),
+            ),
+            false => ("it cannot be unpacked once more", error.to_string()),
+        };
+        let damage = Damage {
+            path: Default::default(),
+            what: why,
+        };
+        Found::Wrong(what, vec![damage])
     }
 }
 

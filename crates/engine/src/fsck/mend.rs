@@ -7,7 +7,7 @@ use image::reference::Reference;
 use image::refetch::{Role, refetch};
 use image::registry::Client;
 use image::verify;
-use store::{Descriptor, Digest, Fault, Holder, ImageLayer, Layer, Lease, VolumeError, Wrong};
+use store::{Descriptor, Digest, Fault, Holder, ImageLayer, Layer, Lease, NewLayer, VolumeError, Wrong};
 
 use super::{Finding, FsckOptions};
 use crate::Engine;
@@ -32,6 +32,12 @@ impl Mender<'_> {
     /// Whether layers are compared with what their tars say.
     pub(super) fn compares(&self) -> bool {
         self.options.deep && self.lease.is_some()
+    }
+
+    /// A directory of the store for what goes again, if layers are compared.
+    pub(super) fn scratch(&self) -> Option<Result<NewLayer, Fault>> {
+        let lease = self.lease.as_ref().filter(|_| self.options.deep)?;
+        Some(self.engine.store.new_layer(lease))
     }
 
     /// What the store found, told, and mended where that was asked for.
