@@ -70,8 +70,13 @@ fn loaded() -> Strata {
 
 /// The directory of the topmost layer.
 fn top(strata: &Strata) -> PathBuf {
+    nth(strata, 0)
+}
+
+/// The directory of a layer, the topmost first.
+fn nth(strata: &Strata, place: usize) -> PathBuf {
     let told: Value = serde_json::from_str(&strata.ok(["layers", "--format", "json", "test"])).unwrap();
-    told["Layers"][0]["Path"].as_str().unwrap().into()
+    told["Layers"][place]["Path"].as_str().unwrap().into()
 }
 
 fn blob(strata: &Strata, place: usize) -> PathBuf {
@@ -228,6 +233,28 @@ fn owners_modes_times_links_and_attributes_come_back_from_the_record() {
     fs::remove_file(at("empty")).unwrap();
     mended(&strata, true, "layer", "/dir/more: it does not belong there", how);
     sound(&strata);
+}
+
+#[test]
+fn what_takes_something_from_a_layer_below_is_compared_once_that_is_mended() {
+    let strata = empty();
+    let lower = Layer::new().dir("dir", 0o750);
+    // It does not list the directory.
+    let upper = Layer::new().file("dir/file", 0o644, "content\n");
+    let image = Image::busybox().layer(lower).layer(upper);
+    strata.load(&image.name("docker.io/library/test:latest"));
+    sound(&strata);
+    for place in [1, 0] {
+        let dir = nth(&strata, place).join("dir");
+        fs::set_permissions(&dir, PermissionsExt::from_mode(0o700)).unwrap();
+        let (code, found) = fsck(&strata, &["--deep", "--repair"]);
+        assert_eq!((code, found.len()), (1, 1), "{found:#?}");
+        assert!(
+            found[0].to_string().contains("/dir: its mode is 700, not 750"),
+            "{found:#?}"
+        );
+        sound(&strata);
+    }
 }
 
 #[test]

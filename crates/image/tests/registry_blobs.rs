@@ -2,13 +2,13 @@
 
 mod common;
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Barrier};
 use std::time::{Duration, Instant};
 
 use common::client::{client, descriptor, name, options, with_password};
 use image::progress::Silent;
-use image::registry::{Client, RegistryError as E};
+use image::registry::{Client, Ranges, RegistryError as E};
 use testkit::scripted::{Reply, Request, Server};
 
 /// A server that answers every blob request with `reply`.
@@ -177,4 +177,96 @@ fn an_abort_ends_a_stalled_download_at_once() {
     client.abort();
     assert!(matches!(worker.join().unwrap(), Err(E::Aborted { .. })));
     assert!(start.elapsed() < Duration::from_secs(10));
+}
+
+/// Ranges of a thousand bytes, as soon as a connection brought little.
+fn in_ranges() -> Client {
+    let mut options = options();
+    options.http.ranges = Ranges {
+        missing: 10_000,
+        after: Duration::ZERO,
+        enough: u64::MAX,
+        part: 1000,
+        connections: 4,
+    };
+    Client::new(options)
+}
+
+#[test]
+fn what_comes_slowly_is_fetched_by_several_connections() {
+    let blob: Vec<u8> = (0..30_000_u32).flat_map(|n| n.to_le_bytes()).collect();
+    let fetch = |server: &Server| {
+        let mut got = Vec::new();
+        in_ranges()
+            .blob(
+                &name(&server.host()),
+                &descriptor(&blob),
+                &[],
+                0,
+                &mut got,
+                &Silent,
+            )
+            .unwrap();
+        assert!(got == blob);
+        let asked = server.requests().into_iter();
+        asked
+            .map(|request| request.header("range").map(str::to_owned))
+            .collect::<Vec<_>>()
+    };
+    let slow = |request: &Request, blob: &[u8]| {
+        let reply = Reply::ranged(request, blob).header("accept-ranges", "bytes");
+        // The first connection brings some and then nothing.
+        match request.header("range") {
+            None => reply.stall(5000),
+            Some(_) => reply,
+        }
+    };
+
+    // Nothing is answered until four ask.
+    let barrier = Arc::new(Barrier::new(4));
+    let together = barrier.clone();
+    let server = blob_server(blob.clone(), move |turn, request, blob| {
+        if (1..5).contains(&turn) {
+            together.wait();
+        }
+        slow(request, blob)
+    });
+    let asked = fetch(&server);
+    assert_eq!(asked[0], None);
+    let mut begins: Vec<usize> = asked[1..]
+        .iter()
+        .map(|range| {
+            let range = range.as_deref().unwrap().strip_prefix("bytes=").unwrap();
+            let (begin, end) = range.split_once('-').unwrap();
+            let begin: usize = begin.parse().unwrap();
+            assert_eq!(end, ((begin + 1000).min(blob.len()) - 1).to_string());
+            begin
+        })
+        .collect();
+    begins.sort_unstable();
+    assert!(begins[0] <= 5000, "{begins:?}");
+    let expected: Vec<usize> = (begins[0]..blob.len()).step_by(1000).collect();
+    assert_eq!(begins, expected);
+
+    // One that is refused: the rest comes as ever, and in ranges again if that is slow.
+    let server = blob_server(blob.clone(), move |turn, request, blob| match turn {
+        5 => Reply::new(404),
+        _ => slow(request, blob),
+    });
+    let asked = fetch(&server);
+    assert!(
+        asked.iter().flatten().any(|range| range.ends_with('-')),
+        "{asked:?}"
+    );
+
+    // One that sends the whole whatever is asked for.
+    let server = blob_server(blob.clone(), move |turn, request, blob| match turn {
+        0 => slow(request, blob),
+        _ => Reply::ok(blob),
+    });
+    fetch(&server);
+
+    // One that does not say that it has ranges is not asked for any.
+    let server = blob_server(blob.clone(), |_, _, blob| Reply::ok(blob));
+    assert_eq!(fetch(&server), [None]);
 }

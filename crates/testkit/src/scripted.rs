@@ -29,13 +29,19 @@ impl Request {
             .map(|(_, value)| value.as_str())
     }
 
-    /// First byte asked for by `Range: bytes=N-`.
+    /// First byte asked for by `Range: bytes=N-` or `bytes=N-M`.
     pub fn range_start(&self) -> Option<usize> {
-        self.header("range")?
-            .strip_prefix("bytes=")?
-            .strip_suffix('-')?
-            .parse()
-            .ok()
+        self.range()?.0.parse().ok()
+    }
+
+    /// The byte after the last that is asked for of a body.
+    fn range_end(&self, body: &[u8]) -> usize {
+        let last = self.range().and_then(|(_, last)| last.parse::<usize>().ok());
+        last.map_or(body.len(), |last| body.len().min(last + 1))
+    }
+
+    fn range(&self) -> Option<(&str, &str)> {
+        self.header("range")?.strip_prefix("bytes=")?.split_once('-')
     }
 }
 
@@ -74,9 +80,13 @@ impl Reply {
             Some(start) if start <= body.len() => Self::new(206)
                 .header(
                     "content-range",
-                    format!("bytes {start}-{}/{}", body.len().max(1) - 1, body.len()),
+                    format!(
+                        "bytes {start}-{}/{}",
+                        request.range_end(body).max(1) - 1,
+                        body.len()
+                    ),
                 )
-                .body(&body[start..]),
+                .body(&body[start..request.range_end(body)]),
             _ => Self::ok(body),
         }
     }

@@ -1,6 +1,7 @@
-//! Blobs: large downloads that break off and go on.
+//! Blobs: large downloads that break off and go on, and in ranges where one connection is slow.
 
 use std::io::{self, Read, Write};
+use std::time::Instant;
 
 use store::{Descriptor, Digest};
 use ureq::http::{HeaderName, Method, header};
@@ -11,6 +12,7 @@ use super::host_of;
 use super::hosts::Capability;
 use super::http::{Answer, Ask};
 use super::mirrors::Turn;
+use super::ranges::Ranges;
 use super::token::bracketed;
 use super::url::Url;
 use crate::progress::{Event, Progress};
@@ -23,14 +25,24 @@ const GOOD_PROGRESS: u64 = 64 << 10;
 const PIECE: usize = 256 << 10;
 
 /// A blob on its way.
-struct Download<'a> {
-    what: String,
+pub(super) struct Download<'a> {
+    pub(super) what: String,
     host: &'a str,
-    blob: &'a Descriptor,
+    pub(super) blob: &'a Descriptor,
     /// Bytes that have been written.
-    done: u64,
+    pub(super) done: u64,
     to: &'a mut dyn Write,
-    progress: &'a dyn Progress,
+    pub(super) progress: &'a dyn Progress,
+}
+
+/// How an answer's body ended.
+enum Taken {
+    /// The blob is complete.
+    Whole,
+    /// It broke off, for this reason.
+    Broken(String),
+    /// It goes on, but slowly, and what is missing can be had in ranges.
+    Slow,
 }
 
 impl Client {
@@ -86,12 +98,24 @@ impl Client {
     ) -> Result<(), RegistryError> {
         let retries = if turn.last { self.http.options.retries } else { 0 };
         let (host, progress, size) = (download.host, download.progress, download.blob.size);
+        let mut ranges = self.http.options.ranges.clone();
         let mut tries = 0;
         while download.done < size || size == 0 {
             let before = download.done;
             let answer = self.blob_rest(turn, download, reference, urls)?;
-            let Some(reason) = download.take(answer)? else {
-                return Ok(());
+            let reason = match download.take(answer, &ranges)? {
+                Taken::Whole => return Ok(()),
+                Taken::Broken(reason) => reason,
+                Taken::Slow => {
+                    let before = download.done;
+                    self.in_ranges(turn, download, reference)?;
+                    if download.done == before {
+                        // Not here.
+                        ranges.missing = u64::MAX;
+                    }
+                    tries = 0;
+                    continue;
+                }
             };
             let what = &download.what;
             let came = download.done - before >= GOOD_PROGRESS;
@@ -201,15 +225,20 @@ impl Client {
 }
 
 impl Download<'_> {
-    /// Takes one answer's body: `None` when the blob is complete, the reason when it broke off.
-    fn take(&mut self, answer: Answer) -> Result<Option<String>, RegistryError> {
+    /// Takes one answer's body.
+    fn take(&mut self, answer: Answer, ranges: &Ranges) -> Result<Taken, RegistryError> {
+        let (begun, from_there) = (Instant::now(), self.done);
+        let knows_ranges = answer.status == 206
+            || answer
+                .header(header::ACCEPT_RANGES)
+                .is_some_and(|unit| unit.trim() == "bytes");
         // A server that does not know ranges sends the whole again: what is there already is passed over.
         let mut skip = self.done;
         if answer.status == 206 {
             let range = answer.header(header::CONTENT_RANGE).unwrap_or_default();
             let (start, total) = content_range(range);
             if start != Some(self.done) {
-                return Ok(Some(format!(
+                return Ok(Taken::Broken(format!(
                     "it sent another range than asked for: {}",
                     printable(range)
                 )));
@@ -229,33 +258,44 @@ impl Download<'_> {
         let mut piece = vec![0; PIECE];
         loop {
             let read = match from.read(&mut piece) {
-                Ok(0) if self.done == self.blob.size => return Ok(None),
+                Ok(0) if self.done == self.blob.size => return Ok(Taken::Whole),
                 Ok(0) => {
                     let (done, size) = (self.done, self.blob.size);
-                    return Ok(Some(format!("the connection ended after {done} of {size} bytes")));
+                    let reason = format!("the connection ended after {done} of {size} bytes");
+                    return Ok(Taken::Broken(reason));
                 }
                 Ok(read) => read,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-                Err(error) => return Ok(Some(printable(&error.to_string()))),
+                Err(error) => return Ok(Taken::Broken(printable(&error.to_string()))),
             };
             let passed = (read as u64).min(skip);
             skip -= passed;
             let fresh = &piece[passed as usize..read];
-            let done = self.done + fresh.len() as u64;
-            if done > self.blob.size {
-                return Err(self.wrong_size(done));
+            self.put(fresh)?;
+            let left = self.blob.size - self.done;
+            if knows_ranges && ranges.help(left, self.done - from_there, begun.elapsed()) {
+                return Ok(Taken::Slow);
             }
-            let written = self.to.write_all(fresh);
-            written.map_err(|source| RegistryError::Write {
-                what: self.what.clone(),
-                source,
-            })?;
-            self.done = done;
-            self.progress.event(&Event::Fetched {
-                digest: &self.blob.digest,
-                bytes: done,
-            });
         }
+    }
+
+    /// Writes what comes next.
+    pub(super) fn put(&mut self, fresh: &[u8]) -> Result<(), RegistryError> {
+        let done = self.done + fresh.len() as u64;
+        if done > self.blob.size {
+            return Err(self.wrong_size(done));
+        }
+        let written = self.to.write_all(fresh);
+        written.map_err(|source| RegistryError::Write {
+            what: self.what.clone(),
+            source,
+        })?;
+        self.done = done;
+        self.progress.event(&Event::Fetched {
+            digest: &self.blob.digest,
+            bytes: done,
+        });
+        Ok(())
     }
 
     fn wrong_size(&self, got: u64) -> RegistryError {
@@ -270,7 +310,7 @@ impl Download<'_> {
 }
 
 /// First byte and size of the whole, of a `Content-Range: bytes 5-9/10`.
-fn content_range(value: &str) -> (Option<u64>, Option<u64>) {
+pub(super) fn content_range(value: &str) -> (Option<u64>, Option<u64>) {
     let (range, total) = match value
         .trim()
         .strip_prefix("bytes ")

@@ -15,6 +15,7 @@ use super::agent::{Agents, Broken, diagnose};
 use super::error::RegistryError;
 use super::hosts::Endpoint;
 use super::proxy::Proxies;
+use super::ranges::Ranges;
 use super::url::{Url, is_loopback};
 use crate::progress::{Event, Progress};
 use crate::text::printable;
@@ -47,6 +48,8 @@ pub struct HttpOptions {
     pub longest_wait: Duration,
     /// Blobs up to this many bytes are sent in one piece, larger ones in pieces of so many.
     pub upload_piece: u64,
+    /// When a blob is fetched by several connections.
+    pub ranges: Ranges,
 }
 
 impl Default for HttpOptions {
@@ -62,6 +65,7 @@ impl Default for HttpOptions {
             backoff: Duration::from_millis(500),
             longest_wait: Duration::from_secs(120),
             upload_piece: 64 << 20,
+            ranges: Ranges::default(),
         }
     }
 }

@@ -14,6 +14,7 @@ mod http;
 mod mirrors;
 mod pieces;
 mod proxy;
+mod ranges;
 mod raw;
 mod token;
 mod upload;
@@ -27,6 +28,7 @@ pub use hosts::addresses;
 pub use http::HttpOptions;
 pub use pieces::Kept;
 pub use proxy::Proxies;
+pub use ranges::Ranges;
 pub use raw::Referrer;
 pub use upload::{Open, Uploaded};
 
