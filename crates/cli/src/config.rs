@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use engine::network::{Networking, Plugins};
 use engine::policy::Policy;
+use runtime::options::userns;
 use serde::Deserialize;
 
 use crate::args::Global;
@@ -26,6 +27,7 @@ struct File {
     runtime: Option<PathBuf>,
     default_network: Option<String>,
     cni_plugin_dirs: Option<Vec<PathBuf>>,
+    userns_ids: Option<String>,
     #[serde(default)]
     registries: Registries,
     #[serde(default)]
@@ -99,6 +101,8 @@ pub(crate) struct Settings {
     pub(crate) runtime: Option<PathBuf>,
     /// How networks are made.
     pub(crate) networking: Networking,
+    /// The ids of containers that have some of their own.
+    pub(crate) ids: Option<(u32, u32)>,
     /// How registries are spoken to.
     pub(crate) registries: Registries,
     /// What a layer may do to the machine that unpacks it.
@@ -141,6 +145,14 @@ impl Settings {
             .unwrap_or_else(|| "default".to_owned());
         check_namespace(&namespace)?;
         let policy = file.store.policy(path)?;
+        let ids = file
+            .userns_ids
+            .as_deref()
+            .map(|value| userns::range("userns_ids", value));
+        let ids = ids.transpose().map_err(|error| {
+            Failure::user(format!("configuration file {}: {error}", path.display()))
+                .hint("userns_ids = \"1000000:10000000\": the first, and how many")
+        })?;
         Ok(Settings {
             policy,
             root: absolute(root.or(file.root).unwrap_or(places.root))?,
@@ -152,6 +164,7 @@ impl Settings {
                 default: file.default_network,
                 unprivileged: crate::rootless::is_ordinary(),
             },
+            ids,
             registries: file.registries,
             limits: file.limits.over(engine::Limits::default()),
             file: read,
@@ -178,7 +191,7 @@ fn parse(text: &str, path: &Path) -> Result<File, Failure> {
             path.display(),
             e.message().replace('\n', "; ")
         ))
-        .hint("the keys are root, state, namespace, runtime, default_network, cni_plugin_dirs, [registries] plain_http, hosts, [limits] layer_bytes, layer_entries and [store] keep_blobs, keep_bytes, dedup")
+        .hint("the keys are root, state, namespace, runtime, default_network, cni_plugin_dirs, userns_ids, [registries] plain_http, hosts, [limits] layer_bytes, layer_entries and [store] keep_blobs, keep_bytes, dedup")
     })?;
     let paths = [("root", &file.root), ("state", &file.state)];
     let paths = paths

@@ -136,8 +136,8 @@ fn run_flag(flag: &str) -> Option<&'static str> {
         | "--device-write-iops"
         | "--cgroup-conf" => "with cgroup v2, a group made before has limits of disks: --cgroup-parent",
         "--cgroupns" | "--cgroups" => "a container always has a control group and its namespace of its own",
-        "--userns" | "--uidmap" | "--gidmap" | "--subuidname" | "--subgidname" | "--hostuser" => {
-            "containers have the user ids of this machine; -u and --cap-drop take rights away"
+        "--subuidname" | "--subgidname" | "--hostuser" => {
+            "--userns auto, --userns FIRST:COUNT, or --uidmap and --gidmap say which ids a container has"
         }
         "--device-cgroup-rule" => "name the devices: --device HOST[:CONTAINER][:rwm], or a directory of them",
         "--gpus" => "name the devices of the card: --device /dev/dri, --device /dev/nvidia0, and so on",

@@ -108,6 +108,9 @@ pub struct Setup {
     pub policy: policy::Policy,
     /// How networks are made.
     pub networking: Networking,
+    /// The ids that containers with ids of their own share among them, where they are not those of `/etc/subuid`: the first
+    /// and how many.
+    pub ids: Option<(u32, u32)>,
 }
 
 impl Setup {

@@ -12,6 +12,7 @@ use std::path::{Component, Path, PathBuf};
 
 use rustix::fs::{FileType, Mode, OFlags, Timespec, Timestamps};
 use sys::Dir;
+use sys::ids::Ids;
 
 use crate::tar::{Entry, Kind, Reader, TarError, Time};
 
@@ -70,15 +71,16 @@ const HEADERS: usize = 1 << 20;
 
 /// Extracts a tar into a directory; the directory's own attributes stay as they are. What is there under the same name
 /// is replaced, but a directory only by one. Attributes beyond mode, owner and time are kept as far as users can set
-/// them, with `security.capability`.
+/// them, with `security.capability`. Owners are those of a user namespace with these `ids`, where some are given.
 ///
 /// # Errors
 /// [`ExtractError`]; what was extracted before stays.
-pub fn extract(tar: impl BufRead, into: &Dir, owner: Owner) -> Result<u64, ExtractError> {
+pub fn extract(tar: impl BufRead, into: &Dir, owner: Owner, ids: Option<&Ids>) -> Result<u64, ExtractError> {
     let mut reader = Reader::new(tar, HEADERS);
     let mut extraction = Extraction {
         into,
         owner,
+        ids,
         directories: Vec::new(),
         bytes: 0,
     };
@@ -101,6 +103,7 @@ pub fn extract(tar: impl BufRead, into: &Dir, owner: Owner) -> Result<u64, Extra
 struct Extraction<'a> {
     into: &'a Dir,
     owner: Owner,
+    ids: Option<&'a Ids>,
     /// Directories with their times, in the order of the tar.
     directories: Vec<(PathBuf, Time)>,
     bytes: u64,
@@ -220,16 +223,21 @@ impl Extraction<'_> {
         }
     }
 
-    fn owner(&self, entry: &Entry) -> (u32, u32) {
-        match self.owner {
+    fn owner(&self, entry: &Entry) -> io::Result<(u32, u32)> {
+        let (uid, gid) = match self.owner {
             Owner::AsPacked => (entry.uid, entry.gid),
             Owner::Fixed(uid, gid) => (uid, gid),
-        }
+        };
+        let Some(ids) = self.ids else {
+            return Ok((uid, gid));
+        };
+        let outside = ids.users.outside(uid).zip(ids.groups.outside(gid));
+        outside.ok_or_else(|| io::ErrorKind::InvalidInput.into())
     }
 
     /// Owner, mode, attributes and times of a file that is open.
     fn finish_file(&self, file: &File, dir: &Dir, name: &OsStr, entry: &Entry) -> io::Result<()> {
-        let (uid, gid) = self.owner(entry);
+        let (uid, gid) = self.owner(entry)?;
         std::os::unix::fs::fchown(file, Some(uid), Some(gid))?;
         file.set_permissions(Permissions::from_mode(entry.mode & 0o7777))?;
         attributes(dir, name, entry)?;
@@ -238,7 +246,7 @@ impl Extraction<'_> {
 
     /// The same of anything else.
     fn finish(&self, dir: &Dir, name: &OsStr, entry: &Entry) -> io::Result<()> {
-        let (uid, gid) = self.owner(entry);
+        let (uid, gid) = self.owner(entry)?;
         dir.set_owner(name, uid, gid)?;
         if entry.kind != Kind::Symlink {
             dir.set_mode(name, Mode::from_raw_mode(entry.mode & 0o7777))?;

@@ -25,6 +25,7 @@ use std::path::{Path, PathBuf};
 use overlay::{Prefix, Stack};
 use rustix::fs::{FileType, Stat};
 use sys::Dir;
+use sys::ids::{Ids, Map};
 
 use crate::record::next_run;
 use crate::tar::writer::{END, data_padding, write_header};
@@ -81,6 +82,8 @@ const BLOCK: u64 = crate::tar::BLOCK as u64;
 /// More runs than this are not worth a map: the file is written with its zeros. Readers hold a map in memory, and
 /// refuse one that is too long.
 const MAX_SEGMENTS: usize = 10_000;
+/// Whoever has no id in a user namespace is this one in it: the kernel's own choice.
+const NOBODY: u32 = 65_534;
 /// Of the directories on the way to the current one so many are kept open.
 const KEPT_OPEN: usize = 64;
 
@@ -154,6 +157,8 @@ struct Packer<'a, W> {
     header: Vec<u8>,
     /// The first name of each file that has several.
     links: HashMap<(u64, u64), Vec<u8>>,
+    /// Whose view is packed, where that is a user namespace's: owners are as they are in it.
+    ids: Option<&'a Ids>,
 }
 
 /// Where a file's data is, beside its status.
@@ -174,6 +179,15 @@ impl<'a, W: Write> Packer<'a, W> {
             out,
             header: Vec::new(),
             links: HashMap::new(),
+            ids: None,
+        }
+    }
+
+    fn owner(&self, stat: &Stat) -> (u32, u32) {
+        let inside = |map: &Map, id| map.inside(id).unwrap_or(NOBODY);
+        match self.ids {
+            Some(ids) => (inside(&ids.users, stat.st_uid), inside(&ids.groups, stat.st_gid)),
+            None => (stat.st_uid, stat.st_gid),
         }
     }
 
@@ -212,7 +226,8 @@ impl<'a, W: Write> Packer<'a, W> {
         };
         let mut entry = Entry::new(path, Kind::HardLink);
         entry.link.clone_from(first);
-        (entry.mode, entry.uid, entry.gid) = (stat.st_mode & 0o7777, stat.st_uid, stat.st_gid);
+        entry.mode = stat.st_mode & 0o7777;
+        (entry.uid, entry.gid) = self.owner(stat);
         entry.mtime = mtime(stat);
         self.head(&entry).map(|()| true)
     }
@@ -226,7 +241,8 @@ impl<'a, W: Write> Packer<'a, W> {
         if path.as_os_str().is_empty() || path == Path::new(".") {
             entry.name = b"./".to_vec();
         }
-        (entry.mode, entry.uid, entry.gid) = (stat.st_mode & 0o7777, stat.st_uid, stat.st_gid);
+        entry.mode = stat.st_mode & 0o7777;
+        (entry.uid, entry.gid) = self.owner(stat);
         entry.mtime = mtime(stat);
         if matches!(kind, Kind::CharDevice | Kind::BlockDevice) {
             entry.device = (rustix::fs::major(stat.st_rdev), rustix::fs::minor(stat.st_rdev));

@@ -15,7 +15,7 @@ use rustix::mount::{MountFlags, UnmountFlags};
 use sys::mount::{ConfigError, FsContext, MountAttrFlags, SetAttr, legacy};
 
 use crate::overlay::Overlay;
-use crate::{Mount, table};
+use crate::{Mount, idmap, table};
 
 /// Layers that overlayfs takes at most (`OVL_MAX_STACK`).
 pub const MAX_LOWER: usize = 500;
@@ -153,7 +153,10 @@ fn attach_at(mount: OwnedFd, target: &Path) -> Result<(), MountError> {
 
 fn attach_bind(mount: &Mount, target: &Path) -> Result<(), MountError> {
     let source = Path::new(&mount.source);
-    let (attributes, rest) = split_attributes(mount.options.clone());
+    let (attributes, mut rest) = split_attributes(mount.options.clone());
+    let ids = idmap::take(&mut rest)
+        .transpose()
+        .map_err(MountError::UnknownOption)?;
     let mut recursive = false;
     for option in rest {
         match option.as_str() {
@@ -162,8 +165,13 @@ fn attach_bind(mount: &Mount, target: &Path) -> Result<(), MountError> {
             _ => return Err(MountError::UnknownOption(option)),
         }
     }
-    let tree =
-        sys::mount::clone_tree_at(source, recursive).map_err(|error| io_error("cloning", source, error))?;
+    let cloned = match ids {
+        Some(ids) => ids
+            .namespace()
+            .and_then(|namespace| idmap::mapped(source, recursive, &namespace)),
+        None => sys::mount::clone_tree_at(source, recursive),
+    };
+    let tree = cloned.map_err(|error| io_error("cloning", source, error))?;
     if !attributes.is_empty() {
         let change = SetAttr {
             set: attributes.bits().into(),
@@ -211,14 +219,44 @@ fn attach_overlay(mount: &Mount, target: &Path) -> Result<(), MountError> {
     if let Some((_, work)) = overlay.writable.as_ref().filter(|(_, work)| is_served(work)) {
         return Err(MountError::InUse(work.clone()));
     }
-    let (attributes, extra) = split_attributes(std::mem::take(&mut overlay.extra));
+    let (attributes, mut extra) = split_attributes(std::mem::take(&mut overlay.extra));
+    let ids = idmap::take(&mut extra);
     overlay.extra = extra;
+    if let Some(ids) = ids {
+        let ids = ids.map_err(MountError::UnknownOption)?;
+        let build = || build_mapped(&mount.source, &overlay, attributes, target);
+        let built = idmap::over(&overlay, &ids, build);
+        return attach_at(
+            built.map_err(|(path, error)| io_error("mapping the ids of", &path, error))??,
+            target,
+        );
+    }
     match build_overlay(&mount.source, &overlay, attributes) {
         Ok(built) => attach_at(built, target),
         Err(error) if Errno::from_io_error(&error.errno) == Some(Errno::NOSYS) || !takes_layers_singly() => {
             mount2_overlay(&mount.source, &overlay, attributes, target)
         }
         Err(error) => Err(MountError::Refused {
+            kind: "overlay".into(),
+            target: target.to_path_buf(),
+            error,
+        }),
+    }
+}
+
+/// Builds an overlay in a mount namespace that nobody else sees.
+fn build_mapped(
+    source: &str,
+    overlay: &Overlay,
+    attributes: MountAttrFlags,
+    target: &Path,
+) -> Result<OwnedFd, MountError> {
+    match build_overlay(source, overlay, attributes) {
+        Err(error) if Errno::from_io_error(&error.errno) == Some(Errno::NOSYS) || !takes_layers_singly() => {
+            mount2_overlay(source, overlay, attributes, target)?;
+            sys::mount::clone_tree_at(target, false).map_err(|error| io_error("cloning", target, error))
+        }
+        other => other.map_err(|error| MountError::Refused {
             kind: "overlay".into(),
             target: target.to_path_buf(),
             error,

@@ -7,12 +7,14 @@
 //! - [`value`]: the value, and how paths are escaped in it.
 //! - [`overlay`]: the options of an overlay, taken apart and put together.
 //! - [`kernel`]: the kernel's driver: the new mount API, and mount(2) where the kernel is too old for it.
+//! - `idmap`: layers whose owners are seen as others.
 //! - [`fuse`]: the driver in user space: a process that serves the overlay, started and ended.
 //! - [`table`]: what is mounted, read from mountinfo.
 //!
 //! Start reading at [`value`].
 
 pub mod fuse;
+mod idmap;
 pub mod kernel;
 pub mod overlay;
 pub mod table;

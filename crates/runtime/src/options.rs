@@ -15,6 +15,7 @@
 //! | `--security-opt`, `--sysctl` | [`security::security_opt`], [`security::sysctl`] |
 //! | `--env`, `--env-file`, `--label`, `--annotation` | [`env::env`], [`env::env_file`], [`env::key_value`] |
 //! | `--network`, `--pid`, `--ipc`, `--uts` | [`namespaces::network`], [`namespaces::namespace`] |
+//! | `--userns`, `--uidmap`, `--gidmap` | [`userns`] |
 //! | `--restart`, `--log-driver`, `--log-opt` | [`lifecycle`] |
 //! | `--health-cmd` and the like | [`health`] |
 //! | `--hostname`, `--add-host`, `--dns` | [`network::hostname`], [`network::add_host`], [`network::dns`] |
@@ -31,6 +32,7 @@ pub mod namespaces;
 pub mod network;
 pub mod process;
 pub mod security;
+pub mod userns;
 pub mod volumes;
 
 pub use container::ContainerOptions;

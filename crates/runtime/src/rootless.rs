@@ -32,7 +32,7 @@ use sys::record_lock::{self, Kind, Owner};
 use crate::Helper;
 
 pub use holder::hold;
-pub use ids::{IdsError, of_user as ids};
+pub use ids::{IdsError, Ranges, of_user as ids, subordinate};
 
 /// The file whose locks tell who is in the namespaces.
 const FILE: &str = ".namespaces";

@@ -27,9 +27,11 @@ use std::path::{Path, PathBuf};
 
 use oci_spec::image::Config;
 use oci_spec::runtime::{
-    Capability, Linux, LinuxNamespace, LinuxNamespaceType, LinuxResources, PosixRlimit, Process, Root, Spec,
-    User,
+    Capability, Linux, LinuxIdMapping, LinuxIdMappingBuilder, LinuxNamespace, LinuxNamespaceType,
+    LinuxResources, PosixRlimit, Process, Root, Spec, User,
 };
+
+use sys::ids::{Ids, Map, Range};
 
 use crate::devices::DeviceError;
 use crate::options::ContainerOptions;
@@ -145,7 +147,14 @@ pub fn build(options: &ContainerOptions, context: &Context<'_>) -> Result<Spec, 
     let (nodes, rules) = resources::devices(options)?;
 
     let mut linux = Linux::default();
+    let ids = options.users.ids();
+    let mappings = |map: fn(&Ids) -> &Map| {
+        ids.as_ref()
+            .map(|ids| map(ids).0.iter().filter_map(mapping).collect())
+    };
     linux
+        .set_uid_mappings(mappings(|ids| &ids.users))
+        .set_gid_mappings(mappings(|ids| &ids.groups))
         .set_namespaces(Some(namespaces(options)))
         .set_cgroups_path(Some(cgroup(options, context)))
         .set_resources(Some(resources::resources(options, context.host, rules)?))
@@ -334,6 +343,7 @@ fn namespaces(options: &ContainerOptions) -> Vec<LinuxNamespace> {
     };
     wanted
         .into_iter()
+        .chain(options.users.ids().map(|_| (LinuxNamespaceType::User, &own)))
         .filter_map(|(typ, how)| match how {
             NamespaceOption::Host => None,
             NamespaceOption::Joined(joined) => Some(namespace(typ, Some(joined.path.clone()))),
@@ -341,6 +351,15 @@ fn namespaces(options: &ContainerOptions) -> Vec<LinuxNamespace> {
             NamespaceOption::Private | NamespaceOption::Container(_) => Some(namespace(typ, None)),
         })
         .collect()
+}
+
+fn mapping(range: &Range) -> Option<LinuxIdMapping> {
+    let mut mapping = LinuxIdMappingBuilder::default();
+    mapping = mapping
+        .container_id(range.inside)
+        .host_id(range.outside)
+        .size(range.count);
+    mapping.build().ok()
 }
 
 fn cgroup(options: &ContainerOptions, context: &Context<'_>) -> PathBuf {

@@ -1,8 +1,14 @@
 //! The ids of a user namespace and what they are outside of it (user_namespaces(7), "User and group ID mappings").
 
 use std::fmt;
-use std::io;
+use std::io::{self, Write};
+use std::os::fd::{AsFd, OwnedFd};
 use std::str::FromStr;
+
+use rustix::fs::{Mode, OFlags};
+use rustix::process::{Signal, WaitId, WaitIdOptions};
+
+use crate::process;
 
 /// Consecutive ids.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -32,6 +38,22 @@ impl Map {
     /// Whether there is one id and no more.
     pub fn is_single(&self) -> bool {
         matches!(self.0[..], [Range { count: 1, .. }])
+    }
+
+    /// What an id of the namespace is outside.
+    pub fn outside(&self, id: u32) -> Option<u32> {
+        self.0.iter().find_map(|range| {
+            let ahead = id.checked_sub(range.inside)?;
+            (ahead < range.count).then(|| range.outside.checked_add(ahead))?
+        })
+    }
+
+    /// What an id from outside is in the namespace.
+    pub fn inside(&self, id: u32) -> Option<u32> {
+        self.0.iter().find_map(|range| {
+            let ahead = id.checked_sub(range.outside)?;
+            (ahead < range.count).then(|| range.inside.checked_add(ahead))?
+        })
     }
 
     /// Whether it has this id.
@@ -101,6 +123,29 @@ impl Ids {
             users: read("/proc/self/uid_map")?,
             groups: read("/proc/self/gid_map")?,
         })
+    }
+
+    /// A user namespace with these ids that nobody lives in: what mount_setattr(2) takes a mapping from. Needs privilege.
+    pub fn namespace(&self) -> io::Result<OwnedFd> {
+        let idle = process::idle(process::namespaces::USER)?;
+        let made = || {
+            let dir = crate::Dir::open_ambient(format!("/proc/{}", idle.pid))?;
+            for (name, map) in [("uid_map", &self.users), ("gid_map", &self.groups)] {
+                let lines = map.to_string().replace(',', "\n").replace(':', " ");
+                dir.open_file(name, OFlags::WRONLY, Mode::empty())?
+                    .write_all(lines.as_bytes())?;
+            }
+            let path = format!("/proc/{}/ns/user", idle.pid);
+            Ok(rustix::fs::open(
+                path,
+                OFlags::RDONLY | OFlags::CLOEXEC,
+                Mode::empty(),
+            )?)
+        };
+        let made = made();
+        let _ = process::send_signal(idle.pidfd.as_fd(), Signal::KILL.as_raw());
+        let _ = rustix::process::waitid(WaitId::PidFd(idle.pidfd.as_fd()), WaitIdOptions::EXITED);
+        made
     }
 
     /// Whether these are all that there are, each the same outside: those of the machine itself.
@@ -204,6 +249,15 @@ mod tests {
         assert_eq!(map("0:0:4294967295").highest(), u32::MAX - 1);
         assert_eq!(map("5:100:5").highest(), 0);
         assert!(map("5:100:5").contains(9) && !map("5:100:5").contains(10) && !map("5:100:5").contains(4));
+        let two = map("0:1000:1,1:100000:65536");
+        assert_eq!(
+            (two.outside(0), two.outside(7), two.outside(65_537)),
+            (Some(1000), Some(100_006), None)
+        );
+        assert_eq!(
+            (two.inside(1000), two.inside(100_006), two.inside(7)),
+            (Some(0), Some(7), None)
+        );
         assert!(map("0:1000:1").is_single() && !map("0:1000:2").is_single());
     }
 

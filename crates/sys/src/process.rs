@@ -127,6 +127,38 @@ pub fn fork(request: &Fork<'_>, child: impl FnOnce() -> u8) -> io::Result<Child>
     }
 }
 
+/// Makes a child in these namespaces that does nothing until it is killed, or until the thread that made it ends. Unlike
+/// [`fork`] it may be called in a process of several threads.
+pub fn idle(namespaces: u64) -> io::Result<Child> {
+    let mut pidfd: RawFd = -1;
+    let mut args = CloneArgs {
+        flags: namespaces | libc::CLONE_PIDFD as u64,
+        pidfd: (&raw mut pidfd) as u64,
+        exit_signal: libc::SIGCHLD as u64,
+        ..CloneArgs::default()
+    };
+    // SAFETY: as in `fork` for the parent. The child makes system calls alone, that take no memory and no lock, so what
+    // other threads held when it was copied does not matter to it.
+    unsafe {
+        let maker = libc::getpid();
+        match libc::syscall(libc::SYS_clone3, &raw mut args, size_of::<CloneArgs>()) {
+            -1 => Err(io::Error::last_os_error()),
+            0 => {
+                libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL);
+                // Who made it may be gone already; in a pid namespace of its own it does not see that one (0).
+                while [maker, 0].contains(&libc::getppid()) {
+                    libc::pause();
+                }
+                libc::_exit(0)
+            }
+            pid => Ok(Child {
+                pid: pid as i32,
+                pidfd: OwnedFd::from_raw_fd(pidfd),
+            }),
+        }
+    }
+}
+
 /// Strings as `execve` takes them.
 #[derive(Debug)]
 pub struct CStrings {

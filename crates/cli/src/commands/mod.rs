@@ -129,6 +129,7 @@ impl Context {
             limits: settings.limits.clone(),
             policy: settings.policy,
             networking: settings.networking.clone(),
+            ids: settings.ids,
         }
     }
 }

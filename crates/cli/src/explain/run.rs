@@ -4,7 +4,7 @@ use std::io::ErrorKind;
 
 use engine::errors::Fault;
 use engine::exec::ExecError;
-use engine::run::{BaseError, RunError, SpecError};
+use engine::run::{BaseError, RunError, SpecError, UsersError};
 use runtime::control::Concern;
 use runtime::{ExecError as Unstarted, StartError, spec};
 
@@ -59,6 +59,7 @@ impl Explain for RunError {
             RunError::Base(error) => return error.hint(),
             RunError::Volumes(error) => return error.hint(),
             RunError::Network(error) => return error.hint(),
+            RunError::Users(error) => return Some(users_hint(error).to_owned()),
             RunError::State { source, .. } if source.kind() == ErrorKind::PermissionDenied => {
                 "it belongs to another user: name one of this user's (--root, --state), or be root"
             }
@@ -152,6 +153,21 @@ const NOT_MAPPED: &str = "an ordinary user's containers have the ids that /etc/s
 
 const NOT_FOUND: &str =
     "it is looked for in the container's root: a path as it is, a plain name by the PATH of its environment";
+
+fn users_hint(error: &UsersError) -> &'static str {
+    match error {
+        UsersError::Nothing => {
+            "put a line containers:FIRST:COUNT into both, of ids that nobody has, or userns_ids into the configuration"
+        }
+        UsersError::Exhausted(_) => {
+            "auto:size= asks for fewer; strata ps -a lists containers, which keep theirs until they are removed"
+        }
+        UsersError::HostView => "leave --userns out, or run an image",
+        UsersError::Driver => "--driver kernel does",
+        UsersError::Unprivileged => "leave it out: its root is this user already",
+        _ => "see that the state directory can be written: strata info",
+    }
+}
 
 fn spec_hint(error: &SpecError) -> String {
     let hint = match error {

@@ -15,8 +15,11 @@ use image::extract::{ExtractError, Owner, extract};
 use image::pack::{PackError, What, pack_entry};
 use mount::MountError;
 use runtime::bundle::BundleError;
+use rustix::fs::{Gid, Uid};
 use store::{ContainerError, Fault, SnapshotError};
 use sys::Dir;
+use sys::creds::Maker;
+use sys::ids::Ids;
 
 use crate::Engine;
 use crate::run::VolumesError;
@@ -119,13 +122,16 @@ pub enum CopyError {
 struct Source {
     what: Seen,
     called: OsString,
+    /// Of the container that it is in, where that has others than the machine.
+    ids: Option<Ids>,
 }
 
 impl Source {
     fn pack(&self, out: impl Write) -> Result<(), PackError> {
+        let ids = self.ids.as_ref();
         match &self.what {
-            Seen::Dir(dir) => pack_entry(&What::Dir(dir), &self.called, out),
-            Seen::File { dir, name } => pack_entry(&What::Entry(dir, name), &self.called, out),
+            Seen::Dir(dir) => pack_entry(&What::Dir(dir), &self.called, ids, out),
+            Seen::File { dir, name } => pack_entry(&What::Entry(dir, name), &self.called, ids, out),
             Seen::Missing { .. } => Ok(()),
         }
     }
@@ -144,7 +150,11 @@ impl Engine {
                 match root.look(&path, true)? {
                     Seen::Dir(dir) => {
                         let stream = BufReader::with_capacity(PIPE / 4, stream);
-                        extract(stream, &dir, owner(&to, options)).map_err(CopyError::Write)
+                        let owner = owner(&to, options);
+                        let made = as_root_of(root.ids.as_ref(), || {
+                            extract(stream, &dir, owner, root.ids.as_ref())
+                        });
+                        made.map_err(CopyError::Begin)?.map_err(CopyError::Write)
                     }
                     Seen::File { .. } => Err(CopyError::NoDirectory { path }),
                     Seen::Missing { .. } => Err(CopyError::Missing { path }),
@@ -177,7 +187,7 @@ impl Engine {
                     called: target.called,
                     ..source
                 };
-                through(&source, &target.into, owner(&to, options))
+                through(&source, &target.into, owner(&to, options), to_root.ids.as_ref())
             }
         }
     }
@@ -218,33 +228,58 @@ fn source(root: &Root, path: &Path, options: Options) -> Result<Source, CopyErro
         // Of a root there is no name: what is in it is copied.
         Seen::Dir(_) => rules::base_name(path).unwrap_or_else(|| ".".into()),
     };
-    Ok(Source { what, called })
+    let ids = root.ids.clone();
+    Ok(Source { what, called, ids })
 }
 
-/// All that is in a directory, and its own attributes, into an empty one.
-pub(crate) fn copy_whole(from: &Dir, to: &Dir) -> Result<(), CopyError> {
+/// All that is in a directory, and its own attributes, into an empty one. Owners are as a container with these `ids` sees
+/// them.
+pub(crate) fn copy_whole(from: &Dir, to: &Dir, ids: Option<&Ids>) -> Result<(), CopyError> {
     let dir = from.open_dir(".").map_err(CopyError::Begin)?;
     let source = Source {
         what: Seen::Dir(dir),
         called: ".".into(),
+        ids: ids.cloned(),
     };
-    through(&source, to, Owner::AsPacked)?;
-    sys::attributes::copy(from, to, |name| name != "security.selinux").map_err(CopyError::Begin)
+    through(&source, to, Owner::AsPacked, None)?;
+    sys::attributes::copy(from, to, |name| name != "security.selinux").map_err(CopyError::Begin)?;
+    let Some(ids) = ids else { return Ok(()) };
+    let stat = from.metadata().map_err(CopyError::Begin)?;
+    let inside = ids.users.inside(stat.st_uid).zip(ids.groups.inside(stat.st_gid));
+    let (uid, gid) = inside.unwrap_or_default();
+    let (uid, gid) = (Uid::from_raw(uid), Gid::from_raw(gid));
+    rustix::fs::fchown(to, Some(uid), Some(gid)).map_err(|errno| CopyError::Begin(errno.into()))
 }
 
-/// From one directory into another.
-fn through(source: &Source, into: &Dir, owner: Owner) -> Result<u64, CopyError> {
+/// Does something as root of a user namespace with these ids: where files belong to those alone, nobody else can make any.
+fn as_root_of<T: Send>(ids: Option<&Ids>, what: impl FnOnce() -> T + Send) -> io::Result<T> {
+    let root = ids.and_then(|ids| ids.users.outside(0).zip(ids.groups.outside(0)));
+    let Some((uid, gid)) = root else { return Ok(what()) };
+    std::thread::scope(|scope| {
+        let thread = scope.spawn(|| {
+            let _maker = Maker::assume(uid, gid, None, 0)?;
+            Ok(what())
+        });
+        thread
+            .join()
+            .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    })
+}
+
+/// From one directory into another, which is that of a container with these `ids`.
+fn through(source: &Source, into: &Dir, owner: Owner, ids: Option<&Ids>) -> Result<u64, CopyError> {
     let (from, to) = io::pipe().map_err(CopyError::Begin)?;
     let _ = rustix::pipe::fcntl_setpipe_size(&to, PIPE);
     let (packed, extracted) = std::thread::scope(|scope| {
         let packer = scope.spawn(move || source.pack(BufWriter::with_capacity(PIPE / 4, to)));
-        let extracted = extract(BufReader::with_capacity(PIPE / 4, from), into, owner);
+        let from = BufReader::with_capacity(PIPE / 4, from);
+        let extracted = as_root_of(ids, || extract(from, into, owner, ids));
         let packed = packer
             .join()
             .unwrap_or_else(|panic| std::panic::resume_unwind(panic));
         (packed, extracted)
     });
-    match (packed, extracted) {
+    match (packed, extracted.map_err(CopyError::Begin)?) {
         (Ok(()), Ok(bytes)) => Ok(bytes),
         // A tar that breaks off is the packer's failure, one that nobody reads on the other's.
         (Err(PackError::Write(_)) | Ok(()), Err(error)) => Err(CopyError::Write(error)),

@@ -14,6 +14,7 @@ use runtime::options::volumes::is_read_only;
 use rustix::fs::{FileType, FlockOperation, Mode, OFlags, flock};
 use rustix::mount::MountAttrFlags;
 use sys::Dir;
+use sys::ids::Ids;
 use sys::mount::SetAttr;
 
 use super::{CopyError, End};
@@ -36,6 +37,8 @@ pub(super) struct Root {
     dir: Dir,
     /// Relative paths begin here.
     base: PathBuf,
+    /// Of a container that has others than the machine.
+    pub(super) ids: Option<Ids>,
     /// Held while a stopped container's root is mounted for this copy alone.
     _lock: Option<Dir>,
 }
@@ -68,6 +71,7 @@ impl Engine {
                     Root {
                         dir: Dir::open_ambient("/").map_err(at)?,
                         base: std::env::current_dir().map_err(at)?,
+                        ids: None,
                         _lock: None,
                     },
                     (*path).to_owned(),
@@ -87,6 +91,7 @@ impl Engine {
                 return Ok(Root {
                     dir,
                     base: "/".into(),
+                    ids: ids_of(&row),
                     _lock: None,
                 });
             }
@@ -153,6 +158,7 @@ impl Engine {
         Ok(Some(Root {
             dir: mounted?,
             base: "/".into(),
+            ids: ids_of(row),
             _lock: Some(lock),
         }))
     }
@@ -234,6 +240,10 @@ impl Engine {
             source,
         })
     }
+}
+
+fn ids_of(row: &store::Container) -> Option<Ids> {
+    Details::of(row).plan?.container.users.ids()
 }
 
 /// Binds what lies on this machine into a root, where a start makes the place for it too.

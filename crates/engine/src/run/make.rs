@@ -12,6 +12,7 @@ use super::base::{self, Base};
 use super::host::{self, HostView, LeftOut};
 use super::spec::Draft;
 use super::start::{RunError, state_error};
+use super::users::UsersError;
 use super::{Details, Plan, Request, volumes};
 use crate::{Engine, names};
 
@@ -77,6 +78,10 @@ impl Engine {
                 .with_volumes(request, base.execution.as_ref())
                 .map_err(Box::new)?;
             plan.networks.clone_from(&networks);
+            let _chosen = self.choose_ids(&mut plan).map_err(Box::new)?;
+            if plan.container.users.ids().is_some() && view.is_some() {
+                return Err(Box::new(UsersError::HostView).into());
+            }
             let draft = Draft::new(self, &plan, id).map_err(Box::new)?;
             match self.create_rows(request, &base, &plan, &draft, view.as_ref(), dice, started) {
                 // Somebody removed the image since it was found: it is looked for again, or pulled.
@@ -153,11 +158,14 @@ impl Engine {
             ended: None,
             hidden: view.map(|view| view.hidden().collect()).unwrap_or_default(),
         };
+        let ids = plan.container.users.ids();
         let snapshot = PrepareOptions {
             lower: base.lower.clone(),
             volatile: request.remove,
             driver: plan.driver,
             size: plan.container.storage_size,
+            uid_map: ids.as_ref().map(|ids| ids.users.to_string()),
+            gid_map: ids.as_ref().map(|ids| ids.groups.to_string()),
             ..PrepareOptions::default()
         };
         let parent = base

@@ -13,6 +13,7 @@ mod make;
 mod plan;
 mod spec;
 mod start;
+mod users;
 mod volumes;
 
 use std::collections::BTreeMap;
@@ -29,6 +30,7 @@ pub use self::plan::Plan;
 pub use self::spec::SpecError;
 pub(crate) use self::spec::shared_memory;
 pub use self::start::{RunError, Started, Stdio, Streams, Summons};
+pub use self::users::UsersError;
 pub use self::volumes::VolumesError;
 pub(crate) use self::volumes::made_up_name;
 pub use crate::pull::Registries;

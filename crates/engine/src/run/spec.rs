@@ -20,6 +20,7 @@ use runtime::user;
 use rustix::fs::Mode;
 use store::ContainerError;
 use sys::Dir;
+use sys::ids::Ids;
 
 use super::start::RunError;
 use super::{Plan, etc};
@@ -165,8 +166,13 @@ impl Draft {
         attached: &Attached,
     ) -> Result<(), RunError> {
         let mut files = Vec::new();
+        let ids = plan.container.users.ids();
         for (name, target, text) in self.files(engine, plan, attached).map_err(Box::new)? {
             bundle.write(name, text.as_bytes(), 0o644)?;
+            if let Some((uid, gid)) = ids.as_ref().and_then(root_of) {
+                let given = bundle.dir().set_owner(name, uid, gid);
+                given.map_err(|e| Box::new(SpecError::Host(e)))?;
+            }
             files.push((bundle.path().join(name), PathBuf::from(target)));
         }
         if let Some(pid) = self.memory_of {
@@ -192,7 +198,8 @@ impl Draft {
         volumes: Vec<MountOption>,
     ) -> Result<oci_spec::runtime::Spec, SpecError> {
         let wanted = spec::wanted_user(&self.options, self.image.as_ref());
-        let host = Host::probe().map_err(SpecError::Host)?;
+        let mut host = Host::probe().map_err(SpecError::Host)?;
+        host.ids = self.options.users.ids().or(host.ids);
         let user = user::resolve(root, wanted, &self.options.group_add, host.ids.as_ref())?;
         let context = Context {
             id: bundle.id(),
@@ -260,6 +267,11 @@ impl Draft {
             ("resolv.conf", "/etc/resolv.conf", resolv),
         ])
     }
+}
+
+/// What root of a namespace with these ids is outside.
+fn root_of(ids: &Ids) -> Option<(u32, u32)> {
+    ids.users.outside(0).zip(ids.groups.outside(0))
 }
 
 /// Has the container join the network namespace that was made for it, and that is its own all the same.

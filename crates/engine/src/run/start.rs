@@ -22,6 +22,7 @@ use super::base::{Base, BaseError};
 use super::host::LeftOut;
 use super::make::chosen;
 use super::spec::{Draft, SpecError};
+use super::users::UsersError;
 use super::volumes::VolumesError;
 use super::{Details, Plan, Request};
 use crate::events;
@@ -65,6 +66,9 @@ pub enum RunError {
     /// Its volumes.
     #[error(transparent)]
     Volumes(#[from] Box<VolumesError>),
+    /// Its ids.
+    #[error(transparent)]
+    Users(#[from] Box<UsersError>),
     /// It could not be attached to its networks.
     #[error(transparent)]
     Network(#[from] Box<NetworkError>),

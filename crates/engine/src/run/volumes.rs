@@ -10,6 +10,7 @@ use rustix::fs::{Mode, OFlags};
 use rustix::rand::{GetRandomFlags, getrandom};
 use store::{ContainerError, NewVolume, VolumeError};
 use sys::Dir;
+use sys::ids::Ids;
 
 use super::{Details, Plan, Request};
 use crate::Engine;
@@ -139,19 +140,25 @@ impl Engine {
             .map(|wanted| {
                 let name = wanted.name.as_deref().unwrap_or_default();
                 let volume = self.store.find_volume(self.ns(), name)?;
+                let ids = plan.container.users.ids();
                 if wanted.copy && !volume.settled && volume.options.is_empty() {
-                    self.fill(name, root, &wanted.destination)?;
+                    self.fill(name, root, &wanted.destination, ids.as_ref())?;
                 }
                 let source = source(&volume).map_err(|source| VolumesError::Options {
                     name: name.to_owned(),
                     source,
                 })?;
-                Ok(wanted.bind(source))
+                let mut bound = wanted.bind(source);
+                if ids.is_some() {
+                    // What lies in it belongs to the ids that containers have, whatever these are outside.
+                    bound.options.push("idmap".to_owned());
+                }
+                Ok(bound)
             })
             .collect()
     }
 
-    fn fill(&self, name: &str, root: &Dir, place: &Path) -> Result<(), VolumesError> {
+    fn fill(&self, name: &str, root: &Dir, place: &Path, ids: Option<&Ids>) -> Result<(), VolumesError> {
         let looked = |source| VolumesError::Look {
             name: name.to_owned(),
             path: place.to_owned(),
@@ -174,7 +181,7 @@ impl Engine {
         let Some(filling) = self.store.fill_volume(self.ns(), name)? else {
             return Ok(());
         };
-        crate::cp::copy_whole(&from, filling.place()).map_err(|source| VolumesError::Fill {
+        crate::cp::copy_whole(&from, filling.place(), ids).map_err(|source| VolumesError::Fill {
             name: name.to_owned(),
             path: place.to_owned(),
             source: Box::new(source),

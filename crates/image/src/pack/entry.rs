@@ -6,6 +6,7 @@ use std::path::PathBuf;
 
 use overlay::Prefix;
 use sys::Dir;
+use sys::ids::Ids;
 
 use super::tree::Level;
 use super::{PackError, Packer, Thing, read};
@@ -22,10 +23,16 @@ pub enum What<'a> {
 
 /// Packs something as `called`; with a directory called `.` what is in it is named from there. Nothing means a whiteout
 /// here. Of file systems that hold no files but show the kernel's state (`proc`, `sysfs` and the like) the directory alone
-/// is packed that they are mounted at.
-pub fn pack_entry(what: &What<'_>, called: &OsStr, out: impl Write) -> Result<(), PackError> {
+/// is packed that they are mounted at. With `ids` it is packed as it is seen in a user namespace with these ids.
+pub fn pack_entry(
+    what: &What<'_>,
+    called: &OsStr,
+    ids: Option<&Ids>,
+    out: impl Write,
+) -> Result<(), PackError> {
     let mut packer = Packer::new(Prefix::Trusted, None, false, out);
     packer.overlay = false;
+    packer.ids = ids;
     let path = PathBuf::from(called);
     packer.all(|packer| match what {
         What::Entry(parent, name) => packer.one(parent, name, &path).map(drop),

@@ -24,8 +24,9 @@ use crate::control::Concern;
 pub(super) struct Prepared {
     pub(super) namespaces: Namespaces,
     pub(super) program: Program,
-    /// What [`super::idmap::prepare`] made for the spec's mounts.
-    pub(super) id_mapped: Vec<Option<OwnedFd>>,
+    /// For each of the spec's mounts, what the child could not make itself: see [`super::idmap::prepare`] and
+    /// [`super::mounts::make_sysfs`].
+    pub(super) ready: Vec<Option<OwnedFd>>,
     /// The launcher has something to do before the child may go on: id maps, cgroups that are joined by number.
     pub(super) waits_for_parent: bool,
 }
@@ -77,7 +78,7 @@ impl Child<'_> {
         steps::begin()?;
         self.enter_namespaces()?;
         let proc = Proc::open()?;
-        let tree = Tree::open(self.spec, self.order, &self.prepared.id_mapped).about(Concern::Mount)?;
+        let tree = Tree::open(self.spec, self.order, &self.prepared.ready).about(Concern::Mount)?;
         let own_users = self.prepared.namespaces.has(kind::USER);
         if own_users {
             steps::become_root_of_namespace()?;
@@ -164,7 +165,11 @@ impl Child<'_> {
         }
         let linux = self.spec.linux().as_ref();
         match linux.and_then(|linux| linux.sysctl().as_ref()) {
-            Some(sysctls) => sysctl::set(proc, sysctls).about(Concern::Sysctl),
+            Some(sysctls) => {
+                let elsewhere = namespaces.borrow_a_network();
+                let due = |name: &str| !(elsewhere && sysctl::is_of_network(name));
+                sysctl::set(proc, sysctls, due).about(Concern::Sysctl)
+            }
             None => Ok(()),
         }
     }

@@ -8,10 +8,8 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
 use oci_spec::runtime::{LinuxIdMapping, Mount, Spec};
-use rustix::fs::{CWD, Mode, OFlags};
-use rustix::process::Signal;
+use sys::ids::{Ids, Map, Range};
 use sys::mount::SetAttr;
-use sys::process::{Fork, namespaces as kind};
 
 use super::fault::{During, Fault, Result};
 use super::options;
@@ -66,30 +64,19 @@ fn prepare_one(mount: &Mount, containers: Maps<'_>, bundle: &Path) -> Result<Opt
     Ok(Some(tree))
 }
 
-/// A user namespace that nobody lives in. The process that it is made by is gone when this returns.
+/// A user namespace that nobody lives in.
 fn namespace(maps: Maps<'_>) -> Result<OwnedFd> {
-    let doing = || "making a user namespace for an id mapping".to_owned();
-    let request = Fork {
-        namespaces: kind::USER,
-        ..Fork::default()
-    };
-    let own = rustix::process::getpid();
-    let maker = sys::process::fork(&request, || {
-        // It waits to be killed: by the one who made it, or by that one's end.
-        let dies = rustix::process::set_parent_process_death_signal(Some(Signal::KILL)).is_ok();
-        if dies && rustix::process::getppid() == Some(own) {
-            rustix::event::pause();
-        }
-        0
-    })
-    .during(doing)?;
-    let made = write_maps(maker.pid, maps).and_then(|()| {
-        let path = format!("/proc/{}/ns/user", maker.pid);
-        rustix::fs::openat(CWD, path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).during(doing)
-    });
-    let _ = sys::process::send_signal(maker.pidfd.as_fd(), Signal::KILL.as_raw());
-    super::end(&maker);
-    made
+    let [users, groups] = maps.map(|map| Map(map.into_iter().flatten().map(range).collect()));
+    let made = Ids { users, groups }.namespace();
+    made.during(|| "making a user namespace for an id mapping".into())
+}
+
+fn range(map: &LinuxIdMapping) -> Range {
+    Range {
+        inside: map.container_id(),
+        outside: map.host_id(),
+        count: map.size(),
+    }
 }
 
 /// Gives the user namespace of a process its mappings: users, then groups.

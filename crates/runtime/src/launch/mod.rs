@@ -53,6 +53,7 @@ use namespaces::{BirthPlace, Namespaces};
 use program::Program;
 pub use root::make_directory;
 pub(crate) use sync::{Sync, Word};
+use sysctl::Proc;
 
 /// The annotation that asks for an init process before the container's program: `"true"`.
 pub const INIT_ANNOTATION: &str = "strata.init";
@@ -121,7 +122,8 @@ impl<'a> Launch<'a> {
         namespaces.take_ready(spare);
         check::check(order.spec, &namespaces)?;
         let linux = order.spec.linux().as_ref();
-        if let Some(sysctls) = linux.and_then(|linux| linux.sysctl().as_ref()) {
+        let sysctls = linux.and_then(|linux| linux.sysctl().as_ref());
+        if let Some(sysctls) = sysctls {
             sysctl::check(sysctls, &namespaces).about(Concern::Sysctl)?;
         }
         let process = order
@@ -129,14 +131,21 @@ impl<'a> Launch<'a> {
             .process()
             .as_ref()
             .ok_or_else(|| Fault::new("the configuration has no process"))?;
-        let prepared = Prepared {
+        let mut prepared = Prepared {
             waits_for_parent: namespaces.makes(kind::USER) || order.join.is_some(),
             program: Program::of(process)?,
-            id_mapped: idmap::prepare(order.spec, order.bundle).about(Concern::Mount)?,
+            ready: idmap::prepare(order.spec, order.bundle).about(Concern::Mount)?,
             namespaces,
         };
         let (sync, childs_end) = Sync::pair()?;
         let place = BirthPlace::prepare(&prepared.namespaces, order.spec)?;
+        if let Some(sysctls) = sysctls.filter(|_| prepared.namespaces.borrow_a_network()) {
+            // From where the child will be, and with the rights that it will not have there.
+            sysctl::set(&Proc::open()?, sysctls, sysctl::is_of_network).about(Concern::Sysctl)?;
+        }
+        if prepared.namespaces.borrow_a_network() {
+            mounts::make_sysfs(order.spec, &mut prepared.ready).about(Concern::Mount)?;
+        }
         let request = Fork {
             namespaces: prepared.namespaces.for_clone(),
             cgroup: order.cgroup,

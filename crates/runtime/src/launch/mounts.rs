@@ -4,7 +4,7 @@
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
-use oci_spec::runtime::Mount;
+use oci_spec::runtime::{Mount, Spec};
 use rustix::mount::MountAttrFlags;
 use sys::mount::FsContext;
 
@@ -59,29 +59,29 @@ pub(crate) enum CgroupView {
 
 /// Reads the mounts of a spec and opens the sources of bind mounts. This is done while the process still has its
 /// rights on the host; a relative source lies in the bundle.
-/// `id_mapped` is what [`super::idmap::prepare`] made of them. With `nodev`, device nodes in them open nothing.
+/// `ready` is what the launcher made of them before the fork. With `nodev`, device nodes in them open nothing.
 pub(super) fn plan<'s>(
     mounts: &'s [Mount],
     bundle: &Path,
     cgroup: &CgroupView,
-    id_mapped: &[Option<OwnedFd>],
+    ready: &[Option<OwnedFd>],
     nodev: bool,
 ) -> Result<Vec<Planned<'s>>> {
-    let one = |(mount, id_mapped): (&'s Mount, &Option<OwnedFd>)| {
-        let mut planned = plan_one(mount, bundle, cgroup, id_mapped.as_ref())?;
+    let one = |(mount, ready): (&'s Mount, &Option<OwnedFd>)| {
+        let mut planned = plan_one(mount, bundle, cgroup, ready.as_ref())?;
         if nodev {
             planned.withhold_devices()?;
         }
         Ok(planned)
     };
-    mounts.iter().zip(id_mapped).map(one).collect()
+    mounts.iter().zip(ready).map(one).collect()
 }
 
 fn plan_one<'s>(
     mount: &'s Mount,
     bundle: &Path,
     cgroup: &CgroupView,
-    id_mapped: Option<&OwnedFd>,
+    ready: Option<&OwnedFd>,
 ) -> Result<Planned<'s>> {
     let destination = Path::new("/").join(mount.destination());
     let shown = destination.display().to_string();
@@ -124,15 +124,30 @@ fn plan_one<'s>(
                 "mount {shown}: unknown option {option:?} of a bind mount"
             )));
         }
-        planned.bound = Some(match id_mapped {
+        planned.bound = Some(match ready {
             Some(tree) => tree.try_clone().during(|| format!("mount {shown}"))?,
             None => copy_tree(&bundle.join(source), recursive)?,
         });
+    }
+    if let (None, "sysfs", Some(tree)) = (planned.options.bind, planned.kind, ready) {
+        planned.bound = Some(tree.try_clone().during(|| format!("mount {shown}"))?);
     }
     if planned.options.copy_up && planned.kind != "tmpfs" {
         return Err(Fault::new(format!("mount {shown}: tmpcopyup is for tmpfs alone")));
     }
     Ok(planned)
+}
+
+/// Makes the spec's sysfs, which shows the network that the calling process is in, where the container's users may not.
+pub(super) fn make_sysfs(spec: &Spec, ready: &mut [Option<OwnedFd>]) -> Result<()> {
+    let mounts = spec.mounts().iter().flatten().zip(ready);
+    for (_, ready) in mounts.filter(|(mount, _)| mount.typ().as_deref() == Some("sysfs")) {
+        let doing = || "mounting sysfs".to_owned();
+        let context = FsContext::open("sysfs").during(doing)?;
+        context.set("source", "sysfs").during(doing)?;
+        *ready = Some(context.mount(MountAttrFlags::empty()).during(doing)?);
+    }
+    Ok(())
 }
 
 fn copy_tree(source: &Path, recursive: bool) -> Result<OwnedFd> {

@@ -161,6 +161,12 @@ impl Namespaces {
         self.joined.iter().find(|joined| joined.kind == kind)
     }
 
+    /// Whether the network namespace that is joined belongs to others than the container's own users, who could not set
+    /// it up.
+    pub(super) fn borrow_a_network(&self) -> bool {
+        self.makes(kind::USER) && self.joins(kind::NETWORK).is_some()
+    }
+
     /// What `clone3` makes. The time namespace is the supervisor's to make first (only its children are in it), and
     /// the cgroup namespace is made by the child once it is in its cgroup: it is rooted where its maker is.
     pub(super) fn for_clone(&self) -> u64 {
@@ -171,9 +177,16 @@ impl Namespaces {
         self.new & !(kind::TIME | kind::CGROUP | ready)
     }
 
+    /// Whether the child is in a namespace of this kind that is joined from its birth on. Of two kinds it could not be
+    /// otherwise; and a user namespace of its own gives it no right to go into others.
+    fn is_born_in(&self, kind: u64) -> bool {
+        matches!(kind, kind::PID | kind::TIME)
+            || (self.makes(kind::USER) && matches!(kind, kind::NETWORK | kind::IPC | kind::UTS))
+    }
+
     /// Joins those that the child was not born into.
     pub(super) fn enter_in_child(&self) -> Result<()> {
-        let by_parent = |joined: &&Joined| matches!(joined.kind, kind::PID | kind::TIME | kind::USER);
+        let by_parent = |joined: &&Joined| joined.kind == kind::USER || self.is_born_in(joined.kind);
         self.joined
             .iter()
             .filter(|joined| !by_parent(joined))
@@ -186,8 +199,8 @@ impl Namespaces {
     }
 }
 
-/// While this lives, children of the calling process are born into the pid and time namespaces of a container.
-/// Those two cannot be entered by the child itself once it is born.
+/// While this lives, children of the calling process are born into those namespaces of a container that they cannot enter
+/// by themselves.
 pub(super) struct BirthPlace {
     back: Vec<(u64, OwnedFd)>,
 }
@@ -198,8 +211,11 @@ impl BirthPlace {
         for (kind, own) in [
             (kind::PID, "/proc/self/ns/pid"),
             (kind::TIME, "/proc/self/ns/time"),
+            (kind::NETWORK, "/proc/self/ns/net"),
+            (kind::IPC, "/proc/self/ns/ipc"),
+            (kind::UTS, "/proc/self/ns/uts"),
         ] {
-            let joined = namespaces.joins(kind);
+            let joined = namespaces.joins(kind).filter(|_| namespaces.is_born_in(kind));
             let makes_time = kind == kind::TIME && namespaces.makes(kind);
             if joined.is_none() && !makes_time {
                 continue;

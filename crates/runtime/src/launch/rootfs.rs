@@ -28,7 +28,7 @@ pub(super) struct Tree<'s> {
 impl<'s> Tree<'s> {
     /// Cuts the mount namespace off from the host's, opens everything that is named by a path of the host, and
     /// attaches the root. Needs the rights of the host's user.
-    pub(super) fn open(spec: &'s Spec, order: &Order<'_>, id_mapped: &[Option<OwnedFd>]) -> Result<Tree<'s>> {
+    pub(super) fn open(spec: &'s Spec, order: &Order<'_>, ready: &[Option<OwnedFd>]) -> Result<Tree<'s>> {
         let Some(root) = spec.root() else {
             return Err(Fault::new("the configuration has no root"));
         };
@@ -54,7 +54,7 @@ impl<'s> Tree<'s> {
             spec.mounts().as_deref().unwrap_or_default(),
             order.bundle,
             &order.cgroup_view,
-            id_mapped,
+            ready,
             order.nodev,
         )?;
         let tree = sys::mount::clone_tree_at(&path, true).during(doing)?;

@@ -105,9 +105,15 @@ pub(super) fn check(sysctls: &HashMap<String, String>, namespaces: &Namespaces) 
     Ok(())
 }
 
-/// Sets the parameters, from within the container's namespaces.
-pub(super) fn set(proc: &Proc, sysctls: &HashMap<String, String>) -> Result<()> {
-    for (name, value) in sysctls {
+/// Whether a parameter belongs to a network namespace.
+pub(super) fn is_of_network(name: &str) -> bool {
+    let dotted = file_of(name).map(|path| path.to_string_lossy().replace('/', "."));
+    dotted.is_some_and(|name| namespace_of(&name) == Some(kind::NETWORK))
+}
+
+/// Sets those of the parameters that are `due`, from within the container's namespaces.
+pub(super) fn set(proc: &Proc, sysctls: &HashMap<String, String>, due: impl Fn(&str) -> bool) -> Result<()> {
+    for (name, value) in sysctls.iter().filter(|(name, _)| due(name)) {
         let path = file_of(name).ok_or_else(|| Fault::new(format!("sysctl {name:?} is not a name")))?;
         proc.write(&format!("sys/{}", path.display()), value)
             .during(|| format!("sysctl {name}={value}"))?;

@@ -10,6 +10,7 @@ use super::health::HealthOptions;
 use super::mounts::MountOption;
 use super::namespaces::NamespaceOption;
 use super::security::CapabilityOption;
+use super::userns::UserNamespace;
 use super::volumes::VolumeOption;
 
 /// What a user asks of a container, beyond what its image says. `Default` is what `strata run IMAGE` asks: nothing.
@@ -83,6 +84,8 @@ pub struct ContainerOptions {
     pub ipc: NamespaceOption,
     /// Host name namespace.
     pub uts: NamespaceOption,
+    /// User namespace.
+    pub users: UserNamespace,
     /// Annotations, into the spec as they are.
     pub annotations: Vec<(String, String)>,
     /// How its health is asked for.

@@ -15,6 +15,9 @@ use sys::ids::{Ids, Map, Range};
 /// Where newuidmap and newgidmap may lie. `PATH` is not asked: they are given a process to change.
 const DIRECTORIES: [&str; 4] = ["/usr/bin", "/bin", "/usr/local/bin", "/run/wrappers/bin"];
 
+/// First id and count of each.
+pub type Ranges = Vec<(u32, u32)>;
+
 /// Why a namespace did not get its ids.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -64,6 +67,18 @@ pub fn of_user() -> Result<Ids, IdsError> {
     })
 }
 
+/// What the tables give to a user by this name: first id and count of each range, of users and of groups.
+///
+/// # Errors
+/// [`IdsError::Table`].
+pub fn subordinate(name: &str) -> Result<(Ranges, Ranges), IdsError> {
+    let names = [name.to_owned()];
+    Ok((
+        given(&read("/etc/subuid")?, &names),
+        given(&read("/etc/subgid")?, &names),
+    ))
+}
+
 /// Gives them to the user namespace of a process, which has none yet.
 pub(super) fn give(ids: &Ids, pid: i32) -> Result<(), IdsError> {
     if !ids.users.is_single() {
@@ -105,7 +120,7 @@ fn name_of(text: &str, user: u32) -> Option<String> {
 }
 
 /// First id and count of each range that a subuid(5) gives to one of these names.
-fn given(text: &str, names: &[String]) -> Vec<(u32, u32)> {
+fn given(text: &str, names: &[String]) -> Ranges {
     let line = |line: &str| {
         let mut fields = line.trim().split(':');
         let name = fields.next()?;

@@ -266,6 +266,25 @@ pub(crate) struct ContainerArgs {
     /// Host name's namespace: private, host or container:NAME [default: private]
     #[arg(long, value_name = "MODE", help_heading = "Namespaces and names")]
     pub(crate) uts: Option<String>,
+    /// User ids: host, auto, auto:size=COUNT, keep-id or FIRST:COUNT of this machine [default: host]
+    #[arg(long, value_name = "MODE", help_heading = "Namespaces and names")]
+    pub(crate) userns: Option<String>,
+    /// Users of the container, from which id of this machine on, and how many
+    #[arg(
+        long,
+        value_name = "CONTAINER:HOST:COUNT",
+        help_heading = "Namespaces and names",
+        conflicts_with = "userns"
+    )]
+    pub(crate) uidmap: Vec<String>,
+    /// Groups of the container, from which id of this machine on, and how many
+    #[arg(
+        long,
+        value_name = "CONTAINER:HOST:COUNT",
+        help_heading = "Namespaces and names",
+        conflicts_with = "userns"
+    )]
+    pub(crate) gidmap: Vec<String>,
     /// Host name [default: the first 12 digits of the container's id]
     #[arg(short = 'h', long, value_name = "NAME", help_heading = "Namespaces and names")]
     pub(crate) hostname: Option<String>,

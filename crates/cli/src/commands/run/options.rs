@@ -15,7 +15,7 @@ use runtime::options::namespaces::NamespaceOption;
 use runtime::options::security::SecurityOption;
 use runtime::options::{
     ContainerOptions, OptionError, devices, env, health, lifecycle, limits, mounts, namespaces, network,
-    process, security, volumes,
+    process, security, userns, volumes,
 };
 
 use super::{ContainerArgs, Pull};
@@ -198,6 +198,10 @@ fn container(args: &ContainerArgs, command: &[String]) -> Result<ContainerOption
         pid: maybe(&given(&args.pid), |v| namespaces::namespace("--pid", v))?.unwrap_or_default(),
         ipc: maybe(&given(&args.ipc), |v| namespaces::namespace("--ipc", v))?.unwrap_or_default(),
         uts: maybe(&given(&args.uts), |v| namespaces::namespace("--uts", v))?.unwrap_or_default(),
+        users: match userns::maps(&args.uidmap, &args.gidmap)? {
+            Some(users) => users,
+            None => maybe(&given(&args.userns), userns::userns)?.unwrap_or_default(),
+        },
         annotations: each(&args.annotation, |v| env::key_value("--annotation", v))?,
         health: HealthOptions {
             none: args.no_healthcheck,
