@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use common::{Strata, busybox, refused};
 use runtime::bundle::Bundle;
 use runtime::state::{ProcessId, State};
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
 fn inspect(strata: &Strata, name: &str) -> Value {
@@ -135,6 +136,45 @@ fn two_who_change_different_things_both_do() {
         assert_eq!(limits["pids"]["limit"], 50 + round);
         assert_eq!(limits["memory"]["limit"], memory);
     }
+}
+
+#[test]
+fn what_the_last_of_several_changed_is_what_holds() {
+    let strata = busybox();
+    // With a limit of each kind: on cgroup v1 none can be added while it runs.
+    let limits = ["-m", "512m", "--pids-limit", "50"];
+    strata.ok([
+        &["run", "-d", "--name", "one"],
+        &limits[..],
+        &["busybox", "sleep", "1000"],
+    ]
+    .concat());
+    for round in 0..6 {
+        let pids: Vec<String> = (0..4).map(|n| (100 + 10 * round + n).to_string()).collect();
+        let memory = (64 << 20 | round << 12).to_string();
+        let mut changes: Vec<_> = pids
+            .iter()
+            .map(|pids| begin(&strata, ["update", "--pids-limit", pids, "one"]))
+            .collect();
+        changes.push(begin(&strata, ["update", "--memory", &memory, "one"]));
+        for mut change in changes {
+            assert!(change.wait().unwrap().success());
+        }
+        let limits = || {
+            let spec = serde_json::to_value(bundle(&strata, "one").spec().unwrap()).unwrap();
+            let limits = &spec["linux"]["resources"];
+            [&limits["pids"]["limit"], &limits["memory"]["limit"]].map(Value::to_string)
+        };
+        let [now_pids, now_memory] = limits();
+        assert!(
+            pids.contains(&now_pids) && now_memory == memory,
+            "{now_pids} {now_memory}"
+        );
+        // The next start has what its row says.
+        strata.ok(["restart", "-t", "0", "one"]);
+        assert_eq!(limits(), [now_pids, now_memory]);
+    }
+    strata.ok(["rm", "-f", "one"]);
 }
 
 /// How often its supervisor started `one` again.
@@ -270,16 +310,53 @@ fn a_check_keeps_what_was_made_for_one_run_and_not_started() {
     assert_eq!(status(&strata, "one"), "created");
 }
 
+/// One whose supervisor stands still, with the process of that.
+fn with_stuck_supervisor(strata: &Strata, name: &str, script: &str) -> (State, Pid) {
+    let volume = format!("{}:/shared", strata.dir().display());
+    strata.ok([
+        "run", "-d", "--name", name, "-v", &volume, "busybox", "sh", "-c", script,
+    ]);
+    eventually("it runs", || strata.dir().join(name).exists());
+    let state = runtime::state::load(&bundle(strata, name)).unwrap().unwrap();
+    let supervisor = Pid::from_raw(state.supervisor.pid).unwrap();
+    kill_process(supervisor, Signal::STOP).unwrap();
+    (state, supervisor)
+}
+
 #[test]
-fn a_supervisor_that_does_not_answer_keeps_nobody_from_a_kill() {
+fn a_supervisor_that_does_not_answer_holds_nobody_up() {
     let strata = busybox();
-    strata.ok(["run", "-d", "--name", "one", "busybox", "sleep", "1000"]);
-    let state = runtime::state::load(&bundle(&strata, "one")).unwrap().unwrap();
-    let supervisor = rustix::process::Pid::from_raw(state.supervisor.pid).unwrap();
-    rustix::process::kill_process(supervisor, rustix::process::Signal::STOP).unwrap();
-    strata.ok(["kill", "one"]);
-    eventually("it has ended", || state.process.open().unwrap().is_none());
-    rustix::process::kill_process(supervisor, rustix::process::Signal::CONT).unwrap();
-    assert_eq!(strata.ok(["wait", "one"]), "137\n");
-    strata.ok(["rm", "one"]);
+    let (_, first) = with_stuck_supervisor(&strata, "one", "touch /shared/one; exec sleep 1000");
+    let (killed, third) = with_stuck_supervisor(&strata, "third", "touch /shared/third; exec sleep 1000");
+    let script = "trap 'touch /shared/asked; exit 0' TERM; touch /shared/other; while :; do sleep 0.01; done";
+    let (stopped, _) = with_stuck_supervisor(&strata, "other", script);
+    std::thread::scope(|scope| {
+        let strata = &strata;
+        let end = |words: &'static [&'static str]| scope.spawn(move || strata.end(words));
+        let asked = [
+            end(&["exec", "one", "touch", "/shared/executed"]),
+            end(&["attach", "one"]),
+        ];
+        // Its own signal reaches it, and then all of it is taken away.
+        let stop = end(&["stop", "other"]);
+        strata.ok(["kill", "third"]);
+        eventually("it has ended", || killed.process.open().unwrap().is_none());
+        let wait = end(&["wait", "third"]);
+        for ended in asked.map(|thread| thread.join().unwrap()) {
+            refused(&ended, &["supervisor", "does not answer"]);
+            assert!(ended.err.contains("strata rm -f one"), "{ended:#?}");
+        }
+        refused(&wait.join().unwrap(), &["third", "supervisor", "does not answer"]);
+        assert_eq!(stop.join().unwrap().code, 0);
+    });
+    assert!(strata.dir().join("asked").exists() && stopped.process.open().unwrap().is_none());
+    // Nobody saw how.
+    assert_eq!(status(&strata, "other"), "lost");
+
+    for supervisor in [first, third] {
+        kill_process(supervisor, Signal::CONT).unwrap();
+    }
+    assert_eq!(strata.ok(["wait", "third"]), "137\n");
+    strata.ok(["exec", "one", "test", "!", "-e", "/shared/executed"]);
+    strata.ok(["rm", "-f", "one", "other", "third"]);
 }

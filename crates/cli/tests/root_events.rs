@@ -43,6 +43,7 @@ fn what_happens_to_a_container_in_the_order_it_happens() {
         past(&strata, &["-f", "container=box"]),
         [
             "container create box",
+            "container attach box",
             "container start box",
             "container die box",
             "container destroy box"
@@ -64,7 +65,7 @@ fn what_happens_to_a_container_in_the_order_it_happens() {
         strata.ok(words);
     }
     let all = past(&strata, &["-f", "type=container"]);
-    let actions: Vec<&str> = all[4..]
+    let actions: Vec<&str> = all[5..]
         .iter()
         .map(|line| line.split(' ').nth(1).unwrap())
         .collect();
@@ -131,6 +132,76 @@ fn what_happens_to_a_container_in_the_order_it_happens() {
     );
     refused(&strata.end(["events", "-f", "colour=red"]), &["\"colour\""]);
     refused(&strata.end(["events", "--since", "whenever"]), &["whenever"]);
+}
+
+#[test]
+fn programs_that_come_later_who_attaches_and_volumes() {
+    let strata = busybox();
+    strata.ok(["volume", "create", "vol"]);
+    let flags = ["run", "-d", "--name", "box", "-v", "vol:/data:ro"];
+    strata.ok([
+        &flags[..],
+        &[
+            "busybox",
+            "sh",
+            "-c",
+            "until [ -e /go ]; do sleep 0.01; done; sleep 0.2; exit 3",
+        ],
+    ]
+    .concat());
+    assert_eq!(strata.end(["exec", "box", "sh", "-c", "exit 5"]).code, 5);
+    assert_eq!(strata.end(["exec", "box", "/missing"]).code, 127);
+    let mut attached = strata.command(["attach", "box"]).spawn().unwrap();
+    eventually("it is attached", || {
+        !past(&strata, &["-f", "event=attach"]).is_empty()
+    });
+    strata.ok(["exec", "box", "touch", "/go"]);
+    assert_eq!(attached.wait().unwrap().code(), Some(3));
+    let told = strata.ok([
+        "events",
+        "--since",
+        "1h",
+        "--until",
+        "0s",
+        "--format",
+        "{{.Type}} {{.Action}} {{index .Actor.Attributes \"execID\"}} {{index .Actor.Attributes \"exitCode\"}} {{index .Actor.Attributes \"destination\"}}",
+        "-f",
+        "type=container",
+        "-f",
+        "type=volume",
+    ]);
+    let told: Vec<String> = told
+        .lines()
+        .map(|line| {
+            line.replace("<no value>", " ")
+                .split_whitespace()
+                .collect::<Vec<_>>()
+                .join(" ")
+        })
+        .collect();
+    assert_eq!(
+        told,
+        [
+            "volume create",
+            "container create",
+            "volume mount /data",
+            "container start",
+            "container exec_create: sh -c exit 5 1",
+            "container exec_start: sh -c exit 5 1",
+            "container exec_die 1 5",
+            "container exec_create: /missing 2",
+            "container exec_die 2 127",
+            "container attach",
+            "container exec_create: touch /go 3",
+            "container exec_start: touch /go 3",
+            "container exec_die 3 0",
+            "container die 3",
+            "volume unmount",
+        ]
+    );
+    assert_eq!(past(&strata, &["-f", "event=exec_create"]).len(), 3);
+    assert_eq!(past(&strata, &["-f", "volume=vol"]).len(), 3);
+    strata.ok(["rm", "box"]);
 }
 
 #[test]

@@ -4,8 +4,10 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use jiff::Timestamp;
+use runtime::control::MountedVolume;
 pub use runtime::events::Event;
 use runtime::events::Log;
+use runtime::options::volumes::VolumeOption;
 use store::Container;
 
 use crate::Engine;
@@ -46,7 +48,7 @@ impl Engine {
             if left == Some(Duration::ZERO) {
                 return Ok(());
             }
-            follower.wait(left)?;
+            follower.wait(left.map(|left| left.min(LOOK_AGAIN)))?;
         }
     }
 
@@ -78,8 +80,30 @@ impl Engine {
     }
 }
 
-/// Bytes of labels that go with an event; where there are more, none do.
+/// How often to look whether it is late enough: the clock may be set meanwhile.
+const LOOK_AGAIN: Duration = Duration::from_secs(1);
+
+/// Bytes of labels, and of volumes, that go with an event; where there are more, none do.
 const LABELS: usize = 4096;
+
+/// The volumes of which it is told that they are mounted; none where their names and places are longer than what goes
+/// with an event.
+pub(crate) fn mounted(volumes: &[VolumeOption]) -> Vec<MountedVolume> {
+    let mounted = volumes.iter().map(|volume| MountedVolume {
+        name: volume.name.clone().unwrap_or_default(),
+        destination: volume.destination.display().to_string(),
+        read_only: volume.read_only(),
+    });
+    let mounted: Vec<_> = mounted.collect();
+    let size: usize = mounted
+        .iter()
+        .map(|one| one.name.len() + one.destination.len())
+        .sum();
+    match size > LABELS {
+        true => Vec::new(),
+        false => mounted,
+    }
+}
 
 /// What goes with each event of a container.
 pub(crate) fn about(

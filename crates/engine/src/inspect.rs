@@ -1,4 +1,6 @@
-//! `inspect`: everything about a container or an image, in docker's shape where docker has one.
+//! `inspect`: everything about a container, an image, a network or a volume, in docker's shape where docker has one.
+
+mod host_config;
 
 use std::collections::BTreeMap;
 
@@ -8,15 +10,14 @@ use oci_spec::runtime::{Process, Spec};
 use runtime::bundle::Bundle;
 use runtime::health::{Health, HealthCheck};
 use runtime::options::mounts::{MountKind, MountOption};
-use runtime::options::namespaces::NamespaceOption;
 use runtime::options::process;
 use runtime::options::volumes::is_read_only;
 use serde_json::{Value, json};
-use store::{BlobError, ContainerError, Fault, SnapshotError};
+use store::{BlobError, ContainerError, Fault, SnapshotError, VolumeError};
 
 use crate::Engine;
 use crate::find::{FindImageError, familiar};
-use crate::network;
+use crate::network::{self, CatalogError, NetworkError};
 use crate::run::{Details, Plan};
 use crate::state::State;
 use crate::volumes::Volume;
@@ -28,14 +29,23 @@ pub enum Kind {
     Container,
     /// An image.
     Image,
+    /// A network.
+    Network,
+    /// A volume.
+    Volume,
+}
+
+impl Kind {
+    /// In the order in which a name is looked for, which is docker's.
+    const ALL: [Kind; 4] = [Kind::Container, Kind::Image, Kind::Network, Kind::Volume];
 }
 
 /// Why something could not be inspected.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum InspectError {
-    /// Neither a container nor an image.
-    #[error("there is no container and no image {0:?}")]
+    /// Nothing is called that.
+    #[error("there is no container, image, network or volume {0:?}")]
     NotFound(String),
     /// No such container, or several.
     #[error(transparent)]
@@ -43,6 +53,12 @@ pub enum InspectError {
     /// No such image, or several.
     #[error(transparent)]
     Image(FindImageError),
+    /// No such network, or several; their definitions.
+    #[error(transparent)]
+    Network(NetworkError),
+    /// No such volume.
+    #[error(transparent)]
+    Volume(VolumeError),
     /// A blob of the image.
     #[error(transparent)]
     Blob(#[from] BlobError),
@@ -62,23 +78,49 @@ pub enum InspectError {
     Store(#[from] Fault),
 }
 
+impl InspectError {
+    /// Nothing of the kind is called that.
+    fn is_absence(&self) -> bool {
+        matches!(
+            self,
+            InspectError::Container(ContainerError::NotFound(_))
+                | InspectError::Image(FindImageError::NotFound(_))
+                | InspectError::Network(NetworkError::Catalog(CatalogError::NotFound(_)))
+                | InspectError::Volume(VolumeError::NotFound(_) | VolumeError::Invalid(_))
+        )
+    }
+}
+
 impl Engine {
-    /// Everything about the container, or else the image, of that name or id.
+    /// Everything about what has that name or id: a container, or else an image, a network, a volume.
     ///
     /// # Errors
     /// See [`InspectError`].
     pub fn inspect(&self, name: &str, kind: Option<Kind>) -> Result<Value, InspectError> {
-        if kind != Some(Kind::Image) {
-            match self.store.find_container(self.ns(), name) {
-                Ok(row) => return self.inspect_container(row),
-                Err(ContainerError::NotFound(_)) if kind.is_none() => {}
-                Err(error) => return Err(InspectError::Container(error)),
+        if let Some(kind) = kind {
+            return self.inspect_as(name, kind);
+        }
+        for kind in Kind::ALL {
+            match self.inspect_as(name, kind) {
+                Err(error) if error.is_absence() => {}
+                other => return other,
             }
         }
-        match self.find_image(name) {
-            Ok(image) => self.inspect_image(&image),
-            Err(FindImageError::NotFound(name)) if kind.is_none() => Err(InspectError::NotFound(name)),
-            Err(error) => Err(InspectError::Image(error)),
+        Err(InspectError::NotFound(name.to_owned()))
+    }
+
+    fn inspect_as(&self, name: &str, kind: Kind) -> Result<Value, InspectError> {
+        match kind {
+            Kind::Container => {
+                let row = self.store.find_container(self.ns(), name);
+                self.inspect_container(row.map_err(InspectError::Container)?)
+            }
+            Kind::Image => self.inspect_image(&self.find_image(name).map_err(InspectError::Image)?),
+            Kind::Network => self.inspect_network(name).map_err(InspectError::Network),
+            Kind::Volume => {
+                let volume = self.volume(name).map_err(InspectError::Volume)?;
+                Ok(json!(volume))
+            }
         }
     }
 
@@ -87,7 +129,8 @@ impl Engine {
         self.remember([(&row, &now)]);
         let bundle = self.bundle_path(&row.id);
         // After a reboot there is none, and what only it knew is unknown.
-        let spec = Bundle::open(&bundle).and_then(|bundle| bundle.spec()).ok();
+        let opened = Bundle::open(&bundle).ok();
+        let spec = opened.as_ref().and_then(|bundle| bundle.spec().ok());
         let asked = details.plan.as_ref().and_then(Plan::health);
         let health = asked.as_ref().and_then(|_| self.health(&row.id));
         let bound = self.mounts_of(&details, spec.as_ref());
@@ -111,7 +154,17 @@ impl Engine {
             _ => None,
         };
         let plan = details.plan.clone().unwrap_or_default();
+        let name = row.image.as_deref().map_or(details.source, familiar);
+        let (entrypoint, cmd) = words(&plan);
         let record = self.network_record(&row.id);
+        let restarts = opened
+            .as_ref()
+            .and_then(|bundle| runtime::state::load(bundle).ok()?);
+        let restarts = restarts.map_or(0, |state| state.restarts);
+        let log = plan
+            .log
+            .and_then(|_| self.store.log_path(self.ns(), &row.id).ok());
+        let log = log.map(|dir| dir.join(runtime::log::FILE));
         // Of a container that a power cut took half of there may be nothing to measure.
         let quota = self.store.quota(self.ns(), &row.id).ok().flatten();
         Ok(json!({
@@ -120,9 +173,11 @@ impl Engine {
             "Name": row.name,
             "Path": details.command.first(),
             "Args": details.command.get(1..).unwrap_or_default(),
+            "RestartCount": restarts,
+            "LogPath": log,
             "State": state(&now, health),
             "Image": image,
-            "ImageName": row.image.as_deref().map_or(details.source, familiar),
+            "ImageName": name,
             "ImageDigest": row.manifest.map(|digest| digest.to_string()),
             "Driver": "overlay",
             "Platform": "linux",
@@ -136,28 +191,26 @@ impl Engine {
                 "Hostname": spec.as_ref().and_then(|spec| spec.hostname().clone()),
                 "User": process.map(user),
                 "Env": process.and_then(|p| p.env().clone()),
-                "Cmd": process.and_then(|p| p.args().clone()).unwrap_or(details.command),
+                "Cmd": cmd,
                 "WorkingDir": process.map(Process::cwd),
                 "Tty": details.tty,
                 "OpenStdin": details.interactive,
+                "Image": name,
+                "Entrypoint": entrypoint,
+                "Volumes": volumes(&plan),
+                "StdinOnce": false,
+                "AttachStdin": false,
+                "AttachStdout": false,
+                "AttachStderr": false,
+                "Domainname": "",
+                "StopTimeout": plan.stop_timeout,
                 "StopSignal": details.stop_signal.as_deref().map(stop_signal),
                 "Labels": row.labels,
                 "ExposedPorts": exposed(&plan),
                 "Healthcheck": asked.as_ref().map(healthcheck),
                 "Annotations": spec.as_ref().and_then(|spec| spec.annotations().clone()),
             },
-            "HostConfig": {
-                "AutoRemove": row.ephemeral,
-                "NetworkMode": network_mode(&plan),
-                "PortBindings": bindings(&plan),
-                "PublishAllPorts": plan.publish_all,
-                "Dns": plan.dns,
-                "DnsSearch": plan.dns_search,
-                "DnsOptions": plan.dns_options,
-                "ReadonlyRootfs": spec.as_ref().and_then(|s| s.root().as_ref()).map(|root| root.readonly()),
-                "Runtime": details.runtime,
-                "StorageOpt": quota.map(|quota| json!({ "size": quota.limit.to_string() })),
-            },
+            "HostConfig": host_config::told(&plan, &row, quota.as_ref()),
             "NetworkSettings": network::settings(&bundle, record.as_ref(), &plan),
             "SizeRw": quota.map(|quota| quota.bytes),
             "GraphDriver": {
@@ -229,40 +282,29 @@ impl Engine {
     }
 }
 
-/// `--network` in docker's words.
-fn network_mode(plan: &Plan) -> String {
-    match (&plan.container.network, plan.networks.first()) {
-        (NamespaceOption::Private, None) => "none".to_owned(),
-        (NamespaceOption::Private, Some(first)) => first.network.clone(),
-        (NamespaceOption::Host, _) => "host".to_owned(),
-        (NamespaceOption::Container(name), _) => format!("container:{name}"),
-        (NamespaceOption::Joined(joined), _) => format!("ns:{}", joined.path.display()),
-    }
+/// What is always run, and its arguments, as flags and image say.
+fn words(plan: &Plan) -> (Option<Vec<String>>, Option<Vec<String>>) {
+    let options = &plan.container;
+    let image = plan.image.as_ref();
+    let entrypoint = match &options.entrypoint {
+        Some(asked) => asked.clone(),
+        None => image.map(|image| image.entrypoint.clone()).unwrap_or_default(),
+    };
+    let cmd = match (&options.entrypoint, options.command.is_empty()) {
+        (None, true) => image.map(|image| image.cmd.clone()).unwrap_or_default(),
+        _ => options.command.clone(),
+    };
+    let told = |words: Vec<String>| (!words.is_empty()).then_some(words);
+    (told(entrypoint), told(cmd))
 }
 
-/// What was asked to be published, by the container's port; an empty port of the host is any.
-fn bindings(plan: &Plan) -> BTreeMap<String, Vec<Value>> {
-    let mut bindings: BTreeMap<String, Vec<Value>> = BTreeMap::new();
-    for asked in &plan.publish {
-        for (offset, port) in (asked.container.0..=asked.container.1).enumerate() {
-            let host = match asked.host {
-                None => String::new(),
-                Some((first, last)) if asked.container.0 == asked.container.1 && first != last => {
-                    format!("{first}-{last}")
-                }
-                Some((first, _)) => (usize::from(first) + offset).to_string(),
-            };
-            let place = json!({
-                "HostIp": asked.host_ip.map(|address| address.to_string()).unwrap_or_default(),
-                "HostPort": host,
-            });
-            bindings
-                .entry(format!("{port}/{}", asked.protocol))
-                .or_default()
-                .push(place);
-        }
-    }
-    bindings
+/// Where volumes are, of which nobody but this container knows by a name.
+fn volumes(plan: &Plan) -> Option<BTreeMap<String, Value>> {
+    let anonymous = plan.container.volumes.iter().filter(|volume| volume.anonymous);
+    let places: BTreeMap<_, _> = anonymous
+        .map(|volume| (volume.destination.display().to_string(), json!({})))
+        .collect();
+    (!places.is_empty()).then_some(places)
 }
 
 fn exposed(plan: &Plan) -> Option<BTreeMap<String, Value>> {
@@ -289,7 +331,9 @@ fn state(state: &State, health: Option<Health>) -> Value {
         "Paused": matches!(state, State::Paused { .. }),
         "Restarting": matches!(state, State::Restarting { .. }),
         "Pid": pid,
+        "Dead": false,
         "ExitCode": code,
+        "Error": "",
         "OOMKilled": oom,
         "StartedAt": started,
         "FinishedAt": at,

@@ -1,6 +1,5 @@
 //! `kill`: a signal to the process of a container.
 
-use std::io::ErrorKind;
 use std::time::Duration;
 
 use runtime::bundle::{Bundle, BundleError};
@@ -13,8 +12,8 @@ use store::ContainerError;
 use crate::Engine;
 use crate::run::Details;
 
-/// How long a supervisor may take to answer.
-const ANSWER: Duration = Duration::from_secs(2);
+/// How long a supervisor may take to answer before its container is told without it.
+pub(crate) const SOON: Duration = Duration::from_secs(2);
 
 /// Why no signal was sent.
 #[derive(Debug, thiserror::Error)]
@@ -63,13 +62,10 @@ impl Engine {
         };
         let answer = Connection::open(&bundle).and_then(|connection| {
             connection.send(&request, &[])?;
-            match connection.wait(Some(ANSWER))? {
-                true => connection.receive::<Reply>(),
-                false => Err(ErrorKind::TimedOut.into()),
-            }
+            connection.answer(SOON)
         });
         let sent = match answer {
-            Ok(Some((Reply::Error { message }, _))) => Err(refused(message)),
+            Ok(Some(Reply::Error { message })) => Err(refused(message)),
             Ok(_) => Ok(()),
             // Its supervisor was killed, or is stuck.
             Err(_) => runtime::state::kill(&bundle, signal).map_err(|error| match error {

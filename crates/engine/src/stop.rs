@@ -12,6 +12,7 @@ use rustix::process::Signal;
 use store::ContainerError;
 
 use crate::Engine;
+use crate::kill::SOON;
 use crate::rm::RmError;
 use crate::run::Details;
 
@@ -89,26 +90,22 @@ impl Engine {
             name: row.name.clone(),
             source,
         };
-        match Connection::open(&bundle) {
-            Ok(connection) => {
-                let asked = connection
-                    .send(&Request::Wait, &[])
-                    .and_then(|()| connection.send(&Request::Stop { signal }, &[]))
-                    // One that is held still would not hear of it.
-                    .and_then(|()| self.thaw(&bundle).map_err(io::Error::other))
-                    .and_then(|()| ended(&connection, patience));
-                match asked {
-                    Ok(_) => {}
-                    // It has left already.
-                    Err(error) if error.kind() == io::ErrorKind::BrokenPipe => {}
-                    Err(error) => return Err(failed(error)),
-                }
+        // One that is held still would not hear of it.
+        let thaw = || {
+            self.thaw(&bundle)
+                .map_err(|error| failed(io::Error::other(error)))
+        };
+        match ask(&bundle, signal) {
+            Ok(Asked::Told(connection)) => {
+                thaw()?;
+                ended(&connection, patience).map_err(failed)?;
             }
-            // Its supervisor was killed: it is asked itself, and nobody waits for an answer.
+            Ok(Asked::Ended) => {}
+            Ok(Asked::Refused(message)) => return Err(failed(io::Error::other(message))),
+            // Its supervisor was killed, or is stuck: it is asked itself, and nobody waits for an answer.
             Err(_) => match runtime::state::kill(&bundle, signal) {
                 Ok(()) => {
-                    self.thaw(&bundle)
-                        .map_err(|error| failed(io::Error::other(error)))?;
+                    thaw()?;
                     self.wait_for_orphan(&row, patience);
                 }
                 Err(KillError::NotRunning(_)) => {}
@@ -141,6 +138,27 @@ impl Engine {
     }
 }
 
+/// What the supervisor makes of it that its container is to end.
+enum Asked {
+    /// The signal was sent; the end will be told here.
+    Told(Connection),
+    /// It has ended.
+    Ended,
+    /// No.
+    Refused(String),
+}
+
+fn ask(bundle: &Bundle, signal: i32) -> io::Result<Asked> {
+    let connection = Connection::open(bundle)?;
+    connection.send(&Request::Wait, &[])?;
+    connection.send(&Request::Stop { signal }, &[])?;
+    Ok(match connection.answer(SOON)? {
+        None | Some(Reply::Exited(_)) => Asked::Ended,
+        Some(Reply::Error { message }) => Asked::Refused(message),
+        Some(_) => Asked::Told(connection),
+    })
+}
+
 /// Waits until the supervisor tells the end, or is gone; false when patience has.
 fn ended(connection: &Connection, patience: Patience) -> io::Result<bool> {
     let begun = Instant::now();
@@ -154,9 +172,6 @@ fn ended(connection: &Connection, patience: Patience) -> io::Result<bool> {
         }
         match connection.receive::<Reply>()? {
             None | Some((Reply::Exited(_), _)) => return Ok(true),
-            // One that rests before its next start only says that it will not be.
-            Some((Reply::Done, _)) => {}
-            Some((Reply::Error { message }, _)) => return Err(io::Error::other(message)),
             Some(_) => {}
         }
     }

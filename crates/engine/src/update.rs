@@ -82,26 +82,30 @@ impl Engine {
     /// See [`UpdateError`]. Nothing is changed then, but for [`UpdateError::Cgroup`].
     pub fn update(&self, name: &str, update: &Update) -> Result<(), UpdateError> {
         let row = self.store.find_container(self.ns(), name)?;
-        let mut plan = Details::of(&row)
-            .plan
-            .ok_or_else(|| UpdateError::NoPlan(row.name.clone()))?;
+        let no_plan = || UpdateError::NoPlan(row.name.clone());
+        let plan = Details::of(&row).plan.ok_or_else(no_plan)?;
         if row.ephemeral && update.restart.is_some_and(|restart| restart != Restart::No) {
             return Err(UpdateError::Ephemeral(row.name));
         }
-        let state = self.state(&row);
-        let running = state.is_running();
-        if running && plan.runtime.is_some() {
+        if plan.runtime.is_some() && self.state(&row).is_running() {
             return Err(UpdateError::Foreign(row.name));
         }
-        update.change(&mut plan);
-        let limits = spec::limits(&plan.container, &Host::probe().map_err(UpdateError::Host)?)?;
-
-        self.edit_plan(&row, |plan| update.change(plan))?;
+        let host = Host::probe().map_err(UpdateError::Host)?;
+        // On what is kept at that moment: somebody else may change something too.
+        let mut checked = Ok(());
+        self.edit_plan(&row, |plan| {
+            let mut changed = plan.clone();
+            update.change(&mut changed);
+            checked = spec::limits(&changed.container, &host).map(drop);
+            if checked.is_ok() {
+                *plan = changed;
+            }
+        })?;
+        checked?;
         self.note_container(&row, "update", &[]);
-        if !state.is_up() {
+        let Ok(bundle) = Bundle::open(&self.bundle_path(&row.id)) else {
             return Ok(());
-        }
-        let bundle = Bundle::open(&self.bundle_path(&row.id))?;
+        };
         if let Some(restart) = update.restart
             && let Ok(connection) = Connection::open(&bundle)
         {
@@ -112,14 +116,29 @@ impl Engine {
             restart: None,
             ..update.clone()
         };
-        if limited == Update::default() {
-            return Ok(());
+        match limited == Update::default() {
+            true => Ok(()),
+            false => self.apply_limits(&row, &bundle, &host),
         }
+    }
+
+    /// Has a container that runs keep to what its row says. One after the other, so that what the last of several wrote into
+    /// the row is what holds.
+    fn apply_limits(&self, row: &store::Container, bundle: &Bundle, host: &Host) -> Result<(), UpdateError> {
+        let _lock = bundle.lock()?;
+        let row = self.store.find_container(self.ns(), &row.id)?;
+        let state = self.state(&row);
+        let Some(plan) = Details::of(&row).plan.filter(|_| state.is_up()) else {
+            return Ok(());
+        };
+        let limits = spec::limits(&plan.container, host)?;
         let cgroup = |source| UpdateError::Cgroup {
             name: row.name.clone(),
             source,
         };
-        if running && let Some(state) = state::load(&bundle)? {
+        if state.is_running()
+            && let Some(state) = state::load(bundle)?
+        {
             let changed = Cgroup::open(&state.cgroups).and_then(|own| own.update(&limits));
             changed.map_err(cgroup)?;
         }

@@ -1,8 +1,11 @@
 //! `wait`: for the end of a container.
 
+use std::io::{self, ErrorKind};
+
 use runtime::bundle::Bundle;
-use runtime::control::{Connection, Reply, Request};
+use runtime::control::{ANSWER, Connection, Reply, Request};
 use runtime::health::Status;
+use runtime::state::Exit;
 use store::ContainerError;
 
 use crate::Engine;
@@ -28,6 +31,9 @@ pub enum WaitError {
     /// Nobody saw how it ended.
     #[error("nobody knows how container {0} ended: its supervisor was killed, or the machine was restarted")]
     Lost(String),
+    /// It has ended, and its supervisor, which was stopped or is stuck, does not tell how.
+    #[error("container {0} has ended, and its supervisor does not answer")]
+    Stuck(String),
 }
 
 impl Engine {
@@ -45,20 +51,15 @@ impl Engine {
                 State::Lost => return Err(WaitError::Lost(row.name)),
                 _ => {}
             }
-            let told = Bundle::open(&self.bundle_path(&row.id)).ok().and_then(|bundle| {
-                let connection = Connection::open(&bundle).ok()?;
-                connection.send(&Request::Wait, &[]).ok()?;
-                match connection.receive::<Reply>().ok()?? {
-                    (Reply::Exited(exit), _) => Some(exit),
-                    _ => None,
-                }
-            });
+            let bundle = Bundle::open(&self.bundle_path(&row.id));
+            let told = bundle.map_or(Ok(None), |bundle| hear(&bundle));
             match told {
                 // It will run again: that is not the end that is waited for.
-                Some(exit) if exit.again.is_some() => {}
-                Some(exit) => return Ok(exit.code.into()),
+                Ok(Some(exit)) if exit.again.is_some() => {}
+                Ok(Some(exit)) => return Ok(exit.code.into()),
+                Err(error) if error.kind() == ErrorKind::TimedOut => return Err(WaitError::Stuck(row.name)),
                 // Without a supervisor there is only to look.
-                None => std::thread::sleep(std::time::Duration::from_millis(50)),
+                _ => std::thread::sleep(std::time::Duration::from_millis(50)),
             }
         }
     }
@@ -83,4 +84,20 @@ impl Engine {
         }
         Err(WaitError::NotRunning(row.name))
     }
+}
+
+/// The end of a container as its supervisor tells it; `None` where that says something else or is gone, `TimedOut` where
+/// the process has ended and the supervisor does not say so.
+fn hear(bundle: &Bundle) -> io::Result<Option<Exit>> {
+    let connection = Connection::open(bundle)?;
+    connection.send(&Request::Wait, &[])?;
+    while !connection.wait(Some(ANSWER))? {
+        if runtime::state::is_untold(bundle).map_err(io::Error::other)? && !connection.wait(Some(ANSWER))? {
+            return Err(ErrorKind::TimedOut.into());
+        }
+    }
+    Ok(match connection.receive::<Reply>()? {
+        Some((Reply::Exited(exit), _)) => Some(exit),
+        _ => None,
+    })
 }

@@ -11,7 +11,7 @@ use rustix::event::{PollFd, PollFlags};
 use rustix::pipe::PipeFlags;
 
 use crate::bundle::Bundle;
-use crate::control::{Connection, Reply, Request};
+use crate::control::{ANSWER, Connection, Reply, Request};
 use crate::start::Running;
 use crate::state::Exit;
 use crate::terminal::{Attention, Buffer, Raw, retry, size_of};
@@ -61,14 +61,15 @@ pub fn pipes(typed: bool) -> io::Result<(Pipes, Ends)> {
     Ok((pipes, ends))
 }
 
-/// Attaches to a container that runs. `NotFound` or `ConnectionRefused` where no supervisor is there.
+/// Attaches to a container that runs. `NotFound` or `ConnectionRefused` where no supervisor is there, `TimedOut` where it
+/// does not answer.
 pub fn attach(bundle: &Bundle, typed: bool) -> io::Result<(Running, Pipes)> {
     let connection = Connection::open(bundle)?;
     let (pipes, ends) = pipes(typed)?;
     connection.send(&Request::Attach { stdin: typed }, &ends.fds())?;
-    match connection.receive::<Reply>()? {
-        Some((Reply::Done, _)) => {}
-        Some((Reply::Error { message }, _)) => return Err(io::Error::other(message)),
+    match connection.answer(ANSWER)? {
+        Some(Reply::Done) => {}
+        Some(Reply::Error { message }) => return Err(io::Error::other(message)),
         _ => return Err(io::ErrorKind::UnexpectedEof.into()),
     }
     connection.send(&Request::Wait, &[])?;

@@ -29,6 +29,10 @@ pub const VERSION: u32 = 5;
 /// No message is longer.
 const MAX_MESSAGE: usize = 16 << 10;
 
+/// How long a supervisor may take to answer: it waits for nothing itself but to be started again. One that takes longer
+/// was stopped, or is stuck.
+pub const ANSWER: Duration = Duration::from_secs(10);
+
 /// What a supervisor is asked.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -114,6 +118,23 @@ pub struct About {
     pub attributes: BTreeMap<String, String>,
     /// When it was made, in nanoseconds since 1970, if nobody has written that down.
     pub made: Option<u64>,
+    /// The one who starts it is attached to it.
+    #[serde(default)]
+    pub attached: bool,
+    /// Volumes that are mounted for it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub volumes: Vec<MountedVolume>,
+}
+
+/// A volume, where a container has it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MountedVolume {
+    /// The volume's name.
+    pub name: String,
+    /// Its place in the container.
+    pub destination: String,
+    /// Whether it cannot be written there.
+    pub read_only: bool,
 }
 
 /// How a supervisor holds the streams of a container.
@@ -259,10 +280,11 @@ pub struct Connection {
 }
 
 impl Connection {
-    /// Connects to the supervisor of a bundle. `ConnectionRefused` or `NotFound` when there is none.
+    /// Connects to the supervisor of a bundle. `ConnectionRefused` or `NotFound` when there is none; `TimedOut` where it
+    /// takes no connection for as long as [`ANSWER`], or later no message.
     pub fn open(bundle: &Bundle) -> io::Result<Connection> {
         Ok(Connection {
-            socket: sys::socket::connect(bundle.dir(), bundle::CONTROL)?,
+            socket: sys::socket::connect(bundle.dir(), bundle::CONTROL, Some(ANSWER)).map_err(in_time)?,
         })
     }
 
@@ -277,7 +299,15 @@ impl Connection {
             version: VERSION,
             request: message,
         };
-        sys::socket::send(self.socket.as_fd(), &serde_json::to_vec(&envelope)?, fds)
+        sys::socket::send(self.socket.as_fd(), &serde_json::to_vec(&envelope)?, fds).map_err(in_time)
+    }
+
+    /// The answer to what was asked; `None` when the supervisor is gone, `TimedOut` where it takes longer than `limit`.
+    pub fn answer(&self, limit: Duration) -> io::Result<Option<Reply>> {
+        match self.wait(Some(limit))? {
+            true => Ok(self.receive()?.map(|(reply, _)| reply)),
+            false => Err(silence()),
+        }
     }
 
     /// Waits until there is something to receive; false when `time` passes first.
@@ -304,6 +334,18 @@ impl Connection {
         };
         let envelope: Envelope<T> = serde_json::from_slice(&message.bytes)?;
         Ok(Some((envelope.request, message.fds)))
+    }
+}
+
+/// Where nothing is heard of a supervisor that is there.
+pub(crate) fn silence() -> io::Error {
+    io::Error::new(io::ErrorKind::TimedOut, "its supervisor does not answer")
+}
+
+fn in_time(error: io::Error) -> io::Error {
+    match error.kind() {
+        io::ErrorKind::WouldBlock => silence(),
+        _ => error,
     }
 }
 

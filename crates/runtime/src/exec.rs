@@ -10,7 +10,7 @@ use rustix::fs::MemfdFlags;
 use sys::Dir;
 
 use crate::bundle::{Bundle, BundleError};
-use crate::control::{Connection, Request};
+use crate::control::{ANSWER, Connection, Request};
 use crate::start::{Running, StartError};
 use crate::state;
 use crate::terminal::Attention;
@@ -37,6 +37,9 @@ pub enum ExecError {
     /// Nobody is there who could make the process: the container does not run, or its supervisor was killed.
     #[error("container {0} has no supervisor that could run a program in it")]
     NoSupervisor(String),
+    /// Its supervisor was stopped, or is stuck.
+    #[error("the supervisor of container {0} does not answer")]
+    Stuck(String),
     /// The request could not be written down.
     #[error("preparing the request: {0}")]
     Prepare(io::Error),
@@ -48,10 +51,11 @@ pub enum ExecError {
 /// Executes a program in the container; returns when it runs. The value is that program's: its terminal, its signals,
 /// its end. Dropping it leaves the program running.
 pub fn exec(request: &ExecRequest<'_>) -> Result<Running, ExecError> {
-    let connection = Connection::open(request.bundle).map_err(|error| match error.kind() {
+    let connection = ask(request.bundle).map_err(|error| match error.kind() {
         io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => {
             ExecError::NoSupervisor(request.bundle.id().to_owned())
         }
+        io::ErrorKind::TimedOut => ExecError::Stuck(request.bundle.id().to_owned()),
         _ => ExecError::Prepare(error),
     })?;
     let file = write_down(request.process).map_err(ExecError::Prepare)?;
@@ -61,6 +65,16 @@ pub fn exec(request: &ExecRequest<'_>) -> Result<Running, ExecError> {
     let order = Request::Exec { size: request.size };
     running.order(&order, &fds, request.attention, request.bundle.path())?;
     Ok(running)
+}
+
+/// A connection to a supervisor that answers: one that is stuck would keep the descriptors that it is sent, and whoever
+/// reads from them would wait for it. How long the program then takes to begin depends on what lies in the container.
+fn ask(bundle: &Bundle) -> io::Result<Connection> {
+    let connection = Connection::open(bundle)?;
+    connection.send(&Request::Kill { signal: 0 }, &[])?;
+    // That nothing runs is an answer too; so it will say again.
+    connection.answer(ANSWER)?;
+    Ok(connection)
 }
 
 /// A message may not be as long as arguments and environment may be.

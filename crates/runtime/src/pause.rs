@@ -7,7 +7,7 @@ use std::io;
 
 use crate::bundle::{Bundle, BundleError};
 use crate::cgroup::{Cgroup, CgroupError};
-use crate::control::{Connection, Reply, Request};
+use crate::control::{ANSWER, Connection, Reply, Request};
 use crate::state;
 use crate::terminal::Attention;
 
@@ -55,7 +55,7 @@ pub fn pause(bundle: &Bundle) -> Result<Option<Paused>, PauseError> {
         cgroup.wait_frozen(true)?;
         return Ok(Some(Paused { _by: held }));
     }
-    // An older supervisor, another runtime's container, or a kernel that cannot do it, which says so here.
+    // An older supervisor, one that is stuck, another runtime's container, or a kernel that cannot do it, which says so here.
     let signals = Attention::begin().map_err(PauseError::Signals)?;
     let held = By::Us {
         cgroup,
@@ -71,9 +71,9 @@ pub fn pause(bundle: &Bundle) -> Result<Option<Paused>, PauseError> {
 fn ask(bundle: &Bundle) -> io::Result<Connection> {
     let connection = Connection::open(bundle)?;
     connection.send(&Request::Pause, &[])?;
-    match connection.receive()? {
-        Some((Reply::Done, _)) => Ok(connection),
-        Some((Reply::Error { message }, _)) => Err(io::Error::other(message)),
+    match connection.answer(ANSWER)? {
+        Some(Reply::Done) => Ok(connection),
+        Some(Reply::Error { message }) => Err(io::Error::other(message)),
         _ => Err(io::ErrorKind::UnexpectedEof.into()),
     }
 }
@@ -84,7 +84,7 @@ impl Drop for By {
         match self {
             By::Supervisor(connection) => {
                 let asked = connection.send(&Request::Unpause, &[]);
-                let _ = asked.and_then(|()| connection.receive::<Reply>());
+                let _ = asked.and_then(|()| connection.answer(ANSWER));
             }
             By::Us { cgroup, .. } => drop(cgroup.thaw()),
         }

@@ -157,7 +157,7 @@ fn interfaces(text: &str) -> (u64, u64) {
 }
 
 /// What times in /proc are counted from and in.
-struct Clock {
+pub(crate) struct Clock {
     ticks: u64,
     /// Nanoseconds since 1970 at which the machine was started.
     boot: u64,
@@ -166,7 +166,7 @@ struct Clock {
 }
 
 impl Clock {
-    fn read() -> Clock {
+    pub(crate) fn read() -> Clock {
         let up = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
         let up = Duration::new(
             u64::try_from(up.tv_sec).unwrap_or(0),
@@ -178,6 +178,13 @@ impl Clock {
             boot: crate::state::now().saturating_sub(since_boot),
             up,
         }
+    }
+
+    /// When a process was started that says so many ticks, in nanoseconds since 1970 as the clock goes now.
+    pub(crate) fn time(&self, started: u64) -> u64 {
+        let since_boot = self.duration(started).as_nanos();
+        self.boot
+            .saturating_add(u64::try_from(since_boot).unwrap_or(u64::MAX))
     }
 
     fn duration(&self, ticks: u64) -> Duration {

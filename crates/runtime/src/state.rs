@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::bundle::{self, Bundle, BundleError};
 use crate::cgroup::CgroupPaths;
+use crate::processes::Clock;
 
 /// A process as it can be found again: the number may be reused, number and start time within one boot may not.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -248,7 +249,7 @@ pub fn read(bundle: &Bundle) -> Result<Status, BundleError> {
             false => Status::Exited(exit),
         });
     }
-    let (pid, started) = (state.process.pid, state.created);
+    let (pid, started) = (state.process.pid, started(&state, &Clock::read()));
     let running = Status::Running { pid, started };
     if lives(&state.process)? {
         return Ok(match state.running {
@@ -262,6 +263,33 @@ pub fn read(bundle: &Bundle) -> Result<Status, BundleError> {
         return Ok(load_exit(bundle)?.map_or(running, Status::Exited));
     }
     Ok(load_exit(bundle)?.map_or(Status::Lost, Status::Exited))
+}
+
+/// Clocks are set by less than this without anybody's noticing.
+const SLACK: u64 = 60_000_000_000;
+
+/// When the container was started, by the clock as it goes now: one that was set since then tells of a wrong moment, but
+/// how old the process is does not depend on it.
+fn started(state: &State, clock: &Clock) -> u64 {
+    let by_age = clock.time(state.process.started);
+    match by_age.abs_diff(state.created) > SLACK {
+        true => by_age,
+        false => state.created,
+    }
+}
+
+/// Whether the container's process has ended and its supervisor, which lives, has not written that down: it is about to,
+/// or it is stuck.
+pub fn is_untold(bundle: &Bundle) -> Result<bool, BundleError> {
+    let Some(state) = load(bundle)? else {
+        return Ok(false);
+    };
+    let io = |source| BundleError::Io {
+        path: bundle.path().to_path_buf(),
+        source,
+    };
+    let ended = !state.process.lives().map_err(io)? && state.supervisor.lives().map_err(io)?;
+    Ok(ended && load_exit(bundle)?.is_none())
 }
 
 /// Sends `signal` to the container's first process, whether its supervisor lives or not.
@@ -316,6 +344,30 @@ mod tests {
             ..me
         };
         assert!(other_boot.open().unwrap().is_none());
+    }
+
+    #[test]
+    fn a_clock_that_was_set_makes_nobody_older() {
+        let clock = Clock::read();
+        let process = ProcessId::of(std::process::id().try_into().unwrap()).unwrap();
+        let begun = clock.time(process.started);
+        let state = |created| State {
+            version: bundle::VERSION,
+            process: process.clone(),
+            supervisor: process.clone(),
+            created,
+            running: true,
+            cgroups: CgroupPaths::default(),
+            restarts: 0,
+        };
+        let hour = 3_600_000_000_000;
+        for (recorded, told) in [
+            (begun + 5, begun + 5),
+            (begun - hour, begun),
+            (begun + hour, begun),
+        ] {
+            assert_eq!(started(&state(recorded), &clock), told);
+        }
     }
 
     #[test]

@@ -315,6 +315,11 @@ impl Store {
         }
     }
 
+    /// Where what a container prints is kept, whether there is anything or not: see [`Store::log_dir`].
+    pub fn log_path(&self, ns: &str, id: &str) -> Result<PathBuf, SnapshotError> {
+        Ok(self.upper_path(ns, id)?.with_file_name(LOG))
+    }
+
     /// The directory in which what a container prints is kept, `snapshots/<n>/log`; made when it is missing. What it
     /// holds goes with the container, and is not counted among what that may write.
     pub fn log_dir(&self, ns: &str, id: &str) -> Result<Dir, SnapshotError> {

@@ -5,8 +5,10 @@ use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::Path;
+use std::time::Duration;
 
 use rustix::fs::Mode;
+use rustix::net::sockopt::Timeout;
 use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer,
     SendAncillaryMessage, SendFlags, SocketAddrUnix, SocketFlags, SocketType,
@@ -66,14 +68,16 @@ pub fn accept(listener: BorrowedFd<'_>) -> io::Result<Option<OwnedFd>> {
     }
 }
 
-/// Connects to the socket `name` in `dir`. `ECONNREFUSED` when nobody listens any more.
-pub fn connect(dir: &Dir, name: &str) -> io::Result<OwnedFd> {
+/// Connects to the socket `name` in `dir`. `ECONNREFUSED` when nobody listens any more. With a `limit`, connecting, and
+/// each message sent later, waits no longer than that for a listener that takes nothing, and answers `EAGAIN` then.
+pub fn connect(dir: &Dir, name: &str, limit: Option<Duration>) -> io::Result<OwnedFd> {
     let socket = rustix::net::socket_with(
         AddressFamily::UNIX,
         SocketType::SEQPACKET,
         SocketFlags::CLOEXEC,
         None,
     )?;
+    rustix::net::sockopt::set_socket_timeout(&socket, Timeout::Send, limit)?;
     rustix::net::connect(&socket, &address(dir.as_fd(), name)?)?;
     Ok(socket)
 }
@@ -200,12 +204,22 @@ mod tests {
             .unwrap();
         let listener = listen(&deep, "control.sock").unwrap();
         assert!(accept(listener.as_fd()).unwrap().is_none());
-        let client = connect(&deep, "control.sock").unwrap();
+        let client = connect(&deep, "control.sock", None).unwrap();
         let server = accept(listener.as_fd()).unwrap().unwrap();
         send(client.as_fd(), b"hello", &[]).unwrap();
         assert_eq!(receive(server.as_fd(), 100).unwrap().unwrap().bytes, b"hello");
+        // Nobody takes the next ones: the queue is full after a while.
+        let limit = Some(Duration::from_millis(50));
+        let mut waiting = Vec::new();
+        let error = loop {
+            match connect(&deep, "control.sock", limit) {
+                Ok(socket) => waiting.push(socket),
+                Err(error) => break error,
+            }
+        };
+        assert_eq!(error.kind(), io::ErrorKind::WouldBlock);
         drop(listener);
-        let error = connect(&deep, "control.sock").unwrap_err();
+        let error = connect(&deep, "control.sock", None).unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::ConnectionRefused);
         let mode = deep.stat("control.sock").unwrap().st_mode;
         assert_eq!(mode & 0o777, 0o600);

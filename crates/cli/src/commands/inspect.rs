@@ -1,19 +1,18 @@
-//! `strata inspect`: everything about a container or an image.
+//! `strata inspect`: everything about a container, an image, a network or a volume; `strata container inspect` and the like.
 
 use clap::{Args, ValueEnum};
-use serde::Serialize;
 
 use super::{Context, Outcome, for_each, print};
 use crate::render;
 use crate::render::template::{self, ValueFormat};
 
-/// Show everything about containers or images, as JSON
+/// Show everything about containers, images, networks or volumes, as JSON
 #[derive(Debug, Args)]
 pub(crate) struct InspectArgs {
-    /// Containers or images, by name or the beginning of an id
+    /// By name or the beginning of an id
     #[arg(value_name = "NAME", required = true)]
     pub(crate) names: Vec<String>,
-    /// What the names are [default: a container, or else an image]
+    /// What the names are [default: the first of these that there is]
     #[arg(long = "type", value_name = "TYPE")]
     pub(crate) kind: Option<Kind>,
     /// Form of the output: json, or fields such as '{{.State.Status}}'
@@ -39,31 +38,38 @@ pub(crate) enum Kind {
     Container,
     /// An image
     Image,
+    /// A network
+    Network,
+    /// A volume
+    Volume,
+}
+
+impl From<Kind> for engine::inspect::Kind {
+    fn from(kind: Kind) -> Self {
+        match kind {
+            Kind::Container => Self::Container,
+            Kind::Image => Self::Image,
+            Kind::Network => Self::Network,
+            Kind::Volume => Self::Volume,
+        }
+    }
 }
 
 pub(crate) fn run(context: &Context, names: &[String], format: &ValueFormat, kind: Option<Kind>) -> Outcome {
     let engine = context.engine()?;
-    let kind = kind.map(|k| match k {
-        Kind::Container => engine::inspect::Kind::Container,
-        Kind::Image => engine::inspect::Kind::Image,
-    });
+    let kind = kind.map(Into::into);
     let mut found = Vec::new();
     let code = for_each(names, |name| {
         found.push(engine.inspect(name, kind)?);
         Ok(())
     });
-    write(format, &found)?;
-    Ok(code)
-}
-
-/// Prints what was found: all of it as one list, or each by a template.
-pub(super) fn write(format: &ValueFormat, found: &[impl Serialize]) -> Outcome {
     match format {
-        ValueFormat::Json => print(|out| render::json(out, &found)),
+        ValueFormat::Json => print(|out| render::json(out, &found))?,
         ValueFormat::Template(template) => {
             let lines: Result<Vec<String>, _> = found.iter().map(|one| template.text(one)).collect();
             let lines = lines?;
-            print(|out| template::write(out, &lines))
+            print(|out| template::write(out, &lines))?
         }
-    }
+    };
+    Ok(code)
 }

@@ -1,5 +1,7 @@
 //! What helps when a container cannot be started again, stopped, or listened to.
 
+use std::io::ErrorKind;
+
 use engine::attach::AttachError;
 use engine::errors::Fault;
 use engine::kill::KillError;
@@ -12,6 +14,11 @@ use engine::update::UpdateError;
 use engine::wait::WaitError;
 
 use super::Explain;
+
+/// Of one whose supervisor does not answer.
+pub(super) fn stuck(name: &str) -> String {
+    format!("let it go on where somebody stopped it (SIGCONT), or end all of it: strata rm -f {name}")
+}
 
 impl Explain for StopError {
     fn fault(&self) -> Option<&Fault> {
@@ -84,6 +91,7 @@ impl Explain for WaitError {
             }
             WaitError::NotRunning(_) => Some("strata ps -a shows how it ended".to_owned()),
             WaitError::NotStarted(name) => Some(format!("start it with strata start {name}")),
+            WaitError::Stuck(name) => Some(stuck(name)),
             WaitError::Lost(_) => Some("strata ps -a shows it as lost".to_owned()),
             _ => None,
         }
@@ -102,6 +110,9 @@ impl Explain for AttachError {
         match self {
             AttachError::Container(error) => error.hint(),
             AttachError::NotRunning(name) => Some(format!("start it with strata start -ai {name}")),
+            AttachError::Refused { name, source } if source.kind() == ErrorKind::TimedOut => {
+                Some(stuck(name))
+            }
             AttachError::Refused { .. } => Some(
                 "a container that was run in the foreground with --rm is that command's alone".to_owned(),
             ),

@@ -401,6 +401,8 @@ impl Explain for InspectError {
             InspectError::Image(error) => error.fault(),
             InspectError::Snapshot(error) => error.fault(),
             InspectError::Blob(error) => error.fault(),
+            InspectError::Network(error) => error.fault(),
+            InspectError::Volume(error) => error.fault(),
             _ => None,
         }
     }
@@ -411,6 +413,8 @@ impl Explain for InspectError {
             InspectError::Container(error) => error.hint(),
             InspectError::Image(error) => error.hint(),
             InspectError::Blob(error) => error.hint(),
+            InspectError::Network(error) => error.hint(),
+            InspectError::Volume(error) => error.hint(),
             _ => None,
         }
     }

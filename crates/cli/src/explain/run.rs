@@ -10,6 +10,7 @@ use runtime::{ExecError as Unstarted, StartError, spec};
 
 use super::Explain;
 use super::image::PLATFORMS;
+use super::lifecycle::stuck;
 
 impl Explain for BaseError {
     fn fault(&self) -> Option<&Fault> {
@@ -117,6 +118,7 @@ impl Explain for ExecError {
                         "its supervisor was killed, or it has just ended; strata rm -f {name} removes what is left"
                     ));
                 }
+                Unstarted::Stuck(_) => return Some(stuck(name)),
                 Unstarted::Start(StartError::CannotRun(_)) => {
                     "see that it is executable, for this machine, and that its interpreter is in the container"
                 }

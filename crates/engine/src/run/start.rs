@@ -297,6 +297,7 @@ impl Engine {
                 About {
                     attributes: events::about(&made.name, made.image.as_deref(), &request.labels),
                     made: u64::try_from(made.created.as_nanosecond()).ok(),
+                    ..About::default()
                 },
             )
         });
@@ -354,7 +355,7 @@ impl Engine {
             .map_err(ContainerError::from)?;
         let about = About {
             attributes: events::about(&row.name, row.image.as_deref(), &row.labels),
-            made: None,
+            ..About::default()
         };
         match self.begin(
             &bundle, &row.name, &plan, &draft, &mounts, streams, supervisor, about,
@@ -454,7 +455,11 @@ impl Engine {
             size: streams.size,
             runtime: plan.runtime.as_deref(),
             restart: plan.restart,
-            about,
+            about: About {
+                attached: !matches!(streams.stdio, Stdio::Held(None)),
+                volumes: events::mounted(&plan.container.volumes),
+                ..about
+            },
             health: plan.health().is_some(),
             cleanup: self.remover(bundle.id()),
             attention: streams.attention,

@@ -151,7 +151,7 @@ impl Container {
             }
             other => other.map_err(doing())?,
         }
-        let connected = sys::socket::connect(dir, STARTING);
+        let connected = sys::socket::connect(dir, STARTING, None);
         dir.unlink(STARTING).map_err(doing())?;
         let connection = match connected {
             Err(error) if error.kind() == std::io::ErrorKind::ConnectionRefused => {

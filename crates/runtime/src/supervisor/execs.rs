@@ -8,7 +8,7 @@ use oci_spec::runtime::Process;
 use rustix::fs::FileType;
 
 use super::begin::Left;
-use super::events::Told;
+use super::events::{Named, Told};
 use super::serve::End;
 use crate::bundle::Bundle;
 use crate::control::{Concern, Connection, Reply, Request};
@@ -31,6 +31,8 @@ const MAX_PROCESS: u64 = 8 << 20;
 struct Exec {
     pid: i32,
     stage: Stage,
+    /// What events say of it; none of a health check, which tells what came of it.
+    named: Option<Named>,
     /// The one who asked, as long as it listens.
     client: Option<Connection>,
     /// Nobody had the terminal open when it was last looked at.
@@ -59,12 +61,24 @@ enum From {
 }
 
 /// All of them.
-#[derive(Default)]
-pub(super) struct Execs(Vec<Exec>);
+pub(super) struct Execs<'a> {
+    all: Vec<Exec>,
+    told: &'a Told,
+    /// How many there have been.
+    numbered: u64,
+}
 
-impl Execs {
+impl<'a> Execs<'a> {
+    pub(super) fn new(told: &'a Told) -> Execs<'a> {
+        Execs {
+            all: Vec::new(),
+            told,
+            numbered: 0,
+        }
+    }
+
     pub(super) fn len(&self) -> usize {
-        self.0.len()
+        self.all.len()
     }
 
     /// Makes the process of a program for `client`, who brought the descriptors `fds`; `first` is the container's first
@@ -76,21 +90,26 @@ impl Execs {
         client: Connection,
         size: Option<(u16, u16)>,
         fds: Vec<OwnedFd>,
+        is_check: bool,
     ) {
         match make(place, first, size, fds) {
-            Ok(joining) => self.0.push(Exec {
-                pid: joining.pid(),
-                stage: Stage::Joins(joining),
-                client: Some(client),
-                hung_up: false,
-            }),
+            Ok((joining, command)) => {
+                self.numbered += 1;
+                self.all.push(Exec {
+                    pid: joining.pid(),
+                    stage: Stage::Joins(joining),
+                    named: (!is_check).then(|| Named::new(self.numbered, &command)),
+                    client: Some(client),
+                    hung_up: false,
+                });
+            }
             Err(fault) => drop(client.send(&failed(&fault), &[])),
         }
     }
 
     /// What is to be watched for them.
     pub(super) fn watched(&self) -> impl Iterator<Item = (Source, BorrowedFd<'_>)> {
-        self.0.iter().enumerate().flat_map(|(place, exec)| {
+        self.all.iter().enumerate().flat_map(|(place, exec)| {
             let process = match &exec.stage {
                 Stage::Joins(joining) => Some(joining.as_fd()),
                 _ => None,
@@ -109,11 +128,11 @@ impl Execs {
 
     /// Does what is due where something is to be heard.
     pub(super) fn attend(&mut self, Source(place, from): Source) {
-        let Some(exec) = self.0.get_mut(place) else {
+        let Some(exec) = self.all.get_mut(place) else {
             return;
         };
         match from {
-            From::Process => exec.advance(),
+            From::Process => exec.advance(self.told),
             From::Client => exec.serve(),
             From::Terminal => exec.drop_output(),
         }
@@ -121,23 +140,28 @@ impl Execs {
 
     /// The process of this number has ended; not one of these, perhaps.
     pub(super) fn ended(&mut self, pid: i32, end: End) {
-        let Some(place) = self.0.iter().position(|exec| exec.pid == pid) else {
+        let Some(place) = self.all.iter().position(|exec| exec.pid == pid) else {
             return;
         };
-        let mut exec = self.0.swap_remove(place);
+        let mut exec = self.all.swap_remove(place);
         // What it said before comes first; there is no more than that, so this waits for nothing.
         while matches!(exec.stage, Stage::Joins(_)) {
-            exec.advance();
+            exec.advance(self.told);
         }
         match exec.stage {
-            Stage::Runs(_) => exec.tell(&exited(end)),
+            Stage::Runs(_) => {
+                exec.tell(&exited(end));
+                exec.note_end(self.told, end.code);
+            }
             Stage::Silent => {
                 let how = end.signal.map_or_else(
                     || format!("exit code {}", end.code),
                     |signal| format!("signal {signal}"),
                 );
                 let text = format!("the process ended while it was being set up ({how})");
-                exec.tell(&failed(&Fault::new(text)));
+                let fault = Fault::new(text);
+                exec.tell(&failed(&fault));
+                exec.note_end(self.told, fault.code);
             }
             Stage::Joins(_) | Stage::Failed => {}
         }
@@ -145,7 +169,7 @@ impl Execs {
 
     /// Everything in the container was killed, and with it those that still are here.
     pub(super) fn all_killed(&mut self) {
-        let pids: Vec<i32> = self.0.iter().map(|exec| exec.pid).collect();
+        let pids: Vec<i32> = self.all.iter().map(|exec| exec.pid).collect();
         for pid in pids {
             self.ended(pid, End::KILLED);
         }
@@ -176,8 +200,14 @@ impl Exec {
         }
     }
 
+    fn note_end(&self, told: &Told, code: u8) {
+        if let Some(named) = &self.named {
+            told.exec_ended(named, code);
+        }
+    }
+
     /// Takes a word of the process.
-    fn advance(&mut self) {
+    fn advance(&mut self, told: &Told) {
         let Stage::Joins(joining) = &mut self.stage else {
             return;
         };
@@ -190,11 +220,15 @@ impl Exec {
                     let _ = client.send(&Reply::Started { pid: self.pid }, &fds);
                 }
                 self.stage = Stage::Runs(started);
+                if let Some(named) = &mut self.named {
+                    told.exec_started(named);
+                }
             }
             Progress::Failed(fault) => {
                 self.tell(&failed(&fault));
                 self.client = None;
                 self.stage = Stage::Failed;
+                self.note_end(told, fault.code);
             }
             Progress::Silent => self.stage = Stage::Silent,
         }
@@ -244,13 +278,13 @@ impl Exec {
     }
 }
 
-/// Makes the process.
+/// Makes the process; also what it is to execute.
 fn make(
     place: Place<'_>,
     first: BorrowedFd<'_>,
     size: Option<(u16, u16)>,
     mut fds: Vec<OwnedFd>,
-) -> Result<Joining> {
+) -> Result<(Joining, Vec<String>)> {
     let Place { bundle, left, .. } = place;
     if left.external.is_some() {
         let text = "the container is another OCI runtime's: its own exec runs programs in it";
@@ -263,7 +297,7 @@ fn make(
     let process = read_process(file)?;
     let spec = bundle.spec().map_err(|error| Fault::new(error.to_string()))?;
     let join = |pid| left.cgroups.join(pid);
-    exec::fork(&ExecOrder {
+    let joining = exec::fork(&ExecOrder {
         spec: &spec,
         process: &process,
         first,
@@ -273,7 +307,8 @@ fn make(
         size,
         cgroup: left.cgroups.birth_place(),
         join: left.cgroups.must_be_joined().then_some(&join),
-    })
+    })?;
+    Ok((joining, process.args().clone().unwrap_or_default()))
 }
 
 fn read_process(file: OwnedFd) -> Result<Process> {

@@ -83,7 +83,7 @@ impl Watch {
     }
 
     /// Does what is due: makes a check, ends one that takes too long, writes down what came of one.
-    pub(super) fn act(&mut self, place: Place<'_>, execs: &mut Execs, first: BorrowedFd<'_>) {
+    pub(super) fn act(&mut self, place: Place<'_>, execs: &mut Execs<'_>, first: BorrowedFd<'_>) {
         let now = Instant::now();
         let Some(running) = &mut self.running else {
             if now >= self.due {
@@ -139,7 +139,7 @@ impl Watch {
         }
     }
 
-    fn begin(&mut self, place: Place<'_>, execs: &mut Execs, first: BorrowedFd<'_>) {
+    fn begin(&mut self, place: Place<'_>, execs: &mut Execs<'_>, first: BorrowedFd<'_>) {
         if place.left.cgroups.paths().is_frozen() {
             self.due = Instant::now() + STILL;
             return;
@@ -155,7 +155,7 @@ impl Watch {
                     until: Instant::now() + self.check.timeout,
                     late: false,
                 });
-                execs.begin(place, first, theirs, None, fds);
+                execs.begin(place, first, theirs, None, fds, true);
             }
             Err(error) => {
                 let output = error.to_string();

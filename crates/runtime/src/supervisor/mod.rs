@@ -168,8 +168,14 @@ fn supervise(path: &Path, owner: Connection, signals: &SignalFd) -> Result<()> {
         pid: started.running.pid,
     };
     let _ = owner.send(&reply, &fds);
-    told_of.started();
-    let mut serving = Serving::new(started.listener, launcher.streams.take(), owner, signals)?;
+    told_of.started(true);
+    let mut serving = Serving::new(
+        started.listener,
+        launcher.streams.take(),
+        owner,
+        signals,
+        &told_of,
+    )?;
     let mut restarts = Restarts::new(restart);
     let mut started: Result<_> = Ok((started.running, started.left));
     let told = loop {
@@ -207,7 +213,7 @@ fn supervise(path: &Path, owner: Connection, signals: &SignalFd) -> Result<()> {
             .start_again(restarts.count, watched)
             .map(|started| (started.running, started.left));
         if started.is_ok() {
-            told_of.started();
+            told_of.started(false);
         }
         serving.give_streams(launcher.streams.take());
     };

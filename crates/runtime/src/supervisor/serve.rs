@@ -8,6 +8,7 @@ use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::process::{Pid, Signal, WaitOptions};
 use sys::signal::SignalFd;
 
+use super::events::Told;
 use super::execs::{Execs, Place, Source};
 use super::health::Watch;
 use super::streams::{Ends, Streams, Watched};
@@ -80,10 +81,11 @@ pub(super) struct Serving<'a> {
     /// Those that are held here.
     streams: Option<Box<Streams>>,
     /// Programs that came later.
-    execs: Execs,
+    execs: Execs<'a>,
     /// How the container is, where somebody wants to know.
     pub(super) watch: Option<Watch>,
     signals: &'a SignalFd,
+    told: &'a Told,
     clients: Vec<Client>,
     /// How many clients there have been.
     numbered: u64,
@@ -124,6 +126,7 @@ impl<'a> Serving<'a> {
         streams: Option<Box<Streams>>,
         owner: Connection,
         signals: &'a SignalFd,
+        told: &'a Told,
     ) -> Result<Serving<'a>> {
         // A client that does not read must not hold everybody up.
         rustix::io::ioctl_fionbio(&owner, true).during(|| "the start connection".into())?;
@@ -131,7 +134,8 @@ impl<'a> Serving<'a> {
             listener,
             running: None,
             streams,
-            execs: Execs::default(),
+            execs: Execs::new(told),
+            told,
             watch: None,
             signals,
             clients: vec![Client {
@@ -326,7 +330,8 @@ impl<'a> Serving<'a> {
         fds: Vec<OwnedFd>,
     ) {
         if let (Some(place), Some(running)) = (place, &self.running) {
-            self.execs.begin(place, running.pidfd.as_fd(), client, size, fds);
+            self.execs
+                .begin(place, running.pidfd.as_fd(), client, size, fds, false);
         } else {
             let message = "the container does not run".to_owned();
             // Who does not listen is told no more.
@@ -471,6 +476,7 @@ impl<'a> Serving<'a> {
             Request::Detach => {
                 if let Some(streams) = &mut self.streams {
                     streams.leave(number);
+                    self.told.detached();
                 }
                 Ok(())
             }
@@ -512,7 +518,11 @@ impl<'a> Serving<'a> {
             ));
         };
         match <[OwnedFd; 3]>::try_from(fds) {
-            Ok(fds) => streams.attach(number, Ends::of(fds, typed)),
+            Ok(fds) => {
+                streams.attach(number, Ends::of(fds, typed))?;
+                self.told.attached();
+                Ok(())
+            }
             Err(_) => Err(std::io::Error::other("to attach takes three descriptors")),
         }
     }
