@@ -177,7 +177,7 @@ Containers:
   commit       Make an image of what a container changed
   export       Write what a container's root file system shows, as a tar
   layers       Show the stack of layers beneath a container or an image
-  inspect      Show everything about containers or images, as JSON
+  inspect      Show everything about containers, images, networks or volumes, as JSON
 
 Volumes:
   volume       Keep directories that outlive the containers which use them
@@ -206,7 +206,7 @@ File systems:
 
 Strata:
   df           Show what images, layers, containers and volumes take on disk, and what could be freed
-  prune        Remove what is not in use: containers that do not run, images that nothing uses, what was left over
+  prune        Remove what is not in use: containers that do not run, images that nothing uses, idle networks, what was left over
   dedup        Let equal files of different layers share their blocks, where the file system can (xfs, btrfs)
   fsck         Check the store, layers against their records, and what runs against what is mounted; and mend it
   oci          Run containers for podman, containerd and buildah, which call this as they call runc
@@ -347,10 +347,10 @@ pub(crate) enum NetworkCommand {
     Create(Late<commands::network::CreateArgs>),
     #[command(visible_alias = "list")]
     Ls(Late<commands::network::LsArgs>),
-    Inspect(Late<commands::network::InspectArgs>),
+    Inspect(Late<commands::inspect::NounArgs>),
     #[command(visible_alias = "remove")]
     Rm(Late<commands::network::RmArgs>),
-    Prune(Late<commands::network::prune::PruneArgs>),
+    Prune(Late<commands::prune::PruneNetworksArgs>),
     Connect(Late<commands::network::ConnectArgs>),
     Disconnect(Late<commands::network::DisconnectArgs>),
 }
@@ -413,7 +413,7 @@ pub(crate) enum VolumeCommand {
     Create(Late<commands::volume::CreateArgs>),
     #[command(visible_alias = "list")]
     Ls(Late<commands::volume::LsArgs>),
-    Inspect(Late<commands::volume::InspectArgs>),
+    Inspect(Late<commands::inspect::NounArgs>),
     #[command(visible_alias = "remove")]
     Rm(Late<commands::volume::RmArgs>),
     Prune(Late<commands::prune::PruneVolumesArgs>),

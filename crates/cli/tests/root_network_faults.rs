@@ -6,19 +6,9 @@ use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use common::{Strata, busybox, refused, sh};
-use testkit::net;
-use testkit::random::Random;
-
-fn apart() -> Strata {
-    net::apart();
-    busybox()
-}
-
-#[track_caller]
-fn nothing_left(strata: &Strata) {
-    assert_eq!(net::left_behind(&strata.state()), [""; 0]);
-}
+use common::networks::{apart, nothing_left};
+use common::{Strata, refused, sh};
+use testkit::{net, soak};
 
 /// A directory of plug-ins, Debian's own but for one, which is a script.
 fn with_script(strata: &Strata, name: &str, script: &str) -> PathBuf {
@@ -139,7 +129,8 @@ fn what_cannot_be_undone_is_undone_later() {
     strata.ok(flags);
     let dir = with_script(&strata, "nothing", "");
     std::fs::remove_file(dir.join("portmap")).unwrap();
-    let ended = strata.end(["rm", "-f", "web"]);
+    strata.end(["stop", "-t", "0", "web"]);
+    let ended = strata.end(["rm", "web"]);
     assert!(
         ended.code == 125 && ended.err.contains("\"portmap\" is not in"),
         "{ended:?}"
@@ -148,6 +139,36 @@ fn what_cannot_be_undone_is_undone_later() {
     with_script(&strata, "nothing", "");
     strata.ok(["rm", "-f", "web"]);
     nothing_left(&strata);
+}
+
+#[test]
+fn what_is_removed_when_plug_ins_are_gone() {
+    let strata = apart();
+    let dir = with_script(&strata, "none", "");
+    let flags = ["run", "-d", "--network", "bridge", "--name"];
+    for name in ["one", "two"] {
+        strata.ok([&flags[..], &[name, "busybox", "sleep", "1000"]].concat());
+    }
+    std::fs::remove_dir_all(dir).unwrap();
+    strata.end(["stop", "-t", "0", "one"]);
+    refused(&strata.end(["rm", "one"]), &["network bridge", "is not in"]);
+    let removed = strata.end(["rm", "-f", "one", "two"]);
+    assert_eq!((removed.code, &*removed.out), (0, "one\ntwo\n"), "{removed:#?}");
+    for name in ["one", "two"] {
+        let warning = format!("warning: container {name}: network bridge: the program");
+        assert!(removed.err.contains(&warning), "{removed:#?}");
+    }
+    assert_eq!(strata.ok(["ps", "-aq"]), "");
+    // The kernel takes interfaces away some time after their namespace.
+    let begin = Instant::now();
+    loop {
+        let left = net::left_behind(&strata.state());
+        if left.iter().all(|one| one.starts_with("-A")) {
+            break;
+        }
+        assert!(begin.elapsed() < Duration::from_secs(20), "{left:#?}");
+    }
+    assert_eq!(strata.in_use(), (Vec::new(), Vec::new()));
 }
 
 #[test]
@@ -214,104 +235,8 @@ fn a_supervisor_that_is_killed_leaves_nothing_for_long() {
 
 #[test]
 fn commands_killed_at_random_leave_nothing() {
-    let strata = apart();
-    strata.ok(["network", "create", "n"]);
-    let mut random = Random::new(7);
-    let begun = Instant::now();
-    let mut killed = 0;
-    while begun.elapsed() < Duration::from_secs(12) {
-        let line: &[&str] = match random.below(6) {
-            0 => &[
-                "run",
-                "--rm",
-                "--network",
-                "n",
-                "-p",
-                "8080:80",
-                "busybox",
-                "true",
-            ],
-            1 => &[
-                "run",
-                "-d",
-                "--rm",
-                "--network",
-                "bridge",
-                "busybox",
-                "sleep",
-                "0.2",
-            ],
-            2 => &[
-                "run",
-                "-d",
-                "--network",
-                "n",
-                "--network",
-                "bridge",
-                "-p",
-                "80",
-                "busybox",
-                "sleep",
-                "0.4",
-            ],
-            3 => &[
-                "run",
-                "-d",
-                "--name",
-                "same",
-                "--network",
-                "n",
-                "-p",
-                "8080:80",
-                "busybox",
-                "sleep",
-                "100",
-            ],
-            4 => &["restart", "-t", "0", "same"],
-            _ => &["rm", "-f", "same"],
-        };
-        let mut child = strata
-            .command(line)
-            .stdout(std::process::Stdio::null())
-            .stderr(std::process::Stdio::null())
-            .spawn()
-            .unwrap();
-        std::thread::sleep(Duration::from_millis(random.below(250)));
-        killed += u32::from(matches!(child.try_wait(), Ok(None)));
-        let _ = child.kill();
-        let _ = child.wait();
-    }
-    assert!(killed > 20, "{killed} were killed before they ended");
-    // What was started and not killed ends by itself.
-    std::thread::sleep(Duration::from_millis(500));
-    strata.ok(["rm", "-f", "-a"]);
-    let begun = Instant::now();
-    loop {
-        strata.ok(["ps", "-a"]);
-        let left = net::left_behind(&strata.state());
-        if left.is_empty() {
-            break;
-        }
-        // Who was killed may have left one who is at it still.
-        assert!(begun.elapsed() < Duration::from_secs(20), "{left:#?}");
-        std::thread::sleep(Duration::from_millis(200));
-    }
-    // Everything works, on the same port and addresses.
-    strata.ok([
-        "run",
-        "--rm",
-        "--network",
-        "n",
-        "-p",
-        "8080:80",
-        "busybox",
-        "true",
-    ]);
-    strata.ok(["network", "rm", "n"]);
-    // Snapshots of those that were killed are collected in time; of networks there is nothing to find.
-    let told = strata.end(["fsck"]);
-    assert!(!told.out.contains("network") && told.err.is_empty(), "{told:?}");
-    nothing_left(&strata);
+    let done = soak::networks(env!("CARGO_BIN_EXE_strata"), 7, Duration::from_secs(12));
+    assert!(done.commands.all().struck > 20 && done.checks > 0, "{done:?}");
 }
 
 #[test]

@@ -9,19 +9,10 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use common::{Image, Strata, busybox, refused, sh};
+use common::networks::{apart, nothing_left};
+use common::{Image, Strata, refused, sh};
 use serde_json::{Value, json};
 use testkit::net;
-
-fn apart() -> Strata {
-    net::apart();
-    busybox()
-}
-
-#[track_caller]
-fn nothing_left(strata: &Strata) {
-    assert_eq!(net::left_behind(&strata.state()), [""; 0]);
-}
 
 /// Answers in another network namespace with what it is sent, by TCP on these ports and by UDP on port 53, for as long as
 /// the test program runs; to a TCP connection that sends nothing, with who it is.

@@ -62,11 +62,13 @@ pub struct PruneOptions {
     pub snapshots: bool,
     /// Volumes.
     pub volumes: Option<PruneVolumes>,
+    /// Networks that no container is to be in.
+    pub networks: bool,
     /// What interrupted operations left for another try.
     pub unfinished: bool,
-    /// Only what was last used before: containers and snapshots made, images used or named.
+    /// Only what was last used before: containers, snapshots and networks made, images used or named.
     pub until: Option<Timestamp>,
-    /// Only containers and images, snapshots among them, whose labels fit.
+    /// Only containers, networks and images, snapshots among them, whose labels fit.
     pub labels: Vec<LabelFilter>,
     /// Names of images that stay, canonical or as people write them.
     pub spared: HashSet<String>,
@@ -86,6 +88,8 @@ pub struct Pruned {
     pub snapshots: Vec<Gone>,
     /// Volumes, by name.
     pub volumes: Vec<Gone>,
+    /// Networks, by name.
+    pub networks: Vec<Gone>,
     /// Blobs of layers that stay, by digest.
     pub blobs: Vec<Gone>,
     /// Bytes of what nothing needed any more.
@@ -135,6 +139,9 @@ impl Engine {
         }
         if let Some(which) = options.volumes {
             self.prune_volumes(which, options, &gone, &disk, &mut told)?;
+        }
+        if options.networks {
+            self.prune_idle_networks(options, &gone, &mut told);
         }
         if options.blobs {
             self.prune_blobs(options, &disk, &needs, &mut told)?;
@@ -216,6 +223,21 @@ impl Engine {
         }
         told.containers.sort_by(|a, b| a.names.cmp(&b.names));
         Ok(gone)
+    }
+
+    fn prune_idle_networks(&self, options: &PruneOptions, gone: &HashSet<String>, told: &mut Pruned) {
+        let removed = self.prune_networks(gone, options.dry_run, |network| {
+            options.until.is_none_or(|until| network.created < until)
+                && fits(&options.labels, |key| network.labels.get(key).map(String::as_str))
+        });
+        match removed {
+            Ok(networks) => told.networks.extend(networks.into_iter().map(|network| Gone {
+                id: network.id,
+                names: vec![network.name],
+                bytes: 0,
+            })),
+            Err(error) => told.failed.push(format!("networks: {error}")),
+        }
     }
 
     /// How many names and containers lead to each manifest, without the containers `gone`.

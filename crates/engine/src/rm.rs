@@ -23,12 +23,15 @@ use crate::state::State;
 const ROOTFS: &str = "rootfs";
 
 /// What was removed.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub struct Removed {
     /// The container's id.
     pub id: String,
     /// The name of its image is gone, or leads elsewhere: with [`Engine::collect`] the image may go too.
     pub last: bool,
+    /// Plug-ins that had made something of its networks are not there any more: what they made is forgotten, and rules of
+    /// the packet filter may be left until the machine is restarted.
+    pub abandoned: Option<SandboxError>,
 }
 
 /// Why a container could not be removed.
@@ -83,10 +86,11 @@ impl Engine {
     /// See [`RmError`].
     pub fn rm(&self, name: &str, force: bool, volumes: bool) -> Result<Removed, RmError> {
         let row = self.store.find_container(self.ns(), name)?;
-        match force {
-            true => self.remove(&row.id, volumes || row.ephemeral)?,
-            false => self.remove_idle(&row.id, volumes || row.ephemeral)?,
-        }
+        let volumes = volumes || row.ephemeral;
+        let abandoned = match force {
+            true => self.remove_by_force(&row.id, volumes)?,
+            false => self.remove_idle(&row.id, volumes).map(|()| None)?,
+        };
         let named = match (&row.image, row.manifest) {
             (Some(name), Some(manifest)) => {
                 let image = self
@@ -100,6 +104,7 @@ impl Engine {
         Ok(Removed {
             id: row.id,
             last: !named,
+            abandoned,
         })
     }
 
@@ -145,6 +150,20 @@ impl Engine {
         // Nobody starts it meanwhile.
         let _lock = bundle.as_ref().map(Bundle::lock).transpose()?;
         self.remove_unlocked(id, bundle.as_ref(), volumes)
+    }
+
+    /// As [`Engine::remove`], also where plug-ins of its networks are not installed any more.
+    fn remove_by_force(&self, id: &str, volumes: bool) -> Result<Option<SandboxError>, RmError> {
+        let bundle = self.bundle(id)?;
+        let _lock = bundle.as_ref().map(Bundle::lock).transpose()?;
+        match (self.remove_unlocked(id, bundle.as_ref(), volumes), &bundle) {
+            (Err(RmError::Network(error)), Some(bundle)) if error.is_of_missing() => {
+                self.abandon_networks(bundle)?;
+                self.remove_unlocked(id, Some(bundle), volumes)?;
+                Ok(Some(error))
+            }
+            (removed, _) => removed.map(|()| None),
+        }
     }
 
     /// As [`Engine::remove`], but for one that runs, which is an error.

@@ -17,6 +17,7 @@
 //! | [`ports`] | host ports, held for a container |
 //! | [`names`] | the lines of `/etc/hosts` by which containers of a network find each other |
 //! | [`firewall`] | rules that outlive a network's containers |
+//! | `leases` | addresses that are taken, where nobody is there to free them |
 //! | [`netlink`] | what addresses the machine has; taking an interface away |
 //!
 //! It knows no container's row and starts no container: the engine joins it to those.
@@ -27,6 +28,7 @@ pub mod conflist;
 pub mod connection;
 pub mod definition;
 pub mod firewall;
+mod leases;
 pub mod names;
 pub mod netlink;
 pub mod ports;

@@ -28,6 +28,7 @@ use sys::process::namespaces;
 use crate::cni::{Call, CniError, Made, Plugins};
 use crate::conflist::{self, Asked};
 use crate::definition::Network;
+use crate::leases;
 use crate::ports::Mapping;
 
 /// The namespace's name in the bundle.
@@ -146,6 +147,19 @@ pub enum SandboxError {
     /// It has one already.
     #[error("{} is there already", .0.display())]
     Exists(PathBuf),
+}
+
+impl SandboxError {
+    /// A plug-in is not there any more: nobody can undo what it did.
+    pub fn is_of_missing(&self) -> bool {
+        matches!(
+            self,
+            SandboxError::Cni {
+                source: CniError::Missing { .. },
+                ..
+            }
+        )
+    }
 }
 
 /// What a bundle records; `None` where its container is in no network.
@@ -323,6 +337,28 @@ impl<'a> Sandbox<'a> {
         self.unlink(NAMESPACE).map_err(failed("removing"))?;
         first?;
         self.unlink(RECORD).map_err(failed("forgetting"))
+    }
+
+    /// Forgets what could not be [released](Sandbox::release), and frees the addresses, of which the plug-in `host-local` keeps
+    /// track in `addresses`. Rules of the packet filter stay.
+    ///
+    /// # Errors
+    /// See [`SandboxError`].
+    pub fn abandon(self, addresses: &Path) -> Result<(), SandboxError> {
+        for one in &self.record.attachments {
+            let place = addresses.join(&one.network);
+            leases::free(&place, self.bundle.id()).map_err(|source| SandboxError::Namespace {
+                what: "freeing addresses in",
+                path: place.clone(),
+                source,
+            })?;
+        }
+        let failed = |source| SandboxError::Namespace {
+            what: "forgetting",
+            path: self.bundle.path().join(RECORD),
+            source,
+        };
+        self.unlink(RECORD).map_err(failed)
     }
 
     /// Whether everything is as it was made.

@@ -4,6 +4,7 @@
 //! failure panics with the seed that leads to it; times differ from run to run, so it may take several.
 
 mod cuts;
+mod networks;
 mod races;
 mod tally;
 
@@ -14,6 +15,7 @@ use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
 pub use cuts::{Cuts, cuts};
+pub use networks::networks;
 pub use races::races;
 pub use tally::{Struck, Tally};
 

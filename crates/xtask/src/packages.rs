@@ -70,6 +70,7 @@ const PACKAGES: &[(&str, &str)] = &[
         "strace",
         "counts system calls, and kills a server between two of them",
     ),
+    ("systemd", "systemd-analyze: looks at the unit that is shipped"),
     ("time", "what a program took of processors and memory"),
     (
         "uidmap",

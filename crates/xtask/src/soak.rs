@@ -13,7 +13,7 @@ use crate::{build, leftovers};
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// Only the loops whose name contains this: kills, crowd, races, cuts, overlay, overlay-threads
+    /// Only the loops whose name contains this: kills, crowd, races, networks, cuts, overlay, overlay-threads
     #[arg(value_name = "NAME")]
     only: Option<String>,
     /// How long in all
@@ -36,6 +36,9 @@ const LOOPS: &[(&str, Loop)] = &[
     }),
     ("races", |program, seed, time| {
         commands(soak::races(program, seed, time))
+    }),
+    ("networks", |program, seed, time| {
+        commands(soak::networks(program, seed, time))
     }),
     ("cuts", |program, seed, time| {
         let soak::Cuts {

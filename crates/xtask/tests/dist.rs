@@ -1,4 +1,5 @@
-//! `xtask dist`: what is packaged beside the program says of every command what the command line's definition says.
+//! What is packaged beside the program: completions and pages (`xtask dist`) say of every command what the command line's
+//! definition says, and the unit is one that systemd takes.
 
 use std::fs;
 use std::path::Path;
@@ -94,4 +95,28 @@ fn completions_and_pages_know_every_command_and_flag() {
         told.lines().count() - completions.len(),
         "every page is told, and no other is there"
     );
+}
+
+#[test]
+fn systemd_has_nothing_to_say_of_the_unit() {
+    let unit = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../dist/strata.service");
+    let verified = |unit: &Path| {
+        let verified = Command::new("systemd-analyze")
+            .args(["verify", "--man=no"])
+            .arg(unit)
+            .output()
+            .unwrap();
+        (
+            verified.status.success(),
+            String::from_utf8(verified.stderr).unwrap(),
+        )
+    };
+    assert_eq!(verified(&unit), (true, String::new()));
+    // It says what is wrong where something is.
+    let temp = tempfile::tempdir().unwrap();
+    let wrong = temp.path().join("strata.service");
+    let text = fs::read_to_string(&unit).unwrap();
+    fs::write(&wrong, text.replace("KillMode=", "KilMode=")).unwrap();
+    let (_, said) = verified(&wrong);
+    assert!(said.contains("KilMode"), "{said}");
 }

@@ -214,9 +214,11 @@ fn dispatch(context: &Context, command: Command) -> Outcome {
         }
         Command::Network(NetworkCommand::Create(Late(args))) => network::create(context, args),
         Command::Network(NetworkCommand::Ls(Late(args))) => network::ls(context, &args),
-        Command::Network(NetworkCommand::Inspect(Late(args))) => network::inspect(context, &args),
+        Command::Network(NetworkCommand::Inspect(Late(args))) => {
+            inspect::run(context, &args.names, &args.format, Some(inspect::Kind::Network))
+        }
         Command::Network(NetworkCommand::Rm(Late(args))) => network::rm(context, &args),
-        Command::Network(NetworkCommand::Prune(Late(args))) => network::prune::run(context, args),
+        Command::Network(NetworkCommand::Prune(Late(args))) => prune::networks(context, args),
         Command::Network(NetworkCommand::Connect(Late(args))) => network::connect(context, args),
         Command::Network(NetworkCommand::Disconnect(Late(args))) => network::disconnect(context, &args),
         Command::Rename(Late(args)) | Command::Container(ContainerCommand::Rename(Late(args))) => {
@@ -299,7 +301,9 @@ fn dispatch(context: &Context, command: Command) -> Outcome {
         }
         Command::Volume(VolumeCommand::Create(Late(args))) => volume::create(context, args),
         Command::Volume(VolumeCommand::Ls(Late(args))) => volume::ls(context, args),
-        Command::Volume(VolumeCommand::Inspect(Late(args))) => volume::inspect(context, &args),
+        Command::Volume(VolumeCommand::Inspect(Late(args))) => {
+            inspect::run(context, &args.names, &args.format, Some(inspect::Kind::Volume))
+        }
         Command::Volume(VolumeCommand::Rm(Late(args))) => volume::rm(context, &args),
         Command::Volume(VolumeCommand::Prune(Late(args))) => prune::volumes(context, args),
         Command::Version(Late(args)) => version::run(context, args),

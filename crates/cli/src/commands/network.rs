@@ -11,9 +11,7 @@ use crate::failure::Failure;
 use crate::render;
 use crate::render::filter::{Filters, KeyValue};
 use crate::render::table::Table;
-use crate::render::template::{self, Field, ListFormat, ValueFormat};
-
-pub(crate) mod prune;
+use crate::render::template::{self, Field, ListFormat};
 
 /// Make a network
 ///
@@ -73,17 +71,6 @@ pub(crate) struct LsArgs {
     format: ListFormat,
 }
 
-/// Show everything about networks, as JSON
-#[derive(Debug, Args)]
-pub(crate) struct InspectArgs {
-    /// By name or the beginning of an id
-    #[arg(value_name = "NETWORK", required = true)]
-    networks: Vec<String>,
-    /// Form of the output: json, or fields such as '{{.Driver}}'
-    #[arg(short, long, value_name = "FORM", default_value = "json")]
-    format: ValueFormat,
-}
-
 /// Remove networks that no container is to be in
 #[derive(Debug, Args)]
 pub(crate) struct RmArgs {
@@ -129,17 +116,6 @@ pub(crate) struct DisconnectArgs {
     /// By name or the beginning of an id
     #[arg(value_name = "CONTAINER")]
     container: String,
-}
-
-pub(crate) fn inspect(context: &Context, args: &InspectArgs) -> Outcome {
-    let engine = context.engine()?;
-    let mut found = Vec::new();
-    let code = for_each(&args.networks, |name| {
-        found.push(engine.inspect_network(name)?);
-        Ok(())
-    });
-    super::inspect::write(&args.format, &found)?;
-    Ok(code)
 }
 
 pub(crate) fn rm(context: &Context, args: &RmArgs) -> Outcome {

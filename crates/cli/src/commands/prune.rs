@@ -1,4 +1,4 @@
-//! `strata prune`, `strata container prune`, `strata image prune`, `strata volume prune`: removes what is not in use.
+//! `strata prune`, and `prune` of containers, images, volumes and networks under their nouns: removes what is not in use.
 
 use std::io::{self, BufRead, Write};
 use std::str::FromStr;
@@ -12,9 +12,9 @@ use crate::failure::{EXIT, Failure};
 use crate::render::size::human;
 use crate::render::{self, Format, size};
 
-/// Remove what is not in use: containers that do not run, images that nothing uses, what was left over
+/// Remove what is not in use: containers that do not run, images that nothing uses, idle networks, what was left over
 ///
-/// Without a KIND, containers and images. Blobs are those of layers that stay: the layer's directory gives the same tar
+/// Without a KIND, containers, images and networks. Blobs are those of layers that stay: the layer's directory gives the same tar
 /// back, but for its compression, when it is needed. Snapshots are those that other engines made.
 #[derive(Debug, Args)]
 pub(crate) struct PruneArgs {
@@ -58,6 +58,13 @@ pub(crate) struct PruneImagesArgs {
     how: How,
 }
 
+/// Remove networks that no container is to be in
+#[derive(Debug, Args)]
+pub(crate) struct PruneNetworksArgs {
+    #[command(flatten)]
+    how: How,
+}
+
 /// What can be removed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Kind {
@@ -71,6 +78,8 @@ enum Kind {
     Snapshots,
     /// Volumes that no container uses
     Volumes,
+    /// Networks that no container is to be in
+    Networks,
 }
 
 #[derive(Debug, Args)]
@@ -170,6 +179,7 @@ pub(crate) fn run(context: &Context, args: PruneArgs) -> Outcome {
         blobs: has(Kind::Blobs),
         snapshots: has(Kind::Snapshots),
         volumes: (args.volumes || has(Kind::Volumes)).then(|| which_volumes(args.all)),
+        networks: none || has(Kind::Networks),
         unfinished: none,
         ..PruneOptions::default()
     };
@@ -187,6 +197,21 @@ pub(crate) fn containers(context: &Context, args: PruneContainersArgs) -> Outcom
 pub(crate) fn volumes(context: &Context, args: PruneVolumesArgs) -> Outcome {
     let options = PruneOptions {
         volumes: Some(which_volumes(args.all)),
+        ..PruneOptions::default()
+    };
+    prune(context, &args.how, None, options)
+}
+
+pub(crate) fn networks(context: &Context, args: PruneNetworksArgs) -> Outcome {
+    let of_others = |filter: &Filter| matches!(filter, Filter::Dangling(_) | Filter::All(_));
+    if args.how.filter.iter().any(of_others) {
+        return Err(
+            Failure::user("--filter: dangling is of images, and all of volumes")
+                .hint("there are label, label! and until"),
+        );
+    }
+    let options = PruneOptions {
+        networks: true,
         ..PruneOptions::default()
     };
     prune(context, &args.how, None, options)
@@ -276,19 +301,18 @@ fn confirm(options: &PruneOptions) -> Result<(), Failure> {
             PruneVolumes::Unused => "all volumes that no container uses".to_owned(),
         }),
         options
+            .networks
+            .then(|| "all networks that no container is to be in".to_owned()),
+        options
             .unfinished
             .then(|| "what interrupted operations left".to_owned()),
     ];
-    ask(kinds.into_iter().flatten())
-}
-
-/// Tells what is about to be removed, and asks whether it shall be.
-pub(super) fn ask(kinds: impl IntoIterator<Item = String>) -> Result<(), Failure> {
     let mut err = io::stderr().lock();
-    let ask = || -> io::Result<bool> {
+    let mut ask = || -> io::Result<bool> {
         writeln!(err, "This removes:")?;
         kinds
-            .into_iter()
+            .iter()
+            .flatten()
             .try_for_each(|kind| writeln!(err, "  - {kind}"))?;
         write!(err, "Go on? [y/N] ")?;
         err.flush()?;
@@ -321,6 +345,9 @@ fn write(out: &mut dyn Write, pruned: &Pruned) -> io::Result<()> {
         for one in gone {
             writeln!(out, "{what} {}: {}", name(one), human(one.bytes))?;
         }
+    }
+    for network in &pruned.networks {
+        writeln!(out, "Network {}", name(network))?;
     }
     if pruned.left_over > 0 {
         writeln!(out, "Left over: {}", human(pruned.left_over))?;

@@ -1,9 +1,12 @@
 //! `strata rm`: removes containers.
 
+use std::io;
+
 use clap::Args;
 
 use super::{Context, Outcome, for_each, print};
 use crate::failure::Failure;
+use crate::render::style::Style;
 
 /// Remove containers
 ///
@@ -34,6 +37,12 @@ pub(crate) fn run(context: &Context, args: RmArgs) -> Outcome {
     let code = for_each(&names, |name| match engine.rm(name, args.force, args.volumes) {
         Ok(removed) => {
             last |= removed.last;
+            if let Some(error) = removed.abandoned {
+                eprintln!(
+                    "{} container {name}: {error}; rules of the packet filter may be left of it until the machine is restarted",
+                    Style::of(&io::stderr()).yellow("warning:")
+                );
+            }
             print(|out| writeln!(out, "{name}")).map(drop)
         }
         Err(engine::rm::RmError::NotFound(_)) if args.force => Ok(()),

@@ -12,7 +12,7 @@ use crate::failure::Failure;
 use crate::render;
 use crate::render::filter::{Filters, KeyValue};
 use crate::render::table::Table;
-use crate::render::template::{self, Field, ListFormat, ValueFormat};
+use crate::render::template::{self, Field, ListFormat};
 
 /// Make a volume, and print its name
 ///
@@ -45,17 +45,6 @@ pub(crate) struct LsArgs {
     /// Form of the output: table, json, or fields such as '{{.Name}}'
     #[arg(long, value_name = "FORM", default_value = "table")]
     format: ListFormat,
-}
-
-/// Show everything about volumes, as JSON
-#[derive(Debug, Args)]
-pub(crate) struct InspectArgs {
-    /// Volumes, by name
-    #[arg(value_name = "NAME", required = true)]
-    names: Vec<String>,
-    /// Form of the output: json, or fields such as '{{.Mountpoint}}'
-    #[arg(short, long, value_name = "FORM", default_value = "json")]
-    format: ValueFormat,
 }
 
 /// Remove volumes, and what is in them
@@ -112,17 +101,6 @@ pub(crate) fn ls(context: &Context, args: LsArgs) -> Outcome {
             table.write(out, context.style)
         }
     })
-}
-
-pub(crate) fn inspect(context: &Context, args: &InspectArgs) -> Outcome {
-    let engine = context.engine()?;
-    let mut found = Vec::new();
-    let code = for_each(&args.names, |name| {
-        found.push(engine.volume(name)?);
-        Ok(())
-    });
-    super::inspect::write(&args.format, &found)?;
-    Ok(code)
 }
 
 pub(crate) fn rm(context: &Context, args: &RmArgs) -> Outcome {

@@ -2,6 +2,7 @@
 
 #![allow(dead_code, unreachable_pub, unused_imports)] // each test program uses some of it
 
+pub mod networks;
 pub mod ordinary;
 pub mod screen;
 pub mod userns;

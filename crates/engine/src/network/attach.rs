@@ -178,6 +178,17 @@ impl Engine {
         sandbox.release()
     }
 
+    /// Gives up what [`Engine::release_networks`] could not take away, and frees its addresses.
+    ///
+    /// # Errors
+    /// See [`SandboxError`].
+    pub(crate) fn abandon_networks(&self, bundle: &Bundle) -> Result<(), SandboxError> {
+        match Sandbox::open(bundle)? {
+            Some(sandbox) => sandbox.abandon(&self.addresses()),
+            None => Ok(()),
+        }
+    }
+
     /// [`Engine::release_networks`], by the container's id.
     pub(crate) fn release_networks_of(&self, id: &str) -> Result<(), crate::rm::RmError> {
         match Bundle::open(&self.bundle_path(id)) {

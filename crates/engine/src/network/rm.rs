@@ -1,5 +1,6 @@
 //! `network rm` and `network prune`.
 
+use std::collections::HashSet;
 use std::path::Path;
 
 use ::network::definition::{Catalog, DEFAULT, Network};
@@ -31,22 +32,30 @@ impl Engine {
         Ok(network)
     }
 
-    /// Removes all networks that no container is to be in, made before `until` and with fitting labels; returns those.
+    /// Removes the networks that no container is to be in, but for `gone` ones, and that fit; returns those. With `dry_run`
+    /// nothing is removed.
     ///
     /// # Errors
     /// See [`NetworkError`].
-    pub fn prune_networks(&self, fits: impl Fn(&Network) -> bool) -> Result<Vec<Network>, NetworkError> {
+    pub(crate) fn prune_networks(
+        &self,
+        gone: &HashSet<String>,
+        dry_run: bool,
+        fits: impl Fn(&Network) -> bool,
+    ) -> Result<Vec<Network>, NetworkError> {
         let catalog = self.catalog()?;
         let _lock = catalog.lock_exclusive()?;
-        let mut gone = Vec::new();
+        let mut idle = Vec::new();
         for network in catalog.list()? {
-            let idle = network.name != DEFAULT && self.containers_in(&network.name)?.is_empty();
-            if idle && fits(&network) {
-                self.take_away(&catalog, &network)?;
-                gone.push(network);
+            let mut users = self.containers_in(&network.name)?.into_iter();
+            if network.name != DEFAULT && fits(&network) && users.all(|row| gone.contains(&row.id)) {
+                if !dry_run {
+                    self.take_away(&catalog, &network)?;
+                }
+                idle.push(network);
             }
         }
-        Ok(gone)
+        Ok(idle)
     }
 
     /// The definition goes last: what a crash leaves before is removed by the next try.

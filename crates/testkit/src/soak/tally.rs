@@ -49,7 +49,7 @@ impl Tally {
         let words: Vec<_> = words.iter().map(|word| word.as_ref().to_string_lossy()).collect();
         // `image squash` is squash, `image prune` prune.
         let verb = match &words[..] {
-            [noun, verb, ..] if matches!(&**noun, "image" | "volume") => verb,
+            [noun, verb, ..] if matches!(&**noun, "image" | "volume" | "network") => verb,
             [verb, ..] => verb,
             [] => "nothing",
         };
