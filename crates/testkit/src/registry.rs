@@ -8,6 +8,8 @@ use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 
+use crate::random::Random;
+
 /// The user of a registry started with a login.
 pub const USER: &str = "user";
 /// That user's password.
@@ -35,6 +37,16 @@ pub struct Kind {
     pub tls: bool,
 }
 
+/// A port that is free, and that nobody is given who asks the kernel for any: those are higher.
+fn free_port() -> u16 {
+    let mut random = Random::new(Random::seed());
+    let free = |port: &u16| TcpListener::bind(("127.0.0.1", *port)).is_ok();
+    (0..1000)
+        .map(|_| 10_000 + random.below(20_000) as u16)
+        .find(free)
+        .expect("a free port")
+}
+
 impl Registry {
     /// Starts an empty registry that lets anybody in, without TLS.
     pub fn start() -> Self {
@@ -54,10 +66,7 @@ impl Registry {
 
     fn try_start(kind: Kind) -> Option<Self> {
         let dir = tempfile::tempdir().expect("a temporary directory");
-        let port = TcpListener::bind("127.0.0.1:0")
-            .and_then(|l| l.local_addr())
-            .expect("a free port")
-            .port();
+        let port = free_port();
         let write = |name: &str, text: &str| -> PathBuf {
             let path = dir.path().join(name);
             fs::File::create(&path)
