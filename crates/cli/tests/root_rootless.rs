@@ -197,6 +197,18 @@ fn strata() -> &'static str {
     common::ordinary::strata().to_str().unwrap()
 }
 
+/// Inside of a container of others there may be no new /proc; that is told, and nothing is left.
+#[test]
+fn where_the_machines_proc_is_covered() {
+    let user = Ordinary::new(Given::Range);
+    fs::write(user.dir().join("covered"), "").unwrap();
+    user.load(&Image::busybox());
+    let ended = user.end(&["run", "--rm", "busybox", "true"]);
+    refused(&ended, &["mount proc", "user namespace"]);
+    assert_eq!(user.said(&["--pid", "host"], "echo works"), "works\n");
+    assert_eq!(user.ok(&["ps", "-aq"]), "");
+}
+
 /// Nobody gains anything by it: neither the user nor the container.
 #[test]
 fn nothing_is_gained() {

@@ -139,6 +139,8 @@ fn ids_are_chosen() {
     let words = |text: String| text.split_whitespace().collect::<Vec<_>>().join(" ");
     assert_eq!(words(first("one")), "0 3000000 1000");
     assert_eq!(words(first("two")), "0 3001000 1000");
+    let told = strata.ok(["inspect", "--format", "{{.HostConfig.UsernsMode}}", "two"]);
+    assert_eq!(told, "0:3001000:1000/0:3001000:1000\n");
     let namespace = [
         "--namespace",
         "other",

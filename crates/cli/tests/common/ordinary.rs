@@ -32,7 +32,8 @@ pub struct Ordinary {
     pub first: u32,
 }
 
-/// Makes the machine the test's, and becomes the user; words follow the directory, the id and the file of a cgroup to go
+/// Makes the machine the test's, and becomes the user; with a file `covered` a part of its /proc is hidden, as it is in
+/// containers. Words follow the directory, the id and the file of a cgroup to go
 /// into first.
 const BECOME: &str = r#"
 dir=$1 id=$2 cgroup=$3; shift 3
@@ -41,6 +42,7 @@ for table in passwd group subuid subgid; do
     test -e /etc/$table || : > /etc/$table
     mount --bind "$dir/etc/$table" /etc/$table
 done
+test ! -e "$dir/covered" || mount --bind /dev/null /proc/interrupts
 cd "$dir/home"
 exec setpriv --reuid "$id" --regid "$id" --clear-groups \
     env -i HOME="$dir/home" XDG_RUNTIME_DIR="$dir/run" PATH=/usr/bin:/bin SHELL=/bin/sh "$@"

@@ -57,7 +57,7 @@ pub(super) fn told(plan: &Plan, row: &Container, quota: Option<&Quota>) -> Value
         },
     );
     let cpus = resources.cpu_quota.unwrap_or_default();
-    json!({
+    let mut told = json!({
         "AutoRemove": row.ephemeral,
         "Binds": (!binds.is_empty()).then_some(binds),
         "LogConfig": log,
@@ -100,7 +100,10 @@ pub(super) fn told(plan: &Plan, row: &Container, quota: Option<&Quota>) -> Value
         "CpusetMems": resources.cpuset_mems.as_deref().unwrap_or_default(),
         "PidsLimit": resources.pids_limit,
         "BlkioWeight": resources.blkio_weight.unwrap_or_default(),
-    })
+    });
+    // One more than the macro takes.
+    told["UsernsMode"] = json!(users_mode(plan));
+    told
 }
 
 /// `SOURCE:PLACE:OPTIONS` of each directory of the machine and each volume.
@@ -169,6 +172,13 @@ fn namespace(asked: &NamespaceOption, own: &str) -> String {
         NamespaceOption::Container(name) => format!("container:{name}"),
         NamespaceOption::Joined(joined) => format!("ns:{}", joined.path.display()),
     }
+}
+
+/// The ids of a container that has some of its own, as `--uidmap` and `--gidmap` take them, users and groups; empty for
+/// the machine's.
+fn users_mode(plan: &Plan) -> String {
+    let ids = plan.container.users.ids();
+    ids.map(|ids| ids.to_string()).unwrap_or_default()
 }
 
 /// `--network` in docker's words.

@@ -1,6 +1,7 @@
 //! The spec's `mounts`, made in their order: each is built detached, given its attributes while nobody sees it, and
 //! attached to the descriptor of its target.
 
+use std::io::ErrorKind;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
@@ -165,12 +166,6 @@ impl Planned<'_> {
         self.bound.is_some()
     }
 
-    /// Whether something of the host is bound here that lies on a file system of this magic number.
-    pub(super) fn binds(&self, file_system: u64) -> bool {
-        let found = self.bound.as_ref().map(|tree| root::file_system(tree.as_fd()));
-        matches!(found, Some(Ok(found)) if found == file_system)
-    }
-
     /// Type of the file system.
     pub(super) fn kind(&self) -> &str {
         self.kind
@@ -333,8 +328,16 @@ impl Planned<'_> {
         // Made with its attributes, it needs no second call for them.
         let attributes = std::mem::take(&mut self.options.own).set;
         let attributes = u32::try_from(attributes).map(MountAttrFlags::from_bits_retain);
-        context
-            .mount(attributes.unwrap_or(MountAttrFlags::empty()))
-            .during(doing)
+        let made = context.mount(attributes.unwrap_or(MountAttrFlags::empty()));
+        match made {
+            Err(error) if self.kind == "proc" && error.errno.kind() == ErrorKind::PermissionDenied => {
+                // mount_too_revealing() of the kernel.
+                Err(Fault::new(format!(
+                    "{}: in a user namespace a new one is to be had only where nothing lies over parts of this machine's own",
+                    doing()
+                )))
+            }
+            other => other.during(doing),
+        }
     }
 }

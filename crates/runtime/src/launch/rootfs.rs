@@ -97,16 +97,10 @@ impl<'s> Tree<'s> {
             })
         };
         let devpts = mounted_at("/dev/pts", "devpts");
-        // New, or the host's own bound there.
-        let shows = |path: &str, kind: &str, file_system: u64| {
-            let mut there = mounts
-                .iter()
-                .filter(|mount| mount.destination() == Path::new(path));
-            mounted_at(path, kind) || there.any(|mount| mount.binds(file_system))
-        };
+        // Where the host's own are bound, the host may have covered parts of them itself.
         let mounted = Mounted {
-            proc: shows("/proc", "proc", root::PROC),
-            sys: shows("/sys", "sysfs", root::SYSFS),
+            proc: mounted_at("/proc", "proc"),
+            sys: mounted_at("/sys", "sysfs"),
         };
         for mount in mounts {
             mount.attach(&root)?;
