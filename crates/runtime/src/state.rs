@@ -379,17 +379,18 @@ mod tests {
 
         let mut child = Command::new("sleep").arg("100").spawn().unwrap();
         let pid = child.id().try_into().unwrap();
+        let started = now();
         let mut state = State {
             version: bundle::VERSION,
             process: ProcessId::of(pid).unwrap(),
             supervisor: ProcessId::of(pid).unwrap(),
-            created: 5,
+            created: started,
             running: true,
             cgroups: CgroupPaths::default(),
             restarts: 0,
         };
         bundle.write_json(bundle::STATE, &state).unwrap();
-        assert_eq!(read(&bundle).unwrap(), Status::Running { pid, started: 5 });
+        assert_eq!(read(&bundle).unwrap(), Status::Running { pid, started });
         kill(&bundle, rustix::process::Signal::KILL.as_raw()).unwrap();
         child.wait().unwrap();
         assert_eq!(read(&bundle).unwrap(), Status::Lost);
@@ -398,7 +399,7 @@ mod tests {
         // The supervisor lives on and has not written yet.
         state.supervisor = ProcessId::of(std::process::id().try_into().unwrap()).unwrap();
         bundle.write_json(bundle::STATE, &state).unwrap();
-        assert_eq!(read(&bundle).unwrap(), Status::Running { pid, started: 5 });
+        assert_eq!(read(&bundle).unwrap(), Status::Running { pid, started });
 
         let exit = Exit {
             code: 137,

@@ -24,6 +24,8 @@ pub struct Shape {
     pub setgid: bool,
     /// Names that are no UTF-8, and some that only look odd.
     pub odd_names: bool,
+    /// Devices and attributes that the kernel trusts, which layers that an ordinary user writes do without.
+    pub privileged: bool,
 }
 
 impl Shape {
@@ -35,6 +37,7 @@ impl Shape {
         root: true,
         setgid: true,
         odd_names: true,
+        privileged: true,
     };
 }
 
@@ -145,6 +148,10 @@ pub fn archive(random: &mut Random, shape: Shape, below: &[Vec<u8>]) -> (Vec<u8>
             .get(kind as usize)
             .copied()
             .unwrap_or(Kind::File);
+            let kind = match kind {
+                Kind::CharDevice if !shape.privileged => Kind::Fifo,
+                other => other,
+            };
             let mut entry = Entry::new(path.clone(), kind);
             attributes(random, &mut entry, shape);
             let mut data = Vec::new();
@@ -217,7 +224,8 @@ fn attributes(random: &mut Random, entry: &mut Entry, shape: Shape) {
             (b"trusted.overlay.opaque", b"y"),
             (b"user.u", b""),
         ] {
-            if random.below(2) == 0 {
+            let wanted = shape.privileged || !name.starts_with(b"trusted.");
+            if random.below(2) == 0 && wanted {
                 entry.xattrs.push((name.to_vec(), value.to_vec()));
             }
         }
