@@ -165,6 +165,15 @@ impl Setup {
     }
 }
 
+/// What a container is started from.
+struct Parts<'a> {
+    bundle: &'a Bundle,
+    name: &'a str,
+    plan: &'a Plan,
+    draft: &'a Draft,
+    mounts: &'a [mount::Mount],
+}
+
 /// A container whose process runs.
 pub struct Started<'a> {
     engine: &'a Engine,
@@ -286,20 +295,19 @@ impl Engine {
         let made = self.make(request, base, &id, dice, Some(Timestamp::now()))?;
         let begun = Bundle::create(&self.bundles(), &id).map_err(RunError::from);
         let begun = begun.and_then(|bundle| {
-            self.begin(
-                &bundle,
-                &made.name,
-                &made.plan,
-                &made.draft,
-                &made.mounts,
-                streams,
-                supervisor,
-                About {
-                    attributes: events::about(&made.name, made.image.as_deref(), &request.labels),
-                    made: u64::try_from(made.created.as_nanosecond()).ok(),
-                    ..About::default()
-                },
-            )
+            let about = About {
+                attributes: events::about(&made.name, made.image.as_deref(), &request.labels),
+                made: u64::try_from(made.created.as_nanosecond()).ok(),
+                ..About::default()
+            };
+            let parts = Parts {
+                bundle: &bundle,
+                name: &made.name,
+                plan: &made.plan,
+                draft: &made.draft,
+                mounts: &made.mounts,
+            };
+            self.begin(parts, about, streams, supervisor)
         });
         match begun {
             Ok(running) => Ok(Started {
@@ -357,9 +365,14 @@ impl Engine {
             attributes: events::about(&row.name, row.image.as_deref(), &row.labels),
             ..About::default()
         };
-        match self.begin(
-            &bundle, &row.name, &plan, &draft, &mounts, streams, supervisor, about,
-        ) {
+        let parts = Parts {
+            bundle: &bundle,
+            name: &row.name,
+            plan: &plan,
+            draft: &draft,
+            mounts: &mounts,
+        };
+        match self.begin(parts, about, streams, supervisor) {
             Ok(running) => {
                 self.note_start(&row);
                 Ok(Started {
@@ -408,21 +421,20 @@ impl Engine {
     }
 
     /// From rows to a process: everything is put in its place in the bundle, and the supervisor told.
-    #[expect(
-        clippy::too_many_arguments,
-        reason = "each is something else, and there are two callers"
-    )]
     fn begin(
         &self,
-        bundle: &Bundle,
-        name: &str,
-        plan: &Plan,
-        draft: &Draft,
-        mounts: &[mount::Mount],
+        parts: Parts<'_>,
+        about: About,
         streams: &Streams<'_>,
         supervisor: Summoned,
-        about: About,
     ) -> Result<Running, RunError> {
+        let Parts {
+            bundle,
+            name,
+            plan,
+            draft,
+            mounts,
+        } = parts;
         let rootfs = bundle.rootfs();
         for mount in mounts {
             mount::fuse::attach_with(plan.driver, &self.setup.server, mount, &rootfs)?;
