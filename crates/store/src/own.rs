@@ -148,12 +148,15 @@ impl Drop for Slot {
     }
 }
 
+/// Locks a directory that was just made; `None` where it is another's by now. A collector may have taken ours before it
+/// was locked, and somebody may have made another in its place, and be done with it: that one is not empty.
 fn lock_new(snapshots: &Dir, name: &str) -> io::Result<Option<Dir>> {
     let dir = match snapshots.open_dir(name) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         other => other?,
     };
-    Ok((try_lock(&dir)? && is_still(snapshots, name, &dir)?).then_some(dir))
+    let ours = try_lock(&dir)? && is_still(snapshots, name, &dir)? && dir.entries()?.is_empty();
+    Ok(ours.then_some(dir))
 }
 
 /// The numbers of all directories there are.
@@ -163,4 +166,27 @@ pub(crate) fn numbers(snapshots: &Dir) -> io::Result<Vec<u64>> {
         .iter()
         .filter_map(|entry| entry.name.to_str()?.parse().ok())
         .collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_another_made_in_the_same_place_stays_the_others() {
+        let temp = tempfile::tempdir().unwrap();
+        let snapshots = Dir::open_ambient(temp.path()).unwrap();
+        snapshots.mkdir("1", Mode::RWXU).unwrap();
+        let ours = lock_new(&snapshots, "1").unwrap();
+        assert!(ours.is_some());
+        assert!(lock_new(&snapshots, "1").unwrap().is_none(), "it is locked");
+        // Made, taken by a collector, made again by somebody who has filled it and let go of it.
+        snapshots.mkdir("2", Mode::RWXU).unwrap();
+        snapshots.open_dir("2").unwrap().mkdir("fs", Mode::RWXU).unwrap();
+        assert!(lock_new(&snapshots, "2").unwrap().is_none());
+        assert!(
+            lock_new(&snapshots, "3").unwrap().is_none(),
+            "a collector took it"
+        );
+    }
 }
