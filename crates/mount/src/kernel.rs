@@ -407,17 +407,19 @@ fn shared_directory(overlay: &Overlay) -> Option<PathBuf> {
     (shared.is_absolute() && shared.parent().is_some()).then_some(shared)
 }
 
-/// Whether an overlay is mounted whose upper or work directory is `path`, as far as this mount namespace tells.
+/// Whether an overlay is mounted whose upper or work directory is `path`, as far as this mount namespace tells: by
+/// whatever way they were named then, unless it was a relative one.
 pub fn upper_in_use(path: &Path) -> io::Result<bool> {
-    let wanted = path.as_os_str();
+    let identity = |path: &Path| {
+        let stat = rustix::fs::stat(path).ok()?;
+        Some((stat.st_dev, stat.st_ino))
+    };
+    let wanted = identity(path);
+    let same = |other: PathBuf| other == path || (wanted.is_some() && identity(&other) == wanted);
     Ok(table::read()?
         .iter()
         .filter(|entry| entry.kind == "overlay")
-        .any(|entry| {
-            ["upperdir", "workdir"].iter().any(|key| {
-                entry
-                    .super_option(key)
-                    .is_some_and(|value| crate::overlay::unescape(value).as_os_str() == wanted)
-            })
-        }))
+        .flat_map(|entry| ["upperdir", "workdir"].map(|key| entry.super_option(key)))
+        .flatten()
+        .any(|value| same(crate::overlay::unescape(value))))
 }

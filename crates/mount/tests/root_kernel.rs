@@ -75,6 +75,9 @@ fn many_layers_with_paths_beyond_one_page() {
             ("overlay", Some(upper.as_os_str()))
         );
         assert!(kernel::upper_in_use(&upper).unwrap());
+        let link = scratch.dir("links").join(format!("u{count}"));
+        std::os::unix::fs::symlink(&upper, &link).unwrap();
+        assert!(kernel::upper_in_use(&link).unwrap(), "by another name");
         assert!(detach(&target).unwrap());
         assert!(!kernel::upper_in_use(&upper).unwrap());
         assert!(!detach(&target).unwrap(), "detaching twice is no error");

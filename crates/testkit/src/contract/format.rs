@@ -118,6 +118,18 @@ pub fn an_upper_in_use_is_refused(d: &Drivers) {
         }
         assert!(again.is_err(), "{driver:?}");
     }
+    // By other names.
+    f::symlink(s.upper(""), s.beside("link")).unwrap();
+    f::symlink(s.work(""), s.beside("worklink")).unwrap();
+    let mut layers = s.layers();
+    layers.writable = Some((s.beside("link"), s.beside("worklink")));
+    for driver in [&d.judged, &d.other] {
+        let again = driver.mount(&layers, &s.beside("second"));
+        if again.is_ok() {
+            driver.unmount(&s.beside("second")).unwrap();
+        }
+        assert!(again.is_err(), "{driver:?}");
+    }
     assert_eq!(f::read(s.at("f")).unwrap(), b"x");
 }
 
