@@ -327,3 +327,17 @@ fn mount_points_behind_links_are_no_change() {
     ]);
     assert_eq!(found, "ls: /srv/deep: No such file or directory\n/mine\n");
 }
+
+/// A new digest vouches for what it is of: what is not as it was unpacked gets none.
+#[test]
+fn a_damaged_layer_is_not_squashed() {
+    let strata = busybox();
+    let file = strata.root().join("snapshots/1/fs/etc/passwd");
+    let text = std::fs::read_to_string(&file).unwrap();
+    std::fs::write(&file, text.replace("root", "toor")).unwrap();
+    let ended = strata.end(["image", "squash", "busybox", "laundered"]);
+    refused(&ended, &["etc/passwd"]);
+    assert!(!strata.ok(["images"]).contains("laundered"));
+    std::fs::write(&file, text).unwrap();
+    strata.ok(["image", "squash", "busybox", "one"]);
+}

@@ -124,6 +124,29 @@ pub fn write(
     }
 }
 
+/// Reads all of an unpacked layer, as [`write`] does, for whoever makes something of it that is not checked against its
+/// diff ID.
+///
+/// # Errors
+/// [`LayerTarError`]: it is not what it was when it was unpacked.
+pub fn verify(store: &Store, layer: &ImageLayer) -> Result<(), LayerTarError> {
+    let diff_id = layer.diff_id;
+    let (fs, record) = (
+        store.layer_dir(layer.layer_n)?,
+        store.layer_record(layer.layer_n)?,
+    );
+    let got = record::rebuild(&fs, &record, io::sink())
+        .map_err(|source| LayerTarError::Rebuild { diff_id, source })?;
+    match got == diff_id {
+        true => Ok(()),
+        false => Err(LayerTarError::Differs {
+            diff_id,
+            got,
+            from: Origin::Directory,
+        }),
+    }
+}
+
 /// Inflates a blob into `out`; the digest of what came out.
 fn inflate(blob: File, layer: &ImageLayer, mut out: impl Write) -> Result<Digest, LayerTarError> {
     let diff_id = layer.diff_id;

@@ -6,6 +6,7 @@ use crate::capture::{CaptureError, capture};
 use crate::compose::{compose, now};
 use crate::config::History;
 use crate::install::{InstallError, Installed, leased};
+use crate::layer_tar::{self, LayerTarError};
 use crate::manifest::Layer;
 use crate::pack::{MergedAs, pack_merged};
 use crate::progress::{Event, Progress, Silent};
@@ -20,6 +21,9 @@ pub enum SquashError {
     /// It cannot be read.
     #[error(transparent)]
     Image(#[from] StoredError),
+    /// One of its layers is not what it was when it was unpacked: the new image would vouch for that.
+    #[error(transparent)]
+    Damaged(#[from] LayerTarError),
     /// Its layers could not be made one.
     #[error(transparent)]
     Layer(#[from] CaptureError),
@@ -55,6 +59,7 @@ pub fn squash(
             // A directory that occurs twice hides its lower occurrence.
             if !numbers.contains(&layer.layer_n) {
                 store.hold_layer(lease, &layer.diff_id, &layer.chain_id)?;
+                layer_tar::verify(store, layer)?;
                 numbers.push(layer.layer_n);
             }
         }

@@ -102,6 +102,7 @@ impl Explain for SquashError {
             SquashError::Find(error) => error.fault(),
             SquashError::Squash { source, .. } => match &**source {
                 squash::Refusal::Image(error) => error.fault(),
+                squash::Refusal::Damaged(error) => error.fault(),
                 squash::Refusal::Layer(error) => error.fault(),
                 squash::Refusal::Install(error) => error.fault(),
                 _ => None,
@@ -117,6 +118,7 @@ impl Explain for SquashError {
             SquashError::Digest(_) => Some(NO_DIGEST.to_owned()),
             SquashError::Squash { source, .. } => match &**source {
                 squash::Refusal::Image(error) => error.hint(),
+                squash::Refusal::Damaged(error) => error.hint(),
                 squash::Refusal::Layer(error) => error.hint(),
                 squash::Refusal::Install(error) => error.hint(),
                 _ => None,
@@ -126,7 +128,8 @@ impl Explain for SquashError {
     }
 }
 
-const DAMAGED: &str = "the store is damaged there: pull or load the image again";
+const DAMAGED: &str =
+    "the store is damaged there: strata fsck --deep --repair mends what it can and says what it cannot";
 const WHERE: &str =
     "see that the place is there, can be written, and has space; a layout directory must be empty";
 

@@ -294,7 +294,9 @@ impl Mender<'_> {
         let names: Vec<String> = images.iter().map(|image| familiar(&image.name)).collect();
         let names = names.join(", ");
         if !self.options.remove {
-            found.left = Some(format!("{why}; pull or load {names} again, or remove it"));
+            found.left = Some(format!(
+                "{why}; a pull or load brings it again once {names} and all that stands on it are removed"
+            ));
             return Ok(());
         }
         for image in images {
