@@ -158,6 +158,23 @@ impl Catalog {
         })
     }
 
+    /// As [`Catalog::open`], and makes nothing: `None` where no network of the namespace was ever made.
+    ///
+    /// # Errors
+    /// [`CatalogError::Io`].
+    pub fn open_existing(root: &Path, namespace: &str) -> Result<Option<Catalog>, CatalogError> {
+        let path = root.join(namespace);
+        match Dir::open_ambient(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(source) => Err(io_error(&path, source)),
+            Ok(dir) => Ok(Some(Catalog {
+                root: root.to_owned(),
+                path,
+                dir,
+            })),
+        }
+    }
+
     /// Keeps networks from being made or removed while the file is open.
     ///
     /// # Errors
@@ -377,6 +394,16 @@ pub(crate) mod tests {
             labels: BTreeMap::new(),
             options: BTreeMap::new(),
         }
+    }
+
+    #[test]
+    fn nothing_is_made_to_look() {
+        let temp = tempfile::tempdir().unwrap();
+        let root = temp.path().join("networks");
+        assert!(Catalog::open_existing(&root, "default").unwrap().is_none());
+        assert!(!root.exists());
+        Catalog::open(&root, "default").unwrap();
+        assert!(Catalog::open_existing(&root, "default").unwrap().is_some());
     }
 
     #[test]

@@ -43,7 +43,11 @@ impl Engine {
         dry_run: bool,
         fits: impl Fn(&Network) -> bool,
     ) -> Result<Vec<Network>, NetworkError> {
-        let catalog = self.catalog()?;
+        // Whoever prunes may have a full disk, or one that cannot be written to.
+        let networks = self.store.root().join("networks");
+        let Some(catalog) = Catalog::open_existing(&networks, self.ns())? else {
+            return Ok(Vec::new());
+        };
         let _lock = catalog.lock_exclusive()?;
         let mut idle = Vec::new();
         for network in catalog.list()? {
