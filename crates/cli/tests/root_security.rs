@@ -253,7 +253,8 @@ fn a_device_node_opens_nothing_it_should_not() {
     // One that a layer brings.
     let layer = Layer::new()
         .block_device("disk", major, minor)
-        .char_device("mem", 1, 1);
+        .char_device("mem", 1, 1)
+        .char_device("fuse", 10, 229);
     strata.load(&Image::busybox().layer(layer).name("docker.io/library/sly:1"));
     let ended = strata.end([
         "run",
@@ -264,6 +265,18 @@ fn a_device_node_opens_nothing_it_should_not() {
         "head -c 1 /disk || head -c 1 /mem",
     ]);
     assert!(ended.code != 0 && ended.out.is_empty(), "{ended:?}");
+    // A machine may keep its disk from everybody; this one opens where nothing is refused.
+    let opens = |flags: &[&str]| {
+        let words = [
+            &["run", "--rm"],
+            flags,
+            &["sly:1", "sh", "-c", ": </fuse && echo open"],
+        ]
+        .concat();
+        strata.end(words).out == "open\n"
+    };
+    assert!(opens(&["--privileged"]), "the node works");
+    assert!(!opens(&[]) && !opens(&["--cap-add", "ALL"]));
     // One that is made inside.
     let script = format!("mknod /disk b {major} {minor} && head -c 1 /disk >/dev/null && echo read");
     let ended = sh(&strata, &[], &script);
