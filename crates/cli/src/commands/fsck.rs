@@ -17,7 +17,7 @@ use crate::render::{self, Format};
 #[derive(Debug, Args)]
 pub(crate) struct FsckArgs {
     /// Read every blob and file, and compare owners, modes, times, attributes and links too: each layer is unpacked once
-    /// more for it, one at a time
+    /// more for it, without the content of files
     #[arg(long)]
     deep: bool,
     /// Mend what is wrong: unpack layers anew, fetch what is damaged again, remove what nobody owns
