@@ -172,9 +172,10 @@ fn on_its_way_it_holds_nothing_that_it_does_not_need() {
     let container = Box::script(WAITING);
     let (first, _out) = container.ready();
     let cgroup = cgroup(&container);
-    let before = cgroup.pids().unwrap();
     // Born into a cgroup that is frozen, it stands still before its first step.
     cgroup.freeze().unwrap();
+    // Not before: the script has new processes all the time.
+    let before = cgroup.pids().unwrap();
     let request = process(&container, &["true"], |_| {});
     std::thread::scope(|scope| {
         let asking = scope.spawn(|| {
