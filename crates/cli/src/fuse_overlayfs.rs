@@ -51,6 +51,7 @@ fn run(call: &Call) -> Result<(), Failure> {
         .ok_or_else(|| Failure::user("no mount point is named"))?;
     let asked = Asked::read(&call.options, "fuse-overlayfs")?;
     let target = overlay::mount_point(target)?;
+    asked.refuse_in_use()?;
     if let Some((_, work)) = &asked.overlay.writable {
         fuse::layers::forgive_volatile(work)
             .map_err(|error| Failure::user(format!("work directory {}: {error}", work.display())))?;

@@ -3,9 +3,9 @@
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
-use ::mount::Mount;
-use ::mount::fuse::{Helper, Request};
+use ::mount::fuse::{Helper, Request, is_ours};
 use ::mount::overlay::{Overlay, split_options};
+use ::mount::{Mount, MountError};
 use fuse::Transport;
 use fuse::layers::Paths;
 use fuse::options::Options;
@@ -56,10 +56,25 @@ impl Asked {
         })
     }
 
+    /// What a driver refused, with a hint.
+    pub(crate) fn refused(&self, error: impl std::fmt::Display) -> Failure {
+        let failure = Failure::user(error);
+        match self.options.lacks_userxattr() {
+            true => failure.hint("in a user namespace an overlay needs the option userxattr"),
+            false => failure,
+        }
+    }
+
+    /// Refuses directories that the kernel's overlay writes to.
+    pub(crate) fn refuse_in_use(&self) -> Result<(), Failure> {
+        ::mount::fuse::refuse_in_use(&self.mount).map_err(in_use)
+    }
+
     /// The value for the kernel's driver.
     pub(crate) fn for_kernel(&self) -> Mount {
+        let attributes = self.options.attribute_words().map(str::to_owned);
         let overlay = Overlay {
-            extra: self.options.kernel.clone(),
+            extra: attributes.chain(self.options.kernel.iter().cloned()).collect(),
             ..self.overlay.clone()
         };
         Mount {
@@ -67,6 +82,11 @@ impl Asked {
             ..overlay.to_mount()
         }
     }
+}
+
+/// Upper or work directory are another overlay's.
+pub(crate) fn in_use(error: MountError) -> Failure {
+    Failure::user(error).hint("two overlays that write to one directory destroy it; unmount the other first")
 }
 
 fn absolute(paths: impl IntoIterator<Item = PathBuf>) -> Result<Vec<PathBuf>, Failure> {
@@ -80,6 +100,45 @@ fn absolute(paths: impl IntoIterator<Item = PathBuf>) -> Result<Vec<PathBuf>, Fa
         ))),
     };
     paths.into_iter().map(absolute).collect()
+}
+
+/// The words of option strings that ask for a remount, without that one.
+pub(crate) fn remount_words(texts: &[String]) -> Option<Vec<String>> {
+    let words: Vec<String> = texts.iter().flat_map(|text| split_options(text)).collect();
+    let (remount, rest): (Vec<_>, _) = words.into_iter().partition(|word| word == "remount");
+    (!remount.is_empty()).then_some(rest)
+}
+
+/// What the mount table shows of a FUSE mount, which mount(8) hands on.
+const OF_THE_TABLE: [&str; 5] = ["user_id=", "group_id=", "rootmode=", "max_read=", "blksize="];
+
+/// Gives the mount at `target` other attributes, to those that it has where `kept`. As with the kernel's overlay by
+/// mount(8), every other option is left as it is.
+pub(crate) fn remount(target: &Path, words: &[String], kept: bool) -> Result<u8, Failure> {
+    let shown = target.display();
+    let target = mount_point(target)?;
+    let entry = ::mount::table::at(&target).map_err(|error| Failure::user(format!("{shown}: {error}")))?;
+    let overlay = |entry: &::mount::table::Entry| entry.kind == "overlay" || is_ours(&entry.kind);
+    let Some(entry) = entry.filter(overlay) else {
+        return Err(Failure::user(format!("{shown} is no mounted overlay")));
+    };
+    let mut all = match kept {
+        true => split_options(&entry.options),
+        false => Vec::new(),
+    };
+    let described = |word: &&String| !OF_THE_TABLE.iter().any(|key| word.starts_with(key));
+    all.extend(Overlay::parse(words).extra.iter().filter(described).cloned());
+    let options = Options::parse(&all).map_err(Failure::user)?;
+    ::mount::remount::remount(&target, options.attributes).map_err(|error| {
+        let failure = Failure::user(&error);
+        match &error {
+            MountError::Io { error, .. } if error.kind() == std::io::ErrorKind::ReadOnlyFilesystem => {
+                failure.hint("without an upper directory nothing can be written")
+            }
+            _ => failure,
+        }
+    })?;
+    Ok(0)
 }
 
 /// The mount point as the kernel will see it.
@@ -111,6 +170,9 @@ pub(crate) fn setup(request: &Request) -> Result<Setup, String> {
         return Err("data-only lower directories (a::b) need the kernel's own overlay".to_owned());
     }
     let mut options = Options::parse(&overlay.extra).map_err(|error| error.to_string())?;
+    options
+        .check(overlay.writable.is_some())
+        .map_err(|error| error.to_string())?;
     if request.subtype == crate::DROP_IN {
         options.like_fuse_overlayfs(&overlay.extra);
     }
@@ -138,16 +200,21 @@ pub(crate) fn serve(
 ) -> Result<(), Failure> {
     let mut request = Request::new(&asked.mount, target);
     request.subtype = subtype.to_owned();
+    let refused = |error: &dyn std::fmt::Display| match subtype {
+        // It takes that option for granted.
+        crate::DROP_IN => Failure::user(error),
+        _ => asked.refused(error),
+    };
     if foreground {
         let setup = Setup {
             foreground: true,
             ..setup(&request).map_err(Failure::user)?
         };
-        return fuse::process::serve(&setup, ready).map_err(Failure::user);
+        return fuse::process::serve(&setup, ready).map_err(|error| refused(&error));
     }
     // Said before a process is started for nothing.
     setup(&request).map_err(Failure::user)?;
-    let served = ::mount::fuse::attach(&helper(), &request).map_err(Failure::user)?;
+    let served = ::mount::fuse::attach(&helper(), &request).map_err(|error| refused(&error))?;
     ready(match served.over_io_uring {
         true => Transport::IoUring,
         false => Transport::Device,

@@ -116,7 +116,10 @@ fn a_mount_is_there_when_the_command_returns_and_its_server_gone_when_it_is_unmo
 fn the_kernel_serves_where_it_can() {
     let place = Place::new();
     let ended = place.ok(&["mount", "-v", "-o", WRITABLE, "mnt"]);
-    assert_eq!(ended.err, "mounted with the kernel's overlay\n");
+    assert_eq!(
+        ended.err,
+        "mounted with the kernel's overlay (it takes these layers and options)\n"
+    );
     assert_eq!(place.entry().unwrap().kind, "overlay");
     place.ok(&["umount", "mnt"]);
     let squashed = format!("{LOWER},squash_to_root");
@@ -227,18 +230,49 @@ fn names_with_colons_and_commas() {
 #[test]
 fn directories_in_use_are_refused() {
     let place = Place::new();
-    fs::create_dir(place.at("second")).unwrap();
+    for name in ["second", "otherwork", "otherup"] {
+        fs::create_dir(place.at(name)).unwrap();
+    }
+    let upper = "lowerdir=top:low,upperdir=up,workdir=otherwork";
+    let work = "lowerdir=top:low,upperdir=otherup,workdir=work";
+    let crossed = "lowerdir=top:low,upperdir=work,workdir=otherwork";
     for driver in ["kernel", "fuse"] {
         place.ok(&["mount", "--driver", driver, "-o", WRITABLE, "mnt"]);
         for other in ["kernel", "fuse"] {
-            let ended = place.strata(&["mount", "--driver", other, "-o", WRITABLE, "second"]);
+            for options in [WRITABLE, upper, work, crossed] {
+                let ended = place.strata(&["mount", "--driver", other, "-o", options, "second"]);
+                assert!(
+                    ended.code == 125 && ended.err.contains("in use"),
+                    "{driver}, {other}, {options}: {ended:?}"
+                );
+            }
+        }
+        for options in [WRITABLE, upper] {
+            let ended = place.strata(&["fuse-overlayfs", "-o", options, "second"]);
             assert!(
-                ended.code == 125 && ended.err.contains("in use"),
-                "{driver}, {other}: {ended:?}"
+                ended.code == 1 && ended.err.contains("in use"),
+                "{driver}, {options}: {ended:?}"
             );
         }
         place.ok(&["umount", "mnt"]);
     }
+}
+
+/// The kernel drops a lock with its process.
+#[test]
+fn an_upper_directory_whose_server_was_killed_is_free() {
+    let place = Place::new();
+    fs::create_dir(place.at("otherwork")).unwrap();
+    place.ok(&["mount", "--driver", "fuse", "-o", WRITABLE, "mnt"]);
+    let server = place.server();
+    kill_process(Pid::from_raw(server).unwrap(), Signal::KILL).unwrap();
+    wait_for("the server ends", || {
+        !lives(server) && fs::metadata(place.at("mnt")).unwrap_err().raw_os_error() == Some(107)
+    });
+    place.ok(&["umount", "mnt"]);
+    let options = "lowerdir=top:low,upperdir=up,workdir=otherwork";
+    place.ok(&["mount", "--driver", "fuse", "-o", options, "mnt"]);
+    place.ok(&["umount", "mnt"]);
 }
 
 #[test]

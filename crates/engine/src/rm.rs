@@ -1,7 +1,7 @@
 //! `rm`: removes containers, and what they leave behind.
 //!
 //! Lock order: the directory of bundles (shared by who starts a container, exclusive by who sweeps), then the lock of one
-//! bundle (who starts or removes that container), then that of its writable directory (who starts it, or copies while it
+//! bundle (who starts or removes that container), then that of its directory in the store (who starts it, or copies while it
 //! does not run; it takes none of the others then but in passing). Who waits for a supervisor to leave may hold the first
 //! two: what a supervisor becomes at the end takes neither, but in passing ([`Engine::detach_ended`]).
 

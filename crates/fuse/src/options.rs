@@ -24,6 +24,12 @@ pub enum OptionError {
         /// What is wrong with it.
         problem: &'static str,
     },
+    /// Two options that exclude each other.
+    #[error("options {0:?} and {1:?} exclude each other")]
+    Conflict(String, String),
+    /// An option that only the kernel's overlay has.
+    #[error("option {0:?}: only the kernel's own overlay has it")]
+    OfTheKernel(String),
 }
 
 /// Options, understood.
@@ -33,8 +39,6 @@ pub struct Options {
     pub rules: Rules,
     /// Attributes of the mount.
     pub attributes: MountAttrFlags,
-    /// Whether the file system itself is read-only.
-    pub read_only: bool,
     /// How long the kernel may believe names and attributes.
     pub timeout: Duration,
     /// Threads that answer; `None` leaves it to the machine.
@@ -47,10 +51,12 @@ pub struct Options {
     pub no_acl: bool,
     /// Whether extended attributes are left out.
     pub no_xattrs: bool,
-    /// The words that the kernel's overlay takes for the same.
+    /// The words that the kernel's overlay takes for the same, without attributes of the mount.
     pub kernel: Vec<String>,
     /// The first word that the kernel's overlay has no equal for.
     pub fuse_only: Option<String>,
+    /// The first word that only the kernel's overlay has; it is among `kernel` too.
+    pub kernel_only: Option<String>,
 }
 
 impl Default for Options {
@@ -58,7 +64,6 @@ impl Default for Options {
         Options {
             rules: Rules::default(),
             attributes: MountAttrFlags::empty(),
-            read_only: false,
             timeout: Duration::from_secs(86_400),
             workers: None,
             allow_other: true,
@@ -67,6 +72,7 @@ impl Default for Options {
             no_xattrs: false,
             kernel: Vec::new(),
             fuse_only: None,
+            kernel_only: None,
         }
     }
 }
@@ -108,6 +114,33 @@ impl Options {
         }
     }
 
+    /// Whether a server of ours can do this, `writable` saying whether there is an upper directory. What excludes each other
+    /// for the kernel's overlay (`ovl_fs_params_verify` in `fs/overlayfs/params.c`) does so here; but for redirects
+    /// with `userxattr`, which are kept.
+    pub fn check(&self, writable: bool) -> Result<(), OptionError> {
+        if let Some(word) = &self.kernel_only {
+            return Err(OptionError::OfTheKernel(word.clone()));
+        }
+        let said = |key: &str| self.kernel.iter().rev().find(|word| word.starts_with(key));
+        let Some(metacopy) = said("metacopy=").filter(|_| self.rules.metacopy) else {
+            return Ok(());
+        };
+        // Without an upper directory nothing is done with redirects but following them.
+        let enough = match self.rules.redirect_dir {
+            RedirectDir::On => true,
+            RedirectDir::Follow => !writable,
+            RedirectDir::NoFollow => false,
+        };
+        let other = match said("redirect_dir=") {
+            Some(redirect) if !enough => Some(redirect),
+            _ => said("userxattr"),
+        };
+        match other {
+            None => Ok(()),
+            Some(other) => Err(OptionError::Conflict(metacopy.clone(), other.clone())),
+        }
+    }
+
     fn kernel_too(&mut self, word: &str) {
         self.kernel.push(word.to_owned());
     }
@@ -116,35 +149,73 @@ impl Options {
         self.fuse_only.get_or_insert_with(|| word.to_owned());
     }
 
-    /// Attributes of a mount, which mean the same to every file system.
+    /// What only the kernel's overlay does.
+    fn kernel_only(&mut self, word: &str) {
+        self.kernel_only.get_or_insert_with(|| word.to_owned());
+        self.kernel_too(word);
+    }
+
+    /// Attributes of a mount, which mean the same to every file system: mount(8), "filesystem-independent mount options".
     fn attribute(&mut self, word: &str) -> bool {
         use MountAttrFlags as A;
+        let no_devices = A::MOUNT_ATTR_NOSUID | A::MOUNT_ATTR_NODEV;
         let (set, clear) = match word {
-            "ro" => {
-                self.read_only = true;
-                (A::MOUNT_ATTR_RDONLY, A::empty())
-            }
-            "rw" => {
-                self.read_only = false;
-                (A::empty(), A::MOUNT_ATTR_RDONLY)
-            }
+            "ro" => (A::MOUNT_ATTR_RDONLY, A::empty()),
+            "rw" => (A::empty(), A::MOUNT_ATTR_RDONLY),
             "nosuid" => (A::MOUNT_ATTR_NOSUID, A::empty()),
             "suid" => (A::empty(), A::MOUNT_ATTR_NOSUID),
             "nodev" => (A::MOUNT_ATTR_NODEV, A::empty()),
             "dev" => (A::empty(), A::MOUNT_ATTR_NODEV),
             "noexec" => (A::MOUNT_ATTR_NOEXEC, A::empty()),
             "exec" => (A::empty(), A::MOUNT_ATTR_NOEXEC),
-            "noatime" => (A::MOUNT_ATTR_NOATIME, A::empty()),
+            "nosymfollow" => (A::MOUNT_ATTR_NOSYMFOLLOW, A::empty()),
+            "symfollow" => (A::empty(), A::MOUNT_ATTR_NOSYMFOLLOW),
             "nodiratime" => (A::MOUNT_ATTR_NODIRATIME, A::empty()),
-            "strictatime" => (A::MOUNT_ATTR_STRICTATIME, A::empty()),
-            // What holds anyway, and what only mount(8) heeds.
-            "relatime" | "async" | "defaults" | "auto" | "noauto" | "nofail" | "_netdev" => return true,
+            "diratime" => (A::empty(), A::MOUNT_ATTR_NODIRATIME),
+            // One field of three values, of which `relatime` is 0.
+            "noatime" => (A::MOUNT_ATTR_NOATIME, A::MOUNT_ATTR__ATIME),
+            "strictatime" => (A::MOUNT_ATTR_STRICTATIME, A::MOUNT_ATTR__ATIME),
+            "relatime" | "atime" | "nostrictatime" => (A::empty(), A::MOUNT_ATTR__ATIME),
+            // Who may mount and unmount is mount(8)'s to decide; what it means for the mount is not.
+            "user" | "users" => (no_devices | A::MOUNT_ATTR_NOEXEC, A::empty()),
+            "owner" | "group" => (no_devices, A::empty()),
+            // What holds anyway, and what only mount(8) heeds. Neither driver has warnings that `silent` would keep back.
+            "async" | "defaults" | "auto" | "noauto" | "nofail" | "_netdev" | "nouser" | "norelatime"
+            | "nolazytime" | "noiversion" | "nomand" | "loud" | "silent" => return true,
             word if word.starts_with("x-") => return true,
             _ => return false,
         };
-        self.attributes = (self.attributes | set) - clear;
-        self.kernel.push(word.to_owned());
+        self.attributes = (self.attributes - clear) | set;
         true
+    }
+
+    /// Whether `userxattr` is missing: in a user namespace there are no attributes of the other kind.
+    pub fn lacks_userxattr(&self) -> bool {
+        self.rules.prefix == Prefix::Trusted && !crate::namespace::is_first_of_users()
+    }
+
+    /// The words for the attributes of the mount.
+    pub fn attribute_words(&self) -> impl Iterator<Item = &'static str> {
+        use MountAttrFlags as A;
+        let attributes = self.attributes;
+        [
+            (A::MOUNT_ATTR_RDONLY, "ro"),
+            (A::MOUNT_ATTR_NOSUID, "nosuid"),
+            (A::MOUNT_ATTR_NODEV, "nodev"),
+            (A::MOUNT_ATTR_NOEXEC, "noexec"),
+            (A::MOUNT_ATTR_NOSYMFOLLOW, "nosymfollow"),
+            (A::MOUNT_ATTR_NODIRATIME, "nodiratime"),
+            (A::MOUNT_ATTR_NOATIME, "noatime"),
+            (A::MOUNT_ATTR_STRICTATIME, "strictatime"),
+        ]
+        .into_iter()
+        .filter(move |(flag, _)| attributes.contains(*flag))
+        .map(|(_, word)| word)
+    }
+
+    /// Whether the file system itself is read-only.
+    pub fn read_only(&self) -> bool {
+        self.attributes.contains(MountAttrFlags::MOUNT_ATTR_RDONLY)
     }
 
     /// Words without a value.
@@ -162,6 +233,7 @@ impl Options {
                 self.default_permissions = true;
                 self.kernel_too(word);
             }
+            "sync" | "dirsync" | "lazytime" | "override_creds" | "nooverride_creds" => self.kernel_only(word),
             // As root everybody may use it; `allow_root` asks for less than that.
             "allow_other" | "allow_root" => {}
             // Each worker has its own descriptor anyway, and a server's end ends its mount.
@@ -211,8 +283,14 @@ impl Options {
             // Inode numbers are unique and stable in every case.
             ("xino", "on" | "off" | "auto") => {}
             ("xino", _) => return refuse("on, off or auto"),
-            ("nfs_export", "off") | ("verity", "off") | ("uuid", "off" | "null" | "auto") => {}
-            ("nfs_export" | "verity" | "uuid", _) => self.kernel_only(word)?,
+            ("nfs_export" | "verity", "off") | ("uuid", "null" | "auto") => {}
+            ("nfs_export", "on") | ("verity", "on" | "require") | ("uuid", "on" | "off") => {
+                self.kernel_only(word);
+                return Ok(true);
+            }
+            ("nfs_export", _) => return refuse("on or off"),
+            ("verity", _) => return refuse("on, off or require"),
+            ("uuid", _) => return refuse("on, off, null or auto"),
             ("fsync", "volatile" | "0") => {
                 self.rules.sync = Sync::Volatile;
                 self.kernel_too("volatile");
@@ -234,14 +312,6 @@ impl Options {
         Ok(true)
     }
 
-    /// What only the kernel's overlay does.
-    fn kernel_only(&self, word: &str) -> Result<(), OptionError> {
-        Err(OptionError::Value {
-            option: word.to_owned(),
-            problem: "only the kernel's own overlay has it",
-        })
-    }
-
     /// Words with a value that only this driver has.
     fn own(&mut self, word: &str, key: &str, value: &str) -> Result<bool, OptionError> {
         let refuse = |problem| {
@@ -252,6 +322,8 @@ impl Options {
         };
         let number = || value.parse::<u32>();
         match key {
+            // mount(8) tells its helpers who mounts.
+            "user" => return Ok(self.attribute(key)),
             "uidmapping" | "gidmapping" => {
                 let Some(ranges) = ranges(value) else {
                     return refuse("ranges are written LAYER:VIEW:COUNT, with a colon between them");
@@ -352,15 +424,14 @@ mod tests {
     fn words_of_the_kernel_s_overlay() {
         let options =
             parse("ro,nosuid,redirect_dir=nofollow,index=on,userxattr,fsync=volatile,xino=auto").unwrap();
-        assert!(options.read_only && options.rules.index && options.fuse_only.is_none());
+        assert!(options.read_only() && options.rules.index && options.fuse_only.is_none());
         assert_eq!(options.rules.redirect_dir, RedirectDir::NoFollow);
         assert_eq!(
             (options.rules.prefix, options.rules.sync),
             (Prefix::User, Sync::Volatile)
         );
+        assert!(options.attribute_words().eq(["ro", "nosuid"]));
         let kernel = [
-            "ro",
-            "nosuid",
             "redirect_dir=nofollow",
             "index=on",
             "userxattr",
@@ -400,7 +471,10 @@ mod tests {
             "index=maybe",
             "uidmapping=1:2",
             "timeout=never",
-            "nfs_export=on",
+            "nfs_export=perhaps",
+            "iversion",
+            "mand",
+            "X-mount.mkdir",
         ] {
             let error = parse(text).unwrap_err().to_string();
             assert!(error.contains(text), "{error}");
@@ -410,7 +484,28 @@ mod tests {
 
     #[test]
     fn the_last_word_holds() {
-        let options = parse("ro,nodev,rw,dev").unwrap();
-        assert!(!options.read_only && options.attributes.is_empty());
+        let options = parse("ro,nodev,rw,dev,noatime,nodiratime,diratime,atime").unwrap();
+        assert!(!options.read_only() && options.attributes.is_empty());
+        let words = |text| parse(text).unwrap().attribute_words().collect::<Vec<_>>();
+        assert_eq!(words("noatime,strictatime"), ["strictatime"]);
+        assert_eq!(words("nosuid,users,exec"), ["nosuid", "nodev"]);
+        assert_eq!(
+            words("user=somebody,suid,dev,nosymfollow"),
+            ["noexec", "nosymfollow"]
+        );
+    }
+
+    #[test]
+    fn words_that_only_the_kernel_s_overlay_has() {
+        for word in ["nfs_export=on", "verity=require", "uuid=off", "sync", "lazytime"] {
+            let options = parse(word).unwrap();
+            assert_eq!(options.kernel, [word]);
+            let error = options.check(true).unwrap_err();
+            assert_eq!(error, OptionError::OfTheKernel(word.to_owned()));
+        }
+        parse("nfs_export=off,verity=off,uuid=auto")
+            .unwrap()
+            .check(true)
+            .unwrap();
     }
 }

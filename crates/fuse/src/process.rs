@@ -87,7 +87,7 @@ pub fn serve(setup: &Setup, ready: impl FnOnce(Transport)) -> Result<(), ServeEr
         default_permissions: setup.options.default_permissions,
         no_acl: setup.options.no_acl,
         no_xattrs: setup.options.no_xattrs,
-        identity: identity(),
+        identity: identity(overlay.is_writable()),
         ..Config::default()
     };
     if let Some(workers) = setup.options.workers {
@@ -97,7 +97,7 @@ pub fn serve(setup: &Setup, ready: impl FnOnce(Transport)) -> Result<(), ServeEr
         source: setup.source.clone(),
         subtype: setup.subtype.clone(),
         attributes: setup.options.attributes,
-        read_only: setup.options.read_only || !overlay.is_writable(),
+        read_only: setup.options.read_only() || !overlay.is_writable(),
         allow_other: setup.options.allow_other,
         default_permissions: setup.options.default_permissions,
     };
@@ -194,12 +194,14 @@ fn raise_limits() {
     }
 }
 
-/// Process id and start time: what tells this process from any other that ever has its number.
-fn identity() -> Vec<u8> {
+/// Process id and start time, which tell this process from any other that ever has its number; and whether what it serves
+/// can never be written.
+fn identity(writable: bool) -> Vec<u8> {
     let pid = rustix::process::getpid().as_raw_nonzero();
     let stat = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
+    let kind = if writable { "" } else { " read-only" };
     match start_time(&stat) {
-        Some(start) => format!("{pid} {start}").into_bytes(),
+        Some(start) => format!("{pid} {start}{kind}").into_bytes(),
         None => Vec::new(),
     }
 }
@@ -237,6 +239,6 @@ mod tests {
     fn a_start_time_behind_any_name() {
         let stat = "7 (a) b (c) S 1 7 7 0 -1 4 0 0 0 0 0 0 0 0 20 0 1 0 4242 0";
         assert_eq!(start_time(stat), Some(4242));
-        assert!(identity().starts_with(std::process::id().to_string().as_bytes()));
+        assert!(identity(true).starts_with(std::process::id().to_string().as_bytes()));
     }
 }

@@ -21,13 +21,18 @@ use rustix::mount::UnmountFlags;
 use rustix::process::{Pid, PidfdFlags, Signal};
 use serde::{Deserialize, Serialize};
 
+use crate::overlay::Overlay;
 use crate::{Mount, MountError, table};
 
 /// Type of such a mount in the mount table.
 pub const KIND: &str = "fuse.strata";
 
-/// The attribute of a root that tells who serves it: process id and start time.
+/// The attribute of a root that tells who serves it: process id and start time, and [`NEVER_WRITTEN`] where there is no
+/// upper directory.
 const SERVER_ATTRIBUTE: &str = "security.strata.server";
+
+/// What a server says behind them of a mount without an upper directory.
+const NEVER_WRITTEN: &str = "read-only";
 
 /// What the server answers when the mount is there; anything else says why it is not.
 pub const READY: &str = "ready";
@@ -75,12 +80,29 @@ pub fn attach_with(driver: Driver, helper: &Helper, mount: &Mount, target: &Path
         },
         _ => return crate::attach(mount, target),
     };
+    refuse_in_use(mount)?;
     match (attach(helper, &Request::new(mount, target)), refused) {
         (Ok(_), _) => Ok(()),
         // What the kernel has to say is the first thing to be heard.
         (Err(_), Some(refused)) => Err(refused),
         (Err(error), None) => Err(error),
     }
+}
+
+/// Refuses an overlay whose upper or work directory the mount table shows in use by the kernel's. That takes no lock, so a
+/// server cannot know by itself.
+pub fn refuse_in_use(mount: &Mount) -> Result<(), MountError> {
+    let overlay = Overlay::parse(&mount.options);
+    let writable = overlay
+        .writable
+        .into_iter()
+        .flat_map(|(upper, work)| [upper, work]);
+    for path in writable {
+        if crate::kernel::upper_in_use(&path).unwrap_or(false) {
+            return Err(MountError::InUse(path));
+        }
+    }
+    Ok(())
 }
 
 /// Takes away every mount at `target`, whoever serves it. Answers whether there was one, as [`crate::detach`] does.
@@ -238,6 +260,18 @@ pub fn is_ours(kind: &str) -> bool {
     kind == KIND || kind == "fuse.fuse-overlayfs"
 }
 
+/// Whether `target` is served by one who has no upper directory.
+pub(crate) fn never_written(target: &Path) -> bool {
+    who_serves(target).is_some_and(|said| said.split(' ').nth(2) == Some(NEVER_WRITTEN))
+}
+
+/// What the root at `target` says of its server.
+fn who_serves(target: &Path) -> Option<String> {
+    let mut buffer = [0u8; 64];
+    let length = rustix::fs::getxattr(target, SERVER_ATTRIBUTE, &mut buffer).ok()?;
+    Some(std::str::from_utf8(buffer.get(..length)?).ok()?.to_owned())
+}
+
 /// Number of the connection behind the file system at `path`: the minor number of its device. Its server is not asked.
 fn connection(path: &Path) -> Option<u32> {
     let flags = AtFlags::SYMLINK_NOFOLLOW | AtFlags::NO_AUTOMOUNT | AtFlags::STATX_DONT_SYNC;
@@ -259,10 +293,9 @@ struct Server(OwnedFd);
 impl Server {
     /// Asks the root at `target` who serves it.
     fn of(target: &Path) -> Option<Server> {
-        let mut buffer = [0u8; 64];
-        let length = rustix::fs::getxattr(target, SERVER_ATTRIBUTE, &mut buffer).ok()?;
-        let text = std::str::from_utf8(buffer.get(..length)?).ok()?;
-        let (pid, start) = text.split_once(' ')?;
+        let text = who_serves(target)?;
+        let mut words = text.split(' ');
+        let (pid, start) = (words.next()?, words.next()?);
         let pid = pid.parse().ok()?;
         // The descriptor first: what it refers to cannot become another process.
         let process = rustix::process::pidfd_open(Pid::from_raw(pid)?, PidfdFlags::empty()).ok()?;

@@ -54,8 +54,8 @@ pub enum MountError {
     /// An option that the mount's type does not have.
     #[error("unknown option {0:?} for a bind mount")]
     UnknownOption(String),
-    /// Another overlay writes to the same directories: two of them would destroy each other's work.
-    #[error("work directory {} is in use by another overlay", .0.display())]
+    /// Another overlay writes to the same upper or work directory: two of them would destroy each other's work.
+    #[error("{} is in use by another overlay", .0.display())]
     InUse(PathBuf),
     /// The server of a FUSE mount could not be started, or said why it does not serve.
     #[error("mounting at {}: {reason}", target.display())]
@@ -128,6 +128,7 @@ fn attribute(option: &str) -> Option<MountAttrFlags> {
         "noatime" => MountAttrFlags::MOUNT_ATTR_NOATIME,
         "nodiratime" => MountAttrFlags::MOUNT_ATTR_NODIRATIME,
         "strictatime" => MountAttrFlags::MOUNT_ATTR_STRICTATIME,
+        "nosymfollow" => MountAttrFlags::MOUNT_ATTR_NOSYMFOLLOW,
         "relatime" | "rw" | "suid" | "dev" | "exec" | "async" | "defaults" => MountAttrFlags::empty(),
         _ => return None,
     })
@@ -216,9 +217,11 @@ fn attach_overlay(mount: &Mount, target: &Path) -> Result<(), MountError> {
     if layers > MAX_LOWER {
         return Err(MountError::TooManyLayers(layers));
     }
-    if let Some((_, work)) = overlay.writable.as_ref().filter(|(_, work)| is_served(work)) {
-        return Err(MountError::InUse(work.clone()));
-    }
+    let writable = overlay.writable.iter().flat_map(|(upper, work)| [upper, work]);
+    // Until it is in the mount table, where a server that begins now finds it.
+    let _locks = writable
+        .map(|path| keep_servers_out(path))
+        .collect::<Result<Vec<_>, _>>()?;
     let (attributes, mut extra) = split_attributes(std::mem::take(&mut overlay.extra));
     let ids = idmap::take(&mut extra);
     overlay.extra = extra;
@@ -264,13 +267,16 @@ fn build_mapped(
     }
 }
 
-/// Whether a server of ours writes to an overlay with this work directory: it holds a lock on it, which the kernel's
-/// overlay does not look at.
-fn is_served(work: &Path) -> bool {
-    let Ok(dir) = sys::Dir::open_ambient(work) else {
-        return false;
+/// Keeps servers of ours from an upper or work directory while what is returned is open. One that has it already holds a
+/// lock on it, which the kernel's overlay does not look at. What cannot be opened is for the kernel to refuse.
+fn keep_servers_out(path: &Path) -> Result<Option<sys::Dir>, MountError> {
+    let Ok(dir) = sys::Dir::open_ambient(path) else {
+        return Ok(None);
     };
-    rustix::fs::flock(&dir, FlockOperation::NonBlockingLockShared) == Err(Errno::WOULDBLOCK)
+    match rustix::fs::flock(&dir, FlockOperation::NonBlockingLockShared) {
+        Err(Errno::WOULDBLOCK) => Err(MountError::InUse(path.to_path_buf())),
+        _ => Ok(Some(dir)),
+    }
 }
 
 /// Mounts an overlay by mount(2), as [`attach`] does on a kernel without `lowerdir+`.
@@ -348,11 +354,19 @@ fn mount2_overlay(
     attributes: MountAttrFlags,
     target: &Path,
 ) -> Result<(), MountError> {
-    let flags = mount2_flags(attributes);
+    let mut flags = mount2_flags(attributes);
+    let mut overlay = overlay.clone();
+    overlay.extra.retain(|word| match file_system_flag(word) {
+        Some(flag) => {
+            flags |= flag;
+            false
+        }
+        None => true,
+    });
     let mut data = overlay.mount2_data(None);
     let mut base = None;
     if data.len() > 4095 {
-        base = shared_directory(overlay);
+        base = shared_directory(&overlay);
         data = overlay.mount2_data(base.as_deref());
         if data.len() > 4095 {
             let layers = overlay.lower.len() + overlay.data.len();
@@ -380,7 +394,17 @@ fn mount2_overlay(
     })
 }
 
-fn mount2_flags(attributes: MountAttrFlags) -> MountFlags {
+/// What mount(2) takes as a flag, and the new API as a word.
+fn file_system_flag(word: &str) -> Option<MountFlags> {
+    match word {
+        "sync" => Some(MountFlags::SYNCHRONOUS),
+        "dirsync" => Some(MountFlags::DIRSYNC),
+        "lazytime" => Some(MountFlags::LAZYTIME),
+        _ => None,
+    }
+}
+
+pub(crate) fn mount2_flags(attributes: MountAttrFlags) -> MountFlags {
     [
         (MountAttrFlags::MOUNT_ATTR_RDONLY, MountFlags::RDONLY),
         (MountAttrFlags::MOUNT_ATTR_NOSUID, MountFlags::NOSUID),
@@ -389,6 +413,7 @@ fn mount2_flags(attributes: MountAttrFlags) -> MountFlags {
         (MountAttrFlags::MOUNT_ATTR_NOATIME, MountFlags::NOATIME),
         (MountAttrFlags::MOUNT_ATTR_NODIRATIME, MountFlags::NODIRATIME),
         (MountAttrFlags::MOUNT_ATTR_STRICTATIME, MountFlags::STRICTATIME),
+        (MountAttrFlags::MOUNT_ATTR_NOSYMFOLLOW, MountFlags::NOSYMFOLLOW),
     ]
     .into_iter()
     .filter(|(attribute, _)| attributes.contains(*attribute))

@@ -9,6 +9,7 @@
 //! - [`kernel`]: the kernel's driver: the new mount API, and mount(2) where the kernel is too old for it.
 //! - `idmap`: layers whose owners are seen as others.
 //! - [`fuse`]: the driver in user space: a process that serves the overlay, started and ended.
+//! - [`remount`]: new attributes for a mount that is there.
 //! - [`table`]: what is mounted, read from mountinfo.
 //!
 //! Start reading at [`value`].
@@ -17,6 +18,7 @@ pub mod fuse;
 mod idmap;
 pub mod kernel;
 pub mod overlay;
+pub mod remount;
 pub mod table;
 pub mod value;
 

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
 
+use ::mount::MountError;
 use fuse::Transport;
 
 use super::{Context, Outcome};
@@ -17,7 +18,9 @@ use crate::overlay::{self, Asked};
 #[command(after_help = "\
 Options are those of mount(8) for overlay: lowerdir=TOP:…:BOTTOM (a colon or comma in a path is written \\: or \\,),
 upperdir=DIR, workdir=DIR, redirect_dir=on|follow|nofollow|off, index=on|off, metacopy=on|off, xino=…, userxattr,
-volatile, fsync=volatile|auto|strict, and ro, nosuid, nodev, noexec, noatime. Without upperdir the mount is read-only.
+volatile, fsync=volatile|auto|strict, and ro, nosuid, nodev, noexec, nosymfollow, noatime. nfs_export=on, verity=on|require,
+uuid=on|off, sync, dirsync, lazytime and override_creds are the kernel's overlay's alone. Without upperdir the mount is
+read-only. remount gives a mount that is there other attributes: -o remount,ro.
 
 Example:  strata mount -o lowerdir=/layers/2:/layers/1,upperdir=/up,workdir=/work /mnt")]
 pub(crate) struct MountArgs {
@@ -61,6 +64,9 @@ impl From<Driver> for engine::Driver {
 
 /// Runs the command.
 pub(crate) fn run(context: &Context, args: MountArgs) -> Outcome {
+    if let Some(words) = overlay::remount_words(&args.options) {
+        return overlay::remount(&args.target, &words, true);
+    }
     let asked = Asked::read(&args.options, "overlay")?;
     let wanted = Wanted {
         driver: args.driver,
@@ -79,24 +85,19 @@ struct Wanted {
 
 fn mount(asked: &Asked, target: &std::path::Path, wanted: Wanted) -> Outcome {
     let target = overlay::mount_point(target)?;
-    if let Some((upper, work)) = &asked.overlay.writable {
-        for path in [upper, work] {
-            if ::mount::kernel::upper_in_use(path).unwrap_or(false) {
-                return Err(
-                    Failure::user(format!("{} is in use by a mounted overlay", path.display()))
-                        .hint("two overlays that write to one directory destroy it; unmount the other first"),
-                );
-            }
-        }
-    }
-    let told = |driver: &str| {
+    asked.refuse_in_use()?;
+    let told = |driver: &str, reason: &str| {
         if wanted.verbose {
-            let _ = writeln!(std::io::stderr(), "mounted with {driver}");
+            let _ = writeln!(std::io::stderr(), "mounted with {driver} ({reason})");
         }
-        Ok(0)
     };
+    let kernel_only = &asked.options.kernel_only;
     let reason = match (wanted.driver, &asked.options.fuse_only) {
         (Driver::Fuse, _) => "as asked".to_owned(),
+        // The kernel would mount it, and remember nothing in attributes.
+        (Driver::Auto, _) if asked.overlay.writable.is_some() && asked.options.lacks_userxattr() => {
+            return Err(asked.refused("nothing can be written without attributes of the overlay's own"));
+        }
         (Driver::Auto, _) if wanted.foreground => "to stay in the foreground".to_owned(),
         (Driver::Auto, Some(word)) => format!("the kernel's overlay has no {word}"),
         (Driver::Kernel, _) if wanted.foreground => {
@@ -109,8 +110,19 @@ fn mount(asked: &Asked, target: &std::path::Path, wanted: Wanted) -> Outcome {
                 .hint("leave it out, or use --driver fuse"));
         }
         (Driver::Auto | Driver::Kernel, None) => match ::mount::attach(&asked.for_kernel(), &target) {
-            Ok(()) => return told("the kernel's overlay"),
-            Err(error) if wanted.driver == Driver::Kernel => return Err(Failure::user(error)),
+            Ok(()) => {
+                let reason = match (wanted.driver, kernel_only) {
+                    (Driver::Kernel, _) => "as asked".to_owned(),
+                    (_, Some(word)) => format!("nothing else has {word}"),
+                    (_, None) => "it takes these layers and options".to_owned(),
+                };
+                told("the kernel's overlay", &reason);
+                return Ok(0);
+            }
+            Err(error @ MountError::InUse(_)) => return Err(overlay::in_use(error)),
+            Err(error) if wanted.driver == Driver::Kernel || kernel_only.is_some() => {
+                return Err(asked.refused(error));
+            }
             Err(error) => format!("the kernel's overlay refused: {error}"),
         },
     };
@@ -119,7 +131,7 @@ fn mount(asked: &Asked, target: &std::path::Path, wanted: Wanted) -> Outcome {
             Transport::Device => "FUSE",
             Transport::IoUring => "FUSE over io_uring",
         };
-        let _ = told(&format!("{fuse} ({reason})"));
+        told(fuse, &reason);
     })?;
     Ok(0)
 }
@@ -147,6 +159,13 @@ struct Call {
 
 impl Call {
     fn run(&self) -> Outcome {
+        if let Some(words) = overlay::remount_words(&self.options) {
+            if self.fake {
+                return Ok(0);
+            }
+            // mount(8) has put the present attributes among them already, where it is to keep them.
+            return overlay::remount(&self.target, &words, false);
+        }
         let asked = Asked::read(&self.options, &self.source)?;
         if self.fake {
             overlay::mount_point(&self.target)?;

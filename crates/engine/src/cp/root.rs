@@ -126,7 +126,7 @@ impl Engine {
             source,
         };
         // One mount at a time: two that write to one directory know nothing of each other. A start takes this too.
-        let lock = Dir::open_ambient(&upper).map_err(at)?;
+        let lock = copies_lock(&upper).map_err(at)?;
         match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
             Err(rustix::io::Errno::WOULDBLOCK) => return Ok(None),
             other => other.map_err(|errno| at(errno.into()))?,
@@ -170,7 +170,7 @@ impl Engine {
             .store
             .upper_path(self.ns(), &row.id)
             .map_err(io::Error::other)?;
-        let lock = Dir::open_ambient(upper)?;
+        let lock = copies_lock(&upper)?;
         flock(&lock, FlockOperation::LockExclusive)?;
         self.clear_copies(&row.id);
         Ok(lock)
@@ -240,6 +240,12 @@ impl Engine {
             source,
         })
     }
+}
+
+/// What copies and starts lock: the directory that a container's writable one lies in. That one itself is locked by
+/// whoever mounts it. A container that is removed meanwhile leaves its directory to the collector.
+fn copies_lock(upper: &Path) -> io::Result<Dir> {
+    Dir::open_ambient(upper.parent().unwrap_or(upper))
 }
 
 fn ids_of(row: &store::Container) -> Option<Ids> {

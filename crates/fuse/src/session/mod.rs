@@ -230,6 +230,8 @@ fn mount2(device: &OwnedFd, options: &MountOptions, target: &Path) -> Result<(),
         (MountAttrFlags::MOUNT_ATTR_NOEXEC, MountFlags::NOEXEC),
         (MountAttrFlags::MOUNT_ATTR_NOATIME, MountFlags::NOATIME),
         (MountAttrFlags::MOUNT_ATTR_NODIRATIME, MountFlags::NODIRATIME),
+        (MountAttrFlags::MOUNT_ATTR_STRICTATIME, MountFlags::STRICTATIME),
+        (MountAttrFlags::MOUNT_ATTR_NOSYMFOLLOW, MountFlags::NOSYMFOLLOW),
     ];
     let mut mount_flags = MountFlags::empty();
     mount_flags.set(MountFlags::RDONLY, options.read_only);

@@ -122,7 +122,7 @@ fn errno(error: io::Error) -> Errno {
 
 impl Overlay {
     /// An overlay of `layers`. What a crash left in the work directory is removed; the upper directory is left as it
-    /// is. The work directory stays locked until the overlay is dropped.
+    /// is. Upper and work directory stay locked until the overlay is dropped.
     pub fn new(layers: Layers, mut options: Options) -> std::result::Result<Overlay, OpenError> {
         if layers.lower.is_empty() {
             return Err(OpenError::NoLower);

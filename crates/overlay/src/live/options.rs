@@ -162,9 +162,9 @@ pub enum OpenError {
     /// Upper and work directory are on different file systems.
     #[error("the upper and the work directory are on different file systems")]
     WorkElsewhere,
-    /// Another server holds the work directory.
-    #[error("the work directory is in use by another overlay")]
-    InUse,
+    /// Another server holds the `upper` or `work` directory.
+    #[error("the {0} directory is in use by another overlay")]
+    InUse(&'static str),
     /// It was once mounted volatile, and nothing says that all of it reached the disk.
     #[error("the upper directory was mounted volatile and may be incomplete (work/incompat/volatile)")]
     Volatile,

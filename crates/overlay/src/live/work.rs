@@ -1,7 +1,8 @@
 //! The work directory: where everything that is to appear in the upper directory is made first.
 //!
 //! `work/` inside it is emptied when an overlay is made; `work/incompat/` says that a kernel or a server must not
-//! touch it without knowing more; `index/` stays. Whoever serves the overlay holds a lock on it.
+//! touch it without knowing more; `index/` stays. Whoever serves the overlay holds a lock on it, and one on the upper
+//! directory: two servers that write to one would know nothing of each other, whatever work directories they have.
 
 use std::ffi::OsStr;
 use std::io;
@@ -28,8 +29,8 @@ pub(super) struct Work {
     dir: Dir,
     /// `index/` in it, when hard links are indexed.
     index: Option<Dir>,
-    /// Holds the lock.
-    _lock: Dir,
+    /// Hold the locks: of the upper directory, of the work directory.
+    _locks: [Dir; 2],
     format: Format,
     next: AtomicU64,
     /// How often a whiteout was made that the others are links of. Held for reading while it is linked to, and for writing
@@ -55,9 +56,16 @@ impl Work {
         if of(upper)?.st_dev != of(&work)?.st_dev {
             return Err(OpenError::WorkElsewhere);
         }
-        match fs::flock(&work, FlockOperation::NonBlockingLockExclusive) {
-            Err(Errno::WOULDBLOCK) => return Err(OpenError::InUse),
-            other => other.map_err(|errno| io("the work directory cannot be locked")(errno.into()))?,
+        let own = upper
+            .open_dir(".")
+            .map_err(io("the upper directory cannot be read"))?;
+        for (what, dir) in [("upper", &own), ("work", &work)] {
+            match fs::flock(dir, FlockOperation::NonBlockingLockExclusive) {
+                Err(Errno::WOULDBLOCK) => return Err(OpenError::InUse(what)),
+                other => {
+                    other.map_err(|errno| io("the upper or work directory cannot be locked")(errno.into()))?
+                }
+            }
         }
         let preparing = io("the work directory cannot be prepared");
         let dir = clean(&work).map_err(preparing)?;
@@ -92,7 +100,7 @@ impl Work {
         Ok(Work {
             dir,
             index,
-            _lock: work,
+            _locks: [own, work],
             format,
             next: AtomicU64::new(0),
             shared: RwLock::new(0),

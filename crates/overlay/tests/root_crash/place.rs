@@ -231,7 +231,7 @@ pub(crate) fn open(place: &Path, format: Format, metacopy: bool) -> Overlay {
             work: Some(dir("work")),
         };
         match Overlay::new(layers, Place::options(format, metacopy)) {
-            Err(OpenError::InUse) => None,
+            Err(OpenError::InUse(_)) => None,
             other => Some(other.unwrap()),
         }
     })
@@ -245,5 +245,5 @@ fn patiently<R>(mut attempt: impl FnMut() -> Option<R>) -> R {
             Some(done) => return done,
         }
     }
-    panic!("the work directory stays locked")
+    panic!("the directories stay locked")
 }

@@ -82,9 +82,9 @@ pub(crate) fn overlay_at(scratch: &Path, lowers: &[PathBuf], options: Options) -
         };
         match Overlay::new(layers, options.clone()) {
             // A program that another test of this process starts holds the lock between its fork and its exec.
-            Err(OpenError::InUse) => std::thread::sleep(std::time::Duration::from_millis(1)),
+            Err(OpenError::InUse(_)) => std::thread::sleep(std::time::Duration::from_millis(1)),
             other => return other.unwrap(),
         }
     }
-    panic!("the work directory stays locked")
+    panic!("the directories stay locked")
 }

@@ -130,6 +130,16 @@ pub fn an_upper_in_use_is_refused(d: &Drivers) {
         }
         assert!(again.is_err(), "{driver:?}");
     }
+    // With another work directory.
+    f::mkdir(s.beside("otherwork"), 0o755).unwrap();
+    layers.writable = Some((s.upper(""), s.beside("otherwork")));
+    for driver in [&d.judged, &d.other] {
+        let again = driver.mount(&layers, &s.beside("second"));
+        if again.is_ok() {
+            driver.unmount(&s.beside("second")).unwrap();
+        }
+        assert!(again.is_err(), "{driver:?}");
+    }
     assert_eq!(f::read(s.at("f")).unwrap(), b"x");
 }
 
