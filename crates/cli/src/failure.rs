@@ -6,6 +6,8 @@ use std::ffi::OsString;
 use std::fmt;
 use std::io::Write;
 
+use rustix::io::Errno;
+
 use crate::peers;
 use crate::render::style::Style;
 
@@ -80,7 +82,7 @@ impl Failure {
             Fault::User => writeln!(out, "{} {}", style.red("error:"), self.message)?,
             Fault::Internal => writeln!(out, "{} {}", style.red("internal error:"), self.message)?,
         }
-        match (&self.hint, self.fault) {
+        match (shortage(&self.message).or(self.hint.as_deref()), self.fault) {
             (Some(hint), _) => writeln!(out, "{} {hint}", style.cyan("hint:")),
             (None, Fault::Internal) => {
                 writeln!(
@@ -91,6 +93,16 @@ impl Failure {
             }
             (None, Fault::User) => Ok(()),
         }
+    }
+}
+
+/// What helps where this process, or the machine, is out of something that any step may meet first.
+fn shortage(message: &str) -> Option<&'static str> {
+    let of = |error: Errno| message.ends_with(&one_line(&std::io::Error::from(error).to_string()));
+    match () {
+        _ if of(Errno::MFILE) => Some("a process here may open too few files: ulimit -n 1024 gives it more"),
+        _ if of(Errno::NFILE) => Some("the machine may open too few files: sysctl fs.file-max gives it more"),
+        _ => None,
     }
 }
 
@@ -158,6 +170,13 @@ fn from_clap(rendered: &str) -> Failure {
         .collect();
     let message = message.join(" ");
     let message = message.trim_start_matches("error:").trim();
+    if let Some((_, rest)) = message.split_once(" requires a subcommand")
+        && let Some(name) = message.split('\'').nth(1)
+        && rest.starts_with(" but one was not provided")
+    {
+        return Failure::user(format!("{name} is given no command"))
+            .hint(format!("{name} --help lists them"));
+    }
     let failure = Failure::user(message);
     let command: Vec<&str> = usage
         .split_whitespace()
@@ -219,6 +238,13 @@ mod tests {
     }
 
     #[test]
+    fn who_is_out_of_descriptors_is_told_so_whatever_was_being_done() {
+        let error = std::io::Error::from(Errno::MFILE);
+        let failure = Failure::internal(format!("opening /x: {error}")).hint("see what uses it");
+        assert!(text(&failure).contains("ulimit -n"), "{}", text(&failure));
+    }
+
+    #[test]
     fn a_word_that_is_not_utf_8_is_shown() {
         use std::os::unix::ffi::OsStringExt;
         let words = [b"run".to_vec(), b"caf\xe9".to_vec()].map(OsString::from_vec);
@@ -256,6 +282,10 @@ mod tests {
             peers::flag("run", "--link")
                 .map(|hint| format!("hint: {hint}"))
                 .as_deref()
+        );
+        assert_eq!(
+            of(&["strata", "--root", "/x"]),
+            "error: strata is given no command\nhint: strata --help lists them\n"
         );
         assert!(of(&["strata", "exec", "x"]).contains("strata exec --help"));
         assert!(of(&["strata", "puul"]).contains("'pull'"));

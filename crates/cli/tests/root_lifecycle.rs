@@ -72,6 +72,29 @@ fn left_to_itself_it_runs_is_logged_and_is_stopped_by_its_own_signal() {
 }
 
 #[test]
+fn one_that_the_state_directory_has_forgotten_is_still_ended() {
+    let strata = busybox();
+    run_apart(&strata, &[], "echo hello; sleep 1000");
+    let id = inspect(&strata, "one")["Id"].as_str().unwrap().to_owned();
+    let process = inspect(&strata, "one")["State"]["Pid"].as_i64().unwrap();
+    let bundle = strata.state().join("default").join(&id);
+    for entry in std::fs::read_dir(&bundle).unwrap().flatten() {
+        // Its root is mounted, and stays.
+        if entry.file_type().unwrap().is_file() {
+            std::fs::remove_file(entry.path()).unwrap();
+        }
+    }
+    let ended = strata.end(["rm", "one"]);
+    refused(&ended, &["one", "has processes"]);
+    assert!(ended.err.contains("rm -f one"), "{ended:?}");
+    strata.ok(["rm", "-f", "one"]);
+    assert!(!std::path::Path::new(&format!("/proc/{process}")).exists());
+    eventually("its supervisor leaves", || {
+        strata.in_use() == (Vec::new(), Vec::new())
+    });
+}
+
+#[test]
 fn made_first_and_started_later_with_what_it_wrote_before() {
     let strata = busybox();
     let id = strata.ok([

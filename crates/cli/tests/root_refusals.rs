@@ -5,7 +5,7 @@ mod common;
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 
-use common::{Image, Layer, Strata, busybox, empty, refused};
+use common::{Ended, Image, Layer, Strata, busybox, empty, refused};
 
 /// `strata run --rm FLAGS busybox true` is refused with `words`, and the hint holds `hint`.
 #[track_caller]
@@ -104,6 +104,81 @@ fn a_program_and_what_it_needs() {
     refused(&ended, &["no command", "--entrypoint"]);
     let ended = strata.ok(["run", "--rm", "--entrypoint", "", "odd:1", "echo", "hi"]);
     assert_eq!(ended, "hi\n");
+}
+
+/// `security.capability` of a program that is to have `CAP_SYS_ADMIN`, and not to look whether it has: revision 2
+/// (linux/capability.h), effective.
+const SYS_ADMIN: [u8; 20] = [1, 0, 0, 2, 0, 0, 32, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+
+#[test]
+fn a_program_whose_file_asks_for_capabilities_that_the_container_lacks() {
+    let strata = empty();
+    let layer = Layer::busybox()
+        .dir("admin", 0o755)
+        .pax("SCHILY.xattr.security.capability", &SYS_ADMIN)
+        .file("admin/true", 0o755, std::fs::read("/bin/busybox").unwrap());
+    strata.load(&Image::new("docker.io/library/odd:1").layer(layer));
+    let ended = strata.end(["run", "--rm", "odd:1", "/admin/true"]);
+    assert_eq!(ended.code, 126, "{ended:?}");
+    assert!(
+        ended.err.contains("capabilities that the container lacks"),
+        "{ended:?}"
+    );
+    assert!(ended.err.contains("--cap-add"), "{ended:?}");
+    strata.ok(["run", "--rm", "--cap-add", "SYS_ADMIN", "odd:1", "/admin/true"]);
+}
+
+#[test]
+fn an_image_whose_proc_leads_elsewhere() {
+    let strata = empty();
+    let layer = Layer::busybox().symlink("proc", "tmp");
+    strata.load(&Image::new("docker.io/library/odd:1").layer(layer));
+    let ended = strata.end(["run", "--rm", "odd:1", "true"]);
+    refused(&ended, &["/proc", "symbolic link"]);
+    assert!(ended.err.contains("image built again"), "{ended:?}");
+}
+
+#[test]
+fn a_file_of_variables_is_named_with_its_line() {
+    let strata = busybox();
+    let file = strata.dir().join("variables");
+    std::fs::write(&file, "A=1\nB C=2\n").unwrap();
+    let file = file.to_str().unwrap();
+    run_is_refused(
+        &strata,
+        &["--env-file", file],
+        &[file, "line 2", "\"B C\""],
+        "NAME=VALUE",
+    );
+}
+
+#[test]
+fn what_the_caller_lacks() {
+    let strata = busybox();
+    let after = |script: &str, words: &[&str]| {
+        let command = strata.command(words);
+        let mut shell = std::process::Command::new("sh");
+        shell
+            .args(["-c", &format!("{script}; exec \"$0\" \"$@\"")])
+            .arg(command.get_program())
+            .args(command.get_args())
+            .envs(
+                command
+                    .get_envs()
+                    .filter_map(|(name, value)| Some((name, value?))),
+            )
+            .current_dir(strata.dir());
+        Ended::from(shell.output().unwrap())
+    };
+    let run = ["run", "--rm", "--network", "none"];
+    let ended = after("ulimit -n 10", &[&run[..], &["busybox", "true"]].concat());
+    refused(&ended, &["Too many open files"]);
+    assert!(ended.err.contains("ulimit -n"), "{ended:?}");
+    let gone = "mkdir -p gone; cd gone; rmdir ../gone";
+    let ended = after(gone, &[&run[..], &["busybox", "pwd"]].concat());
+    assert_eq!((ended.out.as_str(), ended.code), ("/\n", 0), "{ended:?}");
+    let ended = after(gone, &[&run[..], &["-v", "./x:/x", "busybox", "pwd"]].concat());
+    refused(&ended, &["the working directory"]);
 }
 
 #[test]

@@ -12,6 +12,8 @@ use ::network::sandbox::SandboxError;
 use mount::MountError;
 use runtime::EndError;
 use runtime::bundle::{Bundle, BundleError};
+use runtime::cgroup::Cgroup;
+use runtime::spec::Host;
 use rustix::fs::{FlockOperation, flock};
 use store::{ContainerError, Fault};
 
@@ -52,6 +54,9 @@ pub enum RmError {
     /// It is about to be started again, and was not to be stopped.
     #[error("container {0} is being started again")]
     Restarting(String),
+    /// It runs, and what is known of that was removed from the state directory.
+    #[error("container {0} has processes, and the state directory knows nothing of them")]
+    Unrecorded(String),
     /// What runs in it could not be ended.
     #[error(transparent)]
     End(#[from] EndError),
@@ -156,6 +161,11 @@ impl Engine {
     fn remove_by_force(&self, id: &str, volumes: bool) -> Result<Option<SandboxError>, RmError> {
         let bundle = self.bundle(id)?;
         let _lock = bundle.as_ref().map(Bundle::lock).transpose()?;
+        if let Ok(row) = self.store.find_container(self.ns(), id)
+            && let Some(cgroup) = self.unrecorded(&row, bundle.as_ref())?
+        {
+            cgroup.remove().map_err(EndError::from)?;
+        }
         match (self.remove_unlocked(id, bundle.as_ref(), volumes), &bundle) {
             (Err(RmError::Network(error)), Some(bundle)) if error.is_of_missing() => {
                 self.abandon_networks(bundle)?;
@@ -181,12 +191,33 @@ impl Engine {
                     return Err(RmError::Running { name: row.name, pid });
                 }
                 State::Restarting { .. } => return Err(RmError::Restarting(row.name)),
-                _ => {}
+                _ => {
+                    let cgroup = self.unrecorded(&row, bundle.as_ref())?;
+                    let pids = cgroup.map(|cgroup| cgroup.pids()).transpose();
+                    if pids.map_err(EndError::from)?.is_some_and(|pids| !pids.is_empty()) {
+                        return Err(RmError::Unrecorded(row.name));
+                    }
+                }
             },
             Err(ContainerError::NotFound(_)) => {}
             Err(error) => return Err(error.into()),
         }
         self.remove_unlocked(id, bundle.as_ref(), volumes)
+    }
+
+    /// The cgroup of a container that was started and of which the bundle records nothing: somebody emptied the state
+    /// directory. It may run all the same.
+    fn unrecorded(&self, row: &store::Container, bundle: Option<&Bundle>) -> Result<Option<Cgroup>, RmError> {
+        let recorded = bundle.map(runtime::state::load).transpose()?.flatten();
+        let details = Details::of(row);
+        let (Some(plan), Some(_), None) = (details.plan, details.started, recorded) else {
+            return Ok(None);
+        };
+        let place = match Host::probe() {
+            Ok(host) => runtime::spec::cgroup(&plan.container, &host, &row.id),
+            Err(_) => return Ok(None),
+        };
+        Ok(Some(Cgroup::find_at(&place).map_err(EndError::from)?))
     }
 
     /// The bundle of a container, if there is one.

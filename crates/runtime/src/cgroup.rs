@@ -225,7 +225,15 @@ impl Cgroup {
     /// # Errors
     /// As [`Cgroup::open`].
     pub fn find(spec: &Spec, id: &str) -> Result<Cgroup, CgroupError> {
-        let place = place_of(spec, id)?;
+        Cgroup::find_at(&place_of(spec, id)?)
+    }
+
+    /// As [`Cgroup::find`], at a place below the root of every hierarchy.
+    ///
+    /// # Errors
+    /// As [`Cgroup::open`].
+    pub fn find_at(place: &Path) -> Result<Cgroup, CgroupError> {
+        let place = self::place(place)?;
         let fail = |source| failed("find", Path::new("/proc/self/mountinfo"), source);
         let hierarchies = Hierarchies::find().map_err(fail)?;
         let below = |mount: PathBuf| mount.join(&place);

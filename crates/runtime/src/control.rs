@@ -229,6 +229,8 @@ pub enum Concern {
     RuntimeWords,
     /// A signal came that asks to end.
     Interrupted,
+    /// What the root file system has in a place where something must be mounted.
+    Root,
     /// Anything else.
     #[default]
     #[serde(other)]
@@ -237,7 +239,7 @@ pub enum Concern {
 
 impl Concern {
     /// All of them: the place of each is its byte.
-    const ALL: [Concern; 14] = [
+    const ALL: [Concern; 15] = [
         Concern::Other,
         Concern::Mount,
         Concern::Device,
@@ -252,6 +254,7 @@ impl Concern {
         Concern::RuntimeProgram,
         Concern::RuntimeWords,
         Concern::Interrupted,
+        Concern::Root,
     ];
 
     /// As the container's process says it to its supervisor, which is the same program.

@@ -156,7 +156,7 @@ pub fn build(options: &ContainerOptions, context: &Context<'_>) -> Result<Spec, 
         .set_uid_mappings(mappings(|ids| &ids.users))
         .set_gid_mappings(mappings(|ids| &ids.groups))
         .set_namespaces(Some(namespaces(options)))
-        .set_cgroups_path(Some(cgroup(options, context)))
+        .set_cgroups_path(Some(cgroup(options, context.host, context.id)))
         .set_resources(Some(resources::resources(options, context.host, rules)?))
         .set_devices(Some(nodes).filter(|nodes| !nodes.is_empty()))
         .set_sysctl(Some(rights::sysctls(options, context.host)?).filter(|all| !all.is_empty()))
@@ -362,13 +362,14 @@ fn mapping(range: &Range) -> Option<LinuxIdMapping> {
     mapping.build().ok()
 }
 
-fn cgroup(options: &ContainerOptions, context: &Context<'_>) -> PathBuf {
-    let parent = match (&options.cgroup_parent, &context.host.cgroup_parent) {
+/// Where below the root of every hierarchy the cgroup of a container lies.
+pub fn cgroup(options: &ContainerOptions, host: &Host, id: &str) -> PathBuf {
+    let parent = match (&options.cgroup_parent, &host.cgroup_parent) {
         (Some(asked), _) => Path::new(asked),
         (None, Some(delegated)) => delegated,
         (None, None) => Path::new(crate::cgroup::DEFAULT_PARENT),
     };
-    Path::new("/").join(parent).join(context.id)
+    Path::new("/").join(parent).join(id)
 }
 
 fn annotations(options: &ContainerOptions, image: Option<&Config>) -> HashMap<String, String> {

@@ -355,7 +355,7 @@ fn proc_and_sys_are_where_they_are_named() {
         assert!(
             error
                 .to_string()
-                .contains(&format!("/{name} is not a plain directory")),
+                .contains(&format!("/{name} is no plain directory")),
             "{error}"
         );
     }

@@ -268,6 +268,7 @@ impl Explain for RmError {
         Some(match self {
             RmError::NotFound(_) => "strata ps -a lists all containers".to_owned(),
             RmError::Restarting(name) => format!("stop and remove it with strata rm -f {name}"),
+            RmError::Unrecorded(name) => format!("end them and remove it with strata rm -f {name}"),
             RmError::Running { name, .. } => format!("kill and remove it with strata rm -f {name}"),
             RmError::Container(error) => return error.hint(),
             RmError::Network(error) => return network::sandbox(error),

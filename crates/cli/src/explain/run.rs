@@ -78,6 +78,11 @@ impl Explain for RunError {
             RunError::LeftOver { .. } => "see what uses it: strata info, findmnt",
             RunError::Spec(error) => return Some(spec_hint(error)),
             RunError::Start(StartError::Setup { concern, .. }) => setup_hint(*concern),
+            RunError::Start(StartError::CannotRun(message))
+                if message.ends_with("capabilities that the container lacks") =>
+            {
+                "getcap tells which they are, --cap-add gives them to the container"
+            }
             RunError::Start(StartError::CannotRun(_)) => {
                 "see that it is executable, for this machine, and that its interpreter is in the image"
             }
@@ -241,6 +246,9 @@ fn setup_hint(concern: Concern) -> &'static str {
         Concern::RuntimeProgram => "--runtime names the program of an OCI runtime, such as crun or runc",
         Concern::RuntimeWords => {
             "its own words stand above; crun 1.8 runs on no machine with cgroup v1 and v2 side by side: runc does, and strata itself"
+        }
+        Concern::Root => {
+            "/proc and /sys are mounted in plain directories alone: have the image built again with one there"
         }
         Concern::Interrupted => "nothing of it is left; run it again",
         _ => "strata run --help tells what each flag needs; strata info tells what this machine has",

@@ -6,13 +6,15 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use oci_spec::runtime::{Mount, Spec};
+use rustix::io::Errno;
 use rustix::mount::MountAttrFlags;
 use sys::mount::FsContext;
 
 use super::dev;
-use super::fault::{During, Fault, Result};
+use super::fault::{About, During, Fault, Result};
 use super::options::{self, NODEV, Options};
 use super::root::{self, Kind, Root};
+use crate::control::Concern;
 
 /// File systems whose superblock others share: `ro` is an attribute of our mount and never the superblock's.
 const SHARED_SUPERBLOCK: [&str; 5] = ["proc", "sysfs", "mqueue", "cgroup2", "tmpfs"];
@@ -292,7 +294,12 @@ impl Planned<'_> {
             return match root.find_plain(&self.destination) {
                 Ok(Some(found)) => Ok(found),
                 Ok(None) => root.find_or_make(&self.destination, kind).during(doing),
-                Err(error) => Err(error).during(|| format!("{} is not a plain directory", doing())),
+                // `openat2` says so of a link on the way.
+                Err(error) if error.raw_os_error() == Some(Errno::LOOP.raw_os_error()) => {
+                    let text = format!("{} is no plain directory but a symbolic link", doing());
+                    Err(Fault::new(text)).about(Concern::Root)
+                }
+                Err(error) => Err(error).during(doing),
             };
         }
         let target = root.find_or_make(&self.destination, kind).during(doing)?;

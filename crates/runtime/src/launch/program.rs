@@ -98,6 +98,10 @@ fn explain(error: io::Error) -> String {
     match Errno::from_io_error(&error) {
         Some(Errno::NOEXEC) => "not a program for this machine (exec format error)".into(),
         Some(Errno::ACCESS) => "cannot be executed: permission denied".into(),
+        // execve(2): it is to have all of them, and does not look what it got.
+        Some(Errno::PERM) => {
+            "cannot be executed: its file asks for capabilities that the container lacks".into()
+        }
         _ => format!("cannot be executed: {}", error.into_text()),
     }
 }

@@ -167,7 +167,13 @@ fn networks(context: &Context, args: &ContainerArgs, plan: &mut Plan) -> Result<
 
 /// Everything about the container itself.
 fn container(args: &ContainerArgs, command: &[String]) -> Result<ContainerOptions, Failure> {
-    let cwd = std::env::current_dir().map_err(|e| Failure::user(format!("the working directory: {e}")))?;
+    let relative = !(args.volume.is_empty() && args.mount.is_empty() && args.security_opt.is_empty());
+    let cwd = match relative {
+        true => std::env::current_dir().map_err(|e| {
+            Failure::user(format!("the working directory: {e}")).hint("change to one that is there: cd /")
+        })?,
+        false => PathBuf::new(),
+    };
     let mut options = ContainerOptions {
         command: command.to_vec(),
         entrypoint: maybe(&args.entrypoint, process::entrypoint)?,
@@ -322,7 +328,11 @@ pub(crate) fn environment(
 ) -> Result<Vec<(String, Option<String>)>, Failure> {
     let mut asked: Vec<EnvOption> = Vec::new();
     for file in files {
-        asked.extend(env::env_file(&read(file, "environment file")?)?);
+        let variables = env::env_file(&read(file, "environment file")?);
+        asked.extend(variables.map_err(|mut error| {
+            error.value = file.display().to_string();
+            error
+        })?);
     }
     for value in variables {
         asked.push(env::env(value)?);
