@@ -274,8 +274,8 @@ mod tests {
         );
         assert_eq!(
             of(&["strata", "run", "--pull", "often", "y"]),
-            "error: invalid value 'often' for '--pull <WHEN>' [possible values: always, missing, never]\n\
-             hint: --pull takes always, missing or never\n"
+            "error: invalid value 'often' for '--pull <WHEN>' [possible values: always, newer, missing, never]\n\
+             hint: --pull takes always, newer, missing or never\n"
         );
         assert_eq!(
             of(&["strata", "run", "--link", "a", "y"]).lines().last(),

@@ -109,7 +109,9 @@ fn run_flag(flag: &str) -> Option<&'static str> {
         "-a" | "--attach" => {
             "leave out what is not wanted: without -i nothing is passed on, 2>/dev/null takes the errors"
         }
-        "--pidfile" | "--conmon-pidfile" | "--sdnotify" => "strata inspect tells the process: .State.Pid",
+        "--conmon-pidfile" | "--sdnotify" => {
+            "--pidfile has the process, and so has strata inspect tells the process: .State.Pid"
+        }
         "--rmi" => "strata rmi removes the image",
         "--link" => "containers of a network find each other by name: strata network create, --network NAME",
         "--link-local-ip" => "--ip and --ip6 ask for an address of the network",
@@ -117,19 +119,11 @@ fn run_flag(flag: &str) -> Option<&'static str> {
             "bind a file of your own over the container's: -v ./resolv.conf:/etc/resolv.conf:ro"
         }
         "--domainname" => "--sysctl kernel.domainname=NAME sets it; --hostname takes a name with its domain",
-        "-c" | "--cpu-shares" | "--cpu-period" | "--cpu-quota" | "--cpu-rt-period" | "--cpu-rt-runtime"
-        | "--cpuset-cpus" | "--cpuset-mems" => {
-            "--cpus limits the time; with cgroup v2, a group made before has the rest: --cgroup-parent"
+        "--cpu-rt-period" | "--cpu-rt-runtime" => "--cpus and --cpu-shares say what it has of the time",
+        "--memory-swappiness" | "--kernel-memory" | "--oom-kill-disable" => {
+            "--memory, --memory-swap and --oom-score-adj: cgroup v2 has no others"
         }
-        "--memory-reservation"
-        | "--memory-swappiness"
-        | "--kernel-memory"
-        | "--oom-kill-disable"
-        | "--oom-score-adj" => {
-            "--memory and --memory-swap limit it; with cgroup v2, a group made before has the rest: --cgroup-parent"
-        }
-        "--blkio-weight"
-        | "--blkio-weight-device"
+        "--blkio-weight-device"
         | "--device-read-bps"
         | "--device-read-iops"
         | "--device-write-bps"
@@ -144,17 +138,12 @@ fn run_flag(flag: &str) -> Option<&'static str> {
         "--volume-driver" | "--image-volume" | "--secret" | "--config" => {
             "give directories and files of this machine, or volumes, by -v"
         }
-        "--replace" => "remove the one before: strata rm -f NAME",
-        "--label-file" | "--annotation-file" => {
-            "give each by itself: --label KEY=VALUE, --annotation KEY=VALUE"
-        }
-        "--env-host" => "-e 'NAME*' passes on all variables whose names begin so, -e '*' all",
+        "--annotation-file" => "give each by itself: --annotation KEY=VALUE",
         "--unsetenv" | "--unsetenv-all" | "--http-proxy" => {
             "a container has the variables of its image and those given by -e and --env-file, no others"
         }
         "--timeout" => "timeout(1) before strata run ends it in time",
         "--health-on-failure" => "strata events tells of it: --filter event=health_status",
-        "--umask" => "let a shell set it: sh -c 'umask 077; exec COMMAND'",
         "--tz" => "-e TZ=NAME, or -v /etc/localtime:/etc/localtime:ro",
         "--read-only-tmpfs" => "--tmpfs PATH for each place that is to be written to beneath --read-only",
         "--arch" | "--os" | "--variant" => "--platform OS/ARCH[/VARIANT] names them all",
@@ -174,8 +163,7 @@ fn run_flag(flag: &str) -> Option<&'static str> {
 /// Other values that a flag of docker's or podman's takes.
 pub(crate) fn value(flag: &str, value: &str) -> Option<&'static str> {
     match (flag, value) {
-        ("--pull", "newer") => Some("--pull always asks the registry, and fetches only what has changed"),
-        ("--pull", _) => Some("--pull takes always, missing or never"),
+        ("--pull", _) => Some("--pull takes always, newer, missing or never"),
         _ => None,
     }
 }

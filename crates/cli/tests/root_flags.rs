@@ -306,6 +306,108 @@ fn limits_of_each_process() {
 }
 
 #[test]
+fn variables_labels_and_the_mask_of_permissions() {
+    let strata = busybox();
+    assert_eq!(
+        said(&strata, &["--umask", "077"], "umask; touch /x; stat -c %a /x"),
+        "0077\n600\n"
+    );
+    refused(&sh(&strata, &["--umask", "9"], "true"), &["--umask", "\"9\""]);
+    let mut command = strata.command([
+        "run",
+        "--rm",
+        "--env-host",
+        "-e",
+        "B=3",
+        "busybox",
+        "sh",
+        "-c",
+        "echo $A$B",
+    ]);
+    let output = command.envs([("A", "1"), ("B", "2")]).output().unwrap();
+    assert_eq!(String::from_utf8_lossy(&output.stdout), "13\n");
+    let file = strata.dir().join("labels");
+    fs::write(&file, "# these\na=b\nc\n").unwrap();
+    let file = file.to_str().unwrap();
+    strata.ok([
+        "create",
+        "--name",
+        "one",
+        "--label-file",
+        file,
+        "-l",
+        "c=d",
+        "busybox",
+    ]);
+    assert_eq!(
+        strata.ok(["inspect", "-f", "{{json .Config.Labels}}", "one"]),
+        "{\"a\":\"b\",\"c\":\"d\"}\n"
+    );
+    fs::write(file, "=x\n").unwrap();
+    refused(
+        &strata.end(["create", "--label-file", file, "busybox"]),
+        &["--label-file", file],
+    );
+    strata.ok(["rm", "one"]);
+}
+
+#[test]
+fn one_takes_the_place_of_another() {
+    let strata = busybox();
+    let pidfile = strata.dir().join("pid");
+    let run = [
+        "run",
+        "-d",
+        "--replace",
+        "--name",
+        "one",
+        "--pidfile",
+        pidfile.to_str().unwrap(),
+    ];
+    let start = |words: &[&str]| strata.ok([&run[..], words].concat());
+    let pid = || {
+        strata
+            .ok(["inspect", "-f", "{{.State.Pid}}", "one"])
+            .trim()
+            .to_owned()
+    };
+    let first = start(&["busybox", "sleep", "1000"]);
+    assert_eq!(fs::read_to_string(&pidfile).unwrap(), pid());
+    let second = start(&["--restart", "always", "busybox", "sh", "-c", "sleep 0.2; exit 1"]);
+    assert_ne!(first, second);
+    assert_eq!(strata.ok(["ps", "-aq", "--no-trunc"]), second);
+    let begun = std::time::Instant::now();
+    let first = pid();
+    loop {
+        // Started again by its supervisor, which writes it anew.
+        let (file, now) = (fs::read_to_string(&pidfile).unwrap(), pid());
+        if now != first && now != "0" && file == now {
+            break;
+        }
+        assert!(begun.elapsed().as_secs() < 20, "{file} is not {now}");
+        std::thread::sleep(std::time::Duration::from_millis(5));
+    }
+    strata.ok(["rm", "-f", "one"]);
+    // The one before stays where the other cannot be had.
+    start(&["busybox", "sleep", "1000"]);
+    let ended = strata.end([
+        "run",
+        "--replace",
+        "--name",
+        "one",
+        "--pull",
+        "never",
+        "no-such-image",
+    ]);
+    refused(&ended, &["no-such-image"]);
+    assert!(strata.ok(["ps"]).contains("one"));
+    strata.ok(["rm", "-f", "one"]);
+    let ended = sh(&strata, &["--pidfile", "/no/such/dir/pid"], "true");
+    refused(&ended, &["--pidfile", "/no/such/dir/pid"]);
+    refused(&sh(&strata, &["--replace"], "true"), &["--name"]);
+}
+
+#[test]
 fn kernel_parameters() {
     let strata = busybox();
     let flags = [

@@ -58,6 +58,29 @@ fn a_name_is_sought_among_containers_images_networks_and_volumes() {
 }
 
 #[test]
+fn what_an_image_does_not_say_is_said() {
+    let strata = busybox();
+    let image = &inspect(&strata, &["busybox"])[0];
+    let digest = image["Digest"].as_str().unwrap();
+    assert_eq!(image["RepoDigests"], json!([format!("busybox@{digest}")]));
+    for field in [
+        "Env",
+        "Cmd",
+        "Entrypoint",
+        "Labels",
+        "ExposedPorts",
+        "Volumes",
+        "WorkingDir",
+        "User",
+    ] {
+        assert!(image["Config"].get(field).is_some(), "{field} is not in {image}");
+    }
+    strata.ok(["create", "--name", "box", "busybox", "true"]);
+    let health = "{{if .State.Health}}{{.State.Health.Status}}{{else}}none{{end}}";
+    assert_eq!(strata.ok(["inspect", "-f", health, "box"]), "none\n");
+}
+
+#[test]
 fn what_was_asked_of_a_container_in_dockers_words() {
     let strata = busybox();
     strata.ok([

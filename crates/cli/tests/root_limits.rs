@@ -4,7 +4,7 @@ mod common;
 
 use std::process::Command;
 
-use common::{Ended, Image, Layer, busybox, empty, refused, said, sh};
+use common::{Ended, Image, Layer, Strata, busybox, empty, refused, said, sh};
 
 #[test]
 fn memory_has_a_limit() {
@@ -45,6 +45,113 @@ fn processor_time_has_a_limit() {
     assert!(
         seconds("real") > 2.0 * (seconds("user") + seconds("sys")),
         "{seen}"
+    );
+}
+
+/// What a file of a container's groups holds, whichever hierarchy it is in.
+fn held(strata: &Strata, name: &str, files: [&str; 2]) -> String {
+    let pid = strata.ok(["inspect", "-f", "{{.State.Pid}}", name]);
+    let groups = std::fs::read_to_string(format!("/proc/{}/cgroup", pid.trim())).unwrap();
+    let group = groups
+        .lines()
+        .filter_map(|line| Some(line.split_once(':')?.1.split_once(':')?.1));
+    let own = group.filter(|group| *group != "/");
+    let found = own.flat_map(|group| {
+        let mounts = [
+            "/sys/fs/cgroup",
+            "/sys/fs/cgroup/unified",
+            "/sys/fs/cgroup/cpu",
+            "/sys/fs/cgroup/cpuset",
+            "/sys/fs/cgroup/memory",
+        ];
+        mounts.map(|mount| std::path::PathBuf::from(format!("{mount}{group}")))
+    });
+    let texts = found.flat_map(|dir| files.map(|file| std::fs::read_to_string(dir.join(file))));
+    let text = texts
+        .flatten()
+        .next()
+        .unwrap_or_else(|| panic!("none of {files:?} is in {groups}"));
+    text.trim().to_owned()
+}
+
+#[test]
+fn shares_and_sets_are_given_and_changed() {
+    let strata = busybox();
+    let flags = [
+        "-c",
+        "512",
+        "--cpuset-cpus",
+        "0-1",
+        "--cpu-quota",
+        "50000",
+        "--cpu-period",
+        "50000",
+        "--memory-reservation",
+        "16m",
+    ];
+    strata.ok([
+        &["run", "-d", "--name", "box"],
+        &flags[..],
+        &["busybox", "sleep", "1000"],
+    ]
+    .concat());
+    let shares = held(&strata, "box", ["cpu.shares", "cpu.weight"]);
+    assert!(["512", "59"].contains(&shares.as_str()), "{shares}");
+    assert_eq!(held(&strata, "box", ["cpuset.cpus", "cpuset.cpus"]), "0-1");
+    let quota = held(&strata, "box", ["cpu.cfs_quota_us", "cpu.max"]);
+    assert!(["50000", "50000 50000"].contains(&quota.as_str()), "{quota}");
+    assert_eq!(
+        held(&strata, "box", ["memory.soft_limit_in_bytes", "memory.low"]),
+        "16777216"
+    );
+    strata.ok([
+        "update",
+        "--cpu-shares",
+        "1024",
+        "--cpuset-cpus",
+        "1",
+        "--cpus",
+        "0.5",
+        "box",
+    ]);
+    let shares = held(&strata, "box", ["cpu.shares", "cpu.weight"]);
+    assert!(["1024", "100"].contains(&shares.as_str()), "{shares}");
+    assert_eq!(held(&strata, "box", ["cpuset.cpus", "cpuset.cpus"]), "1");
+    let quota = held(&strata, "box", ["cpu.cfs_quota_us", "cpu.max"]);
+    assert!(["50000", "50000 100000"].contains(&quota.as_str()), "{quota}");
+    strata.ok(["update", "--cpus", "0", "box"]);
+    let quota = held(&strata, "box", ["cpu.cfs_quota_us", "cpu.max"]);
+    assert!(["-1", "max 100000"].contains(&quota.as_str()), "{quota}");
+    let told = strata.ok([
+        "inspect",
+        "-f",
+        "{{.HostConfig.CpuShares}} {{.HostConfig.CpusetCpus}} {{.HostConfig.MemoryReservation}}",
+        "box",
+    ]);
+    assert_eq!(told, "1024 1 16777216\n");
+    strata.ok(["rm", "-f", "box"]);
+    let refusals = [
+        ["--cpuset-cpus", "900"],
+        ["--cpuset-cpus", "x"],
+        ["--cpu-shares", "1"],
+        ["--oom-score-adj", "2000"],
+    ];
+    for flags in refusals {
+        let ended = sh(&strata, &flags, "true");
+        assert_eq!(ended.code, 125, "{ended:?}");
+        assert!(ended.err.contains("hint: "), "{ended:?}");
+    }
+    refused(
+        &sh(&strata, &["--cpus", "1", "--cpu-quota", "1000"], "true"),
+        &["--cpus", "--cpu-quota"],
+    );
+    assert_eq!(
+        said(
+            &strata,
+            &["--oom-score-adj", "500"],
+            "cat /proc/self/oom_score_adj"
+        ),
+        "500\n"
     );
 }
 

@@ -140,6 +140,8 @@ fn images_that_fit() {
     };
     for (filters, names) in [
         (&["-f", "reference=o*"][..], &["old:1"][..]),
+        (&["o*"], &["old:1"]),
+        (&["quay.io/*/n?w:2"], &["quay.io/team/new:2"]),
         (&["-f", "reference=quay.io/*/new:2"], &["quay.io/team/new:2"]),
         (&["-f", "label=who=quay.io/team/new:2"], &["quay.io/team/new:2"]),
         (&["-f", "label!=who"], &["busybox:latest"]),

@@ -84,6 +84,25 @@ fn run_pulls_what_is_missing() {
 }
 
 #[test]
+fn newer_takes_what_there_is_when_the_registry_does_not_answer() {
+    let strata = empty();
+    let registry = registry(Kind::default(), strata.dir());
+    let name = registry.name("library/child:1");
+    let run = ["run", "--rm", "--pull", "newer", &name, "cat", "/new"];
+    assert_eq!(strata.ok(run), "new\n");
+    drop(registry);
+    let ended = strata.end(run);
+    assert_eq!((ended.code, ended.out.as_str()), (0, "new\n"), "{ended:?}");
+    assert!(ended.err.contains("the image of the store is used"), "{ended:?}");
+    assert_eq!(
+        strata
+            .end(["run", "--rm", "--pull", "always", &name, "true"])
+            .code,
+        125
+    );
+}
+
+#[test]
 fn a_login_is_remembered_and_forgotten() {
     let strata = empty();
     let registry = registry(

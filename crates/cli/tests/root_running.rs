@@ -274,7 +274,7 @@ fn other_limits_at_once_and_from_the_next_start_on() {
     );
     refused(&strata.end(["update", "--cpus", "9999", "box"]), &["--cpus"]);
     refused(
-        &strata.end(["update", "--cpu-shares", "5", "box"]),
+        &strata.end(["update", "--cpu-shares", "1", "box"]),
         &["--cpu-shares"],
     );
     refused(&strata.end(["update", "-m", "64m", "nobody"]), &["nobody"]);

@@ -2,9 +2,10 @@
 
 mod host_config;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-use image::config::{ConfigError, ImageConfig};
+use image::config::{ConfigError, Execution, ImageConfig};
+use image::reference::Reference;
 use mount::overlay::Overlay;
 use oci_spec::runtime::{Process, Spec};
 use runtime::bundle::Bundle;
@@ -255,6 +256,10 @@ impl Engine {
         )?;
         let names = self.store.images_by_id_prefix(self.ns(), &image.id.hex())?;
         let tags: Vec<String> = names.iter().map(|image| familiar(&image.name)).collect();
+        let digests = names.iter().filter_map(|image| {
+            let name = Reference::parse(&image.name).ok()?.familiar_repository();
+            Some(format!("{name}@{}", image.target.digest))
+        });
         let layers = self.store.manifest_layers(&image.manifest.digest)?;
         let directories: Vec<_> = layers
             .iter()
@@ -265,21 +270,54 @@ impl Engine {
         Ok(json!({
             "Id": image.id.to_string(),
             "RepoTags": tags,
+            "RepoDigests": digests.collect::<BTreeSet<_>>(),
+            "Parent": "",
+            "Comment": "",
             "Digest": image.target.digest.to_string(),
             "ManifestDigest": image.manifest.digest.to_string(),
             "Created": config.created,
-            "Author": config.author,
+            "Author": config.author.unwrap_or_default(),
             "Os": image.os,
             "Architecture": image.architecture,
-            "Variant": image.variant,
+            "Variant": image.variant.as_deref().unwrap_or_default(),
             "Size": image.usage.bytes,
-            "Config": config.config,
+            "Config": wishes(&config.config),
             "RootFS": { "Type": "layers", "Layers": diff_ids },
             "History": config.history,
             "Labels": config.config.labels,
             "GraphDriver": { "Name": "overlay", "Data": { "LowerDirs": directories } },
         }))
     }
+}
+
+/// How an image wants to be run, in docker's shape: what it does not say is said, too, for programs that ask for it.
+fn wishes(said: &Execution) -> Value {
+    let mut told = json!({
+        "Hostname": "",
+        "Domainname": "",
+        "User": "",
+        "AttachStdin": false,
+        "AttachStdout": false,
+        "AttachStderr": false,
+        "Tty": false,
+        "OpenStdin": false,
+        "StdinOnce": false,
+        "ExposedPorts": null,
+        "Env": null,
+        "Cmd": null,
+        "Image": "",
+        "Volumes": null,
+        "WorkingDir": "",
+        "Entrypoint": null,
+        "OnBuild": null,
+        "Labels": null,
+        "Healthcheck": null,
+        "StopSignal": "",
+    });
+    if let (Some(told), Value::Object(said)) = (told.as_object_mut(), json!(said)) {
+        told.extend(said);
+    }
+    told
 }
 
 /// What is always run, and its arguments, as flags and image say.
@@ -325,7 +363,22 @@ fn state(state: &State, health: Option<Health>) -> Value {
         State::Running { pid, started } | State::Paused { pid, started } => (*pid, Some(*started)),
         _ => (0, None),
     };
-    let mut told = json!({
+    let health = health.map(|health| {
+        let log = health.log.iter().map(|probe| {
+            json!({
+                "Start": crate::state::time(probe.start),
+                "End": crate::state::time(probe.end),
+                "ExitCode": probe.code,
+                "Output": probe.output,
+            })
+        });
+        json!({
+            "Status": health.status.word(),
+            "FailingStreak": health.failing,
+            "Log": log.collect::<Vec<_>>(),
+        })
+    });
+    json!({
         "Status": state.word(),
         "Running": state.is_up(),
         "Paused": matches!(state, State::Paused { .. }),
@@ -337,23 +390,8 @@ fn state(state: &State, health: Option<Health>) -> Value {
         "OOMKilled": oom,
         "StartedAt": started,
         "FinishedAt": at,
-    });
-    if let Some(health) = health {
-        let log = health.log.iter().map(|probe| {
-            json!({
-                "Start": crate::state::time(probe.start),
-                "End": crate::state::time(probe.end),
-                "ExitCode": probe.code,
-                "Output": probe.output,
-            })
-        });
-        told["Health"] = json!({
-            "Status": health.status.word(),
-            "FailingStreak": health.failing,
-            "Log": log.collect::<Vec<_>>(),
-        });
-    }
-    told
+        "Health": health,
+    })
 }
 
 /// In docker's words and nanoseconds.

@@ -3,6 +3,7 @@
 use runtime::bundle::{Bundle, BundleError};
 use runtime::cgroup::{Cgroup, CgroupError};
 use runtime::control::{Connection, Request, Restart};
+use runtime::options::container::ResourceOptions;
 use runtime::spec::{self, Host, SpecError};
 use runtime::state;
 use store::{ContainerError, Fault};
@@ -13,14 +14,8 @@ use crate::run::{Details, Plan};
 /// What is to be changed; what is `None` stays as it is.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Update {
-    /// Memory in bytes; 0 and less for no limit.
-    pub memory: Option<i64>,
-    /// Memory and swap together in bytes, -1 for as much swap as there is, 0 for twice the memory.
-    pub memory_swap: Option<i64>,
-    /// Time of processors in microseconds per `limits::CPU_PERIOD`; `Some(None)` for no limit.
-    pub cpu_quota: Option<Option<i64>>,
-    /// Number of tasks; `Some(None)` for no limit.
-    pub pids_limit: Option<Option<i64>>,
+    /// Limits; 0 and less lift one.
+    pub resources: ResourceOptions,
     /// Whether it is started again after its end.
     pub restart: Option<Restart>,
 }
@@ -66,11 +61,8 @@ pub enum UpdateError {
 impl Update {
     /// Changes what a container is started from.
     fn change(&self, plan: &mut Plan) {
-        let resources = &mut plan.container.resources;
-        resources.memory = self.memory.or(resources.memory);
-        resources.memory_swap = self.memory_swap.or(resources.memory_swap);
-        resources.cpu_quota = self.cpu_quota.unwrap_or(resources.cpu_quota);
-        resources.pids_limit = self.pids_limit.unwrap_or(resources.pids_limit);
+        let resources = std::mem::take(&mut plan.container.resources);
+        plan.container.resources = resources.overlaid(&self.resources);
         plan.restart = self.restart.unwrap_or(plan.restart);
     }
 }
@@ -112,11 +104,7 @@ impl Engine {
             // One that ends at this moment does so by the policy it has.
             let _ = connection.send(&Request::Policy { restart }, &[]);
         }
-        let limited = Update {
-            restart: None,
-            ..update.clone()
-        };
-        match limited == Update::default() {
+        match update.resources == ResourceOptions::default() {
             true => Ok(()),
             false => self.apply_limits(&row, &bundle, &host),
         }
@@ -148,7 +136,8 @@ impl Engine {
             let mut all = linux.resources().clone().unwrap_or_default();
             all.set_memory(*limits.memory())
                 .set_cpu(limits.cpu().clone())
-                .set_pids(*limits.pids());
+                .set_pids(*limits.pids())
+                .set_block_io(limits.block_io().clone());
             linux.set_resources(Some(all));
         }
         Ok(bundle.write_spec(&spec)?)

@@ -71,6 +71,7 @@ fn measure(count: usize, runtime: Option<PathBuf>) -> Result<(), Box<dyn std::er
             cleanup: Vec::new(),
             about: Default::default(),
             health: false,
+            pidfile: None,
             attention: None,
         })?;
         started.push(begin.elapsed());

@@ -283,6 +283,22 @@ fn io_error(path: &Path, source: io::Error) -> BundleError {
     }
 }
 
+/// Writes the number of a process into a file that somebody named: whoever waits for the file finds the whole number in
+/// it.
+pub(crate) fn write_pid(path: &Path, pid: i32) -> io::Result<()> {
+    let name = path.file_name().ok_or(io::ErrorKind::InvalidInput)?;
+    let above = match path.parent() {
+        Some(above) if above != Path::new("") => above,
+        _ => Path::new("."),
+    };
+    let dir = Dir::open_ambient(above)?;
+    let new = format!(".{}", name.display());
+    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC | OFlags::NOFOLLOW;
+    let mut file: File = dir.open_file(&new, flags, Mode::from_raw_mode(0o644))?;
+    write!(file, "{pid}")?;
+    dir.rename(&new, &dir, name)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

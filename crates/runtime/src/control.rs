@@ -60,6 +60,9 @@ pub enum Request {
         /// Ask how it is, as its bundle says.
         #[serde(default)]
         health: bool,
+        /// Where to write the number of its first process, at each start.
+        #[serde(default)]
+        pidfile: Option<PathBuf>,
     },
     /// Keep these descriptors for as long as the container is looked after, through every restart: sockets that hold its
     /// host ports. Before `Start`, on the first connection; brings as many as a message may carry, and is not answered.

@@ -183,7 +183,8 @@ pub fn build(options: &ContainerOptions, context: &Context<'_>) -> Result<Spec, 
     let mut process = Process::default();
     process
         .set_terminal(Some(options.tty))
-        .set_user(user(context.user))
+        .set_user(user(context.user, options.umask))
+        .set_oom_score_adj(options.oom_score_adj)
         .set_args(Some(command(options, context.image)?))
         .set_env(Some(environment(options, context, hostname)))
         .set_cwd(workdir(options, context.image))
@@ -307,9 +308,11 @@ impl Variables {
     }
 }
 
-fn user(found: &ExecUser) -> User {
+fn user(found: &ExecUser, umask: Option<u32>) -> User {
     let mut user = User::default();
-    user.set_uid(found.uid).set_gid(found.gid).set_umask(Some(0o022));
+    user.set_uid(found.uid)
+        .set_gid(found.gid)
+        .set_umask(Some(umask.unwrap_or(0o022)));
     // A set-gid program would take a process out of a group that it has as its first alone, and let it at files which
     // deny that group what others may (CVE-2022-36109). So the first is among the others too, as with docker.
     let others = found.groups.iter().filter(|group| **group != found.gid);

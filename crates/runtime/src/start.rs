@@ -55,6 +55,8 @@ pub struct StartRequest<'a> {
     pub about: About,
     /// The supervisor asks how it is: see [`crate::health::write`].
     pub health: bool,
+    /// Where the number of its first process is written, at each start.
+    pub pidfile: Option<&'a Path>,
     /// Signals that the caller holds back: one that comes before the program runs and asks to end ends the start.
     pub attention: Option<&'a Attention>,
 }
@@ -237,6 +239,7 @@ fn tell(
         restart: request.restart,
         about: request.about.clone(),
         health: request.health,
+        pidfile: request.pidfile.map(Path::to_path_buf),
     };
     let mut running = Running::of(connection);
     running.supervisor = Some(supervisor);

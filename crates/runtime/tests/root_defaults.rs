@@ -179,6 +179,7 @@ fn without_cgroups_the_root_has_no_devices() {
             cleanup: Vec::new(),
             about: Default::default(),
             health: false,
+            pidfile: None,
             attention: None,
         });
         drop(err);
@@ -232,7 +233,7 @@ fn without_cgroups_the_root_has_no_devices() {
     );
 
     let (ended, _) = run(&container("true", |options| {
-        options.resources.pids_limit = limits::pids_limit("5").unwrap();
+        options.resources.pids_limit = Some(limits::pids_limit("5").unwrap());
     }));
     let error = ended.unwrap_err().to_string();
     assert!(
@@ -258,7 +259,7 @@ fn limits_hold_and_nothing_is_left() {
     let bomb = container(
         "for i in 1 2 3 4 5 6 7 8 9 10; do sleep 100 & done; echo all",
         |options| {
-            options.resources.pids_limit = limits::pids_limit("5").unwrap();
+            options.resources.pids_limit = Some(limits::pids_limit("5").unwrap());
         },
     );
     let outcome = bomb.run();

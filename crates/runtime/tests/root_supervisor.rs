@@ -104,6 +104,7 @@ fn many_are_answered_at_once() {
         cleanup: Vec::new(),
         about: Default::default(),
         health: false,
+        pidfile: None,
         hold: None,
         restart: Restart::No,
     };

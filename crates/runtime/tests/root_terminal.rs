@@ -258,6 +258,7 @@ fn a_size_in_the_spec() {
         cleanup: Vec::new(),
         about: Default::default(),
         health: false,
+        pidfile: None,
         attention: None,
     })
     .unwrap();

@@ -166,6 +166,7 @@ fn short_flags_of_docker() {
         "-e", "A=1", "-eB=2", "-w/tmp", "-u", "1:2", "-m", "64m", "-l", "a=b", "-h", "box", "x",
     ]);
     assert_eq!(args.container.env.len(), 2);
-    assert_eq!(args.container.memory.as_deref(), Some("64m"));
+    let limits = args.container.limits.resources().unwrap();
+    assert_eq!(limits.memory, Some(64 << 20));
     assert_eq!(args.container.hostname.as_deref(), Some("box"));
 }

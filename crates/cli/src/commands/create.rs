@@ -30,6 +30,9 @@ pub(crate) fn run(context: &Context, args: CreateArgs) -> Outcome {
     let cidfile = args.cidfile.as_deref().map(run::Cidfile::make).transpose()?;
     let engine = context.engine()?;
     let base = engine.base(&request, progress::choose(args.quiet, progress::FETCH).as_ref())?;
+    if args.replace {
+        run::replace(&engine, &request)?;
+    }
     let made = engine.create(&request, base)?;
     if let Some(Err(failure)) = cidfile.map(|file| file.write(&made.id)) {
         engine.rm(&made.id, true, true)?;

@@ -61,7 +61,7 @@ pub(crate) fn run(context: &Context, args: ExecArgs) -> Outcome {
     let workdir = args.workdir.as_deref().filter(|asked| !asked.is_empty());
     let options = ExecOptions {
         command: command.to_vec(),
-        env: environment(&args.env_file, &args.env)?,
+        env: environment(false, &args.env_file, &args.env)?,
         workdir: workdir.map(process::workdir).transpose()?,
         user: args.user.clone(),
         tty: args.tty,

@@ -20,7 +20,7 @@ use crate::render::{self, size};
 /// List images
 #[derive(Debug, Args)]
 pub(crate) struct ImagesArgs {
-    /// Only images of this name, with or without a tag
+    /// Only images of this name, with or without a tag; * and ? stand for what is not /
     #[arg(value_name = "NAME")]
     name: Option<String>,
     /// Only ids
@@ -48,7 +48,11 @@ pub(crate) fn run(context: &Context, args: ImagesArgs) -> Outcome {
         return tree(context, &args);
     }
     let engine = context.engine()?;
-    let images = keep(&engine, &args.filter, engine.images(args.name.as_deref())?)?;
+    let is_pattern = |name: &&str| name.contains(['*', '?']);
+    let pattern = args.name.as_deref().filter(is_pattern);
+    let name = args.name.as_deref().filter(|name| !is_pattern(name));
+    let mut images = keep(&engine, &args.filter, engine.images(name)?)?;
+    images.retain(|image| pattern.is_none_or(|pattern| fits(pattern, image)));
     let now = Timestamp::now();
     let lines = match &args.format {
         ListFormat::Template(template) => {
@@ -96,15 +100,18 @@ fn keep(engine: &Engine, given: &[KeyValue], mut images: Vec<Image>) -> Result<V
         images = fit;
     }
     images.retain(|image| {
-        let (repository, tag) = named(image);
-        let whole = format!("{repository}:{tag}");
-        filters.any("reference", |pattern| {
-            matches(pattern, &repository) || matches(pattern, &whole)
-        }) && dangling.is_none_or(|dangling| dangling == image.name.starts_with("sha256:"))
+        filters.any("reference", |pattern| fits(pattern, image))
+            && dangling.is_none_or(|dangling| dangling == image.name.starts_with("sha256:"))
             && before.is_none_or(|other| image.created < other)
             && since.is_none_or(|other| image.created > other)
     });
     Ok(images)
+}
+
+/// Whether an image's repository, or that with its tag, fits a pattern.
+fn fits(pattern: &str, image: &Image) -> bool {
+    let (repository, tag) = named(image);
+    matches(pattern, &repository) || matches(pattern, &format!("{repository}:{tag}"))
 }
 
 /// Whether a text fits a pattern in which `*` is anything but `/`, and `?` one such character.

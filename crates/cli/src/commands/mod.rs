@@ -19,6 +19,7 @@ pub(crate) mod info;
 pub(crate) mod inspect;
 pub(crate) mod kill;
 pub(crate) mod layers;
+pub(crate) mod limits;
 pub(crate) mod load;
 pub(crate) mod login;
 pub(crate) mod logout;

@@ -9,6 +9,7 @@ use std::io::{self, IsTerminal};
 use std::os::fd::AsFd;
 
 use clap::Args;
+use engine::rm::RmError;
 use engine::run::{LeftOut, Started, Stdio, Streams};
 use runtime::attach::{self, Left, Local};
 use runtime::options::process;
@@ -80,6 +81,9 @@ pub(crate) fn run(context: &Context, args: RunArgs) -> Outcome {
     let engine = super::open_engine(setup)?;
     warn_of_input(&args, detach);
     let base = engine.base(&request, progress::choose(args.quiet, progress::FETCH).as_ref())?;
+    if args.replace {
+        replace(&engine, &request)?;
+    }
     let way = match (detach, args.rm) {
         (true, _) => Way::Detached,
         // Nobody can ask for its log later, so that nothing need be copied.
@@ -108,6 +112,14 @@ pub(crate) fn run(context: &Context, args: RunArgs) -> Outcome {
     // The kernel closes everything at once, and the program ends now.
     std::mem::forget(engine);
     Ok(code)
+}
+
+/// `--replace`: removes the container that has the name which is asked for.
+pub(crate) fn replace(engine: &engine::Engine, request: &engine::run::Request) -> Result<(), Failure> {
+    match request.name.as_deref().map(|name| engine.rm(name, true, false)) {
+        None | Some(Ok(_) | Err(RmError::NotFound(_))) => Ok(()),
+        Some(Err(error)) => Err(error.into()),
+    }
 }
 
 /// Where the streams of a container are that is started here.

@@ -2,8 +2,9 @@
 
 use clap::Args;
 use engine::update::Update;
-use runtime::options::{lifecycle, limits};
+use runtime::options::lifecycle;
 
+use super::limits::LimitArgs;
 use super::{Context, Outcome, for_each, print};
 use crate::failure::Failure;
 
@@ -15,18 +16,8 @@ pub(crate) struct UpdateArgs {
     /// Containers, by name, id or the beginning of an id
     #[arg(value_name = "CONTAINER", required = true)]
     containers: Vec<String>,
-    /// Memory limit, 0 for none
-    #[arg(short, long, value_name = "SIZE", allow_hyphen_values = true)]
-    memory: Option<String>,
-    /// Limit of memory and swap together, -1 for no limit of swap
-    #[arg(long, value_name = "SIZE", allow_hyphen_values = true)]
-    memory_swap: Option<String>,
-    /// How many CPUs' worth of time, 0 for no limit
-    #[arg(long, value_name = "NUMBER", allow_hyphen_values = true)]
-    cpus: Option<String>,
-    /// How many processes and threads, -1 for no limit
-    #[arg(long, value_name = "NUMBER", allow_hyphen_values = true)]
-    pids_limit: Option<String>,
+    #[command(flatten)]
+    limits: LimitArgs,
     /// Whether it is started again after its end: no, always, unless-stopped or on-failure[:TIMES]
     #[arg(long, value_name = "POLICY")]
     restart: Option<String>,
@@ -34,10 +25,7 @@ pub(crate) struct UpdateArgs {
 
 pub(crate) fn run(context: &Context, args: UpdateArgs) -> Outcome {
     let update = Update {
-        memory: args.memory.as_deref().map(limits::memory).transpose()?,
-        memory_swap: args.memory_swap.as_deref().map(limits::memory_swap).transpose()?,
-        cpu_quota: args.cpus.as_deref().map(limits::cpus).transpose()?,
-        pids_limit: args.pids_limit.as_deref().map(limits::pids_limit).transpose()?,
+        resources: args.limits.resources()?,
         restart: args.restart.as_deref().map(lifecycle::restart).transpose()?,
     };
     if update == Update::default() {

@@ -56,7 +56,9 @@ pub(super) fn told(plan: &Plan, row: &Container, quota: Option<&Quota>) -> Value
             })
         },
     );
-    let cpus = resources.cpu_quota.unwrap_or_default();
+    let time = resources.cpu_quota.unwrap_or_default();
+    let period = resources.cpu_period.unwrap_or(CPU_PERIOD);
+    let billionths = i128::from(time) * 1_000_000_000 / i128::from(period.max(1));
     let mut told = json!({
         "AutoRemove": row.ephemeral,
         "Binds": (!binds.is_empty()).then_some(binds),
@@ -92,17 +94,18 @@ pub(super) fn told(plan: &Plan, row: &Container, quota: Option<&Quota>) -> Value
         "MemorySwap": resources.memory_swap.unwrap_or_default(),
         "MemoryReservation": resources.memory_reservation.unwrap_or_default(),
         // Billionths of a processor.
-        "NanoCpus": cpus.saturating_mul(1_000_000_000 / CPU_PERIOD.cast_signed()),
-        "CpuPeriod": if cpus == 0 { 0 } else { CPU_PERIOD },
-        "CpuQuota": cpus,
+        "NanoCpus": i64::try_from(billionths).unwrap_or(i64::MAX),
+        "CpuPeriod": if time == 0 { resources.cpu_period.unwrap_or_default() } else { period },
+        "CpuQuota": time,
         "CpuShares": resources.cpu_shares.unwrap_or_default(),
         "CpusetCpus": resources.cpuset_cpus.as_deref().unwrap_or_default(),
         "CpusetMems": resources.cpuset_mems.as_deref().unwrap_or_default(),
-        "PidsLimit": resources.pids_limit,
+        "PidsLimit": resources.pids_limit.filter(|limit| *limit > 0),
         "BlkioWeight": resources.blkio_weight.unwrap_or_default(),
     });
-    // One more than the macro takes.
+    // More than the macro takes.
     told["UsernsMode"] = json!(users_mode(plan));
+    told["OomScoreAdj"] = json!(options.oom_score_adj.unwrap_or_default());
     told
 }
 

@@ -168,11 +168,17 @@ impl Engine {
             (Err(ReferenceError::Identifier { name }), None) => return Err(BaseError::Missing(name)),
             (Err(error), None) => return Err(BaseError::Pull(error.into())),
         };
-        self.pull_reference(&reference, platform.clone(), request.registries.clone(), progress)
-            .map_err(|error| match other {
-                Some(image) => misfit(image, Some(Box::new(error))),
-                None => BaseError::Pull(error),
-            })?;
+        let pulled = self.pull_reference(&reference, platform.clone(), request.registries.clone(), progress);
+        match (pulled, &found, other) {
+            (Ok(_), ..) => {}
+            (Err(error), _, Some(image)) => return Err(misfit(image, Some(Box::new(error)))),
+            (Err(error), Some(image), None) if request.pull == PullPolicy::Newer => {
+                let text = format!("the image of the store is used: {error}");
+                progress.event(&Event::Note { text: &text });
+                return Ok(image.clone());
+            }
+            (Err(error), ..) => return Err(error.into()),
+        }
         if let Err(error) = self.keep_to_policy(&[reference.canonical()]) {
             let text = format!("what [store] in the configuration asks for was not done: {error}");
             progress.event(&Event::Note { text: &text });

@@ -61,6 +61,8 @@ impl std::fmt::Display for Source {
 pub enum PullPolicy {
     /// Before every run, so that the newest is used.
     Always,
+    /// As always, but where that fails the store's own will do.
+    Newer,
     /// When the store lacks it.
     #[default]
     Missing,

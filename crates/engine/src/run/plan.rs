@@ -60,6 +60,9 @@ pub struct Plan {
     pub log: Option<Limits>,
     /// Seconds between the signal that asks it to end and the one that ends it; 10.
     pub stop_timeout: Option<u32>,
+    /// Where the number of its first process is written, at each start.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pidfile: Option<PathBuf>,
     /// How its image wants to be run; `None` where there is no image.
     pub(crate) image: Option<Execution>,
 }

@@ -473,6 +473,7 @@ impl Engine {
                 ..about
             },
             health: plan.health().is_some(),
+            pidfile: plan.pidfile.as_deref(),
             cleanup: self.remover(bundle.id()),
             attention: streams.attention,
         })?)

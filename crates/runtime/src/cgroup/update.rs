@@ -8,28 +8,65 @@ use super::node::{Node, controllers, open};
 use super::settings::{self, Setting};
 use super::{Cgroup, CgroupError, Hierarchies, failed};
 
-/// What can be changed, by controller: its files, and what they hold where nothing is limited. Of v1, memory and swap
-/// together come before the memory, which may not be above it.
-const UNIFIED: [(&str, &[(&str, &str)]); 3] = [
-    ("memory", &[("memory.max", "max"), ("memory.swap.max", "max")]),
-    ("cpu", &[("cpu.max", "max")]),
-    ("pids", &[("pids.max", "max")]),
-];
-const V1: [(&str, &[(&str, &str)]); 3] = [
+/// What can be changed, by controller: a file that the controller always has, and the files that are written with what they
+/// hold where nothing is limited. Of v1, memory and swap together come before the memory, which may not be above it.
+const UNIFIED: [Limited; 5] = [
     (
         "memory",
+        "memory.max",
+        &[
+            ("memory.max", "max"),
+            ("memory.swap.max", "max"),
+            ("memory.low", "0"),
+        ],
+    ),
+    (
+        "cpu",
+        "cpu.max",
+        &[("cpu.max", "max 100000"), ("cpu.weight", "100")],
+    ),
+    ("cpuset", "cpuset.cpus", &[]),
+    (
+        "io",
+        "io.max",
+        &[("io.bfq.weight", "100"), ("io.weight", "default 100")],
+    ),
+    ("pids", "pids.max", &[("pids.max", "max")]),
+];
+const V1: [Limited; 5] = [
+    (
+        "memory",
+        "memory.limit_in_bytes",
         &[
             ("memory.memsw.limit_in_bytes", "-1"),
             ("memory.limit_in_bytes", "-1"),
+            ("memory.soft_limit_in_bytes", "-1"),
         ],
     ),
-    ("cpu", &[("cpu.cfs_quota_us", "-1")]),
-    ("pids", &[("pids.max", "max")]),
+    (
+        "cpu",
+        "cpu.shares",
+        &[("cpu.cfs_quota_us", "-1"), ("cpu.shares", "1024")],
+    ),
+    ("cpuset", "cpuset.cpus", &[]),
+    (
+        "io",
+        "blkio.throttle.read_bps_device",
+        &[("blkio.weight", "500"), ("blkio.bfq.weight", "100")],
+    ),
+    ("pids", "pids.max", &[("pids.max", "max")]),
 ];
 
+/// A controller, by its name in v2.
+type Limited = (
+    &'static str,
+    &'static str,
+    &'static [(&'static str, &'static str)],
+);
+
 impl Cgroup {
-    /// Limits memory, time of processors and number of tasks as `resources` say, and lifts the limits of these that they do
-    /// not name.
+    /// Limits memory, time of processors, block I/O and number of tasks as `resources` say, and lifts the limits of these
+    /// that they do not name. Which processors and memory nodes it has is only changed.
     ///
     /// # Errors
     /// The kernel refuses a value; or a limit needs a v1 hierarchy that the container was not put into when it was started.
@@ -40,7 +77,7 @@ impl Cgroup {
         let mount = hierarchies.unified();
         let offered = mount.map(controllers).unwrap_or_default();
         let needed = settings::needed(resources);
-        for (controller, free) in UNIFIED {
+        for (controller, _, free) in UNIFIED {
             let limit = needed.iter().find(|one| one.unified == controller);
             match (&self.unified, mount) {
                 (Some(node), Some(mount)) if offered.iter().any(|known| known == controller) => {
@@ -51,18 +88,18 @@ impl Cgroup {
                     set(node, free, &settings)?;
                 }
                 _ => {
-                    let free = V1.iter().find(|(known, _)| *known == controller);
-                    let free = free.map_or(&[][..], |(_, free)| *free);
                     let settings = limit.map(|one| one.v1()).transpose()?.unwrap_or_default();
-                    self.update_v1(free, &settings)?;
+                    for (_, mark, free) in V1.iter().filter(|(known, ..)| *known == controller) {
+                        self.update_v1(mark, free, &settings)?;
+                    }
                 }
             }
         }
         Ok(())
     }
 
-    fn update_v1(&self, free: &[(&str, &str)], settings: &[Setting]) -> Result<(), CgroupError> {
-        let has = |node: &&Node| free.iter().any(|(file, _)| node.path.join(file).exists());
+    fn update_v1(&self, mark: &str, free: &[(&str, &str)], settings: &[Setting]) -> Result<(), CgroupError> {
+        let has = |node: &&Node| node.path.join(mark).exists();
         match (self.v1.iter().find(has), settings.first()) {
             (Some(node), _) => {
                 // One after the other may not be above its neighbour on the way.

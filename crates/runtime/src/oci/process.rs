@@ -1,15 +1,14 @@
 //! A process of a container as the one who made it has it, until it is left to whoever comes after.
 
-use std::fs::File;
-use std::io::{self, Write};
+use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-use rustix::fs::{Mode, OFlags};
 use rustix::process::{Signal, WaitId, WaitIdOptions};
 use sys::signal::{Set, SignalFd};
 
 use super::{OciError, Result, console, failed};
+use crate::bundle;
 use crate::launch::Fault;
 use crate::state::{self, Exit};
 use crate::terminal::Attended;
@@ -49,7 +48,10 @@ impl Wish<'_> {
             console::send(path, master.as_fd())?;
         }
         match self.pid_file {
-            Some(path) => write_pid(path, process.child.pid),
+            Some(path) => {
+                let written = bundle::write_pid(path, process.child.pid);
+                written.map_err(failed(format!("writing {}", path.display())))
+            }
             None => Ok(()),
         }
     }
@@ -161,25 +163,4 @@ impl Drop for Signals {
     fn drop(&mut self) {
         let _ = sys::signal::set_mask(self.before);
     }
-}
-
-/// Whoever waits for the file finds the whole number in it.
-fn write_pid(path: &Path, pid: i32) -> Result<()> {
-    let doing = || format!("writing {}", path.display());
-    let name = path
-        .file_name()
-        .ok_or_else(|| failed(doing())(io::Error::from(io::ErrorKind::InvalidInput)))?;
-    let above = match path.parent() {
-        Some(above) if above != Path::new("") => above.to_owned(),
-        _ => PathBuf::from("."),
-    };
-    let write = || -> io::Result<()> {
-        let dir = sys::Dir::open_ambient(&above)?;
-        let new = format!(".{}", name.display());
-        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC | OFlags::NOFOLLOW;
-        let mut file: File = dir.open_file(&new, flags, Mode::from_raw_mode(0o644))?;
-        write!(file, "{pid}")?;
-        dir.rename(&new, &dir, name)
-    };
-    write().map_err(failed(doing()))
 }

@@ -92,9 +92,13 @@ pub struct ContainerOptions {
     pub health: HealthOptions,
     /// The signal that asks the process to end; the image's, or SIGTERM.
     pub stop_signal: Option<i32>,
+    /// Permissions that files which the process makes do not get; 022.
+    pub umask: Option<u32>,
+    /// How gladly the kernel ends the process where memory is short, -1000 (never) to 1000; strata's own.
+    pub oom_score_adj: Option<i32>,
 }
 
-/// Limits of a container's cgroup; `None` is no limit.
+/// Limits of a container's cgroup; `None`, and what is not above zero, is no limit.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct ResourceOptions {
@@ -105,8 +109,10 @@ pub struct ResourceOptions {
     pub memory_swap: Option<i64>,
     /// Memory below which the kernel reclaims last, in bytes.
     pub memory_reservation: Option<i64>,
-    /// CPU time in microseconds per `limits::CPU_PERIOD`.
+    /// CPU time in microseconds per period.
     pub cpu_quota: Option<i64>,
+    /// That period in microseconds; `limits::CPU_PERIOD`.
+    pub cpu_period: Option<u64>,
     /// Relative share of CPU time; 1024 is the ordinary one.
     pub cpu_shares: Option<u64>,
     /// CPUs to run on, as `0-2,4`.
@@ -117,6 +123,25 @@ pub struct ResourceOptions {
     pub pids_limit: Option<i64>,
     /// Relative share of block I/O, 10 to 1000.
     pub blkio_weight: Option<u16>,
+}
+
+impl ResourceOptions {
+    /// These, but for what `over` asks for.
+    pub fn overlaid(self, over: &ResourceOptions) -> ResourceOptions {
+        let over = over.clone();
+        ResourceOptions {
+            memory: over.memory.or(self.memory),
+            memory_swap: over.memory_swap.or(self.memory_swap),
+            memory_reservation: over.memory_reservation.or(self.memory_reservation),
+            cpu_quota: over.cpu_quota.or(self.cpu_quota),
+            cpu_period: over.cpu_period.or(self.cpu_period),
+            cpu_shares: over.cpu_shares.or(self.cpu_shares),
+            cpuset_cpus: over.cpuset_cpus.or(self.cpuset_cpus),
+            cpuset_mems: over.cpuset_mems.or(self.cpuset_mems),
+            pids_limit: over.pids_limit.or(self.pids_limit),
+            blkio_weight: over.blkio_weight.or(self.blkio_weight),
+        }
+    }
 }
 
 /// Which system call filter a container has.

@@ -93,6 +93,17 @@ pub fn env_file(text: &str) -> Result<Vec<EnvOption>> {
     Ok(variables)
 }
 
+/// Parses the text of a `--label-file`: one label a line, `KEY=VALUE` or `KEY` alone; `#` begins a comment line, blank
+/// lines are skipped, white space before a key is too.
+///
+/// # Errors
+/// A line without a key.
+pub fn label_file(text: &str) -> Result<Vec<(String, String)>> {
+    let lines = text.trim_start_matches('\u{feff}').lines().map(str::trim_start);
+    let lines = lines.filter(|line| !line.is_empty() && !line.starts_with('#'));
+    lines.map(|line| key_value("--label-file", line)).collect()
+}
+
 /// Parses `--label` or `--annotation` (give the flag's name for the message): `KEY=VALUE`, or `KEY` alone for an
 /// empty value.
 ///
@@ -109,6 +120,14 @@ pub fn key_value(name: &'static str, value: &str) -> Result<(String, String)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn labels_of_a_file() {
+        let text = "\u{feff}# ours\n\n  a=b=c\nd\n";
+        let label = |key: &str, value: &str| (key.to_owned(), value.to_owned());
+        assert_eq!(label_file(text).unwrap(), [label("a", "b=c"), label("d", "")]);
+        assert!(label_file("=x").is_err());
+    }
 
     #[test]
     fn variables() {

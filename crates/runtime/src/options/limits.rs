@@ -1,4 +1,4 @@
-//! `--memory`, `--shm-size`, `--cpus`, `--pids-limit`, `--ulimit`: amounts.
+//! `--memory`, `--shm-size`, `--cpus`, `--cpuset-cpus`, `--pids-limit`, `--ulimit` and the like: amounts.
 
 use oci_spec::runtime::{PosixRlimit, PosixRlimitBuilder, PosixRlimitType};
 
@@ -36,6 +36,14 @@ pub fn memory(value: &str) -> Result<i64> {
 /// Not a size.
 pub fn memory_swap(value: &str) -> Result<i64> {
     amount(&Flag::new("--memory-swap", value, SIZE_FORM))
+}
+
+/// Parses `--memory-reservation`, in bytes; 0 means none.
+///
+/// # Errors
+/// Not a size.
+pub fn memory_reservation(value: &str) -> Result<i64> {
+    amount(&Flag::new("--memory-reservation", value, SIZE_FORM))
 }
 
 /// A size, or `-1`.
@@ -78,7 +86,7 @@ pub fn storage_opt(value: &str) -> Result<u64> {
 ///
 /// # Errors
 /// Not a decimal number, or less than 0.01, the kernel's smallest quota.
-pub fn cpus(value: &str) -> Result<Option<i64>> {
+pub fn cpus(value: &str) -> Result<i64> {
     let flag = Flag::new("--cpus", value, CPUS_FORM);
     let decimal = value.bytes().all(|b| b.is_ascii_digit() || b == b'.');
     let number: f64 = match value.parse() {
@@ -86,7 +94,7 @@ pub fn cpus(value: &str) -> Result<Option<i64>> {
         _ => return Err(flag.wrong(format!("{value:?} is not a number of CPUs"))),
     };
     if number == 0.0 {
-        return Ok(None);
+        return Ok(0);
     }
     let quota = (number * CPU_PERIOD as f64).round();
     if quota < 1000.0 {
@@ -95,18 +103,107 @@ pub fn cpus(value: &str) -> Result<Option<i64>> {
     if quota > 1e12 {
         return Err(flag.wrong("no machine has that many"));
     }
-    Ok(Some(quota as i64))
+    Ok(quota as i64)
 }
 
-/// Parses `--pids-limit`; `None` is unlimited, which is written `-1` or `0`.
+/// Parses `--cpu-quota`, in microseconds per period; 0 and -1 mean no limit.
+///
+/// # Errors
+/// Not a whole number, or less than the kernel's smallest, 1000.
+pub fn cpu_quota(value: &str) -> Result<i64> {
+    let flag = Flag::new(
+        "--cpu-quota",
+        value,
+        "write microseconds, at least 1000, or 0 for no limit",
+    );
+    match value.parse::<i64>() {
+        Ok(-1 | 0) => Ok(0),
+        Ok(quota) if quota >= 1000 => Ok(quota),
+        _ => Err(flag.wrong(format!("{value:?} is no quota"))),
+    }
+}
+
+/// Parses `--cpu-period`, in microseconds.
+///
+/// # Errors
+/// Not a whole number from 1000 to 1000000, which are the kernel's bounds.
+pub fn cpu_period(value: &str) -> Result<u64> {
+    let flag = Flag::new("--cpu-period", value, "write microseconds from 1000 to 1000000");
+    let period = value
+        .parse()
+        .ok()
+        .filter(|period| (1000..=1_000_000).contains(period));
+    period.ok_or_else(|| flag.wrong(format!("{value:?} is no period")))
+}
+
+/// Parses `--cpu-shares`; 0 means the ordinary ones, 1024.
+///
+/// # Errors
+/// Not 0, and not from 2 to 262144, which are the kernel's bounds.
+pub fn cpu_shares(value: &str) -> Result<u64> {
+    let flag = Flag::new(
+        "--cpu-shares",
+        value,
+        "write a number from 2 to 262144; 1024 is the ordinary one",
+    );
+    let fits = |shares: &u64| matches!(shares, 0 | 2..=262_144);
+    let shares = value.parse().ok().filter(fits);
+    shares.ok_or_else(|| flag.wrong(format!("{value:?} are no shares")))
+}
+
+/// Parses `--cpuset-cpus` and `--cpuset-mems`: a list of numbers and ranges, `0-2,4`.
+///
+/// # Errors
+/// Not of that form.
+pub fn cpuset(flag: &'static str, value: &str) -> Result<String> {
+    let said = Flag::new(flag, value, "write numbers and ranges, as 0-2,4");
+    let number = |text: &str| text.parse::<u32>().ok();
+    let fits = |part: &str| match part.split_once('-') {
+        Some((first, last)) => number(first)
+            .zip(number(last))
+            .is_some_and(|(first, last)| first <= last),
+        None => number(part).is_some(),
+    };
+    match value.split(',').find(|part| !fits(part)) {
+        Some(part) => Err(said.wrong(format!("{part:?} is neither a number nor a range"))),
+        None => Ok(value.to_owned()),
+    }
+}
+
+/// Parses `--blkio-weight`; 0 means the ordinary one.
+///
+/// # Errors
+/// Not 0, and not from 10 to 1000.
+pub fn blkio_weight(value: &str) -> Result<u16> {
+    let flag = Flag::new(
+        "--blkio-weight",
+        value,
+        "write a number from 10 to 1000, or 0 for the ordinary one",
+    );
+    let fits = |weight: &u16| matches!(weight, 0 | 10..=1000);
+    let weight = value.parse().ok().filter(fits);
+    weight.ok_or_else(|| flag.wrong(format!("{value:?} is no weight")))
+}
+
+/// Parses `--oom-score-adj`.
+///
+/// # Errors
+/// Not a whole number from -1000 to 1000.
+pub fn oom_score_adj(value: &str) -> Result<i32> {
+    let flag = Flag::new("--oom-score-adj", value, "write a number from -1000 to 1000");
+    let score = value.parse().ok().filter(|score| (-1000..=1000).contains(score));
+    score.ok_or_else(|| flag.wrong(format!("{value:?} is no score")))
+}
+
+/// Parses `--pids-limit`; unlimited, which is written `-1` or `0`, is -1.
 ///
 /// # Errors
 /// Not a whole number.
-pub fn pids_limit(value: &str) -> Result<Option<i64>> {
+pub fn pids_limit(value: &str) -> Result<i64> {
     let flag = Flag::new("--pids-limit", value, "write a whole number, or -1 for no limit");
     match value.parse::<i64>() {
-        Ok(-1 | 0) => Ok(None),
-        Ok(limit) if limit > 0 => Ok(Some(limit)),
+        Ok(-1 | 0) => Ok(-1),
+        Ok(limit) if limit > 0 => Ok(limit),
         _ => Err(flag.wrong(format!("{value:?} is not a count"))),
     }
 }
@@ -266,11 +363,11 @@ mod tests {
     #[test]
     fn cpu_counts() {
         for (text, quota) in [
-            ("1.5", Some(150_000)),
-            ("2", Some(200_000)),
-            (".5", Some(50_000)),
-            ("0", None),
-            ("0.01", Some(1000)),
+            ("1.5", 150_000),
+            ("2", 200_000),
+            (".5", 50_000),
+            ("0", 0),
+            ("0.01", 1000),
         ] {
             assert_eq!(cpus(text).unwrap(), quota, "{text}");
         }
@@ -290,10 +387,69 @@ mod tests {
     }
 
     #[test]
+    fn bounds_are_the_kernel_s() {
+        for (text, fits) in [
+            ("0", true),
+            ("2", true),
+            ("262144", true),
+            ("1", false),
+            ("262145", false),
+            ("", false),
+        ] {
+            assert_eq!(cpu_shares(text).is_ok(), fits, "{text}");
+        }
+        for (text, fits) in [
+            ("1000", true),
+            ("1000000", true),
+            ("999", false),
+            ("1000001", false),
+            ("x", false),
+        ] {
+            assert_eq!(cpu_period(text).is_ok(), fits, "{text}");
+        }
+        for (text, quota) in [
+            ("0", Some(0)),
+            ("-1", Some(0)),
+            ("1000", Some(1000)),
+            ("999", None),
+            ("1.5", None),
+        ] {
+            assert_eq!(cpu_quota(text).ok(), quota, "{text}");
+        }
+        for (text, fits) in [
+            ("0", true),
+            ("10", true),
+            ("1000", true),
+            ("9", false),
+            ("1001", false),
+        ] {
+            assert_eq!(blkio_weight(text).is_ok(), fits, "{text}");
+        }
+        for (text, score) in [
+            ("-1000", Some(-1000)),
+            ("1000", Some(1000)),
+            ("1001", None),
+            ("", None),
+        ] {
+            assert_eq!(oom_score_adj(text).ok(), score, "{text}");
+        }
+        for (text, fits) in [
+            ("0", true),
+            ("0-2,4", true),
+            ("2-1", false),
+            ("0,", false),
+            ("", false),
+            ("a", false),
+        ] {
+            assert_eq!(cpuset("--cpuset-cpus", text).is_ok(), fits, "{text}");
+        }
+    }
+
+    #[test]
     fn pids_limits() {
-        assert_eq!(pids_limit("100").unwrap(), Some(100));
-        assert_eq!(pids_limit("-1").unwrap(), None);
-        assert_eq!(pids_limit("0").unwrap(), None);
+        assert_eq!(pids_limit("100").unwrap(), 100);
+        assert_eq!(pids_limit("-1").unwrap(), -1);
+        assert_eq!(pids_limit("0").unwrap(), -1);
         assert!(pids_limit("-2").is_err());
         assert!(pids_limit("many").is_err());
     }

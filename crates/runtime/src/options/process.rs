@@ -121,6 +121,19 @@ pub fn name(value: &str) -> Result<String> {
     }
 }
 
+/// Parses `--umask`: octal digits.
+///
+/// # Errors
+/// Anything else, or more than 0777.
+pub fn umask(value: &str) -> Result<u32> {
+    let flag = Flag::new("--umask", value, "write octal digits, as 0022");
+    let digits = (1..=4).contains(&value.len()) && value.bytes().all(|b| (b'0'..=b'7').contains(&b));
+    let mask = u32::from_str_radix(value, 8)
+        .ok()
+        .filter(|mask| digits && *mask <= 0o777);
+    mask.ok_or_else(|| flag.wrong(format!("{value:?} is no mask of permissions")))
+}
+
 /// Parses `--cgroup-parent`: a path below the cgroup hierarchy's root; leading `/` or not is the same.
 ///
 /// # Errors
@@ -220,6 +233,21 @@ mod tests {
         }
         for bad in ["", "a", "-ab", "a b", "ä1", "a/b"] {
             assert!(name(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn masks() {
+        for (text, mask) in [
+            ("0022", Some(0o22)),
+            ("77", Some(0o77)),
+            ("0", Some(0)),
+            ("1777", None),
+            ("8", None),
+            ("", None),
+            ("+22", None),
+        ] {
+            assert_eq!(umask(text).ok(), mask, "{text}");
         }
     }
 

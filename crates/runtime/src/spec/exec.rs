@@ -51,9 +51,7 @@ pub fn exec_process(
         process.set_cwd(Path::new("/").join(workdir));
     }
     if let Who::Other(found, _) = who {
-        let mut wanted = user(found);
-        wanted.set_umask(first.user().umask());
-        process.set_user(wanted);
+        process.set_user(user(found, first.user().umask()));
     }
     let root = process.user().uid() == 0;
     let was_root = first.user().uid() == 0;

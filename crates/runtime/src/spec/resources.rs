@@ -46,46 +46,51 @@ pub(super) fn resources(
         (None, Some(limit)) if host.counts_swap() => Some(limit.saturating_mul(2)),
         (None, _) => None,
     };
-    if let (Some(reservation), Some(limit)) = (asked.memory_reservation, limit)
+    let reservation = asked.memory_reservation.filter(|reservation| *reservation > 0);
+    if let (Some(reservation), Some(limit)) = (reservation, limit)
         && reservation > limit
     {
         return Err(wrong("--memory-reservation", "it is below --memory"));
     }
-    if limit.is_some() || swap.is_some() || asked.memory_reservation.is_some() {
+    if limit.is_some() || swap.is_some() || reservation.is_some() {
         let mut memory = LinuxMemory::default();
         memory
             .set_limit(limit)
             .set_swap(swap)
-            .set_reservation(asked.memory_reservation);
+            .set_reservation(reservation);
         resources.set_memory(Some(memory));
     }
 
-    if let Some(quota) = asked.cpu_quota {
+    let quota = asked.cpu_quota.filter(|quota| *quota > 0);
+    let period = asked.cpu_period.or(quota.map(|_| CPU_PERIOD));
+    if let (Some(quota), Some(period)) = (quota, period) {
         let cpus = host.cpus();
-        if u64::try_from(quota).unwrap_or(0) > u64::from(cpus).saturating_mul(CPU_PERIOD) {
+        if u64::try_from(quota).unwrap_or(0) > u64::from(cpus).saturating_mul(period) {
+            let flag = match period {
+                CPU_PERIOD => "--cpus",
+                _ => "--cpu-quota",
+            };
             let problem = format!("this machine has {cpus} CPUs: the range is from 0.01 to {cpus}");
-            return Err(SpecError::Limit {
-                flag: "--cpus",
-                problem,
-            });
+            return Err(SpecError::Limit { flag, problem });
         }
     }
+    let shares = asked.cpu_shares.filter(|shares| *shares > 0);
     let sets = (&asked.cpuset_cpus, &asked.cpuset_mems);
-    if asked.cpu_quota.is_some() || asked.cpu_shares.is_some() || sets != (&None, &None) {
+    if period.is_some() || shares.is_some() || sets != (&None, &None) {
         let mut cpu = LinuxCpu::default();
-        cpu.set_quota(asked.cpu_quota)
-            .set_period(asked.cpu_quota.map(|_| CPU_PERIOD));
-        cpu.set_shares(asked.cpu_shares)
+        cpu.set_quota(quota)
+            .set_period(period)
+            .set_shares(shares)
             .set_cpus(sets.0.clone())
             .set_mems(sets.1.clone());
         resources.set_cpu(Some(cpu));
     }
-    if let Some(limit) = asked.pids_limit {
+    if let Some(limit) = asked.pids_limit.filter(|limit| *limit > 0) {
         let mut pids = LinuxPids::default();
         pids.set_limit(limit);
         resources.set_pids(Some(pids));
     }
-    if let Some(weight) = asked.blkio_weight {
+    if let Some(weight) = asked.blkio_weight.filter(|weight| *weight > 0) {
         let mut io = LinuxBlockIo::default();
         io.set_weight(Some(weight));
         resources.set_block_io(Some(io));

@@ -418,8 +418,8 @@ fn mounts_of_the_user() {
 fn limits_and_devices() {
     let mut asked = options();
     asked.resources.memory = Some(limits::memory("64m").unwrap());
-    asked.resources.cpu_quota = limits::cpus("1.5").unwrap();
-    asked.resources.pids_limit = limits::pids_limit("10").unwrap();
+    asked.resources.cpu_quota = Some(limits::cpus("1.5").unwrap());
+    asked.resources.pids_limit = Some(limits::pids_limit("10").unwrap());
     asked.cgroup_parent = Some("/batch".to_owned());
     asked.ulimits = ["nofile=1:2", "core=0", "nofile=3:4"]
         .map(|text| limits::ulimit(text).unwrap())
@@ -468,7 +468,7 @@ fn limits_and_devices() {
     // No more than there are; docker's words.
     asked.resources = ResourceOptions::default();
     for (cpus, fits) in [("2", true), ("2.01", false), ("100", false)] {
-        asked.resources.cpu_quota = limits::cpus(cpus).unwrap();
+        asked.resources.cpu_quota = Some(limits::cpus(cpus).unwrap());
         match fits {
             true => drop(self::spec(&asked)),
             false => assert!(

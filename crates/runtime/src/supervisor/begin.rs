@@ -30,6 +30,8 @@ pub(super) struct Launcher {
     pub(super) size: Option<(u16, u16)>,
     /// The streams that are held here; with the one who serves them while the program runs.
     pub(super) streams: Option<Box<Streams>>,
+    /// Where the number of its first process is written.
+    pub(super) pidfile: Option<PathBuf>,
 }
 
 /// A container whose program runs.
@@ -129,8 +131,10 @@ impl Launcher {
         watched: Watched<'_>,
     ) -> Result<Started> {
         let mut listener = None;
+        let pidfile = self.pidfile.clone();
         let again = self.begin(stdio, spare, watched, |bundle, pid, cgroups| {
             write_state(bundle, pid, cgroups, 0)?;
+            write_pid(pidfile.as_deref(), pid)?;
             listener = Some(listen(bundle)?);
             Ok(())
         });
@@ -150,8 +154,10 @@ impl Launcher {
 
     /// Starts it for the `restarts`th time again.
     pub(super) fn start_again(&mut self, restarts: u32, watched: Watched<'_>) -> Result<StartedAgain> {
+        let pidfile = self.pidfile.clone();
         self.begin(None, Spare::default(), watched, |bundle, pid, cgroups| {
             write_state(bundle, pid, cgroups, restarts)?;
+            write_pid(pidfile.as_deref(), pid)?;
             // In this order: a container that has not ended runs, if its state says so.
             forget(bundle, &[bundle::EXIT]);
             Ok(())
@@ -284,6 +290,13 @@ fn null() -> Result<OwnedFd> {
 fn listen(bundle: &Bundle) -> Result<OwnedFd> {
     sys::socket::listen(bundle.dir(), bundle::CONTROL)
         .during(|| format!("control socket of {}", bundle.path().display()))
+}
+
+/// Writes the number of the container's first process where somebody asked for it.
+fn write_pid(path: Option<&Path>, pid: i32) -> Result<()> {
+    let written =
+        path.map(|path| bundle::write_pid(path, pid).during(|| format!("--pidfile {}", path.display())));
+    written.unwrap_or(Ok(()))
 }
 
 fn write_state(bundle: &Bundle, pid: i32, cgroups: CgroupPaths, restarts: u32) -> Result<()> {

@@ -56,6 +56,7 @@ struct Wanted {
     restart: Restart,
     about: About,
     health: bool,
+    pidfile: Option<PathBuf>,
     /// Held for as long as this process looks after the container; nobody reads or writes them.
     kept: Vec<OwnedFd>,
 }
@@ -121,6 +122,7 @@ fn supervise(path: &Path, owner: Connection, signals: &SignalFd) -> Result<()> {
         restart,
         about,
         health,
+        pidfile,
         kept: _kept,
     } = wanted;
     let told_of = Told::new(path, about);
@@ -134,6 +136,7 @@ fn supervise(path: &Path, owner: Connection, signals: &SignalFd) -> Result<()> {
             runtime,
             size,
             streams,
+            pidfile,
         };
         let watched = begin::Watched {
             signals,
@@ -263,6 +266,7 @@ fn receive_order(owner: &Connection) -> Result<Wanted> {
         restart,
         about,
         health,
+        pidfile,
     } = request
     else {
         return Err(refuse("the first request must be to start"));
@@ -279,6 +283,7 @@ fn receive_order(owner: &Connection) -> Result<Wanted> {
         restart,
         about,
         health,
+        pidfile,
         kept,
     })
 }

@@ -225,6 +225,7 @@ impl Box {
             cleanup,
             about: Default::default(),
             health: false,
+            pidfile: None,
             attention: None,
         })
     }
@@ -243,6 +244,7 @@ impl Box {
             cleanup: Vec::new(),
             about: Default::default(),
             health: false,
+            pidfile: None,
             attention: None,
         })
     }
@@ -313,6 +315,7 @@ pub fn order<'a>(bundle: &'a Path, helper: &'a Helper, null: &'a OwnedFd) -> Sta
         cleanup: Vec::new(),
         about: Default::default(),
         health: false,
+        pidfile: None,
         attention: None,
     }
 }

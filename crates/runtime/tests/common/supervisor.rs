@@ -47,6 +47,7 @@ fn foreground(bundle: &Path) -> Result<ExitCode, Box<dyn std::error::Error>> {
         cleanup: Vec::new(),
         about: Default::default(),
         health: false,
+        pidfile: None,
         attention: Some(&attention),
     })?;
     let screen = Screen {

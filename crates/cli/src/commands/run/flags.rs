@@ -4,6 +4,8 @@ use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
 
+use crate::commands::limits::LimitArgs;
+
 /// What a container is made of.
 #[derive(Debug, Args)]
 pub(crate) struct ContainerArgs {
@@ -21,6 +23,9 @@ pub(crate) struct ContainerArgs {
     /// Name of the container (one is made up when absent)
     #[arg(long, value_name = "NAME")]
     pub(crate) name: Option<String>,
+    /// Remove the container that has that name now, be it running or not
+    #[arg(long, requires = "name")]
+    pub(crate) replace: bool,
     /// Use DIR as the read-only lower layer instead of an image
     #[arg(long, value_name = "DIR")]
     pub(crate) rootfs: Option<PathBuf>,
@@ -36,9 +41,15 @@ pub(crate) struct ContainerArgs {
     /// Label of the container
     #[arg(short, long = "label", value_name = "KEY=VALUE")]
     pub(crate) label: Vec<String>,
+    /// File of labels, one a line
+    #[arg(long, value_name = "FILE")]
+    pub(crate) label_file: Vec<PathBuf>,
     /// Write the container's id into FILE, which must not exist
     #[arg(long, value_name = "FILE")]
     pub(crate) cidfile: Option<PathBuf>,
+    /// Write the number of the container's first process into FILE, at each start
+    #[arg(long, value_name = "FILE")]
+    pub(crate) pidfile: Option<PathBuf>,
     /// Annotation for the OCI runtime
     #[arg(long, value_name = "KEY=VALUE")]
     pub(crate) annotation: Vec<String>,
@@ -57,6 +68,9 @@ pub(crate) struct ContainerArgs {
     /// File of variables, one a line
     #[arg(long, value_name = "FILE", help_heading = "Process")]
     pub(crate) env_file: Vec<PathBuf>,
+    /// All variables that strata itself has
+    #[arg(long, help_heading = "Process")]
+    pub(crate) env_host: bool,
     /// Working directory
     #[arg(short, long, value_name = "DIR", help_heading = "Process")]
     pub(crate) workdir: Option<String>,
@@ -66,6 +80,9 @@ pub(crate) struct ContainerArgs {
     /// Supplementary group, by name or number
     #[arg(long, value_name = "GROUP", help_heading = "Process")]
     pub(crate) group_add: Vec<String>,
+    /// Permissions that new files do not get, in octal [default: 0022]
+    #[arg(long, value_name = "MASK", help_heading = "Process")]
+    pub(crate) umask: Option<String>,
     /// Replace the image's entry point (empty for none; a JSON array for more than one word)
     #[arg(long, value_name = "COMMAND", help_heading = "Process")]
     pub(crate) entrypoint: Option<String>,
@@ -174,39 +191,16 @@ pub(crate) struct ContainerArgs {
     #[arg(long, value_name = "NAME=VALUE", help_heading = "Security")]
     pub(crate) sysctl: Vec<String>,
 
-    /// Memory limit
-    #[arg(
-        short,
-        long,
-        value_name = "SIZE",
-        allow_hyphen_values = true,
-        help_heading = "Limits"
-    )]
-    pub(crate) memory: Option<String>,
-    /// Limit of memory and swap together, -1 for no limit of swap [default: twice the memory]
-    #[arg(
-        long,
-        value_name = "SIZE",
-        allow_hyphen_values = true,
-        help_heading = "Limits"
-    )]
-    pub(crate) memory_swap: Option<String>,
-    /// How many CPUs' worth of time
+    #[command(flatten)]
+    pub(crate) limits: LimitArgs,
+    /// How gladly the kernel ends it where memory is short, -1000 (never) to 1000
     #[arg(
         long,
         value_name = "NUMBER",
         allow_hyphen_values = true,
         help_heading = "Limits"
     )]
-    pub(crate) cpus: Option<String>,
-    /// How many processes and threads (-1 for no limit)
-    #[arg(
-        long,
-        value_name = "NUMBER",
-        allow_hyphen_values = true,
-        help_heading = "Limits"
-    )]
-    pub(crate) pids_limit: Option<String>,
+    pub(crate) oom_score_adj: Option<String>,
     /// Resource limit of each process
     #[arg(long, value_name = "NAME=SOFT[:HARD]", help_heading = "Limits")]
     pub(crate) ulimit: Vec<String>,
@@ -312,6 +306,8 @@ pub(crate) struct ContainerArgs {
 pub(crate) enum Pull {
     /// Before every run
     Always,
+    /// Before every run, if the registry answers
+    Newer,
     /// When the store lacks the image
     Missing,
     /// Never

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use engine::network::{connection, publish};
 use engine::run::{Plan, Request, Source};
 use runtime::control::Restart;
-use runtime::options::container::{ResourceOptions, SeccompChoice, Unmask};
+use runtime::options::container::{SeccompChoice, Unmask};
 use runtime::options::env::EnvOption;
 use runtime::options::health::HealthOptions;
 use runtime::options::mounts::{Asked, MountKind, MountOption};
@@ -42,6 +42,7 @@ pub(crate) fn request(context: &Context, args: &ContainerArgs) -> Result<Request
     request.name = maybe(&given(&args.name), process::name)?;
     request.remove = args.rm;
     request.plan.interactive = args.interactive;
+    request.plan.pidfile = args.pidfile.as_deref().map(absolute).transpose()?;
     request.plan.restart = lifecycle::restart(&args.restart)?;
     if args.rm && request.plan.restart != Restart::No {
         return Err(Failure::user("--rm and --restart contradict each other")
@@ -57,11 +58,18 @@ pub(crate) fn request(context: &Context, args: &ContainerArgs) -> Result<Request
     }
     request.pull = match args.pull {
         Pull::Always => engine::run::PullPolicy::Always,
+        Pull::Newer => engine::run::PullPolicy::Newer,
         Pull::Missing => engine::run::PullPolicy::Missing,
         Pull::Never => engine::run::PullPolicy::Never,
     };
     request.platform = given(&args.platform);
     request.registries = registries::options(&context.settings, None);
+    for file in &args.label_file {
+        let labels = env::label_file(&read(file, "file of labels")?);
+        request
+            .labels
+            .extend(labels.map_err(|error| of_file(error, file))?);
+    }
     for label in &args.label {
         let (key, value) = env::key_value("--label", label)?;
         request.labels.insert(key, value);
@@ -177,7 +185,7 @@ fn container(args: &ContainerArgs, command: &[String]) -> Result<ContainerOption
     let mut options = ContainerOptions {
         command: command.to_vec(),
         entrypoint: maybe(&args.entrypoint, process::entrypoint)?,
-        env: environment(&args.env_file, &args.env)?,
+        env: environment(args.env_host, &args.env_file, &args.env)?,
         workdir: maybe(&given(&args.workdir), process::workdir)?,
         user: args.user.clone(),
         group_add: args.group_add.clone(),
@@ -193,13 +201,9 @@ fn container(args: &ContainerArgs, command: &[String]) -> Result<ContainerOption
         ulimits: each(&args.ulimit, limits::ulimit)?,
         shm_size: maybe(&args.shm_size, limits::shm_size)?,
         storage_size: each(&args.storage_opt, limits::storage_opt)?.pop(),
-        resources: ResourceOptions {
-            memory: maybe(&args.memory, limits::memory)?,
-            memory_swap: maybe(&args.memory_swap, limits::memory_swap)?,
-            cpu_quota: maybe(&args.cpus, limits::cpus)?.flatten(),
-            pids_limit: maybe(&args.pids_limit, limits::pids_limit)?.flatten(),
-            ..ResourceOptions::default()
-        },
+        resources: args.limits.resources()?,
+        umask: maybe(&given(&args.umask), process::umask)?,
+        oom_score_adj: maybe(&given(&args.oom_score_adj), limits::oom_score_adj)?,
         cgroup_parent: maybe(&given(&args.cgroup_parent), process::cgroup_parent)?,
         pid: maybe(&given(&args.pid), |v| namespaces::namespace("--pid", v))?.unwrap_or_default(),
         ipc: maybe(&given(&args.ipc), |v| namespaces::namespace("--ipc", v))?.unwrap_or_default(),
@@ -321,18 +325,23 @@ fn security_option(options: &mut ContainerOptions, asked: SecurityOption, cwd: &
     Ok(())
 }
 
-/// Variables of files first, then those of flags, which win.
+/// What is wrong with a line of a file names the file.
+fn of_file(mut error: OptionError, file: &Path) -> OptionError {
+    error.value = file.display().to_string();
+    error
+}
+
+/// The caller's own variables first where they are all wanted, then those of files, then those of flags; the last wins.
 pub(crate) fn environment(
+    own: bool,
     files: &[PathBuf],
     variables: &[String],
 ) -> Result<Vec<(String, Option<String>)>, Failure> {
     let mut asked: Vec<EnvOption> = Vec::new();
+    asked.extend(own.then(|| EnvOption::InheritAll(String::new())));
     for file in files {
         let variables = env::env_file(&read(file, "environment file")?);
-        asked.extend(variables.map_err(|mut error| {
-            error.value = file.display().to_string();
-            error
-        })?);
+        asked.extend(variables.map_err(|error| of_file(error, file))?);
     }
     for value in variables {
         asked.push(env::env(value)?);
