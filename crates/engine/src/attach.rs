@@ -57,7 +57,7 @@ impl Engine {
             return Err(AttachError::NotRunning(row.name));
         }
         let details = Details::of(&row);
-        let bundle = Bundle::open(&self.bundle_path(&row.id))?;
+        let bundle = Bundle::open(&self.bundle_of(&row))?;
         let attached = runtime::attach::attach(&bundle, input && details.interactive);
         let (running, pipes) = attached.map_err(|source| AttachError::Refused {
             name: row.name,

@@ -150,7 +150,7 @@ impl Engine {
         row: &store::Container,
         progress: &dyn Progress,
     ) -> Result<Option<runtime::Paused>, CommitError> {
-        let paused = Bundle::open(&self.bundle_path(&row.id))
+        let paused = Bundle::open(&self.bundle_of(row))
             .map_err(PauseError::from)
             .and_then(|bundle| runtime::pause(&bundle));
         match paused {

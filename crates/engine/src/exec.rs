@@ -80,7 +80,7 @@ impl Engine {
             State::Paused { .. } => return Err(ExecError::Paused(row.name)),
             _ => return Err(not_running()),
         }
-        let bundle = Bundle::open(&self.bundle_path(&row.id))?;
+        let bundle = Bundle::open(&self.bundle_of(&row))?;
         let spec = bundle.spec()?;
         let first = spec.process().as_ref().ok_or_else(not_running)?;
         let options = &request.options;

@@ -128,12 +128,12 @@ impl Engine {
     fn inspect_container(&self, row: store::Container) -> Result<Value, InspectError> {
         let (details, now) = (Details::of(&row), self.state(&row));
         self.remember([(&row, &now)]);
-        let bundle = self.bundle_path(&row.id);
+        let bundle = self.bundle_of(&row);
         // After a reboot there is none, and what only it knew is unknown.
         let opened = Bundle::open(&bundle).ok();
         let spec = opened.as_ref().and_then(|bundle| bundle.spec().ok());
         let asked = details.plan.as_ref().and_then(Plan::health);
-        let health = asked.as_ref().and_then(|_| self.health(&row.id));
+        let health = asked.as_ref().and_then(|_| self.health(&row));
         let bound = self.mounts_of(&details, spec.as_ref());
         let process = spec.as_ref().and_then(|spec| spec.process().as_ref());
         let mounts = self.store.root_mounts(self.ns(), &row.id)?;

@@ -51,7 +51,7 @@ impl Engine {
         }
         let own = Details::of(&row).stop_signal.as_deref().and_then(process::signal);
         let ends = signal == Signal::KILL.as_raw() || signal == own.unwrap_or(Signal::TERM.as_raw());
-        let bundle = Bundle::open(&self.bundle_path(&row.id))?;
+        let bundle = Bundle::open(&self.bundle_of(&row))?;
         let request = match ends {
             true => Request::Stop { signal },
             false => Request::Kill { signal },

@@ -146,7 +146,7 @@ impl Engine {
             .map(|dir| self.layer(dir, &steps, &own, StackKind::Container));
         let path = self.store.upper_path(self.ns(), &row.id)?;
         let usage = self.store.usage(self.ns(), &row.id)?;
-        let rootfs = self.bundle_path(&row.id).join("rootfs");
+        let rootfs = self.bundle_of(&row).join("rootfs");
         Ok(Stack {
             kind: StackKind::Container,
             layers: layers.collect::<Result<_, _>>()?,

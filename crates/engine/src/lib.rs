@@ -132,8 +132,10 @@ impl Engine {
     /// # Errors
     /// A store that cannot be made or opened; see [`OpenError`].
     pub fn open(setup: Setup) -> Result<Engine, OpenError> {
+        let state = setup.state.clone();
+        let is_up = move |row: &store::Container| state::state(&state, row).is_up();
         Ok(Engine {
-            store: Store::open(&setup.root)?,
+            store: Store::open(&setup.root)?.asking(is_up),
             setup,
         })
     }

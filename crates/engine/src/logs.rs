@@ -95,7 +95,7 @@ impl Engine {
                 // In this order: what was printed before the end is there when the end is seen.
                 let up = options.follow && self.state(&row).is_up();
                 if up && supervisor.is_none() {
-                    supervisor = self.listen_for_end(&row.id);
+                    supervisor = self.listen_for_end(&row);
                 }
                 while let Some(entry) = reader.next_entry()? {
                     // One of later may stand before one of earlier: the clock may have been set back between them.
@@ -123,8 +123,8 @@ impl Engine {
 
 impl Engine {
     /// A connection that becomes readable when the container ends.
-    fn listen_for_end(&self, id: &str) -> Option<Connection> {
-        let bundle = Bundle::open(&self.bundle_path(id)).ok()?;
+    fn listen_for_end(&self, row: &store::Container) -> Option<Connection> {
+        let bundle = Bundle::open(&self.bundle_of(row)).ok()?;
         let connection = Connection::open(&bundle).ok()?;
         connection.send(&Request::Wait, &[]).ok()?;
         Some(connection)

@@ -51,7 +51,7 @@ impl Engine {
         if Details::of(&row).runtime.is_some() {
             return Err(PauseError::Foreign(row.name));
         }
-        let bundle = Bundle::open(&self.bundle_path(&row.id))?;
+        let bundle = Bundle::open(&self.bundle_of(&row))?;
         let Some(state) = state::load(&bundle)? else {
             return Err(PauseError::NotRunning(row.name));
         };
@@ -72,7 +72,7 @@ impl Engine {
         let row = self.store.find_container(self.ns(), name)?;
         match self.state(&row) {
             State::Paused { .. } => {
-                self.thaw(&Bundle::open(&self.bundle_path(&row.id))?)?;
+                self.thaw(&Bundle::open(&self.bundle_of(&row))?)?;
                 self.note_container(&row, "unpause", &[]);
                 Ok(())
             }

@@ -5,16 +5,17 @@
 //! from.
 
 use std::collections::{HashMap, HashSet};
+use std::path::Path;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use rustix::fs::{FlockOperation, flock};
 use serde::Serialize;
 use store::{Collected, Digest, Disk, Fault, GRACE, ImageError, SnapshotError, VolumeError};
 
 use crate::Engine;
 use crate::find::familiar;
 use crate::rm::RmError;
+use crate::rm::hold_bundles;
 use crate::state::State;
 
 /// Which images are removed.
@@ -184,14 +185,16 @@ impl Engine {
         disk: &Disk,
         told: &mut Pruned,
     ) -> Result<HashSet<String>, Fault> {
-        // One that is just being started looks lost; while this is held, none is.
-        let quiet = sys::Dir::open_ambient(self.bundles())
-            .ok()
-            .filter(|dir| flock(dir, FlockOperation::NonBlockingLockExclusive).is_ok());
-        let idle = |row: &store::Container| match self.state(row) {
+        // One that is just being started looks lost; while a directory of bundles is held, none of it is.
+        let mut held = HashMap::new();
+        let mut quiet = |bundles: &Path| {
+            let hold = held.entry(bundles.to_owned());
+            hold.or_insert_with(|| hold_bundles(bundles)).is_some() || !bundles.exists()
+        };
+        let mut idle = |row: &store::Container| match self.state(row) {
             State::Running { .. } | State::Paused { .. } | State::Restarting { .. } => false,
             State::Exited { .. } => true,
-            State::Created | State::Lost => quiet.is_some() || !self.bundles().exists(),
+            State::Created | State::Lost => quiet(&self.bundles_of(row)),
         };
         let rows = self.store.containers(self.ns())?;
         let fit = |row: &&store::Container| {

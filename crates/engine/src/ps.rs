@@ -212,7 +212,7 @@ impl Engine {
             false => Vec::new(),
         };
         let health = (state.is_running() && plan.health().is_some())
-            .then(|| self.health(&row.id))
+            .then(|| self.health(&row))
             .flatten();
         Container {
             mounts: mounted(&plan),
@@ -231,8 +231,8 @@ impl Engine {
     }
 
     /// How a container's checks say it is; of one that does not run, how it was.
-    pub(crate) fn health(&self, id: &str) -> Option<Health> {
-        let bundle = Bundle::open(&self.bundle_path(id)).ok()?;
+    pub(crate) fn health(&self, row: &store::Container) -> Option<Health> {
+        let bundle = Bundle::open(&self.bundle_of(row)).ok()?;
         runtime::health::load(&bundle).ok().flatten()
     }
 }

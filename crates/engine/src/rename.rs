@@ -18,7 +18,7 @@ impl Engine {
             ..row.clone()
         };
         self.note_container(&renamed, "rename", &[("oldName", &row.name)]);
-        if let Ok(bundle) = Bundle::open(&self.bundle_path(&row.id)) {
+        if let Ok(bundle) = Bundle::open(&self.bundle_of(&row)) {
             // It is called so by strata in any case; its networks hear of it as far as they can.
             let _ = self.announce(&bundle, new);
         }

@@ -6,7 +6,7 @@
 //! two: what a supervisor becomes at the end takes neither, but in passing ([`Engine::detach_ended`]).
 
 use std::io::ErrorKind;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use ::network::sandbox::SandboxError;
 use mount::MountError;
@@ -57,6 +57,14 @@ pub enum RmError {
     /// It runs, and what is known of that was removed from the state directory.
     #[error("container {0} has processes, and the state directory knows nothing of them")]
     Unrecorded(String),
+    /// It runs, and commands with another state directory look after it.
+    #[error("container {name} is running with the state directory {}", state.display())]
+    Elsewhere {
+        /// Its name.
+        name: String,
+        /// That directory.
+        state: PathBuf,
+    },
     /// What runs in it could not be ended.
     #[error(transparent)]
     End(#[from] EndError),
@@ -92,6 +100,13 @@ impl Engine {
     pub fn rm(&self, name: &str, force: bool, volumes: bool) -> Result<Removed, RmError> {
         let row = self.store.find_container(self.ns(), name)?;
         let volumes = volumes || row.ephemeral;
+        if force && self.bundles_of(&row) != self.bundles() && self.state(&row).is_up() {
+            let state = self.bundles_of(&row).parent().unwrap_or(Path::new("")).to_owned();
+            return Err(RmError::Elsewhere {
+                name: row.name,
+                state,
+            });
+        }
         let abandoned = match force {
             true => self.remove_by_force(&row.id, volumes)?,
             false => self.remove_idle(&row.id, volumes).map(|()| None)?,
@@ -263,15 +278,15 @@ impl Engine {
     /// bundles that no container has. Does nothing while a container is being started, which could be taken for one.
     pub(crate) fn sweep(&self) -> Result<(), Fault> {
         let path = self.bundles();
-        let Ok(bundles) = sys::Dir::open_ambient(&path) else {
+        let Some(bundles) = hold_bundles(&path) else {
             return Ok(());
         };
-        if flock(&bundles, FlockOperation::NonBlockingLockExclusive).is_err() {
-            return Ok(());
-        }
         let rows = self.store.containers(self.ns())?;
+        // Those of another state directory are for whoever works with that.
+        let ours = |row: &&store::Container| self.bundles_of(row) == path;
         let dead = rows
             .iter()
+            .filter(ours)
             .filter(|row| row.ephemeral && Details::of(row).started.is_some() && !self.state(row).is_up())
             .map(|row| &*row.id);
         // What stays and has ended gives its networks back.
@@ -293,6 +308,12 @@ impl Engine {
         }
         Ok(())
     }
+}
+
+/// A directory of bundles, held so that no container is being started in it; `None` where one is, or there is none.
+pub(crate) fn hold_bundles(path: &Path) -> Option<sys::Dir> {
+    let dir = sys::Dir::open_ambient(path).ok();
+    dir.filter(|dir| flock(dir, FlockOperation::NonBlockingLockExclusive).is_ok())
 }
 
 /// Whether a name in the directory of bundles is a container's.

@@ -1,5 +1,7 @@
 //! How a container is: what its bundle says, and what is true.
 
+use std::path::{Path, PathBuf};
+
 use jiff::Timestamp;
 use runtime::bundle::Bundle;
 use runtime::state::{Exit, Status};
@@ -80,6 +82,9 @@ impl State {
     }
 }
 
+/// Where a container's details have the state directory: see [`Details::state`].
+pub(crate) const STATE: &str = "state";
+
 /// How a container ended, as its row keeps it: bundles go with the machine's state.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Ended {
@@ -133,29 +138,52 @@ impl From<&Exit> for State {
     }
 }
 
+/// The directory of bundles that a container's is in: beneath the state directory that it was made or started with last,
+/// which is `state` where its row does not say.
+fn bundles_of(state: &Path, row: &store::Container) -> PathBuf {
+    let recorded = row.details.get(STATE).and_then(|state| state.as_str());
+    recorded.map_or(state, Path::new).join(&row.ns)
+}
+
+/// How a container is that was started by somebody whose bundles lie in `state`, unless its row says where.
+pub(crate) fn state(state: &Path, row: &store::Container) -> State {
+    let bundle = bundles_of(state, row).join(&row.id);
+    let read = Bundle::open(&bundle).and_then(|bundle| runtime::state::read(&bundle));
+    match read.map_or(State::Lost, State::from) {
+        State::Lost => match Details::of(row) {
+            Details {
+                ended: Some(ended), ..
+            } => ended.into(),
+            // Made, and never started; rows of before there was `create` say nothing of either.
+            Details {
+                plan: Some(_),
+                started: None,
+                ..
+            } => State::Created,
+            _ => State::Lost,
+        },
+        // Its bundle was made anew, for a start that came to nothing.
+        State::Created => Details::of(row).ended.map_or(State::Created, State::from),
+        state => state,
+    }
+}
+
 impl Engine {
     /// How the container is: as its bundle tells, or else its row; what neither knows was lost with the machine's
     /// state.
     pub(crate) fn state(&self, row: &store::Container) -> State {
-        let bundle = self.setup.state.join(&row.ns).join(&row.id);
-        let read = Bundle::open(&bundle).and_then(|bundle| runtime::state::read(&bundle));
-        match read.map_or(State::Lost, State::from) {
-            State::Lost => match Details::of(row) {
-                Details {
-                    ended: Some(ended), ..
-                } => ended.into(),
-                // Made, and never started; rows of before there was `create` say nothing of either.
-                Details {
-                    plan: Some(_),
-                    started: None,
-                    ..
-                } => State::Created,
-                _ => State::Lost,
-            },
-            // Its bundle was made anew, for a start that came to nothing.
-            State::Created => Details::of(row).ended.map_or(State::Created, State::from),
-            state => state,
-        }
+        state(&self.setup.state, row)
+    }
+
+    /// The directory of bundles that the container's is in. Another than [`Engine::bundles`] is that of commands with
+    /// another state directory: what runs there is theirs to end and to take away.
+    pub(crate) fn bundles_of(&self, row: &store::Container) -> PathBuf {
+        bundles_of(&self.setup.state, row)
+    }
+
+    /// The bundle of a container, which may not exist.
+    pub(crate) fn bundle_of(&self, row: &store::Container) -> PathBuf {
+        self.bundles_of(row).join(&row.id)
     }
 
     /// Writes into their rows how containers ended, where that is news and they stay. It is done by whoever happens to

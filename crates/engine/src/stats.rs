@@ -61,7 +61,7 @@ impl Engine {
     fn look_at(&self, row: store::Container) -> Sample {
         // One that ends meanwhile uses nothing.
         let usage = match self.state(&row).is_running() {
-            true => Bundle::open(&self.bundle_path(&row.id))
+            true => Bundle::open(&self.bundle_of(&row))
                 .ok()
                 .and_then(|bundle| state::load(&bundle).ok()?)
                 .and_then(|state| processes::usage(&state).ok())

@@ -85,7 +85,7 @@ impl Engine {
             let seconds = details.plan.and_then(|plan| plan.stop_timeout);
             Patience::For(seconds.map_or(PATIENCE, |seconds| Duration::from_secs(seconds.into())))
         });
-        let bundle = Bundle::open(&self.bundle_path(&row.id))?;
+        let bundle = Bundle::open(&self.bundle_of(&row))?;
         let failed = |source| StopError::Supervisor {
             name: row.name.clone(),
             source,

@@ -43,7 +43,7 @@ impl Engine {
         if Details::of(&row).runtime.is_some() {
             return Err(TopError::Foreign(row.name));
         }
-        match state::load(&Bundle::open(&self.bundle_path(&row.id))?)? {
+        match state::load(&Bundle::open(&self.bundle_of(&row))?)? {
             Some(state) => Ok(processes::list(&state.cgroups, state.process.pid)?),
             None => Err(TopError::NotRunning(row.name)),
         }

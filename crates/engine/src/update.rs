@@ -95,7 +95,7 @@ impl Engine {
         })?;
         checked?;
         self.note_container(&row, "update", &[]);
-        let Ok(bundle) = Bundle::open(&self.bundle_path(&row.id)) else {
+        let Ok(bundle) = Bundle::open(&self.bundle_of(&row)) else {
             return Ok(());
         };
         if let Some(restart) = update.restart

@@ -51,7 +51,7 @@ impl Engine {
                 State::Lost => return Err(WaitError::Lost(row.name)),
                 _ => {}
             }
-            let bundle = Bundle::open(&self.bundle_path(&row.id));
+            let bundle = Bundle::open(&self.bundle_of(&row));
             let told = bundle.map_or(Ok(None), |bundle| hear(&bundle));
             match told {
                 // It will run again: that is not the end that is waited for.
@@ -75,7 +75,7 @@ impl Engine {
         }
         while self.state(&row).is_up() {
             if self
-                .health(&row.id)
+                .health(&row)
                 .is_some_and(|health| health.status == Status::Healthy)
             {
                 return Ok(());

@@ -6,7 +6,7 @@ use std::sync::Mutex;
 use std::sync::PoisonError;
 use std::time::Duration;
 
-use store::{Digest, Ingest, IngestError, Lease, Store};
+use store::{BlobError, Digest, Follow, Ingest, IngestError, Lease, Store};
 
 use crate::board::{Blob, Board, FailOnPanic, Halted};
 use crate::install::InstallError;
@@ -59,6 +59,8 @@ pub(crate) struct Reading {
     pub(crate) from: Box<dyn Read + Send>,
     /// Counts only if [`Bring::settled`] answers the same.
     pub(crate) attempt: u32,
+    /// It was in the store before this operation, and nobody has looked since whether it is sound still.
+    pub(crate) kept: bool,
 }
 
 impl<'a, S: BlobSource> Bring<'a, S> {
@@ -84,20 +86,24 @@ impl<'a, S: BlobSource> Bring<'a, S> {
     }
 
     /// Opens a blob, once it has begun to arrive.
-    pub(crate) fn open(&self, digest: &Digest) -> Result<Reading, Halted> {
-        let (attempt, arriving) = self.board.wait(|state| {
-            let blob = state.blobs.get(digest)?;
-            Some((blob.attempt, blob.arriving.clone()))
-        })?;
-        let from: Box<dyn Read + Send> = match arriving {
-            Some(follow) => Box::new(follow),
-            None => Box::new(
-                self.store
-                    .open_blob(digest)
-                    .map_err(|error| self.fail(error.into()))?,
-            ),
-        };
-        Ok(Reading { from, attempt })
+    pub(crate) fn open(&self, layer: &Layer) -> Result<Reading, Halted> {
+        let digest = &layer.blob.digest;
+        loop {
+            let (attempt, arriving) = self.board.wait(|state| {
+                let blob = state.blobs.get(digest)?;
+                Some((blob.attempt, blob.arriving.clone()))
+            })?;
+            let kept = arriving.is_none() && !self.lease.has_arrived(digest);
+            let from: Box<dyn Read + Send> = match arriving {
+                Some(follow) => Box::new(follow),
+                None => match self.store.open_blob(digest) {
+                    Ok(file) => Box::new(file),
+                    Err(BlobError::NotFound(_)) if self.renew(layer)? => continue,
+                    Err(error) => return Err(self.fail(error.into())),
+                },
+            };
+            return Ok(Reading { from, attempt, kept });
+        }
     }
 
     /// Waits until a blob is whole, verified, and tells by which attempt.
@@ -149,15 +155,6 @@ impl<'a, S: BlobSource> Bring<'a, S> {
     fn bring(&self, layer: &Layer) -> Result<(), S::Error> {
         let blob = &layer.blob;
         let told = |e: InstallError| self.source.failed(e);
-        let tell = |attempt, arriving, verified| {
-            let blob = Blob {
-                attempt,
-                arriving,
-                verified,
-            };
-            self.board
-                .tell(|state| state.blobs.insert(layer.blob.digest, blob));
-        };
         let mut attempt = 0;
         loop {
             if let Some(size) = self
@@ -177,39 +174,68 @@ impl<'a, S: BlobSource> Bring<'a, S> {
                     digest: &blob.digest,
                     bytes: size,
                 });
-                tell(attempt, None, true);
+                self.tell(layer, attempt, None, true);
                 return Ok(());
             }
-            // One name for a blob, whatever image it is of: so two pulls do not fetch it twice.
-            let mut ingest = match self
-                .store
-                .ingest(self.lease, &format!("blob {}", blob.digest), Some(blob))
-            {
-                Err(IngestError::Busy(_)) if !self.board.halted() => {
-                    std::thread::sleep(LOOK);
-                    continue;
-                }
-                other => other.map_err(|e| told(e.into()))?,
-            };
-            attempt += 1;
-            let arriving = ingest.follow().map_err(|e| told(e.into()))?;
-            tell(attempt, Some(arriving.clone()), false);
-            self.source.bring(layer, &mut ingest)?;
-            match self.store.arrived(ingest, self.lease) {
-                // What an earlier try left was damaged: once more, from the beginning.
-                Err(IngestError::Mismatch { resumed: true, .. }) if attempt == 1 => {}
-                Err(IngestError::Mismatch { .. }) if self.source.distrust(layer) => {}
-                Err(IngestError::Mismatch { found, .. }) => {
-                    return Err(told(InstallError::Digest {
-                        blob: blob.digest,
-                        got: found,
-                    }));
-                }
-                Err(error) => return Err(told(error.into())),
-                Ok(_) => {
-                    tell(attempt, Some(arriving), true);
-                    return Ok(());
-                }
+            if self.fetch(layer, &mut attempt)? {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Brings a blob anew that was in the store and is not sound any more. `false` where it is sound.
+    pub(crate) fn renew(&self, layer: &Layer) -> Result<bool, Halted> {
+        let digest = &layer.blob.digest;
+        let sound = self.store.blob_is_sound(digest);
+        if sound.map_err(|error| self.fail(error.into()))? {
+            return Ok(false);
+        }
+        let mut attempt = self.settled(digest)?;
+        while !self.fetch(layer, &mut attempt).map_err(|error| self.end(error))? {}
+        Ok(true)
+    }
+
+    fn tell(&self, layer: &Layer, attempt: u32, arriving: Option<Follow>, verified: bool) {
+        let blob = Blob {
+            attempt,
+            arriving,
+            verified,
+        };
+        self.board
+            .tell(|state| state.blobs.insert(layer.blob.digest, blob));
+    }
+
+    /// One attempt to bring a blob from the source; `false` where another is to follow.
+    fn fetch(&self, layer: &Layer, attempt: &mut u32) -> Result<bool, S::Error> {
+        let blob = &layer.blob;
+        let told = |e: InstallError| self.source.failed(e);
+        // One name for a blob, whatever image it is of: so two pulls do not fetch it twice.
+        let mut ingest = match self
+            .store
+            .ingest(self.lease, &format!("blob {}", blob.digest), Some(blob))
+        {
+            Err(IngestError::Busy(_)) if !self.board.halted() => {
+                std::thread::sleep(LOOK);
+                return Ok(false);
+            }
+            other => other.map_err(|e| told(e.into()))?,
+        };
+        *attempt += 1;
+        let arriving = ingest.follow().map_err(|e| told(e.into()))?;
+        self.tell(layer, *attempt, Some(arriving.clone()), false);
+        self.source.bring(layer, &mut ingest)?;
+        match self.store.arrived(ingest, self.lease) {
+            // What an earlier try left was damaged: once more, from the beginning.
+            Err(IngestError::Mismatch { resumed: true, .. }) => Ok(false),
+            Err(IngestError::Mismatch { .. }) if self.source.distrust(layer) => Ok(false),
+            Err(IngestError::Mismatch { found, .. }) => Err(told(InstallError::Digest {
+                blob: blob.digest,
+                got: found,
+            })),
+            Err(error) => Err(told(error.into())),
+            Ok(_) => {
+                self.tell(layer, *attempt, Some(arriving), true);
+                Ok(true)
             }
         }
     }

@@ -113,7 +113,7 @@ pub fn commit(
             blob,
             urls: Vec::new(),
         });
-        let image = (config, layers);
+        let image = (config, layers, false);
         // All layers are there already: nothing is to be told of them.
         let installed = compose(store, lease, ns, options.name.as_ref(), image, limits, &Silent)?;
         for name in &installed.names {

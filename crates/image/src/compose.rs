@@ -13,13 +13,13 @@ use crate::reference::Reference;
 use crate::unpack::Limits;
 
 /// Puts an image into the store: its configuration, an OCI manifest of these layers, its name. The layers are unpacked
-/// already, or their blobs are in the store.
+/// already, or their blobs are in the store; with `renew`, one that is damaged is unpacked again.
 pub(crate) fn compose(
     store: &Store,
     lease: &Lease,
     ns: &str,
     name: Option<&Reference>,
-    (config, layers): (ImageConfig, Vec<Layer>),
+    (config, layers, renew): (ImageConfig, Vec<Layer>, bool),
     limits: &Limits,
     progress: &dyn Progress,
 ) -> Result<Installed, InstallError> {
@@ -43,7 +43,7 @@ pub(crate) fn compose(
         parsed: config,
         layers,
     };
-    let plan = plan(store, lease, parts, progress)?;
+    let plan = plan(store, lease, parts, renew, progress)?;
     let names: Vec<String> = name.iter().map(|name| name.canonical()).collect();
     let place = Place {
         ns,

@@ -206,7 +206,7 @@ fn beneath(
         blob,
         urls: Vec::new(),
     };
-    let image = (config, vec![layer]);
+    let image = (config, vec![layer], true);
     compose(
         store,
         lease,

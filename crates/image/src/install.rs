@@ -179,18 +179,35 @@ pub(crate) fn leased<T, E>(
     }
 }
 
-/// Looks up, and holds, what is there of an image.
+/// Looks up, and holds, what is there of an image. With `renew`, a layer that is damaged counts as one that is missing, and
+/// what is brought and unpacked takes its place.
 ///
 /// # Errors
-/// [`Fault`]; the diff IDs were checked with the configuration.
-pub fn plan(store: &Store, lease: &Lease, parts: Parts, progress: &dyn Progress) -> Result<Plan, Fault> {
+/// A layer to be renewed that a container runs on, and [`Fault`]; the diff IDs were checked with the configuration.
+pub fn plan(
+    store: &Store,
+    lease: &Lease,
+    parts: Parts,
+    renew: bool,
+    progress: &dyn Progress,
+) -> Result<Plan, IngestError> {
     let diff_ids = parts.parsed.diff_ids().unwrap_or_default();
     let mut layers = Vec::with_capacity(parts.layers.len());
     let mut below = None;
     for (layer, diff_id) in parts.layers.iter().zip(diff_ids) {
         let chain_id = Digest::chain(below.as_ref(), &diff_id);
         below = Some(chain_id);
-        let found = store.hold_layer(lease, &diff_id, &chain_id)?.map(|layer| layer.n);
+        let mut found = store.hold_layer(lease, &diff_id, &chain_id)?.map(|layer| layer.n);
+        if let Some(n) = found
+            && renew
+            && store.flaw(n)?.is_some()
+        {
+            if let Some(container) = store.running_on(n)? {
+                let layer = diff_id;
+                return Err(IngestError::InUse { layer, container });
+            }
+            found = None;
+        }
         let (digest, size) = (&layer.blob.digest, layer.blob.size);
         progress.event(&Event::LayerFound {
             digest,

@@ -139,7 +139,7 @@ impl<'a, S: BlobSource> Layers<'a, S> {
         let mut window = WINDOW;
         let mut memory = if self.is_lowest(index) { large } else { small };
         loop {
-            let reading = self.bring.open(digest)?;
+            let reading = self.bring.open(&layer.layer)?;
             let outcome = self.unpack(index, layer, reading.from, (window, memory));
             match outcome {
                 Err(error @ InstallError::Full { .. }) => return Err(self.bring.fail(error)),
@@ -157,6 +157,10 @@ impl<'a, S: BlobSource> Layers<'a, S> {
                     continue;
                 }
                 _ => {}
+            }
+            // What the store has of a blob may have been damaged since it came; a layer may come of it all the same.
+            if reading.kept && self.bring.renew(&layer.layer)? {
+                continue;
             }
             // What is wrong with a layer, or right, counts only if its blob was the right one.
             if self.bring.settled(digest)? != reading.attempt {

@@ -4,8 +4,10 @@
 //! `docker save`'s archive of old (`manifest.json`); and its newer one, which is both. The tar may be compressed,
 //! and may be a stream. Names in it are kept.
 
+use std::collections::HashSet;
 use std::io::{self, Read};
 use std::path::Path;
+use std::sync::Mutex;
 
 use store::{Digest, Fault, Lease, Store};
 
@@ -243,6 +245,8 @@ pub(crate) struct Load<'a> {
     /// that have a tag and no name.
     pub(crate) stem: Option<String>,
     pub(crate) options: &'a LoadOptions,
+    /// Blobs of layers that were in the store before, which were read here and are what they say.
+    pub(crate) verified: Mutex<HashSet<Digest>>,
     pub(crate) progress: &'a dyn Progress,
 }
 
@@ -301,6 +305,7 @@ fn beneath(
         archive: &archive,
         stem,
         options,
+        verified: Mutex::default(),
         progress,
     };
     let loaded = match (

@@ -1,14 +1,16 @@
 //! Images of an OCI image layout (OCI image-spec, `image-layout.md`), and which names they have there.
 
 use std::collections::{BTreeMap, HashMap};
+use std::io::Read;
+use std::sync::PoisonError;
 
 use serde::Deserialize;
-use store::{Descriptor, Digest, Ingest};
+use store::{Descriptor, Digest, Hasher, Ingest};
 
-use crate::archive::Archive;
+use crate::archive::{Archive, Content};
 use crate::bring::BlobSource;
 use crate::config::ImageConfig;
-use crate::install::{InstallError, Installed, Parts, Place, install, plan};
+use crate::install::{InstallError, Installed, Parts, Place, Plan, install, plan};
 use crate::load::{Load, LoadProblem};
 use crate::load_docker;
 use crate::manifest::{Document, Entry, Index, Layer, MAX_CONFIG, MAX_MANIFEST};
@@ -273,7 +275,8 @@ pub(crate) fn finish(
         files,
         load,
     };
-    let plan = plan(store, load.lease, parts, progress).map_err(|e| source.failed(e.into()))?;
+    let plan = plan(store, load.lease, parts, true, progress).map_err(|e| source.failed(e.into()))?;
+    source.verify(&plan)?;
     let held = (store, load.lease);
     let others = whole.bring(held, &plan, &source, load.options.parallel, progress)?;
     let place = Place {
@@ -325,30 +328,76 @@ struct FromArchive<'a> {
     load: &'a Load<'a>,
 }
 
+impl FromArchive<'_> {
+    fn name(&self, digest: &Digest) -> String {
+        let known = self.files.get(digest).cloned();
+        known.unwrap_or_else(|| file_of(digest))
+    }
+
+    /// Opens a layer's file, which must have the size that the manifest says.
+    fn open(&self, name: &str, layer: &Layer) -> Result<Option<Content>, LoadProblem> {
+        match self.archive.open(name)? {
+            Some((_, size)) if size != layer.blob.size => Err(self.failed(InstallError::Size {
+                blob: layer.blob.digest,
+                expected: layer.blob.size,
+                got: size,
+            })),
+            found => Ok(found.map(|(from, _)| from)),
+        }
+    }
+
+    /// Reads the layers that are not brought, because they are in the store: an archive that holds something else under
+    /// their digests is damaged all the same. One may be left out of it.
+    fn verify(&self, plan: &Plan) -> Result<(), LoadProblem> {
+        let mut verified = self.load.verified.lock().unwrap_or_else(PoisonError::into_inner);
+        let found = plan.layers.iter().filter(|layer| layer.found.is_some());
+        let unread: Vec<&Layer> = found
+            .map(|layer| &layer.layer)
+            .filter(|layer| verified.insert(layer.blob.digest))
+            .collect();
+        let checked = store::beside(&unread, |layer| self.check(layer));
+        checked.into_iter().collect()
+    }
+
+    fn check(&self, layer: &Layer) -> Result<(), LoadProblem> {
+        let blob = layer.blob.digest;
+        let name = self.name(&blob);
+        let Some(mut from) = self.open(&name, layer)? else {
+            return Ok(());
+        };
+        // What came in a stream was hashed when it passed.
+        let got = match self.archive.spooled(&name) {
+            Some(digest) => digest,
+            None => {
+                let (mut hasher, mut piece) = (Hasher::new(), vec![0; PIECE]);
+                loop {
+                    match from.read(&mut piece) {
+                        Ok(0) => break hasher.finish(),
+                        Ok(read) => hasher.update(&piece[..read]),
+                        Err(source) => return Err(LoadProblem::Read { name, source }),
+                    }
+                }
+            }
+        };
+        match got == blob {
+            true => Ok(()),
+            false => Err(self.failed(InstallError::Digest { blob, got })),
+        }
+    }
+}
+
 impl BlobSource for FromArchive<'_> {
     type Error = LoadProblem;
 
     fn bring(&self, layer: &Layer, to: &mut Ingest) -> Result<(), LoadProblem> {
         let digest = layer.blob.digest;
-        let name = self
-            .files
-            .get(&digest)
-            .cloned()
-            .unwrap_or_else(|| file_of(&digest));
-        let Some((mut from, size)) = self.archive.open(&name)? else {
+        let name = self.name(&digest);
+        let Some(mut from) = self.open(&name, layer)? else {
             return Err(LoadProblem::Missing {
                 image: self.image.clone(),
                 name,
             });
         };
-        if size != layer.blob.size {
-            let (blob, expected) = (digest, layer.blob.size);
-            return Err(self.failed(InstallError::Size {
-                blob,
-                expected,
-                got: size,
-            }));
-        }
         let failed = |source| LoadProblem::Read {
             name: name.clone(),
             source,

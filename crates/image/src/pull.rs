@@ -168,7 +168,7 @@ pub fn pull(
         manifest: &manifest.digest,
         layers,
     });
-    let plan = plan(store, &lease, parts, progress).map_err(fault)?;
+    let plan = plan(store, &lease, parts, true, progress).map_err(|e| pull.install(e))?;
     let others = whole.bring((store, &lease), &plan, &pull, options.parallel, progress)?;
     let complete = plan.layers.iter().all(|layer| layer.found.is_some());
     let unchanged = complete

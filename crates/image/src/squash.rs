@@ -90,7 +90,8 @@ pub fn squash(
             urls: Vec::new(),
         };
         // The layer is there already: nothing is to be told of it.
-        let installed = compose(store, lease, ns, name, (config, vec![layer]), limits, &Silent)?;
+        let image = (config, vec![layer], false);
+        let installed = compose(store, lease, ns, name, image, limits, &Silent)?;
         for name in &installed.names {
             progress.event(&Event::ImageDone {
                 name,

@@ -26,9 +26,7 @@ pub(crate) struct Arrived {
 }
 
 /// Blobs that lie under their names, not visible yet, but ours until this is dropped.
-pub(crate) struct Placed<'a> {
-    blobs: Vec<(Arrived, Option<Claim<'a>>)>,
-}
+pub(crate) struct Placed(Vec<Arrived>);
 
 impl Arrived {
     /// Checks what was written against what was announced; what is something else is thrown away.
@@ -60,46 +58,43 @@ impl Arrived {
         self.ingest.offset
     }
 
-    /// Gives the file, whose data is on disk, its name. It stays locked until its row is there: by the ingest, or by a
-    /// claim where somebody else's file serves.
-    fn place<'a>(&mut self, store: &'a Store) -> Result<Option<Claim<'a>>, IngestError> {
+    /// Gives the file, whose data is on disk, its name, and takes the place of what lies there: of that nobody knows
+    /// whether it is sound still. It stays locked by the ingest until its row is there.
+    fn place(&mut self, store: &Store) -> Result<(), IngestError> {
         let (dir, blobs) = (store.layout.ingest()?, store.layout.blobs()?);
         let deadline = Instant::now() + LOCK_TIMEOUT;
         let hex = self.digest.hex();
         let fault = |error| store.blob_fault("publishing", &self.digest, error);
         loop {
             match dir.rename_noreplace(&self.ingest.name, blobs, &hex) {
-                Ok(()) => {
-                    // The name may be another's from now on.
-                    self.ingest.once = false;
-                    let mode = Permissions::from_mode(0o444);
-                    self.ingest.file.set_permissions(mode).map_err(fault)?;
-                    return Ok(None);
-                }
+                Ok(()) => break,
                 Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
                 Err(error) => return Err(fault(error).into()),
             }
             match Claim::take(blobs, &hex).map_err(fault)? {
-                Some(claim) if claim.size().map_err(fault)? == self.size() => {
+                Some(_claim) => {
+                    dir.exchange(&self.ingest.name, blobs, &hex).map_err(fault)?;
                     let removed = dir.unlink(&self.ingest.name);
                     removed.map_err(|e| self.ingest.fault("removing", e))?;
-                    self.ingest.once = false;
-                    return Ok(Some(claim));
+                    break;
                 }
-                Some(damaged) => damaged.remove().map_err(fault)?,
                 None if Instant::now() > deadline => {
                     return Err(IngestError::Busy(std::mem::take(&mut self.ingest.reference)));
                 }
                 None => std::thread::sleep(Duration::from_millis(1)),
             }
         }
+        // The name may be another's from now on.
+        self.ingest.once = false;
+        let mode = Permissions::from_mode(0o444);
+        Ok(self.ingest.file.set_permissions(mode).map_err(fault)?)
     }
 }
 
-impl Placed<'_> {
+impl Placed {
     /// Makes them visible, held by the lease.
     pub(crate) fn insert(&self, q: &Query<'_>, lease: &Lease) -> Result<(), Fault> {
-        for (blob, _) in &self.blobs {
+        for blob in &self.0 {
             q.run(
                 "INSERT INTO blobs (digest, size, created) VALUES (?, ?, ?) ON CONFLICT DO NOTHING",
                 (blob.digest, int(blob.size()), now()),
@@ -154,10 +149,14 @@ impl Store {
             .map_err(IngestError::Fault)
     }
 
-    /// Brings a small blob that is in memory, a manifest or a config, and tells its digest: see [`Store::arrived`].
+    /// Brings a small blob that is in memory, a manifest or a config, and tells its digest: see [`Store::arrived`]. What
+    /// is damaged in the store is replaced.
     pub fn put_blob(&self, lease: &Lease, content: &[u8]) -> Result<Digest, IngestError> {
         let digest = Digest::of(content);
-        if self.hold_blob(lease, &digest)?.is_some() {
+        if lease.has_arrived(&digest)
+            || (self.hold_blob(lease, &digest)?.is_some()
+                && self.read_blob(&digest, content.len() as u64).is_ok())
+        {
             return Ok(digest);
         }
         let mut ingest = self.ingest_once(lease, &format!("bytes {digest}"), None)?;
@@ -168,19 +167,17 @@ impl Store {
     }
 
     /// Gives blobs, whose data is on disk, their names, durably.
-    pub(crate) fn place(&self, mut arrived: Vec<Arrived>) -> Result<Placed<'_>, IngestError> {
+    pub(crate) fn place(&self, mut arrived: Vec<Arrived>) -> Result<Placed, IngestError> {
         // All in one order: two that place the same blobs never wait for each other.
         arrived.sort_by_key(|arrived| arrived.digest);
-        let mut blobs = Vec::with_capacity(arrived.len());
-        for mut arrived in arrived {
-            let claim = arrived.place(self)?;
-            blobs.push((arrived, claim));
+        for arrived in &mut arrived {
+            arrived.place(self)?;
         }
-        if let Some((blob, _)) = blobs.first() {
+        if let Some(blob) = arrived.first() {
             let synced = self.layout.blobs()?.sync();
             synced.map_err(|e| self.blob_fault("publishing", &blob.digest, e))?;
         }
-        Ok(Placed { blobs })
+        Ok(Placed(arrived))
     }
 }
 
@@ -274,14 +271,32 @@ mod tests {
     }
 
     #[test]
-    fn a_damaged_blob_is_noticed() {
+    fn a_damaged_blob_is_noticed_and_replaced_by_what_comes_anew() {
         let (_temp, store, lease) = store();
         let digest = store.put_blob(&lease, b"content").unwrap();
         store.settle(&lease).unwrap();
-        spoil(&store, &digest, b"C0ntent");
-        assert!(matches!(
-            store.read_blob(&digest, 99),
-            Err(BlobError::Damaged { .. })
-        ));
+        for again in [0, 1] {
+            spoil(&store, &digest, b"C0ntent");
+            assert!(matches!(
+                store.read_blob(&digest, 99),
+                Err(BlobError::Damaged { .. })
+            ));
+            assert!(!store.blob_is_sound(&digest).unwrap());
+            let lease = store.lease("again").unwrap();
+            match again {
+                0 => {
+                    store.put_blob(&lease, b"content").unwrap();
+                    store.settle(&lease).unwrap();
+                }
+                _ => {
+                    let mut ingest = store.ingest(&lease, "content", None).unwrap();
+                    ingest.write_all(b"content").unwrap();
+                    store.commit_blob(ingest, &lease).unwrap();
+                }
+            }
+            assert!(store.blob_is_sound(&digest).unwrap());
+            assert_eq!(store.read_blob(&digest, 99).unwrap(), b"content");
+            assert_eq!(store.layout.ingest().unwrap().entries().unwrap(), []);
+        }
     }
 }

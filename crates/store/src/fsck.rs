@@ -12,11 +12,11 @@ use crate::beside::beside;
 use crate::collect::OF_NUMBER;
 use crate::db::{Durability, Query, int, unsigned};
 use crate::error::Fault;
-use crate::layer::NewLayer;
-use crate::layout::{BLOBS, FS, LEASES, RECORD, SNAPSHOTS};
+use crate::flaw::Flaw;
+use crate::layout::{BLOBS, FS, LEASES, SNAPSHOTS};
 use crate::own::Claim;
 use crate::snapshot::Kind;
-use crate::{Digest, Hasher, Layer, Store, Usage};
+use crate::{Digest, Hasher, Layer, Store};
 
 /// Something that is not as it must be.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -153,27 +153,17 @@ impl Store {
         }
     }
 
+    /// Whether a blob's file holds what it should: all of it is read.
+    pub fn blob_is_sound(&self, digest: &Digest) -> Result<bool, Fault> {
+        Ok(match self.blob_size(digest)? {
+            Some(size) => self.check_blob(digest, size, true)?.is_none(),
+            None => false,
+        })
+    }
+
     fn check_layers(&self, wrong: &mut Vec<Wrong>) -> Result<(), Fault> {
-        let snapshots = self.layout.snapshots()?;
         for layer in self.layers()? {
-            let part = || -> io::Result<Option<&'static str>> {
-                let dir = match snapshots.open_dir(layer.n.to_string()) {
-                    Err(error) if is_gone(&error) => return Ok(Some("its directory")),
-                    other => other?,
-                };
-                let is = |name: &str, kind: FileType| -> io::Result<bool> {
-                    let stat = dir.try_stat(name)?;
-                    Ok(stat.is_some_and(|stat| FileType::from_raw_mode(stat.st_mode) == kind))
-                };
-                Ok(
-                    match (is(FS, FileType::Directory)?, is(RECORD, FileType::RegularFile)?) {
-                        (false, _) => Some("its files"),
-                        (true, false) => Some("its record"),
-                        (true, true) => None,
-                    },
-                )
-            };
-            if let Some(part) = part().map_err(|error| self.number_fault("looking at", layer.n, error))?
+            if let Some(Flaw::Missing(part)) = self.flaw(layer.n)?
                 && self.layer(layer.n)?.is_some()
             {
                 wrong.push(Wrong::LayerMissing { layer, part });
@@ -316,32 +306,6 @@ impl Store {
         }
     }
 
-    /// Puts a directory that was unpacked anew in the place of layer `n`'s, in one step; what was there is removed.
-    /// Nothing may have it mounted.
-    pub fn replace_layer(&self, n: u64, new: NewLayer) -> Result<(), Fault> {
-        let usage = Usage::of(new.fs()).map_err(|error| self.number_fault("measuring", new.n(), error))?;
-        self.sync_disk()?;
-        let snapshots = self.layout.snapshots()?;
-        let fault = |error| self.number_fault("replacing", n, error);
-        let (from, to) = (new.n().to_string(), n.to_string());
-        match snapshots.exchange(&from, snapshots, &to) {
-            Err(error) if is_gone(&error) => {
-                snapshots.rename_noreplace(&from, snapshots, &to).map_err(fault)?
-            }
-            other => other.map_err(fault)?,
-        }
-        snapshots.sync().map_err(fault)?;
-        // `new` is dropped at the end: what lies under its number now, the old directory, goes.
-        self.db.write(Durability::Full, |q| {
-            q.run("DELETE FROM layer_clones WHERE n = ?", (int(n),))?;
-            q.run(
-                "UPDATE layers SET bytes = ?, apparent = ?, inodes = ?, overhead = NULL WHERE n = ?",
-                (int(usage.bytes), int(usage.apparent), int(usage.inodes), int(n)),
-            )
-            .map(drop)
-        })
-    }
-
     /// The layers beneath layer `n` in an image that has it in the chain it was unpacked in, topmost first; `None` when
     /// no image has.
     pub fn layers_below(&self, n: u64) -> Result<Option<Vec<u64>>, Fault> {
@@ -378,7 +342,7 @@ impl Store {
     }
 }
 
-fn is_gone(error: &io::Error) -> bool {
+pub(crate) fn is_gone(error: &io::Error) -> bool {
     matches!(
         error.kind(),
         io::ErrorKind::NotFound | io::ErrorKind::NotADirectory

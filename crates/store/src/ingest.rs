@@ -33,6 +33,14 @@ pub enum IngestError {
         /// Whether a part of it was left from an earlier try: then a new one may succeed.
         resumed: bool,
     },
+    /// A layer is damaged in the store, and cannot be replaced at this moment.
+    #[error("layer {layer} is damaged in the store, and container {container} is running on it")]
+    InUse {
+        /// Its diff ID.
+        layer: Digest,
+        /// Name of the container.
+        container: String,
+    },
     /// Disk or database.
     #[error(transparent)]
     Fault(#[from] Fault),

@@ -169,43 +169,64 @@ impl Store {
 
     /// Makes unpacked layers visible, and blobs of what has arrived under the lease, once everything on the store's file
     /// system is on disk: one sync for all. Where another was faster with the same layer, its directory is answered and
-    /// ours removed. All are held by the lease. Their rows outlive a power cut with
-    /// the next durable transaction, such as [`Store::put_image`]; what they name is there in either case.
+    /// ours removed; where that layer has a [`Flaw`](crate::Flaw), ours takes its place. All are held by the lease. Their
+    /// rows outlive a power cut with the next durable transaction, such as [`Store::put_image`]; what they name is there
+    /// in either case.
     pub fn commit_layers(
         &self,
         lease: &Lease,
         layers: Vec<(NewLayer, LayerMeta)>,
     ) -> Result<Vec<Layer>, IngestError> {
+        let mut left = Vec::with_capacity(layers.len());
+        for (new, meta) in layers {
+            left.push((self.replace_flawed(new, &meta)?, meta));
+        }
         let arrived = lease.take_arrived();
-        if layers.is_empty() && arrived.is_empty() {
+        if left.is_empty() && arrived.is_empty() {
             return Ok(Vec::new());
         }
         self.sync_disk()?;
         let placed = self.place(arrived)?;
         let committed: Result<Vec<Layer>, Fault> = self.db.write(Durability::Relaxed, |q| {
             placed.insert(q, lease)?;
-            layers
-                .iter()
+            left.iter()
                 .map(|(new, meta)| {
-                    let layer = match find(q, &meta.diff_id, &meta.chain_id)? {
-                        Some(layer) => layer,
-                        None => insert(q, new.n(), meta)?,
+                    let layer = match (find(q, &meta.diff_id, &meta.chain_id)?, new) {
+                        (Some(layer), _) => layer,
+                        (None, Some(new)) => insert(q, new.n(), meta)?,
+                        (None, None) => return Err(q.corrupt(format!("layer {} vanished", meta.diff_id))),
                     };
                     hold_layer(q, lease, layer.n)?;
                     Ok(layer)
                 })
                 .collect()
         });
-        for (index, (new, _)) in layers.into_iter().enumerate() {
+        for (index, (new, _)) in left.into_iter().enumerate() {
             // After a fault nobody knows whether the rows were written: the directories are left to the collector.
-            if committed
-                .as_ref()
-                .map_or(true, |committed| committed[index].n == new.n())
+            if let Some(new) = new
+                && committed
+                    .as_ref()
+                    .map_or(true, |committed| committed[index].n == new.n())
             {
                 new.slot.keep();
             }
         }
         Ok(committed?)
+    }
+
+    /// Puts a layer in the place of one that is there and flawed; gives it back where there is none.
+    fn replace_flawed(&self, new: NewLayer, meta: &LayerMeta) -> Result<Option<NewLayer>, IngestError> {
+        match self.find_layer(&meta.diff_id, &meta.chain_id)? {
+            Some(old) if self.flaw(old.n)?.is_some() => {
+                if let Some(container) = self.running_on(old.n)? {
+                    let layer = meta.diff_id;
+                    return Err(IngestError::InUse { layer, container });
+                }
+                self.replace_layer(old.n, new)?;
+                Ok(None)
+            }
+            _ => Ok(Some(new)),
+        }
     }
 
     /// Everything written to the store's file system is on disk when this returns.

@@ -33,6 +33,8 @@ pub(crate) const FILLED: &str = "filled";
 pub(crate) const LOG: &str = "log";
 /// The content record, beneath a layer's number.
 pub(crate) const RECORD: &str = "record";
+/// Empty: a check found the layer damaged; beneath its number.
+pub(crate) const DAMAGED: &str = "damaged";
 
 const PRIVATE: Mode = Mode::RWXU;
 

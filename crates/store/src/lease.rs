@@ -64,6 +64,11 @@ impl Lease {
         self.on_arrived(|arrived| arrived.waiting.len())
     }
 
+    /// Whether a blob has arrived under it: what that was is verified, and replaces what lies there.
+    pub fn has_arrived(&self, digest: &Digest) -> bool {
+        self.on_arrived(|arrived| arrived.sizes.contains_key(digest))
+    }
+
     /// All blobs that wait, for whoever syncs now.
     pub(crate) fn take_arrived(&self) -> Vec<Arrived> {
         self.on_arrived(|arrived| std::mem::take(&mut arrived.waiting))

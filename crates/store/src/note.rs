@@ -19,7 +19,7 @@ impl Store {
         let mut ingest = match self.ingest(lease, about, None) {
             Err(IngestError::Busy(_)) => return Ok(None),
             Err(IngestError::Fault(fault)) => return Err(fault),
-            Err(IngestError::Mismatch { .. }) => return Ok(None),
+            Err(IngestError::Mismatch { .. } | IngestError::InUse { .. }) => return Ok(None),
             Ok(ingest) => ingest,
         };
         ingest.once = ingest.offset() == 0;

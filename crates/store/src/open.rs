@@ -12,6 +12,7 @@ use sys::ids::Ids;
 
 use crate::db::{Access, Db, Durability, PAGE};
 use crate::error::Fault;
+use crate::flaw::IsUp;
 use crate::format::Format;
 use crate::layout::{self, Layout};
 use crate::reserve::RESERVE;
@@ -24,6 +25,7 @@ pub struct Store {
     pub(crate) layout: Arc<Layout>,
     pub(crate) db: Db,
     pub(crate) format: Format,
+    pub(crate) is_up: Option<IsUp>,
 }
 
 /// Why a store could not be opened.
@@ -118,6 +120,7 @@ impl Store {
             layout: layout.clone(),
             db,
             format: Format::default(),
+            is_up: None,
         };
         store.check_version()
     }
@@ -137,16 +140,19 @@ impl Store {
             layout: Arc::new(layout),
             db,
             format: Format::default(),
+            is_up: None,
         };
         store.check_version()
     }
 
     /// A second connection to the same store, for a thread that must not wait for another's transactions.
     pub fn reopen(&self) -> Result<Store, OpenError> {
-        match self.is_read_only() {
+        let mut store = match self.is_read_only() {
             true => Store::open_read_only(&self.layout.path),
             false => Store::open(&self.layout.path),
-        }
+        }?;
+        store.is_up.clone_from(&self.is_up);
+        Ok(store)
     }
 
     /// The root directory, absolute.

@@ -63,6 +63,7 @@ fn image(store: &Store, lease: &Lease, listed: &[bool]) -> String {
     let mut layers = Vec::new();
     for (index, listed) in listed.iter().enumerate() {
         let new = store.new_layer(lease).unwrap();
+        new.record().unwrap();
         if *listed {
             adorn(&store.layer_path(new.n()), u32::try_from(index).unwrap());
         }

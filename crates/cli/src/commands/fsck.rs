@@ -12,6 +12,8 @@ use crate::render::{self, Format};
 
 /// Check the store, layers against their records, and what runs against what is mounted; and mend it
 ///
+/// A layer that is damaged and not mended is marked: the next pull or load of an image with it replaces it.
+///
 /// Exit codes are those of fsck(8): 0 nothing is wrong, 1 all that was wrong is mended, 4 something is left, 8 it could
 /// not be checked.
 #[derive(Debug, Args)]
@@ -20,13 +22,14 @@ pub(crate) struct FsckArgs {
     /// more for it, without the content of files
     #[arg(long)]
     deep: bool,
-    /// Mend what is wrong: unpack layers anew, fetch what is damaged again, remove what nobody owns
+    /// Mend what is wrong: unpack layers anew from their own files, their blobs or their registry, fetch manifests and
+    /// configurations again, unmount and give back what containers that ended left, remove what nobody owns
     #[arg(long)]
     repair: bool,
     /// Fetch nothing
     #[arg(long, requires = "repair")]
     offline: bool,
-    /// Remove images and containers that cannot be mended
+    /// Remove images, containers and volumes that cannot be mended
     #[arg(long, requires = "repair")]
     remove: bool,
     /// Form of the output

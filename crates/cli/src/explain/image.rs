@@ -38,6 +38,9 @@ impl Explain for InstallError {
                 Some("the image is damaged, or not what it says it is: fetch or save it again".to_owned())
             }
             InstallError::Blob(error) => error.hint(),
+            InstallError::Ingest(IngestError::InUse { container, .. }) => Some(format!(
+                "stop it, so that the layer can be replaced: strata stop {container}"
+            )),
             _ => None,
         }
     }

@@ -70,6 +70,8 @@ impl<E: Explain> From<E> for Failure {
     }
 }
 
+/// Of a layer that is gone.
+const REPAIR: &str = "strata fsck --repair unpacks it again, from its blob or its registry, and so does a pull or load of the image";
 const FREE_SPACE: &str =
     "free some space (strata prune -a does, of what is not in use), or use another --root";
 
@@ -269,6 +271,12 @@ impl Explain for RmError {
             RmError::NotFound(_) => "strata ps -a lists all containers".to_owned(),
             RmError::Restarting(name) => format!("stop and remove it with strata rm -f {name}"),
             RmError::Unrecorded(name) => format!("end them and remove it with strata rm -f {name}"),
+            RmError::Elsewhere { name, state } => {
+                format!(
+                    "kill and remove it with strata --state {} rm -f {name}",
+                    state.display()
+                )
+            }
             RmError::Running { name, .. } => format!("kill and remove it with strata rm -f {name}"),
             RmError::Container(error) => return error.hint(),
             RmError::Network(error) => return network::sandbox(error),

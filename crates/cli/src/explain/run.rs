@@ -72,6 +72,7 @@ impl Explain for RunError {
             RunError::State { .. } => {
                 "the state lies where --state says, or STRATA_STATE, or the configuration file: name a directory there"
             }
+            RunError::MissingLayer { .. } => super::REPAIR,
             RunError::Remove { .. } => "remove it with strata rm -f",
             RunError::Running(_) => "strata attach shows what it prints, strata restart starts it anew",
             RunError::NoPlan(_) => "remove it with strata rm, and run it anew",

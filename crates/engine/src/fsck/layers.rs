@@ -5,7 +5,7 @@
 //! memory, is held back until those are mended, and then takes its turn.
 
 use image::verify::{self, AgainError, Damage};
-use store::{Fault, Layer, NewLayer, beside};
+use store::{Fault, Flaw, Layer, NewLayer, beside};
 
 use super::mend::Mender;
 use super::{Finding, FsckOptions};
@@ -16,6 +16,8 @@ const TOLD: usize = 20;
 
 /// Bytes of memory ([`image::unpack::Limits`]) that a look may take beside others.
 const MEMORY: usize = 8 << 20;
+
+const ATTRIBUTES: &str = "its attributes are not as its tar says";
 
 /// A way to look at a layer.
 #[derive(Clone, Copy)]
@@ -67,6 +69,7 @@ impl Engine {
             if !self.is_there(layer)? {
                 continue;
             }
+            let mut sound = true;
             for found in of_layer {
                 match found? {
                     Found::Nothing => continue,
@@ -74,8 +77,15 @@ impl Engine {
                     Found::Wrong(what, damage) => {
                         findings.push(tell(layer, mender, what, &damage)?);
                         // What its attributes would be like is nothing to go by then.
+                        sound = false;
                         break;
                     }
+                }
+            }
+            if sound && self.store.flaw(layer.n)? == Some(Flaw::Marked) {
+                match mender.compares() {
+                    true => self.store.mark(layer.n, false)?,
+                    false => findings.push(tell(layer, mender, "an earlier check found it damaged", &[])?),
                 }
             }
         }
@@ -86,10 +96,24 @@ impl Engine {
                 Some(Err(fault)) => Err(fault.into()),
                 None => Ok(Vec::new()),
             };
-            if self.is_there(layer)?
-                && let Found::Wrong(what, damage) = differ.map_or_else(Found::untold, Found::attributes)
-            {
-                findings.push(tell(layer, mender, what, &damage)?);
+            if !self.is_there(layer)? {
+                continue;
+            }
+            match differ {
+                Ok(damage) if damage.is_empty() => {}
+                Ok(damage) => findings.push(tell(layer, mender, ATTRIBUTES, &damage)?),
+                Err(error) if error.is_full() => {
+                    let mut found = finding(layer, "its attributes could not be compared");
+                    found.details = vec!["there is no space to unpack it once more".to_owned()];
+                    findings.push(found);
+                }
+                Err(error) => {
+                    let why = Damage {
+                        path: Default::default(),
+                        what: error.to_string(),
+                    };
+                    findings.push(tell(layer, mender, "it cannot be unpacked once more", &[why])?);
+                }
             }
         }
         Ok(())
@@ -139,32 +163,27 @@ impl Found {
     }
 
     fn attributes(differ: Vec<Damage>) -> Found {
-        Found::of("its attributes are not as its tar says", differ)
-    }
-
-    /// The attributes could not be compared.
-    fn untold(error: AgainError) -> Found {
-        let (what, why) = match error.is_full() {
-            true => (
-                "its attributes could not be compared",
-                "there is no space to unpack it once more".to_owned(),
-            ),
-            false => ("it cannot be unpacked once more", error.to_string()),
-        };
-        let damage = Damage {
-            path: Default::default(),
-            what: why,
-        };
-        Found::Wrong(what, vec![damage])
+        Found::of(ATTRIBUTES, differ)
     }
 }
 
-/// What is wrong with a layer as a finding, mended where that was asked for.
+fn finding(layer: &Layer, what: &str) -> Finding {
+    Finding::new("layer", layer.diff_id.to_string(), what)
+}
+
+/// What is wrong with a layer as a finding, mended where that was asked for. What stays damaged is marked, so that the next
+/// image that comes in with it replaces it.
 fn tell(layer: &Layer, mender: &Mender<'_>, what: &str, damage: &[Damage]) -> Result<Finding, Fault> {
-    let mut found = Finding::new("layer", layer.diff_id.to_string(), what);
+    let mut found = finding(layer, what);
     found.details = damage.iter().take(TOLD).map(detail).collect();
     if mender.options.repair {
         mender.layer(layer, &mut found)?;
+    }
+    if found.mended.is_none() {
+        match mender.engine.store.mark(layer.n, true) {
+            Err(Fault::ReadOnly(_) | Fault::Full(_)) | Ok(()) => {}
+            Err(fault) => return Err(fault),
+        }
     }
     Ok(found)
 }

@@ -183,15 +183,9 @@ impl Mender<'_> {
         let store = &self.engine.store;
         let n = layer.n;
         let Some(lease) = &self.lease else { return Ok(()) };
-        for holder in store.sharers(n)?.containers {
-            let row = store.find_container(&holder.ns, &holder.name);
-            if row.is_ok_and(|row| self.engine.state(&row).is_up()) {
-                found.left = Some(format!(
-                    "container {} is running on it: stop that first",
-                    holder.name
-                ));
-                return Ok(());
-            }
+        if let Some(container) = store.running_on(n)? {
+            found.left = Some(format!("container {container} is running on it: stop that first"));
+            return Ok(());
         }
         let below = match layer.depends_on_below {
             true => store.layers_below(n)?.unwrap_or_default(),
@@ -294,9 +288,7 @@ impl Mender<'_> {
         let names: Vec<String> = images.iter().map(|image| familiar(&image.name)).collect();
         let names = names.join(", ");
         if !self.options.remove {
-            found.left = Some(format!(
-                "{why}; a pull or load brings it again once {names} and all that stands on it are removed"
-            ));
+            found.left = Some(format!("{why}; a pull or load of {names} brings it again"));
             return Ok(());
         }
         for image in images {

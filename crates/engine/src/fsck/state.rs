@@ -4,12 +4,11 @@ use std::collections::HashSet;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{FlockOperation, flock};
 use store::Fault;
 
 use super::{Finding, FsckOptions};
 use crate::Engine;
-use crate::rm::{detach, is_id};
+use crate::rm::{detach, hold_bundles, is_id};
 use crate::run::Details;
 
 impl Engine {
@@ -48,21 +47,19 @@ impl Engine {
     fn check_namespace(&self, options: &FsckOptions, findings: &mut Vec<Finding>) -> Result<(), Fault> {
         let path = self.bundles();
         // While a container is being started it has no row yet, or no process; while this is held, none is.
-        let Ok(bundles) = sys::Dir::open_ambient(&path) else {
+        let Some(bundles) = hold_bundles(&path) else {
             return Ok(());
         };
-        if flock(&bundles, FlockOperation::NonBlockingLockExclusive).is_err() {
-            return Ok(());
-        }
         let rows = self.store.containers(self.ns())?;
         let mounts = mount::table::read().unwrap_or_default();
         let mended = |done: Result<(), String>, how: &str, found: &mut Finding| match done {
             Ok(()) => found.mended = Some(how.to_owned()),
             Err(error) => found.left = Some(error),
         };
-        for row in &rows {
+        // Of those that commands with another state directory look after, nothing lies here.
+        for row in rows.iter().filter(|row| self.bundles_of(row) == path) {
             let running = self.state(row).is_up();
-            let rootfs = self.bundle_path(&row.id).join("rootfs");
+            let rootfs = self.bundle_of(row).join("rootfs");
             let mounted = mounts.iter().any(|mount| mount.target == rootfs);
             if running && mounted && is_dead(&rootfs) {
                 let mut found = Finding::new("mount", rootfs.display().to_string(), "its server is gone");
@@ -101,7 +98,7 @@ impl Engine {
                 let what = "it is mounted, and its container does not run";
                 let mut found = Finding::new("mount", rootfs.display().to_string(), what);
                 if options.repair {
-                    let done = detach(&self.bundle_path(&row.id)).map_err(|error| error.to_string());
+                    let done = detach(&self.bundle_of(row)).map_err(|error| error.to_string());
                     mended(done, "unmounted", &mut found);
                 }
                 findings.push(found);

@@ -153,6 +153,7 @@ impl Engine {
                 )
                 .collect(),
             plan: Some(plan.clone()),
+            state: Some(self.state_dir().to_owned()),
             started,
             stopped: false,
             ended: None,
@@ -196,7 +197,10 @@ impl Engine {
                 Err(ContainerError::NameInUse { .. }) if request.name.is_none() && attempt < ATTEMPTS => {
                     attempt += 1
                 }
-                Err(error) => return Err(error.into()),
+                Err(error) => {
+                    let gone = parent.as_deref().and_then(|chain| self.missing_layer(chain));
+                    return Err(gone.unwrap_or(error.into()));
+                }
             }
         }
     }

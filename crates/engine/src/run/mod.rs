@@ -130,6 +130,9 @@ pub(crate) struct Details {
     /// What it is started from; rows of before there was `start` lack it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) plan: Option<Plan>,
+    /// The state directory that it was made or started with last; rows of before there was this lack it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) state: Option<PathBuf>,
     /// When it was started last; never where this is absent, but in those rows.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) started: Option<Timestamp>,

@@ -15,7 +15,7 @@ use runtime::state::Exit;
 use runtime::terminal::{Attention, Screen, attend};
 use runtime::{Running, StartError, StartRequest, Summoned};
 use rustix::fs::{FlockOperation, flock};
-use store::ContainerError;
+use store::{ContainerError, Digest, Flaw, Layer};
 use sys::Dir;
 
 use super::base::{Base, BaseError};
@@ -28,7 +28,7 @@ use super::{Details, Plan, Request};
 use crate::events;
 use crate::network::NetworkError;
 use crate::rm::{self, RmError};
-use crate::state::State;
+use crate::state::{STATE, State};
 use crate::{Engine, Setup};
 
 /// Why a container was not run. Nothing of it is left.
@@ -57,6 +57,14 @@ pub enum RunError {
     /// Its root could not be mounted.
     #[error(transparent)]
     Mount(#[from] MountError),
+    /// A layer beneath its root is not in the store any more, whoever took it away.
+    #[error("layer {layer} is damaged in the store: {} is not there", path.display())]
+    MissingLayer {
+        /// The layer's diff ID.
+        layer: Digest,
+        /// The directory that should hold it.
+        path: PathBuf,
+    },
     /// The host's root file system could not be prepared as a layer.
     #[error("preparing the view of the host: {0}")]
     Host(#[source] io::Error),
@@ -342,6 +350,13 @@ impl Engine {
         if self.state(&row).is_up() {
             return Err(RunError::Running(row.name));
         }
+        if self.bundles_of(&row) != self.bundles() {
+            // From now on it is seen to run, whatever state directory a command has.
+            let noted = self.store.edit_details(self.ns(), [&*row.id], |_, details| {
+                details.insert(STATE.to_owned(), serde_json::json!(self.state_dir()));
+            });
+            noted.map_err(ContainerError::from)?;
+        }
         let plan = Details::of(&row).plan;
         let plan = plan.ok_or_else(|| RunError::NoPlan(row.name.clone()))?;
         // Who looked after its last end may still be at it; what nobody looked after is looked after now.
@@ -437,7 +452,8 @@ impl Engine {
         } = parts;
         let rootfs = bundle.rootfs();
         for mount in mounts {
-            mount::fuse::attach_with(plan.driver, &self.setup.server, mount, &rootfs)?;
+            mount::fuse::attach_with(plan.driver, &self.setup.server, mount, &rootfs)
+                .map_err(|error| self.missing_layer(&draft.id).unwrap_or(RunError::Mount(error)))?;
         }
         let attached = self.attach_networks(bundle, plan).map_err(Box::new)?;
         draft.write(self, plan, bundle, &attached)?;
@@ -477,6 +493,20 @@ impl Engine {
             cleanup: self.remover(bundle.id()),
             attention: streams.attention,
         })?)
+    }
+
+    /// The layer because of which a snapshot cannot be mounted, if it is one that is gone.
+    pub(super) fn missing_layer(&self, key: &str) -> Option<RunError> {
+        let stack = self.store.stack(self.ns(), key).ok()?;
+        let gone = |layer: &Layer| matches!(self.store.flaw(layer.n), Ok(Some(Flaw::Missing(_))));
+        let lowers = stack.lowers.into_iter();
+        let mut gone = lowers.filter(|lower| lower.layer.as_ref().is_some_and(gone) && !lower.path.exists());
+        gone.find_map(|lower| {
+            Some(RunError::MissingLayer {
+                layer: lower.layer?.diff_id,
+                path: lower.path,
+            })
+        })
     }
 
     /// The command that looks after the container's end when nobody else does.
