@@ -67,12 +67,14 @@ impl Keep {
 struct Limits {
     layer_bytes: Option<u64>,
     layer_entries: Option<u64>,
+    inflate_ratio: Option<u64>,
 }
 
 impl Limits {
     fn over(self, mut limits: engine::Limits) -> engine::Limits {
         limits.bytes = self.layer_bytes.unwrap_or(limits.bytes);
         limits.entries = self.layer_entries.unwrap_or(limits.entries);
+        limits.ratio = self.inflate_ratio.unwrap_or(limits.ratio);
         limits
     }
 }
@@ -191,7 +193,7 @@ fn parse(text: &str, path: &Path) -> Result<File, Failure> {
             path.display(),
             e.message().replace('\n', "; ")
         ))
-        .hint("the keys are root, state, namespace, runtime, default_network, cni_plugin_dirs, userns_ids, [registries] plain_http, hosts, [limits] layer_bytes, layer_entries and [store] keep_blobs, keep_bytes, dedup")
+        .hint("the keys are root, state, namespace, runtime, default_network, cni_plugin_dirs, userns_ids, [registries] plain_http, hosts, [limits] layer_bytes, layer_entries, inflate_ratio and [store] keep_blobs, keep_bytes, dedup")
     })?;
     let paths = [("root", &file.root), ("state", &file.state)];
     let paths = paths

@@ -425,3 +425,30 @@ fn a_decompression_bomb() {
     let ended = strata.end(["import".as_ref(), "-q".as_ref(), root.as_os_str()]);
     refused(&ended, &["bomb.tar.zst", "more than 16777216 bytes"]);
 }
+
+#[test]
+fn a_bomb_is_stopped_where_nothing_is_set() {
+    // A gigabyte comes before the end: it goes to memory here.
+    let strata = Strata::beneath(Path::new("/dev/shm"), env!("CARGO_BIN_EXE_strata"));
+    let layer = Layer::new().entry(EntryType::Regular, "bomb", |header| header.set_size(200 << 30));
+    let archive = strata.dir().join("bomb.tar");
+    repeated(&archive, layer.finish()[..512].to_vec(), &vec![0; 16 << 20], 100);
+    let ended = load(&strata, &archive);
+    refused(
+        &ended,
+        &[
+            "bomb.tar",
+            "inflates to more than 200 times its size, and to more than 1 GiB",
+        ],
+    );
+    let hint = "raise inflate_ratio under [limits]";
+    assert!(ended.err.contains(hint), "{ended:#?}");
+    let config = "default_network = \"none\"\n[limits]\ninflate_ratio = 1000000\nlayer_bytes = 1000000\n";
+    fs::write(strata.dir().join("config.toml"), config).unwrap();
+    let ended = load(&strata, &archive);
+    refused(&ended, &["more than 1000000 bytes"]);
+    let hint = "raise layer_bytes under [limits]";
+    assert!(ended.err.contains(hint), "{ended:#?}");
+    fs::write(strata.dir().join("config.toml"), "default_network = \"none\"\n").unwrap();
+    left_nothing(&strata);
+}

@@ -16,9 +16,10 @@ use rustix::fs::{Mode, OFlags};
 use store::{Descriptor, Digest, IngestError, Lease, Store};
 use sys::Dir;
 
-use crate::compression::{Compression, decoder};
+use crate::compression::{Compression, Ratio, decoder};
 use crate::load::LoadProblem;
 use crate::tar::{BLOCK, Kind, Reader, TarError};
+use crate::unpack::Limits;
 
 /// Most files of an archive; 500 layers of the oldest form have three each.
 const MAX_FILES: usize = 100_000;
@@ -72,7 +73,12 @@ impl<'a> Archive<'a> {
     }
 
     /// A file: looked at where it is when it is a tar, read through once when it is compressed or no regular file.
-    pub(crate) fn file(path: &Path, store: &'a Store, lease: &Lease) -> Result<Self, LoadProblem> {
+    pub(crate) fn file(
+        path: &Path,
+        store: &'a Store,
+        lease: &Lease,
+        limits: &Limits,
+    ) -> Result<Self, LoadProblem> {
         let mut file = File::open(path).map_err(|source| LoadProblem::Open { source })?;
         let regular = file
             .metadata()
@@ -86,7 +92,7 @@ impl<'a> Archive<'a> {
             !matches!(Compression::sniff(&start[..read]), Ok(Compression::None))
         };
         if !regular || compressed {
-            return Self::stream(&mut file, store, lease);
+            return Self::stream(&mut file, store, lease, limits);
         }
         let members = index(&mut file)?;
         Ok(Self::Tar {
@@ -96,9 +102,15 @@ impl<'a> Archive<'a> {
     }
 
     /// A stream, read to its end.
-    pub(crate) fn stream(from: &mut dyn Read, store: &'a Store, lease: &Lease) -> Result<Self, LoadProblem> {
+    pub(crate) fn stream(
+        from: &mut dyn Read,
+        store: &'a Store,
+        lease: &Lease,
+        limits: &Limits,
+    ) -> Result<Self, LoadProblem> {
         let from = BufReader::with_capacity(PIECE, from);
-        let members = spool(BufReader::with_capacity(PIECE, decoder(from)), store, lease)?;
+        let inflated = decoder(from).with_ratio(Ratio::new(limits.ratio));
+        let members = spool(BufReader::with_capacity(PIECE, inflated), store, lease)?;
         // What was kept is read from the store from now on.
         let settled = store.settle(lease);
         settled.map_err(|e| LoadProblem::install("the stream", e))?;

@@ -5,6 +5,8 @@
 //! passed on as if it were whole.
 
 use std::io::{self, BufRead, Chain, Cursor, Read};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use flate2::bufread::MultiGzDecoder;
 
@@ -19,16 +21,56 @@ pub enum Compression {
     Zstd,
 }
 
-/// How much larger than its compressed form a stream may become. gzip cannot exceed about 1,030; zstd can, without
-/// bound, but on real files it stays far below.
-pub const MAX_RATIO: u64 = 5_000;
-
 /// Base-2 logarithm of the largest window, in bytes, that zstd is let have: 128 MiB, which is the most that the
 /// `zstd` program makes unless it is forced to.
 pub const MAX_WINDOW: u32 = 27;
 
-/// Output below this many bytes is not held to the ratio.
-const FREE: u64 = 256 << 20;
+/// Bytes that whatever is inflated may become before its ratio counts.
+pub const FREE: u64 = 1 << 30;
+
+/// How much larger than packed the streams of one image become, all of them together: many small bombs are a large one.
+#[derive(Debug)]
+pub struct Ratio {
+    most: u64,
+    taken: AtomicU64,
+    given: AtomicU64,
+}
+
+/// What is inflated becomes too large for what it was; the error behind one of kind `InvalidData`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("it inflates to more than {most} times its size, and to more than {} GiB", FREE >> 30)]
+pub struct Inflated {
+    /// How many times are let pass.
+    pub most: u64,
+}
+
+impl Ratio {
+    /// Lets streams become `most` times as large as they were; what is inflated to no more than [`FREE`] may be any size.
+    pub fn new(most: u64) -> Arc<Ratio> {
+        Arc::new(Ratio {
+            most,
+            taken: AtomicU64::new(0),
+            given: AtomicU64::new(0),
+        })
+    }
+
+    fn count(&self, taken: u64, given: u64) -> io::Result<()> {
+        let taken = taken + self.taken.fetch_add(taken, Ordering::Relaxed);
+        let given = given + self.given.fetch_add(given, Ordering::Relaxed);
+        match given > FREE && given / self.most.max(1) > taken {
+            true => Err(io::Error::new(
+                io::ErrorKind::InvalidData,
+                Inflated { most: self.most },
+            )),
+            false => Ok(()),
+        }
+    }
+}
+
+/// Whether an error of reading is that what is read becomes too large for what it was.
+pub fn is_inflated(error: &io::Error) -> bool {
+    error.get_ref().is_some_and(|inner| inner.is::<Inflated>())
+}
 
 impl Compression {
     /// Tells by the first bytes of a stream (at least six, where there are as many). `Err` names a compression
@@ -51,8 +93,8 @@ impl Compression {
 pub fn decoder<R: BufRead>(input: R) -> Decoder<R> {
     Decoder {
         state: State::Unknown(input),
-        given: 0,
-        max_ratio: MAX_RATIO,
+        counted: 0,
+        ratio: None,
         max_window: MAX_WINDOW,
     }
 }
@@ -60,8 +102,9 @@ pub fn decoder<R: BufRead>(input: R) -> Decoder<R> {
 /// Inflates a stream. Its compression is looked at when the first byte is read.
 pub struct Decoder<R: BufRead> {
     state: State<R>,
-    given: u64,
-    max_ratio: u64,
+    /// Bytes taken from the stream that the ratio knows of.
+    counted: u64,
+    ratio: Option<Arc<Ratio>>,
     max_window: u32,
 }
 
@@ -100,9 +143,10 @@ impl<R: BufRead> BufRead for Counted<R> {
 }
 
 impl<R: BufRead> Decoder<R> {
-    /// Refuses a stream that becomes more than `max_ratio` times as large as it was (instead of [`MAX_RATIO`]).
-    pub fn with_max_ratio(mut self, max_ratio: u64) -> Decoder<R> {
-        self.max_ratio = max_ratio;
+    /// Refuses to inflate more than `ratio` allows, by an error that [`is_inflated`] knows. Without it a stream may become
+    /// whatever it does: for those that were taken once.
+    pub fn with_ratio(mut self, ratio: Arc<Ratio>) -> Decoder<R> {
+        self.ratio = Some(ratio);
         self
     }
 
@@ -174,13 +218,10 @@ impl<R: BufRead> Read for Decoder<R> {
                 return Err(io::Error::other("the stream could not be begun"));
             }
         };
-        self.given += len as u64;
-        if self.given > FREE && self.given / self.max_ratio > self.taken() {
-            let text = format!(
-                "the layer inflates to more than {} times its size",
-                self.max_ratio
-            );
-            return Err(io::Error::new(io::ErrorKind::InvalidData, text));
+        if let Some(ratio) = &self.ratio {
+            let taken = self.taken();
+            ratio.count(taken - self.counted, len as u64)?;
+            self.counted = taken;
         }
         Ok(len)
     }
@@ -285,20 +326,41 @@ mod tests {
         }
     }
 
-    #[test]
-    fn a_bomb_is_stopped() {
-        let bomb = zstd::encode_all(io::repeat(0).take(320 << 20), 1).unwrap();
-        let mut inflated = 0;
-        let mut decoder = decoder(&bomb[..]).with_max_ratio(1_000);
-        let mut buffer = vec![0; 1 << 20];
-        let error = loop {
-            match decoder.read(&mut buffer) {
-                Ok(0) => panic!("inflated to {inflated} bytes"),
-                Ok(len) => inflated += len as u64,
-                Err(error) => break error,
+    /// How many bytes the streams give, one after the other, until one is refused.
+    fn given(streams: &[&[u8]], most: u64) -> (u64, Option<io::Error>) {
+        let ratio = Ratio::new(most);
+        let (mut given, mut buffer) = (0, vec![0; 1 << 20]);
+        for stream in streams {
+            let mut decoder = decoder(*stream).with_ratio(ratio.clone());
+            loop {
+                match decoder.read(&mut buffer) {
+                    Ok(0) => break,
+                    Ok(len) => given += len as u64,
+                    Err(error) => return (given, Some(error)),
+                }
             }
-        };
-        assert!(error.to_string().contains("1000 times"), "{error}");
-        assert!(inflated < 300 << 20);
+        }
+        (given, None)
+    }
+
+    #[test]
+    fn bombs_are_stopped_by_the_limit_that_holds_where_nothing_is_set() {
+        let most = crate::unpack::Limits::default().ratio;
+        let zeros = vec![0; 16 << 20];
+        let one = zstd(&zeros).repeat(70);
+        // Several streams beside each other, and gzip at its best.
+        let mut part = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::best());
+        part.write_all(&zeros).unwrap();
+        let part = part.finish().unwrap().repeat(30);
+        for streams in [&[&one[..]][..], &[&part, &part, &part]] {
+            let (given, error) = given(streams, most);
+            let error = error.expect("it is stopped");
+            assert!(is_inflated(&error), "{error}");
+            assert!(error.to_string().contains("200 times"), "{error}");
+            assert!((FREE - (1 << 20)..FREE + (2 << 20)).contains(&given), "{given}");
+        }
+        // What is little may be of nothing but zeros, and what may be so dense is taken.
+        assert!(given(&[&part], most).1.is_none());
+        assert!(given(&[&one], u64::MAX).1.is_none());
     }
 }

@@ -9,7 +9,7 @@ use store::{Descriptor, Digest, Fault, Hasher, Ingest, IngestError, Lease, Store
 
 use crate::change::{self, ChangeError};
 use crate::compose::{compose, now};
-use crate::compression::{Compression, decoder};
+use crate::compression::{Compression, Ratio, decoder, is_inflated};
 use crate::config::{Execution, History, ImageConfig, RootFs};
 use crate::install::{InstallError, Installed, leased};
 use crate::manifest::Layer;
@@ -48,7 +48,7 @@ pub enum ImportError {
         /// The system's or the decoder's words.
         source: io::Error,
     },
-    /// It inflates without end, or nearly.
+    /// It has more bytes than a layer may have.
     #[error("{from} has more than {limit} bytes")]
     TooLarge {
         /// Where it comes from.
@@ -79,6 +79,15 @@ pub enum ImportError {
 }
 
 impl ImportError {
+    /// Which of the [`Limits`] was met, where one was.
+    pub fn limit(&self) -> Option<&'static str> {
+        match self {
+            Self::TooLarge { .. } => Some("bytes"),
+            Self::Read { source, .. } if is_inflated(source) => Some("ratio"),
+            _ => None,
+        }
+    }
+
     fn install(from: &str, source: impl Into<InstallError>) -> Self {
         Self::Install {
             from: from.to_owned(),
@@ -243,7 +252,8 @@ fn copy(
         bytes: 0,
         progress,
     };
-    let mut content = decoder(BufReader::with_capacity(PIECE, tee));
+    let content = decoder(BufReader::with_capacity(PIECE, tee));
+    let mut content = content.with_ratio(Ratio::new(limits.ratio));
     let media_type = match content.compression().map_err(failed)? {
         Compression::None => media::OCI_LAYER,
         Compression::Gzip => media::OCI_LAYER_GZIP,

@@ -14,7 +14,7 @@ use sys::Dir;
 
 use crate::board::{Board, FailOnPanic, Halted, Laid};
 use crate::bring::{BlobSource, Bring};
-use crate::compression::{MAX_WINDOW, decoder};
+use crate::compression::{MAX_WINDOW, Ratio, decoder};
 use crate::install::{InstallError, PlannedLayer};
 use crate::progress::{Event, Progress};
 use crate::unpack::{Form, Limits, UnpackError, unpack_as};
@@ -55,6 +55,7 @@ pub(crate) struct Layers<'a, S: BlobSource> {
     pub(crate) board: &'a Board<S::Error>,
     pub(crate) bring: &'a Bring<'a, S>,
     pub(crate) planned: &'a [PlannedLayer],
+    ratio: Arc<Ratio>,
     work: Mutex<Work>,
 }
 
@@ -93,6 +94,7 @@ impl<'a, S: BlobSource> Layers<'a, S> {
             board,
             bring,
             planned,
+            ratio: Ratio::new(limits.ratio),
             work: Mutex::default(),
         }
     }
@@ -193,7 +195,9 @@ impl<'a, S: BlobSource> Layers<'a, S> {
         };
         let new = self.store.new_layer(self.lease)?;
         let record = new.record()?;
-        let archive = decoder(BufReader::with_capacity(PIECE, counted)).with_max_window(window);
+        let archive = decoder(BufReader::with_capacity(PIECE, counted))
+            .with_max_window(window)
+            .with_ratio(self.ratio.clone());
         let below = || self.below(index);
         let limits = Limits {
             memory,

@@ -12,6 +12,7 @@ use std::sync::Mutex;
 use store::{Digest, Fault, Lease, Store};
 
 use crate::archive::Archive;
+use crate::compression::is_inflated;
 use crate::config::ConfigError;
 use crate::install::{InstallError, Installed, leased};
 use crate::manifest::{MAX_MANIFEST, ManifestError};
@@ -191,6 +192,11 @@ fn some(found: &[String]) -> String {
 }
 
 impl LoadProblem {
+    /// Whether it inflates to more than [`Limits::ratio`] allows.
+    pub fn is_inflated(&self) -> bool {
+        matches!(self, LoadProblem::Archive { source: TarError::Read { source, .. } } if is_inflated(source))
+    }
+
     pub(crate) fn install(name: impl Into<String>, source: impl Into<InstallError>) -> Self {
         Self::Install {
             name: name.into(),
@@ -293,10 +299,11 @@ fn beneath(
     options: &LoadOptions,
     progress: &dyn Progress,
 ) -> Result<Vec<Installed>, LoadProblem> {
+    let limits = &options.limits;
     let (archive, stem) = match source {
         Source::Path(path) if path.is_dir() => (Archive::directory(path)?, stem(path)),
-        Source::Path(path) => (Archive::file(path, store, lease)?, stem(path)),
-        Source::Stream(stream) => (Archive::stream(stream, store, lease)?, None),
+        Source::Path(path) => (Archive::file(path, store, lease, limits)?, stem(path)),
+        Source::Stream(stream) => (Archive::stream(stream, store, lease, limits)?, None),
     };
     let load = Load {
         store,

@@ -47,23 +47,18 @@ impl Explain for InstallError {
 }
 
 fn is_no_archive(error: &InstallError) -> bool {
-    matches!(
-        error,
-        InstallError::Unpack {
-            source: UnpackError::Archive(_),
-            ..
-        }
-    )
+    matches!(error, InstallError::Unpack { source, .. }
+        if matches!(source, UnpackError::Archive(_)) && source.limit().is_none())
 }
 
 fn unpack_hint(error: &UnpackError) -> &'static str {
+    if let Some(limit) = error.limit() {
+        return limit_hint(limit);
+    }
     match error {
         UnpackError::Archive(_) => "the layer is damaged: fetch or save the image again",
         UnpackError::Refused { .. } => {
             "nothing of it was kept; who made the image must build it again without that entry"
-        }
-        UnpackError::TooLarge { .. } => {
-            "if the image is to be trusted, raise layer_bytes or layer_entries under [limits] in the configuration"
         }
         UnpackError::Make { source, .. } if source.kind() == ErrorKind::InvalidInput => {
             "an ordinary user has the owners that /etc/subuid and /etc/subgid give; more of them there make it possible"
@@ -71,7 +66,25 @@ fn unpack_hint(error: &UnpackError) -> &'static str {
         UnpackError::Make { .. } | UnpackError::Record(_) => {
             "see that the disk of the store is sound, and that its file system has what layers need (dmesg may tell more)"
         }
+        UnpackError::Memory { .. } => {
+            "two million directories are as many as a layer can have: build the image again with fewer"
+        }
         _ => "see that this machine has processes and memory left",
+    }
+}
+
+/// How a limit of layers is raised; by its name among them.
+pub(super) fn limit_hint(limit: &str) -> &'static str {
+    match limit {
+        "entries" => {
+            "nothing of it was kept; if the image is to be trusted, raise layer_entries under [limits] in the configuration"
+        }
+        "ratio" => {
+            "nothing of it was kept; if the image is to be trusted, raise inflate_ratio under [limits] in the configuration"
+        }
+        _ => {
+            "nothing of it was kept; if the image is to be trusted, raise layer_bytes under [limits] in the configuration"
+        }
     }
 }
 
@@ -166,6 +179,7 @@ impl Explain for LoadError {
             LoadProblem::SideBySide { .. } => "load it without --all-platforms, or one by --platform".to_owned(),
             LoadProblem::Sparse { .. } => "pack it without --sparse".to_owned(),
             LoadProblem::Install { source, .. } => return source.hint(),
+            problem if problem.is_inflated() => limit_hint("ratio").to_owned(),
             LoadProblem::Manifest { source, .. } if source.advice().is_some() => return source.advice().map(str::to_owned),
             _ => "the archive is damaged or not complete: save it again".to_owned(),
         })
@@ -184,6 +198,9 @@ impl Explain for ImportError {
         Some(match self {
             ImportError::Reference(error) => return error.hint(),
             ImportError::Platform(_) => PLATFORMS.to_owned(),
+            ImportError::Import(refusal) if refusal.limit().is_some() => {
+                return refusal.limit().map(|limit| limit_hint(limit).to_owned());
+            }
             ImportError::Import(refusal) => match refusal {
                 import::Refusal::Install { source, .. } if is_no_archive(source) => {
                     "it is damaged, or no tar of a root file system".to_owned()

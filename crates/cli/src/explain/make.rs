@@ -9,7 +9,7 @@ use engine::push::{self, PushError};
 use engine::save::{self, SaveError};
 use engine::squash::{self, SquashError};
 
-use super::image::NAMES;
+use super::image::{NAMES, limit_hint};
 use super::{Explain, FREE_SPACE};
 
 const NO_DIGEST: &str = "give a name and a tag";
@@ -46,9 +46,7 @@ impl Explain for CaptureError {
             CaptureError::Pack(_) => {
                 "nothing was kept; leave --pause=false out if it was given, else remove or rename what is named, and try again"
             }
-            CaptureError::Unpack(_) => {
-                "if that much is meant, raise layer_bytes or layer_entries under [limits] in the configuration"
-            }
+            CaptureError::Unpack(error) => return error.limit().map(|limit| limit_hint(limit).to_owned()),
             CaptureError::Begin(_) => "see that this machine has processes and files left",
             _ => return None,
         };

@@ -2,7 +2,7 @@
 
 use std::io::BufReader;
 
-use image::compression::decoder;
+use image::compression::{Ratio, decoder};
 use image::reference::Reference;
 use image::refetch::{Role, refetch};
 use image::registry::Client;
@@ -235,6 +235,7 @@ impl Mender<'_> {
                     continue;
                 };
                 let tar = decoder(BufReader::with_capacity(128 << 10, blob));
+                let tar = tar.with_ratio(Ratio::new(limits.ratio));
                 match verify::anew(store, lease, tar, &diff_id, &below, limits) {
                     Ok(new) => {
                         store.replace_layer(n, new)?;

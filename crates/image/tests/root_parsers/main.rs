@@ -17,7 +17,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use image::compression::decoder;
+use image::compression::{Ratio, decoder};
 use image::config::{Execution, ImageConfig};
 use image::manifest::Document;
 use image::platform::Platform;
@@ -222,7 +222,7 @@ impl io::Write for Limited {
 
 /// Never more than it may become, whatever the stream says.
 fn inflated(bytes: &[u8]) {
-    let mut stream = decoder(bytes).with_max_ratio(10).take(600 << 20);
+    let mut stream = decoder(bytes).with_ratio(Ratio::new(10)).take(600 << 20);
     let _ = io::copy(&mut stream, &mut io::sink());
 }
 
