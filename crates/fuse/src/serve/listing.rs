@@ -1,6 +1,7 @@
 //! Listings. A directory needs no open and a handle no state: a cookie says where to go on.
 
 use overlay::live::DirEntry;
+use rustix::fs::FileType;
 use rustix::io::Errno;
 
 use super::Shared;
@@ -22,37 +23,38 @@ impl Shared {
         })
     }
 
-    /// A listing with each name looked up. First the names that fit, then their nodes: the overlay is not asked for
-    /// one while it lists. A name that is gone by then stays without a node, and the kernel asks when it needs one.
+    /// A listing with each name looked up. A name that is gone by then stays without a node, and the kernel asks when it
+    /// needs one.
     pub(super) fn readdir_plus(&self, node: u64, offset: u64, size: u32, out: &mut Out) -> Done {
         let limit = (size as usize).min(MAX_WRITE);
-        let (reply, layers) = (&mut out.reply, &mut out.layers);
-        let mut among = 0;
-        layers.clear();
-        self.overlay.list(node, offset, &mut |entry: &DirEntry<'_>| {
-            let fits = reply.dirent_plus(limit, entry.name, entry.ino, entry.file_type, entry.next);
-            if fits {
-                layers.push(entry.layer);
-                among = entry.among;
-            }
-            fits
-        })?;
-        if among > CROWD && offset > 0 {
-            return Ok(());
+        let (reply, nodes, directories) = (&mut out.reply, &mut out.granted.nodes, &mut out.directories);
+        if offset == 0 {
+            self.ahead.listed(node);
         }
-        let mut at = 0;
-        let mut layers = layers.iter();
-        while let Some((name, next)) = reply.name_at(at) {
-            let layer = layers.next().copied().unwrap_or(0);
-            if name != "."
-                && name != ".."
-                && let Ok(found) = self.overlay.lookup_listed(node, name, layer)
+        directories.clear();
+        let listed = self.overlay.list(node, offset, &mut |entry: &DirEntry<'_>| {
+            let at = reply.body_len();
+            if !reply.dirent_plus(limit, entry.name, entry.ino, entry.file_type, entry.next) {
+                return false;
+            }
+            let dots = entry.name == "." || entry.name == "..";
+            if !dots
+                && (entry.among <= CROWD || offset == 0)
+                && let Ok(found) = self.overlay.lookup_listed(node, entry)
             {
-                out.granted.nodes.push(found.node);
+                nodes.push(found.node);
                 reply.fill_entry(at, found.node, &found.attr, self.timeouts(found.node));
+                if entry.file_type == FileType::Directory {
+                    directories.push(found.node);
+                }
             }
-            at = next;
+            true
+        });
+        self.ahead.expect(node, directories);
+        match listed {
+            // What comes next cannot be read; what was is told first, for the kernel has nodes of it.
+            Err(_) if !nodes.is_empty() => Ok(()),
+            listed => listed,
         }
-        Ok(())
     }
 }

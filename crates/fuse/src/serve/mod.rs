@@ -6,9 +6,12 @@
 //! concerns the same names, the open [`handles`] and the [`backing`] files. Locks of this module are held for a moment
 //! and never across a call of the overlay.
 //!
+//! Where somebody walks through directories, one more thread reads those that come next ([`ahead`]).
+//!
 //! A reply that the kernel no longer wants (its caller was killed meanwhile) is answered ENOENT; what it would have
 //! handed out is taken back then.
 
+mod ahead;
 mod asker;
 mod backing;
 mod data;
@@ -32,6 +35,7 @@ use rustix::io::Errno;
 use crate::abi::InitFlags;
 use crate::abi::reply::Timeouts;
 use crate::session::{Session, SessionError, Wishes};
+use ahead::Ahead;
 use backing::Backings;
 use handles::{Handles, Unopened};
 use ring::RingWorker;
@@ -116,6 +120,7 @@ struct Shared {
     handles: Handles,
     unopened: Unopened,
     backings: Backings,
+    ahead: Ahead,
     timeouts: Timeouts,
     no_open: bool,
     no_acl: bool,
@@ -127,6 +132,14 @@ struct Shared {
     awake: AtomicBool,
     /// Becomes readable when a worker has ended.
     ended: OwnedFd,
+}
+
+impl Shared {
+    /// A worker ends: the connection has.
+    fn end(&self) {
+        self.ahead.end();
+        let _ = rustix::io::write(&self.ended, &1u64.to_ne_bytes());
+    }
 }
 
 /// A file system that is served.
@@ -151,6 +164,7 @@ impl Server {
             handles: Handles::default(),
             unopened: Unopened::default(),
             backings: Backings::new(agreed.contains(InitFlags::PASSTHROUGH)),
+            ahead: Ahead::default(),
             timeouts: Timeouts {
                 entry: config.timeout,
                 attr: config.timeout,
@@ -191,11 +205,20 @@ impl Server {
             let mut worker = Worker::new(device.map_err(SessionError::Device)?, server.shared.clone());
             server.spawn(move || worker.run())?;
         }
+        // With a single processor it would only take it from who walks.
+        if config.workers > 1 && std::thread::available_parallelism().is_ok_and(|n| n.get() > 1) {
+            let shared = server.shared.clone();
+            let reader = move || shared.ahead.run(&shared.overlay);
+            server.spawn_as("read-ahead".to_owned(), reader)?;
+        }
         Ok(server)
     }
 
     fn spawn(&mut self, run: impl FnOnce() + Send + 'static) -> Result<(), SessionError> {
-        let name = format!("fuse-{}", self.threads.len());
+        self.spawn_as(format!("fuse-{}", self.threads.len()), run)
+    }
+
+    fn spawn_as(&mut self, name: String, run: impl FnOnce() + Send + 'static) -> Result<(), SessionError> {
         let thread = std::thread::Builder::new().name(name).spawn(run);
         self.threads.push(thread.map_err(SessionError::Greeting)?);
         Ok(())

@@ -77,8 +77,8 @@ pub(super) struct Out<'a> {
     /// What READ brings.
     pub(super) data: &'a mut [u8],
     pub(super) granted: &'a mut Granted,
-    /// Where the entries of a listing lie.
-    pub(super) layers: &'a mut Vec<usize>,
+    /// Directories that a listing names.
+    pub(super) directories: &'a mut Vec<NodeId>,
 }
 
 /// Buffers that a thread keeps from answer to answer.
@@ -86,7 +86,7 @@ pub(super) struct Out<'a> {
 pub(super) struct Buffers {
     pub(super) reply: Reply,
     pub(super) granted: Granted,
-    layers: Vec<usize>,
+    directories: Vec<NodeId>,
 }
 
 impl Buffers {
@@ -95,7 +95,7 @@ impl Buffers {
             reply: &mut self.reply,
             data,
             granted: &mut self.granted,
-            layers: &mut self.layers,
+            directories: &mut self.directories,
         }
     }
 }
@@ -186,7 +186,7 @@ impl Worker {
                 Err(_) => break,
             }
         }
-        let _ = rustix::io::write(&self.shared.ended, &1u64.to_ne_bytes());
+        self.shared.end();
     }
 
     /// Stays awake for a while, unless another worker does, or there is none that could be woken meanwhile. All others who

@@ -11,7 +11,7 @@ use std::os::fd::AsFd;
 use std::sync::Arc;
 
 use foldhash::fast::RandomState;
-use rustix::fs::FileType;
+use rustix::fs::{FileType, Stat};
 
 use super::node::{Body, Node, lock, read, write};
 use super::{NodeId, Overlay, Result, errno};
@@ -29,10 +29,12 @@ pub struct DirEntry<'a> {
     pub file_type: FileType,
     /// The cookie after which the next entry comes.
     pub next: u64,
-    /// Number of the topmost layer that has it: [`Overlay::lookup_listed`] need not look above.
-    pub layer: usize,
     /// How many entries the directory has.
     pub among: usize,
+    /// Number of the topmost layer that has it: [`Overlay::lookup_listed`] need not look above.
+    pub(super) layer: usize,
+    /// Its status, where that was [read ahead](Overlay::read_ahead).
+    pub(super) stat: Option<&'a Stat>,
 }
 
 /// The entries of a directory with their cookies, in the order of these.
@@ -47,6 +49,7 @@ struct Listed {
     ino: u64,
     file_type: FileType,
     layer: u32,
+    stat: Option<Arc<Stat>>,
 }
 
 /// The cookies of `.` and `..`; all others are greater.
@@ -98,6 +101,18 @@ impl Listing {
         }
     }
 
+    pub(super) fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    /// Has `read` read the status of each entry, of its name, kind and layer.
+    pub(super) fn read_statuses(&mut self, read: impl Fn(&OsStr, FileType, usize) -> Option<Stat>) {
+        for (_, entry) in &mut self.entries {
+            let stat = read(&entry.name, entry.file_type, entry.layer as usize);
+            entry.stat = stat.map(Arc::new);
+        }
+    }
+
     fn remove(&mut self, cookie: u64, name: &OsStr) {
         if let Ok(at) = self.find(cookie, name) {
             self.entries.remove(at);
@@ -117,8 +132,9 @@ impl Overlay {
                 ino,
                 file_type: FileType::Directory,
                 next,
-                layer: 0,
                 among: 0,
+                layer: 0,
+                stat: None,
             })
         };
         if offset < DOT && !dot(".", node.ino, DOT) {
@@ -139,8 +155,9 @@ impl Overlay {
                     ino: entry.ino,
                     file_type: entry.file_type,
                     next: *cookie,
-                    layer: entry.layer as usize,
                     among,
+                    layer: entry.layer as usize,
+                    stat: entry.stat.as_deref(),
                 };
                 if !each(&shown) {
                     return Ok(());
@@ -185,7 +202,7 @@ impl Overlay {
     }
 
     /// Drops the listing that was left longest, when there are too many.
-    fn note_listing(&self, node: NodeId) {
+    pub(super) fn note_listing(&self, node: NodeId) {
         let mut listed = lock(&self.listed);
         listed.retain(|known| *known != node);
         listed.push_back(node);
@@ -214,6 +231,7 @@ impl Overlay {
                 ino: node.ino,
                 file_type: node.file_type(),
                 layer: 0,
+                stat: None,
             };
             listing.insert(self.cookie(name), entry);
         }
@@ -227,11 +245,13 @@ impl Overlay {
     }
 
     /// Reads the layers: upper names first, each name once, whiteouts taken away.
-    fn read_listing(&self, node: &Arc<Node>) -> Result<Listing> {
+    pub(super) fn read_listing(&self, node: &Arc<Node>) -> Result<Listing> {
         let known = node.dir()?;
         let open = self.opened(node)?;
         let impure = self.is_impure(node)?;
         let merged = open.parts.len() > 1;
+        // What is entered meanwhile has the number that its layer gives it.
+        let any_known = !read(&known.known).nodes.is_empty();
         let mut entries = Vec::new();
         // With a single part no name comes twice.
         let mut seen: HashSet<Arc<OsStr>, RandomState> = HashSet::default();
@@ -268,7 +288,7 @@ impl Overlay {
                     }
                     // What was copied up shows the number of what it was copied from.
                     let copied = upper && (impure || merged && file_type == FileType::Directory);
-                    let ino = match self.known_ino(known, &name) {
+                    let ino = match any_known.then(|| self.known_ino(known, &name)).flatten() {
                         Some(ino) => ino,
                         None if copied => self.listed_ino(node, &name, &open)?.unwrap_or(entry.ino),
                         None => self.devices.ino(part.place.layer, entry.ino),
@@ -278,6 +298,7 @@ impl Overlay {
                         ino,
                         file_type,
                         layer: part.place.layer as u32,
+                        stat: None,
                     };
                     entries.push((self.cookie(&name), listed));
                 }

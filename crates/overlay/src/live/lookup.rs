@@ -13,22 +13,30 @@ use smallvec::smallvec;
 use super::node::{Body, DirBody, DirState, FileBody, FileState, Name, Node, Real, Via, lock, read};
 use super::place::Entry;
 use super::tree::{Held, Key};
-use super::{Found, NodeId, Overlay, Result, errno};
+use super::{DirEntry, Found, NodeId, Overlay, Result, errno};
 use crate::stack::{Found as Looked, OpenMerged, Place};
 use crate::xattr::IMPURE;
 
 impl Overlay {
     /// Looks `name` up in a directory. The front end holds one more reference to what is found.
     pub fn lookup(&self, parent: NodeId, name: &OsStr) -> Result<Found> {
-        self.lookup_listed(parent, name, 0)
-    }
-
-    /// As [`Overlay::lookup`], of a name that a listing showed, with the layer that it told of it. What is above that
-    /// layer had no such name then. The upper layer may have it by now, and is looked into; lower ones do not change.
-    pub fn lookup_listed(&self, parent: NodeId, name: &OsStr, layer: usize) -> Result<Found> {
         self.check(name)?;
         let parent = self.nodes.get(parent)?;
-        let (node, stat) = self.child(&parent, name, layer)?.ok_or(Errno::NOENT)?;
+        let (node, stat) = self.child(&parent, name, 0)?.ok_or(Errno::NOENT)?;
+        self.found(node, stat)
+    }
+
+    /// As [`Overlay::lookup`], of an entry that a listing showed. What is above its layer had no such name then. The upper
+    /// layer may have it by now, and is looked into; lower ones do not change.
+    pub fn lookup_listed(&self, parent: NodeId, entry: &DirEntry<'_>) -> Result<Found> {
+        self.check(entry.name)?;
+        let parent = self.nodes.get(parent)?;
+        let (node, stat) = match self.child_ahead(&parent, entry)? {
+            Some(found) => found,
+            None => self
+                .child(&parent, entry.name, entry.layer)?
+                .ok_or(Errno::NOENT)?,
+        };
         self.found(node, stat)
     }
 

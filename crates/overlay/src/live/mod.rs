@@ -12,6 +12,7 @@
 //!
 //! Start reading at [`node`], then [`tree`], [`lookup`] and [`copy_up`].
 
+mod ahead;
 mod attr;
 mod copy_up;
 mod create;

@@ -1,6 +1,7 @@
 //! [`overlay::live`] against a plain directory: the same operations on both must give the same errors, and leave the
 //! same tree; and the layers that it leaves, mounted by the kernel, must show that tree too. Needs root.
 
+mod ahead;
 mod layers;
 mod opened_again;
 mod pair;
@@ -92,6 +93,7 @@ fn run(seed: u64, steps: u64, format: Format) {
             plain: &plain,
         };
         for number in 0..steps {
+            ahead::somewhere(random, &overlay);
             let result =
                 std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| step(random, &pair, number)));
             match result {

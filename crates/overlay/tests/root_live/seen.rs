@@ -7,7 +7,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
-use overlay::live::{NodeId, Overlay, ROOT};
+use overlay::live::{DirEntry, NodeId, Overlay, ROOT};
 use rustix::fs::{FileType, OFlags};
 
 /// Comes before a link count, which is no part of what is compared with the plain directory: a lower file's counts
@@ -50,21 +50,18 @@ pub(crate) fn seen(root: &Path, at: &Path, all: &mut BTreeMap<PathBuf, String>) 
 
 /// The same of the live overlay.
 pub(crate) fn shown(overlay: &Overlay, node: NodeId, at: &Path, all: &mut BTreeMap<PathBuf, String>) {
-    let mut names = Vec::new();
-    overlay
-        .list(node, 0, &mut |entry| {
-            names.push((entry.name.to_owned(), entry.ino, entry.file_type));
-            true
-        })
-        .unwrap();
-    for (name, ino, file_type) in names {
-        if name == "." || name == ".." {
-            continue;
+    let mut entries = Vec::new();
+    let list = |entry: &DirEntry<'_>| {
+        if entry.name != "." && entry.name != ".." {
+            let found = overlay.lookup_listed(node, entry);
+            entries.push((entry.name.to_owned(), entry.ino, entry.file_type, found));
         }
+        true
+    };
+    overlay.list(node, 0, &mut { list }).unwrap();
+    for (name, ino, file_type, found) in entries {
         let path = at.join(&name);
-        let found = overlay
-            .lookup(node, &name)
-            .unwrap_or_else(|errno| panic!("listed but not found: {path:?}: {errno}"));
+        let found = found.unwrap_or_else(|errno| panic!("listed but not found: {path:?}: {errno}"));
         let stat = found.attr;
         assert_eq!(stat.st_ino, ino, "{path:?}: d_ino");
         assert_eq!(

@@ -33,7 +33,7 @@ fn poke(random: &mut Random, overlay: &Overlay) -> Result<(), Errno> {
     let mut act = || -> Result<(), Errno> {
         let (dir, name) = find(random)?;
         let name = OsStr::new(name);
-        match random.below(9) {
+        match random.below(10) {
             0 => overlay
                 .create(dir, name, OFlags::WRONLY, 0o644, caller)
                 .map(|(found, _)| keep(found)),
@@ -59,10 +59,11 @@ fn poke(random: &mut Random, overlay: &Overlay) -> Result<(), Errno> {
                 let (to, new_name) = find(random)?;
                 overlay.link(found.node, to, OsStr::new(new_name)).map(keep)
             }
+            8 => overlay.read_ahead(dir),
             _ => overlay.list(dir, 0, &mut |entry| {
                 if entry.name != "."
                     && entry.name != ".."
-                    && let Ok(found) = overlay.lookup(dir, entry.name)
+                    && let Ok(found) = overlay.lookup_listed(dir, entry)
                 {
                     keep(found);
                 }

@@ -21,6 +21,7 @@ fn worker() -> (Worker, OwnedFd) {
         agreed: InitFlags::SETXATTR_EXT,
         handles: Default::default(),
         unopened: Default::default(),
+        ahead: Default::default(),
         backings: Backings::new(false),
         timeouts: Timeouts {
             entry: Duration::ZERO,
