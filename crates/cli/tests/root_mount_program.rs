@@ -5,6 +5,12 @@ use std::os::unix::fs::symlink;
 use std::path::PathBuf;
 use std::process::Command;
 
+use common::ordinary::{Given, Ordinary};
+use common::userns::Reachable;
+use testkit::Ended;
+
+mod common;
+
 /// A storage directory of an engine's own, and the program that mounts for it.
 struct Engine {
     name: &'static str,
@@ -96,6 +102,70 @@ fn podman_runs_on_it() {
     podman.ok(&["--cgroup-manager=cgroupfs", "rm", "one"]);
     podman.ok(&["rmi", "--all", "--force"]);
     podman.left_nothing();
+}
+
+/// Without privilege, in the user's namespaces. The program is a file of that name here, not a link to one of another.
+#[test]
+fn podman_of_an_ordinary_user_runs_on_it() {
+    let user = Ordinary::new(Given::Range);
+    let reachable = Reachable::new();
+    let program = reachable.copy(env!("CARGO_BIN_EXE_strata"));
+    let renamed = program.with_file_name("fuse-overlayfs");
+    fs::rename(program, &renamed).unwrap();
+    let program = format!("overlay.mount_program={}", renamed.display());
+    let podman = |words: &[&str]| {
+        let first = [
+            // The runtime lies where an ordinary user does not look.
+            "env",
+            "PATH=/usr/sbin:/usr/bin:/sbin:/bin",
+            "podman",
+            "--cgroup-manager=cgroupfs",
+            "--events-backend=file",
+            "--runtime=runc",
+            "--storage-driver=overlay",
+            "--storage-opt",
+            &program,
+        ];
+        let ended: Ended = user
+            .program(None, first.iter().chain(words))
+            .output()
+            .unwrap()
+            .into();
+        assert_eq!(ended.code, 0, "podman {words:?}: {ended:?}");
+        ended.out
+    };
+    let archive = user.dir().join("image.tar");
+    testkit::Image::busybox().write_docker_archive(&archive);
+    podman(&["load", "--quiet", "-i", archive.to_str().unwrap()]);
+    let image = podman(&["images", "--quiet"]);
+    let script = "echo here > /new; chown 5:6 /new; stat -c %u:%g /new; rm /bin/ls; mkdir /d; mv /d /e; \
+        rm -r /etc; mkdir /etc; grep ' / ' /proc/mounts";
+    let run = [
+        "run",
+        "--network=none",
+        "--name=one",
+        image.trim(),
+        "sh",
+        "-c",
+        script,
+    ];
+    let said = podman(&run);
+    assert!(
+        said.starts_with("5:6\n") && said.contains("fuse.fuse-overlayfs"),
+        "{said}"
+    );
+    let changes = podman(&["diff", "one"]);
+    for change in ["A /new", "D /bin/ls", "A /e"] {
+        assert!(changes.lines().any(|line| line == change), "{changes}");
+    }
+    podman(&["commit", "--quiet", "one", "localhost/two"]);
+    let look = "cat /new; test ! -e /bin/ls";
+    let again = ["run", "--rm", "--network=none", "localhost/two", "sh", "-c", look];
+    assert_eq!(podman(&again), "here\n");
+    podman(&["rm", "one"]);
+    podman(&["rmi", "--all", "--force"]);
+    // Ends the process that keeps the user's namespaces.
+    podman(&["system", "migrate"]);
 }
 
 /// Each step is a layer above the ones before.

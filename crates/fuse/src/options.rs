@@ -353,6 +353,12 @@ impl Options {
                     _ => self.rules.static_nlink = on,
                 }
             }
+            // Numbers are unique and lasting at no cost, and writes are never gathered.
+            "fast_ino" | "writeback" => match (key, value) {
+                (_, "0") | ("fast_ino", "1") => {}
+                ("fast_ino", _) => return refuse("0 or 1"),
+                _ => return refuse("writes are not gathered: 0"),
+            },
             "timeout" => match value.parse::<f64>() {
                 Ok(seconds) if (0.0..1e9).contains(&seconds) => {
                     self.timeout = Duration::from_secs_f64(seconds)

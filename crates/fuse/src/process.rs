@@ -119,8 +119,9 @@ pub fn serve(setup: &Setup, ready: impl FnOnce(Transport)) -> Result<(), ServeEr
     let mut server = started.unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
     let device = server.session().attach(&setup.target)?;
     let home = leave();
-    ready(server.transport());
+    // Before the answer: whoever heard it may look at what this process takes.
     sys::memory::release_program();
+    ready(server.transport());
     let end = until_end(&server, &signals).map_err(ServeError::Settle)?;
     if end == End::Stopped {
         if let Some(home) = home {

@@ -10,6 +10,7 @@
 use std::ffi::OsString;
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
@@ -33,6 +34,9 @@ const SERVER_ATTRIBUTE: &str = "security.strata.server";
 
 /// What a server says behind them of a mount without an upper directory.
 const NEVER_WRITTEN: &str = "read-only";
+
+/// The name that a server is called by.
+const SERVER_NAME: &str = "strata";
 
 /// What the server answers when the mount is there; anything else says why it is not.
 pub const READY: &str = "ready";
@@ -159,6 +163,8 @@ pub fn attach(helper: &Helper, request: &Request) -> Result<Served, MountError> 
     };
     let started = |error: io::Error| failed(format!("{}: {error}", helper.program.display()));
     let mut child = Command::new(&helper.program)
+        // The program may lie there under a name by which it is something else.
+        .arg0(SERVER_NAME)
         .args(&helper.args)
         // For whoever reads a list of processes.
         .arg(&request.target)

@@ -94,12 +94,21 @@ impl Disk {
 
     /// Memory, with options as tmpfs takes them, such as `size=4m`. Every user can reach it.
     pub fn tmpfs(options: &str) -> Disk {
+        Disk::memory("tmpfs", options)
+    }
+
+    /// Memory without extended attributes.
+    pub fn ramfs() -> Disk {
+        Disk::memory("ramfs", "mode=755")
+    }
+
+    fn memory(kind: &str, options: &str) -> Disk {
         let dir = tempfile::tempdir().expect("a temporary directory");
         crate::files::chmod(dir.path(), 0o755).expect("our own directory");
         let place = dir.path().join("mounted");
         std::fs::create_dir(&place).expect("the directory is new");
         run(Command::new("mount")
-            .args(["-t", "tmpfs", "-o", options, "strata-test"])
+            .args(["-t", kind, "-o", options, "strata-test"])
             .arg(&place));
         Disk { dir, drive: None }
     }

@@ -122,7 +122,7 @@ impl Overlay {
 
     /// Notes in a directory that it may hold what was copied up.
     pub(super) fn mark_impure(&self, dir: &Arc<Node>) -> Result<()> {
-        if self.is_impure(dir)? {
+        if !self.keeps_attributes() || self.is_impure(dir)? {
             return Ok(());
         }
         let upper = self.upper_dir(dir)?;
@@ -476,7 +476,7 @@ impl Overlay {
                 other => other?,
             }
         }
-        if let Some(layer) = layer {
+        if let Some(layer) = layer.filter(|_| self.keeps_attributes()) {
             let origin = match from {
                 Entry::Fd(fd) => self.encode_origin(layer, *fd),
                 Entry::At(..) => self.encode_origin(layer, from.pin()?.as_fd()),

@@ -23,7 +23,7 @@ use super::node::{Body, FileBody, FileState, Name, Node, Real, Via, lock, write}
 use super::place::{Entry, UpperDir};
 use super::work::{is_whiteout, link_unnamed};
 use super::{Caller, Found, NodeId, OpenFile, Overlay, Result, errno, xattrs};
-use crate::whiteout::Opaque;
+use crate::stack::Found as Looked;
 
 /// The default ACL of a directory.
 const DEFAULT_ACL: &str = "system.posix_acl_default";
@@ -68,7 +68,7 @@ impl Overlay {
         let upper = self.upper_dir(parent)?;
         match make(&upper, name) {
             Err(Errno::EXIST) if is_whiteout(&upper, name, self.options.format())? == Some(true) => {
-                let made = self.replace_whiteout(&upper, name, is_dir, make)?;
+                let made = self.replace_whiteout(&upper, parent, name, is_dir, make)?;
                 Ok((upper, made))
             }
             other => other.map(|made| (upper, made)),
@@ -78,6 +78,7 @@ impl Overlay {
     fn replace_whiteout<R>(
         &self,
         upper: &Dir,
+        parent: &Arc<Node>,
         name: &OsStr,
         is_dir: bool,
         make: impl Fn(&Dir, &OsStr) -> Result<R>,
@@ -95,9 +96,7 @@ impl Overlay {
             };
             if is_dir {
                 let dir = work.dir().open_dir(&temp).map_err(errno)?;
-                Opaque::Yes
-                    .write(dir.as_fd(), self.options.prefix)
-                    .map_err(errno)?;
+                self.hide_below(&dir, parent, name)?;
                 work.dir().exchange(&temp, upper, name).map_err(errno)?;
             } else {
                 work.dir().rename(&temp, upper, name).map_err(errno)?;
@@ -148,9 +147,20 @@ impl Overlay {
             name: Arc::from(name),
         };
         let kind = FileType::from_raw_mode(stat.st_mode);
-        let ino = self.devices.ino(0, stat.st_ino);
+        let mut ino = self.devices.ino(0, stat.st_ino);
+        let mut lower = Vec::new();
+        if kind == FileType::Directory
+            && !self.keeps_attributes()
+            && let Some((open, looked)) = self.look(parent, name)?
+        {
+            // It merges with what its whiteouts hide.
+            ino = self.ino_of(parent, name, &open, &looked)?;
+            if let Looked::Dir(merged) = looked {
+                lower.extend(merged.parts.into_iter().skip(1));
+            }
+        }
         let node = self.enter_made(&named, ino, |named| match kind {
-            FileType::Directory => dir_body(Some(named), true, Vec::new()),
+            FileType::Directory => dir_body(Some(named), true, lower),
             kind => file_body(kind, true, named, Real::BY_NAME, Vec::new()),
         })?;
         if let Body::File(file) = &node.body {

@@ -134,6 +134,14 @@ impl Overlay {
             (Some(upper), Some(work)) => {
                 let work = Work::prepare(upper, work, &layers.lower[0], &options)?;
                 options.whiteouts = work.whiteouts();
+                if !work.keeps_attributes() {
+                    options.index = false;
+                    options.metacopy = false;
+                    options.redirect_dir = match options.redirect_dir {
+                        RedirectDir::On => RedirectDir::Follow,
+                        other => other,
+                    };
+                }
                 Some(work)
             }
             _ => return Err(OpenError::HalfWritable),
@@ -211,6 +219,11 @@ impl Overlay {
     /// How many nodes the front end knows.
     pub fn known(&self) -> usize {
         self.nodes.len()
+    }
+
+    /// Whether attributes can be kept in the upper directory.
+    fn keeps_attributes(&self) -> bool {
+        self.work.as_ref().is_some_and(Work::keeps_attributes)
     }
 
     /// The work directory, or `EROFS`.

@@ -14,6 +14,7 @@ use super::node::{Body, DirBody, FileState, Gate, Node, Real, Via, lock, write};
 use super::work::is_whiteout;
 use super::{NodeId, Overlay, Result, errno};
 use crate::WhiteoutKind;
+use crate::stack::Found as Looked;
 use crate::stack::Single;
 use crate::whiteout::Opaque;
 
@@ -212,6 +213,25 @@ impl Overlay {
             }
         }
         Ok(false)
+    }
+
+    /// Sees to it that a new directory shows nothing of what lower layers have under its name. Where no attribute can say
+    /// so, each of their names gets a whiteout in it; the kernel's overlay reads that too, and itself answers `EIO` there.
+    pub(super) fn hide_below(&self, dir: &Dir, parent: &Arc<Node>, name: &OsStr) -> Result<()> {
+        use std::os::fd::AsFd;
+        if self.keeps_attributes() {
+            return Opaque::Yes.write(dir.as_fd(), self.options.prefix).map_err(errno);
+        }
+        let open = self.opened(parent)?;
+        let below = self.stack.child_among(&open, name, |layer| !self.is_upper(layer));
+        let Some(Looked::Dir(merged)) = below.map_err(errno)? else {
+            return Ok(());
+        };
+        let names = self.stack.open(&merged).and_then(|open| self.stack.names(&open));
+        for name in names.map_err(errno)? {
+            self.work()?.whiteout(dir, &name)?;
+        }
+        Ok(())
     }
 
     /// Prepares a file for the loss of a name.

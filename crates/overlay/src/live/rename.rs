@@ -330,8 +330,12 @@ impl Overlay {
         Ok(())
     }
 
-    /// Replaces an empty directory that holds whiteouts by one that holds none.
+    /// Replaces an empty directory that holds whiteouts by one that holds none. `EXDEV` where no attribute can say that
+    /// nothing below is to show in it.
     fn clear(&self, dir: &Option<Dir>, parent: &UpperDir, name: &OsStr) -> Result<()> {
+        if !self.keeps_attributes() {
+            return Err(Errno::XDEV);
+        }
         let work = self.work()?;
         let temp = work.fresh();
         let source = dir.as_ref().ok_or(Errno::IO)?;
@@ -438,6 +442,11 @@ impl Overlay {
                 let upper = self.upper_dir(node)?;
                 if merged {
                     self.redirect(node, &upper, same_dir)?;
+                } else if !self.keeps_attributes() {
+                    // As the kernel's overlay; it asks less closely.
+                    if self.is_below(new.parent, new.name)? {
+                        return Err(Errno::XDEV);
+                    }
                 } else if self.opened(new.parent)?.parts.len() > 1 {
                     Opaque::Yes
                         .write(upper.as_fd(), self.options.prefix)

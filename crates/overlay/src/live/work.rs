@@ -29,6 +29,8 @@ pub(super) struct Work {
     dir: Dir,
     /// `index/` in it, when hard links are indexed.
     index: Option<Dir>,
+    /// Whether attributes can be kept in the upper directory.
+    attributes: bool,
     /// Hold the locks: of the upper directory, of the work directory.
     _locks: [Dir; 2],
     format: Format,
@@ -82,24 +84,24 @@ impl Work {
             };
             marking().map_err(io("the upper directory cannot be marked volatile"))?;
         }
-        let name = options.prefix.name("check");
-        let supported =
-            |result: io::Result<()>, what| result.map_err(|source| OpenError::Unsupported { what, source });
-        supported(
-            sys::xattr::set(dir.as_fd(), &name, b"y"),
-            "keep the overlay's attributes",
-        )?;
-        // Left behind it would only be a curiosity.
-        let _ = fs::fremovexattr(&dir, &*name);
+        let unsupported = |what| move |source| OpenError::Unsupported { what, source };
+        let attributes =
+            keeps_attributes(&dir, options).map_err(unsupported("keep the overlay's attributes"))?;
         let mut format = options.format();
         format.whiteouts = possible(&dir, format.whiteouts).map_err(preparing)?;
-        let index = match options.index {
+        if !attributes && format.whiteouts == WhiteoutKind::Attribute {
+            return Err(unsupported("hold whiteouts of either kind")(
+                Errno::OPNOTSUPP.into(),
+            ));
+        }
+        let index = match options.index && attributes {
             false => None,
             true => Some(prepare_index(upper, &work, lower, options)?),
         };
         Ok(Work {
             dir,
             index,
+            attributes,
             _locks: [own, work],
             format,
             next: AtomicU64::new(0),
@@ -110,6 +112,11 @@ impl Work {
     /// The kind of whiteout that is written.
     pub(super) fn whiteouts(&self) -> WhiteoutKind {
         self.format.whiteouts
+    }
+
+    /// Whether attributes can be kept in the upper directory.
+    pub(super) fn keeps_attributes(&self) -> bool {
+        self.attributes
     }
 
     /// Where temporaries are made.
@@ -170,6 +177,34 @@ impl Work {
     pub(super) fn discard(&self, name: &str) {
         let _ = self.dir.remove_tree(name);
     }
+}
+
+/// Whether the upper file system has attributes of the overlay's kind. The kernel's overlay does without on a local one, and
+/// so do we.
+fn keeps_attributes(dir: &Dir, options: &Options) -> io::Result<bool> {
+    let name = options.prefix.name("check");
+    match sys::xattr::set(dir.as_fd(), &name, b"y") {
+        Err(error) if Errno::from_io_error(&error) == Some(Errno::OPNOTSUPP) && !is_remote(dir)? => Ok(false),
+        Err(error) => Err(error),
+        Ok(()) => {
+            // Left behind it would only be a curiosity.
+            let _ = fs::fremovexattr(dir, &*name);
+            Ok(true)
+        }
+    }
+}
+
+/// Whether a file system is one that another machine, or another process, may change at any time.
+fn is_remote(dir: &Dir) -> io::Result<bool> {
+    const FUSE: u64 = 0x6573_5546;
+    const NFS: u64 = 0x6969;
+    const SMB2: u64 = 0xfe53_4d42;
+    const CIFS: u64 = 0xff53_4d42;
+    const CEPH: u64 = 0x00c3_6400;
+    const V9FS: u64 = 0x0102_1997;
+    const AFS: u64 = 0x5346_414f;
+    let kind = fs::fstatfs(dir)?.f_type as u64;
+    Ok([FUSE, NFS, SMB2, CIFS, CEPH, V9FS, AFS].contains(&kind))
 }
 
 /// The kind of whiteout that is asked for, or the attribute kind where devices cannot be made: an unprivileged user may

@@ -61,6 +61,12 @@ pub const CHOWN_OF_NOTHING: Exception = Exception {
     reason: "the kernel's FUSE client asks so for a write, too, and does not say which it was",
 };
 
+/// Emptied directories can be removed, and made again, where no attribute can say that one is opaque.
+pub const WITHOUT_ATTRIBUTES: Exception = Exception {
+    what: "on an upper directory without extended attributes a directory that had lower entries can be removed, and one be made in its place",
+    reason: "the kernel's overlay says EIO, having no other way to hide what is below; whiteouts in the new directory do, and it reads them",
+};
+
 /// Every exception.
 pub const ALL: &[Exception] = &[
     MAP_BEFORE_COPY_UP,
@@ -71,6 +77,7 @@ pub const ALL: &[Exception] = &[
     SPACE_COMES_BACK_LATE,
     A_STRANGERS_WRITE_LEAVES_SETGID,
     CHOWN_OF_NOTHING,
+    WITHOUT_ATTRIBUTES,
 ];
 
 impl Exception {

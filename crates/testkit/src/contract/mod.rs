@@ -47,6 +47,7 @@ pub mod attacks;
 pub mod format;
 pub mod full;
 pub mod names;
+pub mod uppers;
 
 pub use driver::{Driver, Drivers, Layers, Refused};
 pub use scene::Scene;
@@ -231,6 +232,9 @@ macro_rules! for_each_contract_case {
             names {
                 long_names odd_bytes names_that_mean_something_elsewhere deep_paths many_names
                 trailing_slashes many_layers
+            }
+            uppers {
+                without_attributes emptied_directories_without_attributes
             }
         }
     };
