@@ -135,6 +135,6 @@ fn many_commands_on_one_store() {
 
 #[test]
 fn pull_rmi_prune_and_run_race() {
-    let done = soak::races(env!("CARGO_BIN_EXE_strata"), 1, Duration::from_secs(20));
+    let done = soak::races(env!("CARGO_BIN_EXE_strata"), 1, Duration::from_secs(60));
     assert!(done.commands.all().started > 20, "{done:?}");
 }

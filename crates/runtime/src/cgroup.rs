@@ -21,6 +21,7 @@ mod hierarchy;
 mod life;
 mod node;
 mod settings;
+mod sweep;
 mod update;
 mod usage;
 
@@ -35,6 +36,7 @@ use sys::Dir;
 use crate::devices::{Loaded, RuleError, Rules};
 pub use hierarchy::Hierarchies;
 use node::{Node, controllers, make};
+pub use sweep::sweep;
 
 /// Where containers' cgroups lie when nothing else is asked.
 pub const DEFAULT_PARENT: &str = "/strata";

@@ -448,3 +448,24 @@ fn limits_change_while_processes_run() {
     }
     bare.remove().unwrap();
 }
+
+#[test]
+fn what_nobody_will_remove_is_removed_once_it_is_old_and_empty() {
+    let place = format!("/strata/{:064x}", std::process::id());
+    let text = format!(r#"{{"ociVersion": "1.2.0", "linux": {{"cgroupsPath": "{place}"}}}}"#);
+    let spec: Spec = serde_json::from_str(&text).unwrap();
+    let cgroup = Cgroup::create(&spec, "id").unwrap();
+    let there = directories(&cgroup).remove(0);
+    std::thread::sleep(Duration::from_secs(3));
+    runtime::cgroup::sweep(Duration::from_secs(3600));
+    assert!(there.exists(), "it is young");
+    let mut shell = Shell::start("echo gone");
+    cgroup.join_unified(shell.pid()).unwrap();
+    runtime::cgroup::sweep(Duration::from_secs(2));
+    assert!(there.exists(), "a process is in it");
+    shell.go();
+    assert_eq!(shell.line(), "gone");
+    shell.0.wait().unwrap();
+    runtime::cgroup::sweep(Duration::from_secs(2));
+    assert!(!there.exists());
+}

@@ -199,6 +199,19 @@ impl Cgroup {
 }
 
 impl Node {
+    /// Whether no process is in it, nor in one below it.
+    pub(super) fn is_idle(&self) -> bool {
+        match self.event("populated") {
+            Ok(populated) => populated.as_deref() == Some("0"),
+            // A hierarchy of v1, which has no such file.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                let mut pids = Vec::new();
+                gather(&self.dir, &mut pids).is_ok() && pids.is_empty()
+            }
+            Err(_) => false,
+        }
+    }
+
     /// A value of `cgroup.events`.
     fn event(&self, key: &str) -> io::Result<Option<String>> {
         Ok(value(&self.read("cgroup.events")?, key).map(str::to_owned))
@@ -288,7 +301,7 @@ fn children(dir: &Dir) -> io::Result<Vec<std::ffi::OsString>> {
 }
 
 /// Removes a cgroup with those below it.
-fn remove_tree(node: &Node) -> io::Result<()> {
+pub(super) fn remove_tree(node: &Node) -> io::Result<()> {
     fn below(dir: &Dir) -> io::Result<()> {
         for name in children(dir)? {
             match dir.open_dir(&name) {
@@ -319,7 +332,7 @@ fn ignore_gone(result: io::Result<()>) -> io::Result<()> {
 }
 
 /// Removes parents that strata made, as long as they are empty; another container in one of them keeps it.
-fn remove_parents(node: &Node) {
+pub(super) fn remove_parents(node: &Node) {
     for path in node.path.ancestors().skip(1) {
         let (Ok(dir), Some(above), Some(name)) = (Dir::open_ambient(path), path.parent(), path.file_name())
         else {
