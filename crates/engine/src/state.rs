@@ -3,7 +3,6 @@
 use std::path::{Path, PathBuf};
 
 use jiff::Timestamp;
-use runtime::bundle::Bundle;
 use runtime::state::{Exit, Status};
 use serde::{Deserialize, Serialize};
 
@@ -148,8 +147,7 @@ fn bundles_of(state: &Path, row: &store::Container) -> PathBuf {
 /// How a container is that was started by somebody whose bundles lie in `state`, unless its row says where.
 pub(crate) fn state(state: &Path, row: &store::Container) -> State {
     let bundle = bundles_of(state, row).join(&row.id);
-    let read = Bundle::open(&bundle).and_then(|bundle| runtime::state::read(&bundle));
-    match read.map_or(State::Lost, State::from) {
+    match runtime::state::read_at(&bundle).map_or(State::Lost, State::from) {
         State::Lost => match Details::of(row) {
             Details {
                 ended: Some(ended), ..

@@ -37,6 +37,9 @@ pub(crate) const HEALTH: &str = "health.json";
 pub(crate) const CONTROL: &str = "control.sock";
 const LOCK: &str = "lock";
 
+/// Most files of a bundle are shorter.
+const SHORT: usize = 1 << 10;
+
 /// No file of a bundle is longer; a longer one is not read.
 const MAX_FILE: u64 = 16 << 20;
 
@@ -126,11 +129,16 @@ impl Bundle {
         Ok(bundle)
     }
 
-    /// Opens a bundle. One that needs features unknown here is refused.
-    pub fn open(path: &Path) -> Result<Bundle, BundleError> {
+    /// Opens a bundle whose files say themselves who wrote them, to read those alone.
+    pub(crate) fn look(path: &Path) -> Result<Bundle, BundleError> {
         let path = std::path::absolute(path).map_err(|source| io_error(path, source))?;
         let dir = Dir::open_ambient(&path).map_err(|source| io_error(&path, source))?;
-        let bundle = Bundle { path, dir };
+        Ok(Bundle { path, dir })
+    }
+
+    /// Opens a bundle. One that needs features unknown here is refused.
+    pub fn open(path: &Path) -> Result<Bundle, BundleError> {
+        let bundle = Bundle::look(path)?;
         // A bundle made by another engine has no such file, and then nothing in it that we must know of.
         if let Some(format) = bundle.read_json::<Format>(FORMAT)? {
             let unknown = [&format.incompat, &format.ro_compat].into_iter().flatten();
@@ -229,12 +237,14 @@ impl Bundle {
     /// Reads the file `name`; `None` where it does not exist.
     pub fn read(&self, name: &str) -> Result<Option<Vec<u8>>, BundleError> {
         let read = || -> io::Result<Vec<u8>> {
-            let file = self.dir.open_file(name, OFlags::RDONLY, Mode::empty())?;
-            let size = rustix::fs::fstat(&file)?.st_size;
-            // One byte more, so that the read that fills it is told from the one that meets the end.
-            let mut contents =
-                Vec::with_capacity(usize::try_from(size).unwrap_or(0).min(MAX_FILE as usize) + 1);
-            file.take(MAX_FILE).read_to_end(&mut contents)?;
+            let mut file: File = self.dir.open_file(name, OFlags::RDONLY, Mode::empty())?;
+            // Most are short, and `ps` reads those of every container: one read that is not filled has met the end.
+            let mut contents = vec![0; SHORT];
+            let length = file.read(&mut contents)?;
+            contents.truncate(length);
+            if length == SHORT {
+                file.take(MAX_FILE - SHORT as u64).read_to_end(&mut contents)?;
+            }
             Ok(contents)
         };
         match read() {

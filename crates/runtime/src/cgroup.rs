@@ -140,7 +140,7 @@ impl CgroupPaths {
     /// Whether somebody asked for its processes to be held still.
     pub fn is_frozen(&self) -> bool {
         let Some(path) = &self.unified else { return false };
-        std::fs::read(path.join("cgroup.freeze")).is_ok_and(|text| text.starts_with(b"1"))
+        crate::state::read_proc(path.join("cgroup.freeze")).is_ok_and(|text| text.starts_with(b"1"))
     }
 }
 

@@ -4,6 +4,7 @@
 use std::fs::File;
 use std::io::{self, Read};
 use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
 use std::sync::OnceLock;
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -93,9 +94,9 @@ fn boot_id() -> io::Result<&'static String> {
     Ok(ID.get_or_init(|| id))
 }
 
-/// Reads a short file of /proc, which gives its whole text to the first read that is long enough.
-fn read_proc(path: &str) -> io::Result<Vec<u8>> {
-    let mut text = vec![0; 4096];
+/// Reads a short file of /proc or of a cgroup, which gives its whole text to the first read that is long enough.
+pub(crate) fn read_proc(path: impl AsRef<Path>) -> io::Result<Vec<u8>> {
+    let mut text = vec![0; 1024];
     let length = File::open(path)?.read(&mut text)?;
     text.truncate(length);
     Ok(text)
@@ -103,7 +104,7 @@ fn read_proc(path: &str) -> io::Result<Vec<u8>> {
 
 /// State letter and start time of a process.
 fn stat(pid: i32) -> io::Result<(u8, u64)> {
-    let text = read_proc(&format!("/proc/{pid}/stat"))?;
+    let text = read_proc(format!("/proc/{pid}/stat"))?;
     parse_stat(&text).ok_or_else(|| io::ErrorKind::InvalidData.into())
 }
 
@@ -224,45 +225,80 @@ pub fn load_exit(bundle: &Bundle) -> Result<Option<Exit>, BundleError> {
     bundle.read_json(bundle::EXIT)
 }
 
+/// What the container is doing whose bundle lies at `path`: [`read`] in half the system calls, for `ps` asks it of every
+/// container.
+///
+/// # Errors
+/// There is no bundle; it cannot be read, or a newer strata wrote it.
+pub fn read_at(path: &Path) -> Result<Status, BundleError> {
+    let bundle = Bundle::look(path)?;
+    let records = Records::load(&bundle)?;
+    match &records.state {
+        Some(state) if state.version <= bundle::VERSION => records.tell(&bundle),
+        _ => read(&Bundle::open(path)?),
+    }
+}
+
 /// What the container is doing.
 pub fn read(bundle: &Bundle) -> Result<Status, BundleError> {
-    let lives = |process: &ProcessId| {
-        process.lives().map_err(|source| BundleError::Io {
-            path: bundle.path().to_path_buf(),
-            source,
+    Records::load(bundle)?.tell(bundle)
+}
+
+/// What was written down of a container.
+struct Records {
+    exit: Option<Exit>,
+    state: Option<State>,
+}
+
+impl Records {
+    /// In this order: who starts it again writes the new state down, then takes the end away.
+    fn load(bundle: &Bundle) -> Result<Records, BundleError> {
+        Ok(Records {
+            exit: load_exit(bundle)?,
+            state: load(bundle)?,
         })
-    };
-    let exit = load_exit(bundle)?;
-    if let Some(exit) = &exit
-        && exit.again.is_none()
-    {
-        return Ok(Status::Exited(exit.clone()));
     }
-    let Some(state) = load(bundle)? else {
-        return Ok(exit.map_or(Status::Created, Status::Exited));
-    };
-    if let Some(exit) = exit {
-        // Who was to start it again may be gone.
-        let again = lives(&state.supervisor)?;
-        return Ok(match again {
-            true => Status::Restarting(exit),
-            false => Status::Exited(exit),
-        });
+
+    /// What it is doing, as they and what there is of its processes now say.
+    fn tell(self, bundle: &Bundle) -> Result<Status, BundleError> {
+        let Records { exit, state } = self;
+        let lives = |process: &ProcessId| {
+            process.lives().map_err(|source| BundleError::Io {
+                path: bundle.path().to_path_buf(),
+                source,
+            })
+        };
+        if let Some(exit) = &exit
+            && exit.again.is_none()
+        {
+            return Ok(Status::Exited(exit.clone()));
+        }
+        let Some(state) = state else {
+            return Ok(exit.map_or(Status::Created, Status::Exited));
+        };
+        if let Some(exit) = exit {
+            // Who was to start it again may be gone.
+            let again = lives(&state.supervisor)?;
+            return Ok(match again {
+                true => Status::Restarting(exit),
+                false => Status::Exited(exit),
+            });
+        }
+        let (pid, started) = (state.process.pid, started(&state, &Clock::read()));
+        let running = Status::Running { pid, started };
+        if lives(&state.process)? {
+            return Ok(match state.running {
+                true if state.cgroups.is_frozen() => Status::Paused { pid, started },
+                true => running,
+                false => Status::Created,
+            });
+        }
+        // The supervisor may be about to record the end, or just have done so.
+        if lives(&state.supervisor)? {
+            return Ok(load_exit(bundle)?.map_or(running, Status::Exited));
+        }
+        Ok(load_exit(bundle)?.map_or(Status::Lost, Status::Exited))
     }
-    let (pid, started) = (state.process.pid, started(&state, &Clock::read()));
-    let running = Status::Running { pid, started };
-    if lives(&state.process)? {
-        return Ok(match state.running {
-            true if state.cgroups.is_frozen() => Status::Paused { pid, started },
-            true => running,
-            false => Status::Created,
-        });
-    }
-    // The supervisor may be about to record the end, or just have done so.
-    if lives(&state.supervisor)? {
-        return Ok(load_exit(bundle)?.map_or(running, Status::Exited));
-    }
-    Ok(load_exit(bundle)?.map_or(Status::Lost, Status::Exited))
 }
 
 /// Clocks are set by less than this without anybody's noticing.
