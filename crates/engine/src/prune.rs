@@ -18,9 +18,6 @@ use crate::rm::RmError;
 use crate::rm::hold_bundles;
 use crate::state::State;
 
-/// How long an empty cgroup may wait for the process that it was made for: a start takes milliseconds.
-const FORGOTTEN: Duration = Duration::from_secs(60);
-
 /// Which images are removed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum PruneImages {
@@ -155,7 +152,7 @@ impl Engine {
         } else {
             let grace = if options.unfinished { Duration::ZERO } else { GRACE };
             self.sweep()?;
-            runtime::cgroup::sweep(FORGOTTEN);
+            runtime::cgroup::sweep(runtime::cgroup::FORGOTTEN);
             let collected = self.store.collect_older_than(grace)?;
             told.left_over = match collected == Collected::default() {
                 true => 0,

@@ -36,7 +36,7 @@ use sys::Dir;
 use crate::devices::{Loaded, RuleError, Rules};
 pub use hierarchy::Hierarchies;
 use node::{Node, controllers, make};
-pub use sweep::sweep;
+pub use sweep::{FORGOTTEN, sweep};
 
 /// Where containers' cgroups lie when nothing else is asked.
 pub const DEFAULT_PARENT: &str = "/strata";

@@ -8,6 +8,9 @@ use super::life::{remove_parents, remove_tree};
 use super::node::{Node, open};
 use super::{DEFAULT_PARENT, Hierarchies};
 
+/// How long an empty cgroup may wait for the process that it was made for: a start takes milliseconds.
+pub const FORGOTTEN: Duration = Duration::from_secs(60);
+
 /// Removes what lies where containers' cgroups lie when nothing else is asked, has been there for `age`, and holds no
 /// process. Of a container that is being started the cgroup is there for a moment before there is a process; of one that
 /// runs there always is one.
