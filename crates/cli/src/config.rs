@@ -3,6 +3,7 @@
 //! The keys are described in `docs/configuration.md`.
 
 use std::io::ErrorKind;
+use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 
 use engine::network::{Networking, Plugins};
@@ -68,6 +69,7 @@ struct Limits {
     layer_bytes: Option<u64>,
     layer_entries: Option<u64>,
     inflate_ratio: Option<u64>,
+    layers_at_once: Option<NonZeroUsize>,
 }
 
 impl Limits {
@@ -75,6 +77,7 @@ impl Limits {
         limits.bytes = self.layer_bytes.unwrap_or(limits.bytes);
         limits.entries = self.layer_entries.unwrap_or(limits.entries);
         limits.ratio = self.inflate_ratio.unwrap_or(limits.ratio);
+        limits.at_once = self.layers_at_once.map(NonZeroUsize::get);
         limits
     }
 }
@@ -193,7 +196,7 @@ fn parse(text: &str, path: &Path) -> Result<File, Failure> {
             path.display(),
             e.message().replace('\n', "; ")
         ))
-        .hint("the keys are root, state, namespace, runtime, default_network, cni_plugin_dirs, userns_ids, [registries] plain_http, hosts, [limits] layer_bytes, layer_entries, inflate_ratio and [store] keep_blobs, keep_bytes, dedup")
+        .hint("the keys are root, state, namespace, runtime, default_network, cni_plugin_dirs, userns_ids, [registries] plain_http, hosts, [limits] layer_bytes, layer_entries, inflate_ratio, layers_at_once and [store] keep_blobs, keep_bytes, dedup")
     })?;
     let paths = [("root", &file.root), ("state", &file.state)];
     let paths = paths
@@ -244,7 +247,7 @@ mod tests {
         let path = dir.path().join("c.toml");
         std::fs::write(
             &path,
-            "root = \"/a\"\nstate = \"/b\"\n[registries]\nplain_http = [\"r:5000\"]\n[limits]\nlayer_entries = 5\n",
+            "root = \"/a\"\nstate = \"/b\"\n[registries]\nplain_http = [\"r:5000\"]\n[limits]\nlayer_entries = 5\nlayers_at_once = 3\n",
         )
         .unwrap();
         let global = Global {
@@ -259,6 +262,7 @@ mod tests {
         assert_eq!(settings.registries.plain_http, ["r:5000"]);
         let bytes = engine::Limits::default().bytes;
         assert_eq!((settings.limits.entries, settings.limits.bytes), (5, bytes));
+        assert_eq!(settings.limits.at_once, Some(3));
         assert_eq!(settings.file, Some(path));
     }
 

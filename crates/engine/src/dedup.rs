@@ -10,7 +10,6 @@ use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 
 use image::record::{self, RecordError};
-use rustix::io::Errno;
 use serde::Serialize;
 use store::{Clones, Fault};
 
@@ -67,6 +66,9 @@ impl Engine {
     /// # Errors
     /// See [`DedupError`]; what was shared until then stays so.
     pub fn dedup(&self) -> Result<Deduped, DedupError> {
+        if !self.store.shares_blocks()? {
+            return Err(DedupError::Unsupported(self.store.root().to_owned()));
+        }
         let layers = self.store.layers()?;
         let mut times: HashMap<Content, u32> = HashMap::new();
         for layer in &layers {
@@ -164,14 +166,9 @@ impl Engine {
         match sys::dedupe::share(source.as_fd(), target.as_fd(), size) {
             Ok(true) => Ok(target.metadata().ok().map(|found| found.blocks() * 512)),
             Ok(false) => Ok(None),
-            Err(error) => Err(match Errno::from_io_error(&error) {
-                Some(Errno::OPNOTSUPP | Errno::INVAL | Errno::NOTTY) => {
-                    DedupError::Unsupported(self.store.root().to_owned())
-                }
-                _ => DedupError::Share {
-                    path: self.store.layer_path(to.0).join(to.1),
-                    source: error,
-                },
+            Err(source) => Err(DedupError::Share {
+                path: self.store.layer_path(to.0).join(to.1),
+                source,
             }),
         }
     }

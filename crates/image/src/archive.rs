@@ -26,7 +26,7 @@ const MAX_FILES: usize = 100_000;
 /// A passing file up to this size stays in memory, in bytes …
 const SMALL: u64 = 256 << 10;
 /// … as long as all of them are no larger than this, in bytes.
-const MEMORY: u64 = 32 << 20;
+const MEMORY: u64 = 16 << 20;
 /// Bytes of extended headers that one entry may have.
 const HEADERS: usize = 1 << 20;
 /// Links from name to name, as old archives have between equal layers.

@@ -246,7 +246,7 @@ pub fn install<S: BlobSource>(
         .collect();
     let (fetches, unpacks) = (
         place.parallel.max(1).min(missing.len()),
-        layers::at_once().min(missing.len()),
+        layers::at_once(place.limits).min(missing.len()),
     );
     let board = Board::new(layers::found(&plan.layers));
     let bring = Bring::new(store, lease, source, missing, &board, progress);

@@ -22,21 +22,38 @@ use crate::unpack::{Form, Limits, UnpackError, unpack_as};
 /// Bytes of a blob read at once.
 const PIECE: usize = 128 << 10;
 
-/// Most layers unpacked at once, however many processors there are. Each keeps two to three threads busy, and takes
-/// up to 12 MB, of which [`WINDOW`] is the most.
-const MOST: usize = 4;
+/// Most layers unpacked at once where nothing is said, however many processors there are. Each keeps two to three threads
+/// busy, and takes its [`Share`] and 2 MB of buffers.
+const MOST: usize = 8;
 
-/// Window of zstd (base-2 logarithm of bytes) that every layer may have. One that needs more begins again when all
-/// below it are complete: so there is one such at a time, and the memory is bounded whatever the image.
-const WINDOW: u32 = 23;
+/// Bytes that windows of zstd, and what is remembered of layers ([`Limits::memory`]), take in all layers under way at once.
+const SHARED: usize = 48 << 20;
 
-/// Bytes of [`Limits::memory`] that every layer may have, a hundred thousand directories' worth. As with the window, one
-/// that needs more begins again when all below it are complete, and one has the one or the other.
-const MEMORY: usize = 8 << 20;
+/// What every layer may have of [`SHARED`]. One that needs more begins again when all below it are complete, and has either
+/// as much window or as much memory as there may be: so there is one such at a time, and the memory is bounded whatever
+/// the image.
+#[derive(Debug, Clone, Copy)]
+struct Share {
+    /// Window of zstd, a base-2 logarithm of bytes: 8 MiB, which is what its highest levels take, or less beside many.
+    window: u32,
+    /// Bytes of [`Limits::memory`]: two thirds of them go to the window. Four MiB are fifty thousand directories.
+    memory: usize,
+}
+
+impl Share {
+    fn of(at_once: usize) -> Share {
+        let all = SHARED / at_once.max(1);
+        Share {
+            window: (all * 2 / 3).clamp(1 << 20, 8 << 20).ilog2(),
+            memory: (all / 3).clamp(1 << 20, 8 << 20),
+        }
+    }
+}
 
 /// How many layers are unpacked at once.
-pub(crate) fn at_once() -> usize {
-    std::thread::available_parallelism().map_or(2, |cores| cores.get().clamp(2, MOST))
+pub(crate) fn at_once(limits: &Limits) -> usize {
+    let cores = || std::thread::available_parallelism().map_or(2, |cores| cores.get().clamp(2, MOST));
+    limits.at_once.map_or_else(cores, |set| set.max(1))
 }
 
 /// A layer just unpacked, not yet visible.
@@ -137,8 +154,9 @@ impl<'a, S: BlobSource> Layers<'a, S> {
             }
         }
         let digest = &layer.layer.blob.digest;
-        let (small, large) = (self.limits.memory.min(MEMORY), self.limits.memory);
-        let mut window = WINDOW;
+        let share = Share::of(at_once(self.limits));
+        let (small, large) = (self.limits.memory.min(share.memory), self.limits.memory);
+        let mut window = share.window;
         let mut memory = if self.is_lowest(index) { large } else { small };
         loop {
             let reading = self.bring.open(&layer.layer)?;
@@ -153,7 +171,7 @@ impl<'a, S: BlobSource> Layers<'a, S> {
                 Err(InstallError::Unpack {
                     source: UnpackError::Memory { .. },
                     ..
-                }) if memory < large && window == WINDOW => {
+                }) if memory < large && window == share.window => {
                     self.numbers_below(index)?;
                     memory = large;
                     continue;
@@ -312,5 +330,30 @@ impl Read for Counted<'_> {
             bytes: self.bytes,
         });
         Ok(read)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn all_together_take_no_more_the_more_there_are() {
+        for at_once in 1..=MOST {
+            let share = Share::of(at_once);
+            assert!(
+                at_once * ((1 << share.window) + share.memory) <= SHARED,
+                "{at_once}: {share:?}"
+            );
+            assert!(share.window >= 22, "what zstd makes by itself is taken at once");
+        }
+        let limits = Limits::default();
+        assert!((2..=MOST).contains(&at_once(&limits)));
+        let limits = Limits {
+            at_once: Some(20),
+            ..limits
+        };
+        assert_eq!(at_once(&limits), 20);
+        assert!(Share::of(20).window >= 20);
     }
 }

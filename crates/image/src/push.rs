@@ -7,8 +7,8 @@
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::io::{self, Read, Seek, SeekFrom, Write};
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
 
 use serde_json::Value;
 use store::{BlobError, Descriptor, Digest, Fault, Image, ImageLayer, IngestError, Lease, Note, Store};
@@ -56,6 +56,22 @@ pub enum Compress {
     Gzip(u32),
     /// zstd; 1 to 22.
     Zstd(i32),
+}
+
+/// Window that layers are compressed with at most, a base-2 logarithm of bytes: the highest levels of zstd would have 128 MiB,
+/// and take 700 for it. With 8 MiB they take 140, and whoever unpacks such layers can do so beside each other.
+const WINDOW: u32 = 23;
+
+impl Compress {
+    /// Whether it takes so much memory, 50 MiB or more, that layers take turns.
+    fn takes_much(self) -> bool {
+        matches!(self, Compress::Zstd(10..))
+    }
+
+    /// A bound for the window that this level has of its own accord.
+    fn window(self) -> Option<u32> {
+        matches!(self, Compress::Zstd(20..)).then_some(WINDOW)
+    }
 }
 
 impl Default for Compress {
@@ -133,6 +149,7 @@ fn beneath(
         lease,
         to,
         options,
+        compressing: Mutex::default(),
         progress,
     };
     match options.all_platforms {
@@ -147,6 +164,8 @@ struct Push<'a> {
     lease: &'a Lease,
     to: &'a Reference,
     options: &'a PushOptions,
+    /// Held by who compresses with much memory.
+    compressing: Mutex<()>,
     progress: &'a dyn Progress,
 }
 
@@ -264,7 +283,7 @@ impl Push<'_> {
     fn layers(&self, layers: &[&ImageLayer]) -> Result<HashMap<Digest, Placed>, PushError> {
         let next = AtomicUsize::new(0);
         let done = Mutex::new(Ok(HashMap::new()));
-        let lock = || done.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let lock = || done.lock().unwrap_or_else(PoisonError::into_inner);
         std::thread::scope(|scope| {
             for _ in 0..self.options.parallel.clamp(1, layers.len().max(1)) {
                 scope.spawn(|| {
@@ -286,8 +305,7 @@ impl Push<'_> {
                 });
             }
         });
-        done.into_inner()
-            .unwrap_or_else(std::sync::PoisonError::into_inner)
+        done.into_inner().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Brings one layer into the repository.
@@ -343,9 +361,12 @@ impl Push<'_> {
         let ingest = self
             .store
             .ingest_once(self.lease, &format!("compress {}", layer.diff_id), None)?;
+        let compress = self.options.compress;
+        let lock = || self.compressing.lock().unwrap_or_else(PoisonError::into_inner);
+        let _turn = compress.takes_much().then(lock);
         let base = media::uncompressed(&layer.blob.media_type);
         let docker = base.starts_with("application/vnd.docker.");
-        let (ingest, suffix) = match self.options.compress {
+        let (ingest, suffix) = match compress {
             Compress::Gzip(level) => {
                 let mut encoder = flate2::write::GzEncoder::new(ingest, flate2::Compression::new(level));
                 layer_tar::write(self.store, self.lease, layer, &mut encoder)?;
@@ -353,6 +374,9 @@ impl Push<'_> {
             }
             Compress::Zstd(level) => {
                 let mut encoder = zstd::stream::write::Encoder::new(ingest, level).map_err(in_memory)?;
+                if let Some(window) = compress.window() {
+                    encoder.window_log(window).map_err(in_memory)?;
+                }
                 layer_tar::write(self.store, self.lease, layer, &mut encoder)?;
                 (encoder.finish(), if docker { ".zstd" } else { "+zstd" })
             }

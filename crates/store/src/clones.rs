@@ -1,8 +1,19 @@
 //! What is known of files whose blocks several layers share.
 
+use std::fs::File;
+use std::io::{self, Write};
+use std::os::fd::AsFd;
+
+use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
+
 use crate::Store;
 use crate::db::{Durability, int, unsigned};
 use crate::error::Fault;
+use crate::layout::INGEST;
+
+/// Bytes that are shared to see whether it can be done: a block, wherever blocks are shared.
+const TRIAL: usize = 64 << 10;
 
 /// Content that files of a layer have on the same blocks as files elsewhere with that content.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -18,6 +29,29 @@ pub struct Clones {
 }
 
 impl Store {
+    /// Whether the store's file system shares blocks between files: two that are equal are made for it, and have no names.
+    pub fn shares_blocks(&self) -> Result<bool, Fault> {
+        let fault = |error| {
+            self.layout
+                .fault("trying out what can be shared in", INGEST, error)
+        };
+        let dir = self.layout.ingest()?;
+        let equal = || -> io::Result<File> {
+            let flags = OFlags::RDWR | OFlags::TMPFILE;
+            let mut file = dir.open_file(".", flags, Mode::RUSR | Mode::WUSR)?;
+            file.write_all(&[b'x'; TRIAL])?;
+            Ok(file)
+        };
+        let (from, to) = (equal().map_err(fault)?, equal().map_err(fault)?);
+        match sys::dedupe::share(from.as_fd(), to.as_fd(), TRIAL as u64) {
+            Ok(_) => Ok(true),
+            Err(error) => match Errno::from_io_error(&error) {
+                Some(Errno::OPNOTSUPP | Errno::INVAL | Errno::NOTTY) => Ok(false),
+                _ => Err(fault(error)),
+            },
+        }
+    }
+
     /// Every content that is known to be shared.
     pub fn clones(&self) -> Result<Vec<Clones>, Fault> {
         let sql = "SELECT content, n, files, bytes FROM layer_clones";

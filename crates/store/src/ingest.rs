@@ -3,13 +3,14 @@
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::sync::Arc;
+use std::time::Duration;
 
 use rustix::fs::{Mode, OFlags};
 
 use crate::error::Fault;
 use crate::follow::{Follow, Tide};
 use crate::layout::{INGEST, Layout};
-use crate::own::{is_still, try_lock};
+use crate::own::{Claim, is_still, try_lock};
 use crate::{Descriptor, Digest, Hasher, Lease, Store};
 
 /// Why a blob could not be brought in.
@@ -64,6 +65,9 @@ pub struct Ingest {
     /// Bytes of which the disk was told to begin writing them.
     begun: u64,
 }
+
+/// What the names of those begin with that nobody can go on with.
+const ONCE: &str = "once-";
 
 /// Bytes after which the disk is told to begin, so that little is left to wait for in the end.
 const BEGIN: u64 = 8 << 20;
@@ -192,24 +196,36 @@ impl Store {
         reference: &str,
         expected: Option<&Descriptor>,
     ) -> Result<Ingest, IngestError> {
+        let mut ingest = self.open_ingest(Digest::of(reference).hex(), reference, expected, false)?;
+        ingest.resume()?;
+        Ok(ingest)
+    }
+
+    fn open_ingest(
+        &self,
+        name: String,
+        reference: &str,
+        expected: Option<&Descriptor>,
+        once: bool,
+    ) -> Result<Ingest, IngestError> {
         let dir = self.layout.ingest()?;
-        let name = Digest::of(reference).hex();
         let open = || -> io::Result<Option<File>> {
             loop {
                 let flags = OFlags::RDWR | OFlags::CREATE;
                 let file = dir.open_file(&name, flags, Mode::RUSR | Mode::WUSR)?;
-                if !try_lock(&file)? {
-                    return Ok(None);
-                }
-                if is_still(dir, &name, &file)? {
-                    return Ok(Some(file));
+                match try_lock(&file)? {
+                    true if is_still(dir, &name, &file)? => return Ok(Some(file)),
+                    true => {}
+                    // Somebody who looks for what was left has it, and takes it away.
+                    false if once => std::thread::sleep(Duration::from_millis(1)),
+                    false => return Ok(None),
                 }
             }
         };
         let file = open()
             .map_err(|e| self.layout.fault("opening", format!("{INGEST}/{name}"), e))?
             .ok_or_else(|| IngestError::Busy(reference.to_owned()))?;
-        let mut ingest = Ingest {
+        Ok(Ingest {
             layout: self.layout.clone(),
             reference: reference.to_owned(),
             name,
@@ -218,26 +234,44 @@ impl Store {
             offset: 0,
             resumed: false,
             expected: expected.cloned(),
-            once: false,
+            once,
             tide: Arc::default(),
             begun: 0,
-        };
-        ingest.resume()?;
-        Ok(ingest)
+        })
     }
 
     /// As [`Store::ingest`], for a source that cannot be asked again, such as a stream: it begins at the beginning, and
-    /// dropped before it is a blob it leaves nothing. `what` tells apart those of one lease.
+    /// dropped before it is a blob it leaves nothing. `what` tells apart those of one lease. What others that were killed
+    /// left of the kind is taken away first.
     pub fn ingest_once(
         &self,
         lease: &Lease,
         what: &str,
         expected: Option<&Descriptor>,
     ) -> Result<Ingest, IngestError> {
-        let mut ingest = self.ingest(lease, &format!("{what} {}", lease.id()), expected)?;
-        ingest.once = true;
+        self.clear_once()?;
+        let reference = format!("{what} {}", lease.id());
+        let name = format!("{ONCE}{}", Digest::of(&reference).hex());
+        let mut ingest = self.open_ingest(name, &reference, expected, true)?;
         ingest.restart()?;
         Ok(ingest)
+    }
+
+    /// Takes away what nobody can go on with and nobody is writing.
+    fn clear_once(&self) -> Result<(), Fault> {
+        let dir = self.layout.ingest()?;
+        let clear = || -> io::Result<()> {
+            for entry in dir.entries()? {
+                if let Some(name) = entry.name.to_str()
+                    && name.starts_with(ONCE)
+                    && let Some(left) = Claim::take(dir, name)?
+                {
+                    left.remove()?;
+                }
+            }
+            Ok(())
+        };
+        clear().map_err(|error| self.layout.fault("clearing", INGEST, error))
     }
 }
 
@@ -263,6 +297,11 @@ mod tests {
         let mut ingest = store.ingest_once(&lease, "stream", None).unwrap();
         ingest.write_all(b"half").unwrap();
         assert_eq!(left(), 1);
+        // Another's that lives is left alone, and one that was killed is not.
+        std::fs::write(store.layout.at(INGEST).join("once-killed"), "half").unwrap();
+        let other = store.ingest_once(&lease, "other", None).unwrap();
+        assert_eq!(left(), 2);
+        drop(other);
         drop(ingest);
         assert_eq!(left(), 0);
         let mut ingest = store.ingest_once(&lease, "stream", None).unwrap();

@@ -11,8 +11,8 @@ use crate::{progress, registries};
 
 /// Send an image to a registry
 ///
-/// Layers that the repository has are not sent, and those that another repository of the registry has are taken from
-/// there. strata login keeps a password.
+/// Layers that the repository has are not sent. Those that the store has in an image of another repository of the same
+/// registry are taken from there, if the registry lets it. strata login keeps a password.
 #[derive(Debug, Args)]
 pub(crate) struct PushArgs {
     /// The image, by name or the beginning of its id

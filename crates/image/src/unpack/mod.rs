@@ -62,6 +62,9 @@ pub struct Limits {
     pub name: usize,
     /// Bytes of memory for what is remembered of a layer until its end: directories, hard links, replaced files.
     pub memory: usize,
+    /// Layers of an image that are unpacked beside each other; where it is not said as many as there are processors, from
+    /// two to eight, which share 48 MiB.
+    pub at_once: Option<usize>,
 }
 
 impl Default for Limits {
@@ -76,6 +79,7 @@ impl Default for Limits {
             header: 1 << 20,
             name: 4096,
             memory: 120 << 20,
+            at_once: None,
         }
     }
 }
