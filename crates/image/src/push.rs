@@ -12,6 +12,7 @@ use std::sync::{Mutex, PoisonError};
 
 use serde_json::Value;
 use store::{BlobError, Descriptor, Digest, Fault, Image, ImageLayer, IngestError, Lease, Note, Store};
+use zstd::zstd_safe::CParameter;
 
 use crate::layer_tar::{self, LayerTarError};
 use crate::media;
@@ -58,9 +59,13 @@ pub enum Compress {
     Zstd(i32),
 }
 
-/// Window that layers are compressed with at most, a base-2 logarithm of bytes: the highest levels of zstd would have 128 MiB,
-/// and take 700 for it. With 8 MiB they take 140, and whoever unpacks such layers can do so beside each other.
-const WINDOW: u32 = 23;
+/// What the highest levels of zstd (20 to 22) would take 700 MiB for, as base-2 logarithms: the window in bytes, and the
+/// entries of two tables. With those of level 19 they take 100, and whoever unpacks such layers can do so beside others.
+const BOUNDS: [CParameter; 3] = [
+    CParameter::WindowLog(23),
+    CParameter::ChainLog(24),
+    CParameter::HashLog(22),
+];
 
 impl Compress {
     /// Whether it takes so much memory, 50 MiB or more, that layers take turns.
@@ -68,9 +73,11 @@ impl Compress {
         matches!(self, Compress::Zstd(10..))
     }
 
-    /// A bound for the window that this level has of its own accord.
-    fn window(self) -> Option<u32> {
-        matches!(self, Compress::Zstd(20..)).then_some(WINDOW)
+    fn bounds(self) -> &'static [CParameter] {
+        match self {
+            Compress::Zstd(20..) => &BOUNDS,
+            _ => &[],
+        }
     }
 }
 
@@ -374,8 +381,8 @@ impl Push<'_> {
             }
             Compress::Zstd(level) => {
                 let mut encoder = zstd::stream::write::Encoder::new(ingest, level).map_err(in_memory)?;
-                if let Some(window) = compress.window() {
-                    encoder.window_log(window).map_err(in_memory)?;
+                for bound in compress.bounds() {
+                    encoder.set_parameter(*bound).map_err(in_memory)?;
                 }
                 layer_tar::write(self.store, self.lease, layer, &mut encoder)?;
                 (encoder.finish(), if docker { ".zstd" } else { "+zstd" })

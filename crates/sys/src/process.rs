@@ -4,6 +4,8 @@
 use std::ffi::{CStr, CString, c_char};
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::unix::process::ExitStatusExt;
+use std::process::ExitStatus;
 
 /// The namespaces to make anew, as `CLONE_NEW*` bits.
 pub mod namespaces {
@@ -77,6 +79,27 @@ impl Drop for EndsHere {
 pub fn exit_now(code: u8) -> ! {
     // SAFETY: `_exit` takes no memory of ours and does not return.
     unsafe { libc::_exit(code.into()) }
+}
+
+/// Waits for a child to end, and tells how, and how many bytes of memory it had at its most (getrusage(2), `ru_maxrss`).
+/// What its parent had when it was made counts too.
+pub fn wait_with_peak(child: std::process::Child) -> io::Result<(ExitStatus, u64)> {
+    let mut status = 0;
+    // SAFETY: all zeros is a `rusage`, which is integers.
+    let mut usage: libc::rusage = unsafe { std::mem::zeroed() };
+    loop {
+        // SAFETY: `status` and `usage` are ours, and live across the call.
+        let waited = unsafe { libc::wait4(child.id().cast_signed(), &raw mut status, 0, &raw mut usage) };
+        match waited {
+            -1 => match io::Error::last_os_error() {
+                error if error.kind() == io::ErrorKind::Interrupted => {}
+                error => return Err(error),
+            },
+            _ => break,
+        }
+    }
+    let kibibytes = u64::try_from(usage.ru_maxrss).unwrap_or(0);
+    Ok((ExitStatus::from_raw(status), kibibytes * 1024))
 }
 
 /// Whether the calling process has one thread only.
