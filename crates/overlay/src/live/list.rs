@@ -41,6 +41,16 @@ pub struct DirEntry<'a> {
 #[derive(Debug, Default)]
 pub(super) struct Listing {
     entries: Vec<(u64, Listed)>,
+    /// Statuses that were read ahead.
+    statuses: Arc<[Stat]>,
+}
+
+/// Some entries of a listing, and how many it has in all.
+#[derive(Debug)]
+struct Piece {
+    entries: Vec<(u64, Listed)>,
+    statuses: Arc<[Stat]>,
+    among: usize,
 }
 
 #[derive(Debug, Clone)]
@@ -49,7 +59,8 @@ struct Listed {
     ino: u64,
     file_type: FileType,
     layer: u32,
-    stat: Option<Arc<Stat>>,
+    /// Which of the statuses that were read ahead is its.
+    status: Option<u32>,
 }
 
 /// The cookies of `.` and `..`; all others are greater.
@@ -72,7 +83,10 @@ impl Listing {
             *cookie = free.max(*cookie);
             free = *cookie + 1;
         }
-        Listing { entries }
+        Listing {
+            entries,
+            statuses: Arc::default(),
+        }
     }
 
     /// Where the entries begin whose cookies are not less.
@@ -107,10 +121,14 @@ impl Listing {
 
     /// Has `read` read the status of each entry, of its name, kind and layer.
     pub(super) fn read_statuses(&mut self, read: impl Fn(&OsStr, FileType, usize) -> Option<Stat>) {
+        let mut statuses = Vec::with_capacity(self.entries.len());
         for (_, entry) in &mut self.entries {
-            let stat = read(&entry.name, entry.file_type, entry.layer as usize);
-            entry.stat = stat.map(Arc::new);
+            if let Some(stat) = read(&entry.name, entry.file_type, entry.layer as usize) {
+                entry.status = Some(statuses.len() as u32);
+                statuses.push(stat);
+            }
         }
+        self.statuses = statuses.into();
     }
 
     fn remove(&mut self, cookie: u64, name: &OsStr) {
@@ -148,43 +166,46 @@ impl Overlay {
         }
         let mut after = offset.max(DOT_DOT);
         loop {
-            let (piece, among) = self.piece(&node, after)?;
-            for (cookie, entry) in &piece {
+            let piece = self.piece(&node, after)?;
+            for (cookie, entry) in &piece.entries {
                 let shown = DirEntry {
                     name: &entry.name,
                     ino: entry.ino,
                     file_type: entry.file_type,
                     next: *cookie,
-                    among,
+                    among: piece.among,
                     layer: entry.layer as usize,
-                    stat: entry.stat.as_deref(),
+                    stat: entry.status.and_then(|at| piece.statuses.get(at as usize)),
                 };
                 if !each(&shown) {
                     return Ok(());
                 }
                 after = *cookie;
             }
-            if piece.len() < PIECE {
+            if piece.entries.len() < PIECE {
                 return Ok(());
             }
         }
     }
 
-    /// The next entries after a cookie, and how many there are in all. Nothing is locked while they are handed out: the
-    /// reader may look them up.
-    fn piece(&self, node: &Arc<Node>, after: u64) -> Result<(Vec<(u64, Listed)>, usize)> {
+    /// The next entries after a cookie. Nothing is locked while they are handed out: the reader may look them up.
+    fn piece(&self, node: &Arc<Node>, after: u64) -> Result<Piece> {
         let dir = node.dir()?;
-        let take = |listing: &Listing| -> (Vec<(u64, Listed)>, usize) {
+        let take = |listing: &Listing| -> Piece {
             let rest = &listing.entries[listing.at(after + 1)..];
-            (rest[..rest.len().min(PIECE)].to_vec(), listing.entries.len())
+            Piece {
+                entries: rest[..rest.len().min(PIECE)].to_vec(),
+                statuses: listing.statuses.clone(),
+                among: listing.entries.len(),
+            }
         };
         let known = read(&dir.listing).as_ref().map(take);
-        if let Some((piece, among)) = known {
-            if piece.is_empty() {
+        if let Some(piece) = known {
+            if piece.entries.is_empty() {
                 // The reader is at the end.
                 *write(&dir.listing) = None;
             }
-            return Ok((piece, among));
+            return Ok(piece);
         }
         let mut listing = write(&dir.listing);
         if let Some(listing) = &*listing {
@@ -192,7 +213,7 @@ impl Overlay {
         }
         let fresh = self.read_listing(node)?;
         let piece = take(&fresh);
-        if piece.0.is_empty() {
+        if piece.entries.is_empty() {
             return Ok(piece);
         }
         *listing = Some(fresh);
@@ -231,7 +252,7 @@ impl Overlay {
                 ino: node.ino,
                 file_type: node.file_type(),
                 layer: 0,
-                stat: None,
+                status: None,
             };
             listing.insert(self.cookie(name), entry);
         }
@@ -298,7 +319,7 @@ impl Overlay {
                         ino,
                         file_type,
                         layer: part.place.layer as u32,
-                        stat: None,
+                        status: None,
                     };
                     entries.push((self.cookie(&name), listed));
                 }
