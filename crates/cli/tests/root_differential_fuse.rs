@@ -13,8 +13,13 @@ fn drivers() -> Drivers {
 #[test]
 fn our_overlay_agrees_with_a_plain_directory() {
     let done = differential::run(&drivers(), 2, Duration::from_secs(30));
+    // The virtual machine is emulated, and slow.
+    let enough = match std::env::var_os("STRATA_TEST_VM") {
+        None => 1000,
+        Some(_) => 100,
+    };
     assert!(
-        done.succeeded > 1000 && done.too_long < done.succeeded / 20,
+        done.succeeded > enough && done.too_long < done.succeeded / 20,
         "{done:?}"
     );
 }

@@ -100,6 +100,11 @@ fn what_excludes_each_other_is_what_the_kernel_says() {
     fs::create_dir(&other).unwrap();
     let lower: [&Path; 2] = [&low, &other];
     let (upper, work, at) = (place.at("up"), place.at("work"), place.at("mnt"));
+    // Since Linux 6.5.
+    let verity: &[&str] = match kernel_takes(&lower, None, &["verity=off"], &at) {
+        true => &["", "verity=on", "verity=off"],
+        false => &[""],
+    };
     let choices: [&[&str]; 6] = [
         &[
             "",
@@ -111,7 +116,7 @@ fn what_excludes_each_other_is_what_the_kernel_says() {
         &["", "metacopy=on", "metacopy=off"],
         &["", "index=on", "index=off"],
         &["", "nfs_export=on", "nfs_export=off"],
-        &["", "verity=on", "verity=off"],
+        verity,
         &["", "userxattr"],
     ];
     let mut combinations: Vec<Vec<&str>> = vec![Vec::new()];

@@ -91,17 +91,47 @@ struct FsUuid {
     uuid: [u8; 16],
 }
 
-/// The UUID of the file system `fd` is on, as the kernel keeps it (`FS_IOC_GETFSUUID`, Linux 6.9). `None` where the
-/// kernel or the file system does not say.
+/// The UUID of the file system `fd` is on, as the kernel keeps it. `None` where the kernel or the file system does not say:
+/// before Linux 6.9 only ext4 (6.0), xfs and btrfs do, each in a way of its own.
 pub fn fs_uuid(fd: BorrowedFd<'_>) -> Option<[u8; 16]> {
-    /// `_IOR(0x15, 0, struct fsuuid2)`.
+    /// `FS_IOC_GETFSUUID`: `_IOR(0x15, 0, struct fsuuid2)`.
     const GETFSUUID: libc::Ioctl = 0x8011_1500 as libc::Ioctl;
     let mut answer = MaybeUninit::<FsUuid>::zeroed();
     // SAFETY: the request writes a `fsuuid2` of 17 bytes, which is what it is given.
     let result = unsafe { libc::ioctl(fd.as_raw_fd(), GETFSUUID, answer.as_mut_ptr()) };
     // SAFETY: zeroes are a valid value, and so is anything the kernel wrote over them.
     let answer = unsafe { answer.assume_init() };
-    (result == 0 && answer.length == 16).then_some(answer.uuid)
+    match result == 0 && answer.length == 16 {
+        true => Some(answer.uuid),
+        false => own_fs_uuid(fd),
+    }
+}
+
+/// The same, by the file system's own request.
+fn own_fs_uuid(fd: BorrowedFd<'_>) -> Option<[u8; 16]> {
+    const EXT4: u64 = 0xef53;
+    const XFS: u64 = 0x5846_5342;
+    const BTRFS: u64 = 0x9123_683e;
+    /// As large as the largest argument, which is btrfs's.
+    #[repr(C, align(8))]
+    struct Argument([u8; 1024]);
+    let mut argument = Argument([0; 1024]);
+    let (request, at) = match rustix::fs::fstatfs(fd).ok()?.f_type as u64 {
+        // `EXT4_IOC_GETFSUUID`: `_IOR('f', 44, struct fsuuid)`, 8 bytes and the UUID, whose length is told.
+        EXT4 => {
+            argument.0[..4].copy_from_slice(&16_u32.to_ne_bytes());
+            (0x8008_662c_u32, 8)
+        }
+        // `XFS_IOC_FSGEOMETRY_V1`: `_IOR('X', 100, struct xfs_fsop_geom_v1)`, 112 bytes.
+        XFS => (0x8070_5864, 64),
+        // `BTRFS_IOC_FS_INFO`: `_IOR(0x94, 31, struct btrfs_ioctl_fs_info_args)`, 1024 bytes.
+        BTRFS => (0x8400_941f, 16),
+        _ => return None,
+    };
+    // SAFETY: each of these requests reads and writes no more than 1024 bytes, which is what it is given.
+    let result = unsafe { libc::ioctl(fd.as_raw_fd(), request as libc::Ioctl, &raw mut argument) };
+    let uuid = argument.0[at..at + 16].try_into().ok()?;
+    (result == 0).then_some(uuid)
 }
 
 #[cfg(test)]
@@ -110,6 +140,18 @@ mod tests {
 
     use super::*;
     use crate::Dir;
+
+    #[test]
+    fn older_kernels_tell_the_same_uuid() {
+        let temp = tempfile::tempdir().unwrap();
+        let dir = Dir::open_ambient(temp.path()).unwrap();
+        // Of a file system that has no way of its own nothing is known, and one that was given another UUID while it was
+        // mounted is known to the kernel by the one before.
+        let known = fs_uuid(dir.as_fd()).filter(|uuid| *uuid != [0; 16]);
+        if let (Some(known), Some(own)) = (known, own_fs_uuid(dir.as_fd())) {
+            assert_eq!(known, own);
+        }
+    }
 
     #[test]
     fn a_handle_is_the_inodes() {

@@ -35,6 +35,7 @@ const PACKAGES: &[(&str, &str)] = &[
         "a runtime to run our bundles with, and to be compared with",
     ),
     ("docker-registry", "a real registry to pull from"),
+    ("dosfstools", "mkfs.vfat: layers without owners and attributes"),
     (
         "e2fsprogs",
         "mkfs.ext4: disks for the virtual machine and for loop mounts",

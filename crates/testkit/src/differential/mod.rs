@@ -184,7 +184,11 @@ enum Place {
 impl Place {
     fn new(random: &mut Random) -> Place {
         if random.below(4) > 0 {
-            return Place::Memory(Disk::tmpfs("size=200m,mode=755"));
+            let memory = Disk::tmpfs("size=200m,mode=755");
+            // Since Linux 6.6.
+            if f::set_xattr(memory.path(), "user.strata", "").is_ok() {
+                return Place::Memory(memory);
+            }
         }
         let dir = tempfile::Builder::new()
             .prefix("strata-differential-")

@@ -3,6 +3,7 @@
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
+use std::sync::OnceLock;
 
 use rustix::fs::{FallocateFlags, FileType, OFlags, RenameFlags};
 
@@ -84,6 +85,26 @@ pub enum Op {
 
 /// Attribute names that are set.
 pub const XATTRS: [&str; 4] = ["user.one", "user.two", "trusted.three", "trusted.overlay.opaque"];
+
+/// Whether this kernel is of a version or later.
+fn kernel_is(major: u32, minor: u32) -> bool {
+    static VERSION: OnceLock<(u32, u32)> = OnceLock::new();
+    let version = VERSION.get_or_init(|| {
+        let uname = rustix::system::uname();
+        let mut numbers = uname.release().to_str().unwrap_or_default().split('.');
+        let mut number = || numbers.next().and_then(|number| number.parse().ok()).unwrap_or(0);
+        (number(), number())
+    });
+    *version >= (major, minor)
+}
+
+/// The names that the kernel's overlay shows as they are: before Linux 6.7 it hides those that are escaped.
+fn names() -> &'static [&'static str] {
+    match kernel_is(6, 7) {
+        true => &XATTRS,
+        false => &XATTRS[..3],
+    }
+}
 
 /// Short names, so that operations meet each other, and strange ones.
 pub fn name(random: &mut Random) -> PathBuf {
@@ -175,8 +196,9 @@ fn on_slot(random: &mut Random) -> Op {
             }
             Op::Open(which, path(random), flags, mode(random))
         }
-        7 => Op::OpenUnnamed(which, path(random), mode(random)),
-        8 => Op::LinkSlot(which, path(random)),
+        // The kernel's overlay has such files since Linux 6.3.
+        7 if kernel_is(6, 3) => Op::OpenUnnamed(which, path(random), mode(random)),
+        7 | 8 => Op::LinkSlot(which, path(random)),
         9 => Op::Close(which),
         10..12 => Op::Read(which, random.below(100_000), length(random)),
         12..16 => Op::Write(which, random.below(50_000), length(random), byte(random)),
@@ -251,11 +273,11 @@ fn on_attributes(random: &mut Random) -> Op {
         3 => Op::SetTime(at, random.below(900_000_000) as i64),
         4 => Op::SetXattr(
             at,
-            random.choose::<&'static str>(&XATTRS),
+            random.choose::<&'static str>(names()),
             random.below(60) as usize,
             byte(random),
         ),
-        _ => Op::RemoveXattr(at, random.choose::<&'static str>(&XATTRS)),
+        _ => Op::RemoveXattr(at, random.choose::<&'static str>(names())),
     }
 }
 

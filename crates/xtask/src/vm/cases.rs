@@ -64,6 +64,34 @@ const TWICE: &[Twice] = &[
         name: "runtime::root_remount",
         without: &[],
     },
+    // Here without passthrough, io_uring and STATX.
+    Twice {
+        name: "cli::root_contract_fuse",
+        without: &[
+            // Perl, mkfs.ext4 and filefrag are not in the machine.
+            "locks::",
+            "full::a_full_disk",
+            "size::reflinks",
+            // FUSE tells them since Linux 6.6.
+            "attributes::birth_times",
+            // The kernel's overlay shows escaped names since Linux 6.7.
+            "xattrs::escapes_come_from_below",
+            "xattrs::private_names_are_hidden_and_escaped",
+        ],
+    },
+    Twice {
+        name: "cli::root_differential_fuse",
+        without: &["io_uring"],
+    },
+    Twice {
+        name: "cli::root_mount_options",
+        // Debian's unshare and mount(8) are not in the machine, nor options that came with Linux 6.5 and 6.6.
+        without: &[
+            "mount_8_mounts_and_remounts",
+            "a_user_is_told_of_userxattr",
+            "options_of_the_kernel_s_overlay_alone",
+        ],
+    },
     Twice {
         name: "runtime::root_defaults",
         // Debian's unshare and umount are not in the machine.
@@ -75,13 +103,14 @@ const TWICE: &[Twice] = &[
 const DEBIANS: &[&str] = &[
     "/usr/sbin/apparmor_parser",
     "/usr/bin/crun",
+    "/usr/sbin/mkfs.vfat",
     "/usr/sbin/mkfs.xfs",
     "/usr/bin/chattr",
     "/usr/bin/lsattr",
 ];
 
 /// Emulation is slow, and a case that hangs must not cost the whole run.
-const LIMIT: Duration = Duration::from_secs(240);
+const LIMIT: Duration = Duration::from_secs(480);
 
 /// Test targets named `vm_*` run only here: their package says `test = false` for them. Builds all of them.
 pub(crate) fn chosen(only: Option<&str>) -> Result<Cases> {

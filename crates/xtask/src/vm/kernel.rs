@@ -6,7 +6,18 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail};
 
 /// Modules loaded before anything else, besides what is built in (ext4, tmpfs, cgroups, message queues).
-const MODULES: &[&str] = &["virtio_pci", "virtio_blk", "overlay", "loop", "quota_v2", "xfs"];
+const MODULES: &[&str] = &[
+    "virtio_pci",
+    "virtio_blk",
+    "overlay",
+    "fuse",
+    "loop",
+    "quota_v2",
+    "xfs",
+    "vfat",
+    "nls_cp437",
+    "nls_ascii",
+];
 
 /// A kernel in `/boot`, with its modules in the order in which they load.
 pub(crate) struct Kernel {
