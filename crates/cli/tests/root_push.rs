@@ -123,6 +123,7 @@ fn with_a_login_by_tls_and_refused() {
     let registry = Registry::start_as(Kind {
         login: true,
         tls: true,
+        ..Kind::default()
     });
     let name = registry.name("private/busybox:1");
     let auth = strata.dir().join("auth.json");

@@ -210,6 +210,7 @@ fn login_pull_logout_with_a_real_registry() {
     let registry = Registry::start_as(Kind {
         login: true,
         tls: false,
+        ..Kind::default()
     });
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("new/dir/config.json");
@@ -301,6 +302,7 @@ fn login_and_logout_by_helper() {
     let registry = Registry::start_as(Kind {
         login: true,
         tls: false,
+        ..Kind::default()
     });
     let files = Files::new(&[json!({"credsStore": "keep"})]);
     files.helper(

@@ -380,6 +380,7 @@ fn a_real_registry_with_login_and_tls() {
     let registry = Registry::start_as(Kind {
         login: true,
         tls: true,
+        ..Kind::default()
     });
     let mut untrusted = options();
     untrusted.credentials = Some(Credentials::Password {

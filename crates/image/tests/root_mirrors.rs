@@ -259,6 +259,45 @@ fn a_real_registry_behind_a_certificate_that_the_file_names() {
 }
 
 #[test]
+fn a_client_shows_the_certificate_that_the_file_names() {
+    let registry = Registry::start_as(Kind {
+        tls: true,
+        client: true,
+        ..Kind::default()
+    });
+    let dir = tempfile::tempdir().unwrap();
+    let image = Image::new("x").layer(Layer::new().file("a", 0o644, "b"));
+    image.write_layout(&dir.path().join("layout"));
+    let certs = dir.path().join("certs");
+    std::fs::create_dir(&certs).unwrap();
+    let (certificate, key) = (registry.certificate(), registry.key());
+    std::fs::copy(&certificate, certs.join("client.cert")).unwrap();
+    std::fs::copy(&key, certs.join("client.key")).unwrap();
+    registry.fill(
+        &format!("oci:{}", dir.path().join("layout").display()),
+        "some/image:tag",
+        &["--dest-cert-dir", certs.to_str().unwrap()],
+    );
+    let both = dir.path().join("both.pem");
+    let text = [&certificate, &key].map(|path| std::fs::read_to_string(path).unwrap());
+    std::fs::write(&both, text.concat()).unwrap();
+    let ca = format!(
+        "server = 'https://{}'\nca = '{}'\n",
+        registry.host(),
+        certificate.display()
+    );
+    let pair = format!("client = [['{}', '{}']]\n", certificate.display(), key.display());
+    let one = format!("client = '{}'\ndial_timeout = '20s'\n", both.display());
+    for (client, works) in [(pair.as_str(), true), (&one, true), ("", false)] {
+        let pulled = pull_by(&Home::new(), &format!("{ca}{client}"), &Silent);
+        assert_eq!(pulled.is_ok(), works, "{client}: {pulled:?}");
+    }
+    let lacking = format!("{ca}client = '{}'\n", certificate.display());
+    let error = pull_by(&Home::new(), &lacking, &Silent).unwrap_err();
+    assert!(error.to_string().contains("certificate with its key"), "{error}");
+}
+
+#[test]
 fn a_file_that_cannot_be_understood_is_named() {
     let home = Home::new();
     let error = pull_by(&home, "[host.'https://a.invalid']\ncapability = []\n", &Silent).unwrap_err();

@@ -35,6 +35,8 @@ pub struct Kind {
     pub login: bool,
     /// It speaks TLS, with [`Registry::certificate`].
     pub tls: bool,
+    /// It asks its clients for a certificate as well, and [`Registry::certificate`] is one.
+    pub client: bool,
 }
 
 /// A port that is free, and that nobody is given who asks the kernel for any: those are higher.
@@ -83,10 +85,13 @@ impl Registry {
         if kind.tls {
             let (certificate, key) = (write("crt", CERTIFICATE), write("key", KEY));
             config += &format!(
-                "  tls: {{ certificate: {}, key: {} }}\n",
+                "  tls:\n    certificate: {}\n    key: {}\n",
                 certificate.display(),
                 key.display()
             );
+            if kind.client {
+                config += &format!("    clientcas: [ {} ]\n", certificate.display());
+            }
         }
         if kind.login {
             let path = write("htpasswd", HTPASSWD);
@@ -132,6 +137,11 @@ impl Registry {
     /// The certificate that a client of a TLS registry must trust.
     pub fn certificate(&self) -> PathBuf {
         self.dir.path().join("crt")
+    }
+
+    /// The key of [`Registry::certificate`].
+    pub fn key(&self) -> PathBuf {
+        self.dir.path().join("key")
     }
 
     /// Where the registry keeps its data, for tests that damage or count it.

@@ -6,9 +6,9 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, OnceLock};
 
 use ureq::Agent;
-use ureq::tls::{Certificate, PemItem, RootCerts, TlsConfig};
+use ureq::tls::{Certificate, ClientCert, PemItem, RootCerts, TlsConfig};
 
-use super::hosts::Trust;
+use super::hosts::Dial;
 use super::http::{HttpOptions, lock};
 use super::url::{Url, split_port};
 use crate::text::printable;
@@ -23,8 +23,8 @@ const CA_BUNDLES: [&str; 6] = [
     "/etc/ssl/cert.pem",
 ];
 
-/// What connections of one agent have in common: whom TLS trusts (`None` without TLS), and the proxy.
-type Key = (Option<Arc<Trust>>, Option<String>);
+/// What connections of one agent have in common: whether they have TLS, how they are made, and the proxy.
+type Key = (bool, Arc<Dial>, Option<String>);
 
 /// Agents with their pools of connections.
 #[derive(Default)]
@@ -54,13 +54,13 @@ impl Agents {
     pub(super) fn get(
         &self,
         url: &Url,
-        trust: Option<&Arc<Trust>>,
+        dial: Option<&Arc<Dial>>,
         options: &HttpOptions,
     ) -> Result<Agent, String> {
-        let trust = trust.cloned().unwrap_or_default();
+        let dial = dial.cloned().unwrap_or_default();
         let proxy = options.proxies.choose(url);
         let mut made = lock(&self.made);
-        let key = (url.https.then(|| trust.clone()), proxy.map(str::to_owned));
+        let key = (url.https, dial.clone(), proxy.map(str::to_owned));
         if let Some(agent) = made.get(&key) {
             return Ok(agent.clone());
         }
@@ -71,22 +71,24 @@ impl Agents {
                 "the proxy's address is not valid; write http://host:port or socks5://host:port".to_owned()
             })?),
         };
+        let connect = dial.timeout.unwrap_or(options.connect_timeout);
         let mut config = Agent::config_builder()
             .http_status_as_error(false)
             .max_redirects(0)
             .proxy(proxy)
             .user_agent(concat!("strata/", env!("CARGO_PKG_VERSION")))
             .accept_encoding("identity")
-            .timeout_resolve(Some(options.connect_timeout))
-            .timeout_connect(Some(options.connect_timeout))
+            .timeout_resolve(Some(connect))
+            .timeout_connect(Some(connect))
             .timeout_recv_response(Some(options.response_timeout))
             .timeout_per_read(Some(options.stall_timeout))
             .timeout_per_write(Some(options.stall_timeout));
         if url.https {
             let tls = TlsConfig::builder()
                 .unversioned_rustls_crypto_provider(Arc::new(rustls::crypto::ring::default_provider()))
-                .root_certs(RootCerts::Specific(self.certificates(&trust, options)?))
-                .disable_verification(trust.skip_verify)
+                .root_certs(RootCerts::Specific(self.certificates(&dial, options)?))
+                .disable_verification(dial.skip_verify)
+                .client_cert(client_certificate(&dial.client)?)
                 .build();
             config = config.tls_config(tls);
         }
@@ -97,7 +99,7 @@ impl Agents {
 
     fn certificates(
         &self,
-        trust: &Trust,
+        dial: &Dial,
         options: &HttpOptions,
     ) -> Result<Arc<Vec<Certificate<'static>>>, String> {
         let common = match self.certificates.get() {
@@ -109,12 +111,40 @@ impl Agents {
                 self.certificates.get_or_init(|| Arc::new(read)).clone()
             }
         };
-        if trust.ca.is_empty() {
+        if dial.ca.is_empty() {
             return Ok(common);
         }
         let mut all = Vec::clone(&common);
-        all.extend(certificates_in(trust.ca.iter().map(PathBuf::as_path))?);
+        all.extend(certificates_in(dial.ca.iter().map(PathBuf::as_path))?);
         Ok(Arc::new(all))
+    }
+}
+
+/// The certificate that is shown to a host, and its key.
+fn client_certificate(files: &[PathBuf]) -> Result<Option<ClientCert>, String> {
+    let [first, ..] = files else { return Ok(None) };
+    let (mut certificates, mut key) = (Vec::new(), None);
+    for path in files {
+        let pem = std::fs::read(path);
+        let pem =
+            pem.map_err(|e| format!("cannot read the client's certificate in {}: {e}", path.display()))?;
+        for item in ureq::tls::parse_pem(&pem) {
+            match item {
+                Ok(PemItem::Certificate(certificate)) => certificates.push(certificate),
+                Ok(PemItem::PrivateKey(found)) => key = Some(found),
+                _ => {}
+            }
+        }
+    }
+    match key {
+        Some(key) if !certificates.is_empty() => Ok(Some(ClientCert::new_with_certs(&certificates, key))),
+        _ => {
+            let needs = "no client's certificate with its key in PEM form";
+            Err(format!(
+                "{} and what stands beside it hold {needs}",
+                first.display()
+            ))
+        }
     }
 }
 

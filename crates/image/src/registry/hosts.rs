@@ -8,7 +8,9 @@ use std::collections::BTreeMap;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
+use jiff::SignedDuration;
 use serde::Deserialize;
 use toml::Spanned;
 use ureq::http::{HeaderName, HeaderValue};
@@ -31,13 +33,17 @@ pub(crate) enum Capability {
 
 const ALL: [Capability; 3] = [Capability::Pull, Capability::Resolve, Capability::Push];
 
-/// Whom a TLS connection trusts.
+/// How a connection is made.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
-pub(crate) struct Trust {
-    /// Certificates in PEM form, besides all others.
+pub(crate) struct Dial {
+    /// Certificates in PEM form that are trusted besides all others.
     pub(crate) ca: Vec<PathBuf>,
     /// Any certificate will do.
     pub(crate) skip_verify: bool,
+    /// Files in PEM form with the certificate and the key that the client shows; none, one or two.
+    pub(crate) client: Vec<PathBuf>,
+    /// How long may pass until it is made, where another time than usual.
+    pub(crate) timeout: Option<Duration>,
 }
 
 /// One host, and how it is spoken to.
@@ -49,7 +55,7 @@ pub(crate) struct Endpoint {
     pub(crate) own: bool,
     capabilities: Vec<Capability>,
     pub(crate) headers: Vec<(HeaderName, String)>,
-    pub(crate) trust: Arc<Trust>,
+    pub(crate) dial: Arc<Dial>,
 }
 
 impl Endpoint {
@@ -60,7 +66,7 @@ impl Endpoint {
             own: true,
             capabilities: ALL.to_vec(),
             headers: Vec::new(),
-            trust: Arc::default(),
+            dial: Arc::default(),
         }
     }
 
@@ -89,6 +95,8 @@ struct Host {
     ca: Option<OneOrMore>,
     #[serde(default)]
     skip_verify: bool,
+    client: Option<Client>,
+    dial_timeout: Option<String>,
     #[serde(default)]
     header: BTreeMap<String, OneOrMore>,
     #[serde(default)]
@@ -105,6 +113,8 @@ struct File {
     ca: Option<OneOrMore>,
     #[serde(default)]
     skip_verify: bool,
+    client: Option<Client>,
+    dial_timeout: Option<String>,
     #[serde(default)]
     header: BTreeMap<String, OneOrMore>,
     #[serde(default)]
@@ -116,6 +126,32 @@ struct File {
 enum OneOrMore {
     One(String),
     More(Vec<String>),
+}
+
+/// What the client shows: files with a certificate and its key each, or pairs of files.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(untagged)]
+enum Client {
+    Files(OneOrMore),
+    Pairs(Vec<Vec<String>>),
+}
+
+impl Client {
+    /// The files of the one certificate; `None` where there are several, of which none is said to be the right one.
+    fn files(&self) -> Option<Vec<&String>> {
+        match self {
+            Client::Files(files) => match files.list() {
+                [file] => Some(vec![file]),
+                _ => None,
+            },
+            Client::Pairs(pairs) => match pairs.as_slice() {
+                [pair] if (1..=2).contains(&pair.len()) => {
+                    Some(pair.iter().filter(|file| !file.is_empty()).collect())
+                }
+                _ => None,
+            },
+        }
+    }
 }
 
 impl OneOrMore {
@@ -185,6 +221,8 @@ fn endpoints(file: File, path: &Path, domain: &str) -> Result<Vec<Endpoint>, Reg
         capabilities: file.capabilities,
         ca: file.ca,
         skip_verify: file.skip_verify,
+        client: file.client,
+        dial_timeout: file.dial_timeout,
         header: file.header,
         override_path: file.override_path,
     };
@@ -206,6 +244,20 @@ fn endpoint(address: &str, host: Host, own: bool, path: &Path) -> Result<Endpoin
     // Beside the file, unless it says where.
     let beside = path.parent().unwrap_or(Path::new("/"));
     let ca = host.ca.iter().flat_map(OneOrMore::list);
+    let client = match host.client.as_ref().map(Client::files) {
+        None => Vec::new(),
+        Some(Some(files)) => files.into_iter().map(|file| beside.join(file)).collect(),
+        Some(None) => {
+            let why = "client: one certificate can be shown: FILE, [FILE] or [[CERTIFICATE, KEY]]";
+            return Err(unusable(path, why));
+        }
+    };
+    let timeout = host.dial_timeout.as_deref().map(|text| {
+        let read = text.parse::<SignedDuration>().ok();
+        let time = read.and_then(|time| Duration::try_from(time).ok());
+        time.filter(|time| !time.is_zero())
+            .ok_or_else(|| unusable(path, format!("dial_timeout {text:?} is no time such as \"10s\"")))
+    });
     let mut headers = Vec::new();
     for (name, values) in &host.header {
         let wrong = || unusable(path, format!("{name:?} is no header that can be sent"));
@@ -220,9 +272,11 @@ fn endpoint(address: &str, host: Host, own: bool, path: &Path) -> Result<Endpoin
         own,
         capabilities: host.capabilities.unwrap_or_else(|| ALL.to_vec()),
         headers,
-        trust: Arc::new(Trust {
+        dial: Arc::new(Dial {
             ca: ca.map(|file| beside.join(file)).collect(),
             skip_verify: host.skip_verify,
+            client,
+            timeout: timeout.transpose()?,
         }),
     })
 }
@@ -267,7 +321,7 @@ mod tests {
         assert!(hosts[0].can(Capability::Pull) && !hosts[0].can(Capability::Resolve));
         assert!(hosts[1].can(Capability::Resolve) && hosts[3].can(Capability::Push));
         assert_eq!(hosts[1].headers.len(), 3);
-        assert!(hosts[2].trust.skip_verify && !hosts[3].trust.skip_verify);
+        assert!(hosts[2].dial.skip_verify && !hosts[3].dial.skip_verify);
     }
 
     #[test]
@@ -275,7 +329,20 @@ mod tests {
         let hosts = parsed("ca = 'ca.pem'", "docker.io").unwrap();
         assert_eq!(hosts.len(), 1);
         assert_eq!(hosts[0].base.to_string(), "https://registry-1.docker.io/v2");
-        assert!(hosts[0].own && hosts[0].trust.ca[0].ends_with("_default/ca.pem"));
+        assert!(hosts[0].own && hosts[0].dial.ca[0].ends_with("_default/ca.pem"));
+        let shown = |text: &str| parsed(text, "r.example").unwrap()[0].dial.client.len();
+        for (text, files) in [
+            ("client = 'a.pem'", 1),
+            ("client = ['a.pem']", 1),
+            ("client = [['a.pem', '']]", 1),
+            ("client = [['a.crt', '/k/a.key']]", 2),
+        ] {
+            assert_eq!(shown(text), files, "{text}");
+        }
+        for (text, time) in [("1m30s", 90_000), ("500ms", 500)] {
+            let hosts = parsed(&format!("dial_timeout = '{text}'"), "r.example").unwrap();
+            assert_eq!(hosts[0].dial.timeout, Some(Duration::from_millis(time)));
+        }
         let hosts = parsed("[host.'localhost:5000']", "r.example").unwrap();
         assert_eq!(hosts[0].base.to_string(), "http://localhost:5000/v2");
     }
@@ -283,7 +350,11 @@ mod tests {
     #[test]
     fn what_is_not_known_is_named() {
         for (text, word) in [
-            ("[host.'https://a']\nclient = 'x.pem'", "client"),
+            ("[host.'https://a']\nclients = 'x.pem'", "clients"),
+            ("[host.'https://a']\nclient = ['x.pem', 'y.pem']", "client"),
+            ("[host.'https://a']\nclient = [['x', 'y', 'z']]", "client"),
+            ("dial_timeout = 'soon'", "dial_timeout"),
+            ("dial_timeout = '0s'", "dial_timeout"),
             ("[host.'ftp://a']", "ftp://a"),
             ("[host.'https://a']\ncapabilities = ['fly']", "fly"),
             ("[host.'https://a'.header]\n'a b' = 'c'", "a b"),

@@ -351,8 +351,8 @@ impl Http {
             transient: false,
             not_tls: false,
         };
-        let trust = ask.via.map(|via| &via.trust);
-        let agent = self.agents.get(&ask.url, trust, &self.options).map_err(broken)?;
+        let dial = ask.via.map(|via| &via.dial);
+        let agent = self.agents.get(&ask.url, dial, &self.options).map_err(broken)?;
         let mut request = Request::builder()
             .method(ask.method.clone())
             .uri(ask.url.to_string());
