@@ -13,7 +13,8 @@ use super::lookup::file_body;
 use super::node::{DirBody, Name, Node, Real, lock, read, write};
 use super::{NodeId, Overlay, Result};
 
-/// Of a directory with more entries the names alone are read: nobody knows that all will be asked for.
+/// A directory with more entries is left to who lists it: nobody knows that all will be asked for, and several that are
+/// read ahead are kept at a time.
 const MOST: usize = 1024;
 
 impl DirBody {
@@ -25,7 +26,7 @@ impl DirBody {
 }
 
 impl Overlay {
-    /// Reads a directory for who will list it. One that has a part in the upper layer is left alone.
+    /// Reads a directory for who will list it. One that has a part in the upper layer is left alone, and a very large one.
     pub fn read_ahead(&self, node: NodeId) -> Result<()> {
         let node = self.nodes.get(node)?;
         let dir = node.dir()?;
@@ -33,19 +34,20 @@ impl Overlay {
             return Ok(());
         }
         let mut fresh = self.read_listing(&node)?;
-        if fresh.len() <= MOST {
-            let open = self.opened(&node)?;
-            fresh.read_statuses(|name, kind, layer| {
-                let part = open.parts.iter().find(|part| part.place.layer == layer)?;
-                let stat = match kind {
-                    // Which parts it has is still to be found out.
-                    FileType::Directory => return None,
-                    _ => self.stack.with(part, |dir| dir.stat(name)).ok()?,
-                };
-                // One with several names may be known by another.
-                (stat.st_nlink == 1).then_some(stat)
-            });
+        if fresh.len() > MOST {
+            return Ok(());
         }
+        let open = self.opened(&node)?;
+        fresh.read_statuses(|name, kind, layer| {
+            let part = open.parts.iter().find(|part| part.place.layer == layer)?;
+            let stat = match kind {
+                // Which parts it has is still to be found out.
+                FileType::Directory => return None,
+                _ => self.stack.with(part, |dir| dir.stat(name)).ok()?,
+            };
+            // One with several names may be known by another.
+            (stat.st_nlink == 1).then_some(stat)
+        });
         let mut listing = write(&dir.listing);
         // It was read without its lock.
         if listing.is_some() || !dir.is_untouched() {
