@@ -1,7 +1,9 @@
 //! Opening the directories of an overlay.
 
+use std::collections::HashSet;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use overlay::live::Layers;
@@ -45,6 +47,7 @@ pub struct Opened {
 /// Opens them all. Lower directories are opened through a private read-only mount each, where this process may make
 /// one: nothing can then write to them, whatever is asked and whatever is wrong here.
 pub fn open(paths: &Paths) -> Result<Opened, LayerError> {
+    distinct(paths)?;
     let mut mounts = Vec::new();
     let mut lower = Vec::with_capacity(paths.lower.len());
     for path in &paths.lower {
@@ -84,6 +87,51 @@ pub fn open(paths: &Paths) -> Result<Opened, LayerError> {
         stacked,
         mounts,
     })
+}
+
+/// Refuses what the kernel's overlay refuses with `ELOOP`: a lower directory that is another layer too, or lies in one. What
+/// is written to the upper directory must not be written to a lower one. (An upper directory may lie in a lower one.)
+fn distinct(paths: &Paths) -> Result<(), LayerError> {
+    let look = |what, path: &Path| {
+        let failed = |source| LayerError {
+            what,
+            path: path.to_path_buf(),
+            source,
+        };
+        let real = path.canonicalize().map_err(failed)?;
+        let status = real.metadata().map_err(failed)?;
+        Ok((real, (status.dev(), status.ino())))
+    };
+    let (mut known, mut inodes) = (HashSet::new(), HashSet::new());
+    if let Some((upper, work)) = &paths.writable {
+        for (what, path) in [("upper", upper), ("work", work)] {
+            let (real, inode) = look(what, path)?;
+            known.insert(real);
+            inodes.insert(inode);
+        }
+    }
+    let overlaps = |path: &Path| LayerError {
+        what: "lower",
+        path: path.to_path_buf(),
+        source: io::Error::new(
+            io::ErrorKind::InvalidInput,
+            "it is another layer too, or lies in one",
+        ),
+    };
+    let mut lower = Vec::with_capacity(paths.lower.len());
+    for path in &paths.lower {
+        let (real, inode) = look("lower", path)?;
+        if !inodes.insert(inode) {
+            return Err(overlaps(path));
+        }
+        known.insert(real.clone());
+        lower.push((path, real));
+    }
+    let inside = |real: &PathBuf| real.ancestors().skip(1).any(|above| known.contains(above));
+    match lower.iter().find(|(_, real)| inside(real)) {
+        Some((path, _)) => Err(overlaps(path)),
+        None => Ok(()),
+    }
 }
 
 /// What is prepared in one must not appear in the other.

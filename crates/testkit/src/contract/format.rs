@@ -163,6 +163,35 @@ pub fn nonsense_is_refused(d: &Drivers) {
     assert_eq!(f::names(s.at("")).unwrap(), ["f"]);
 }
 
+/// A lower directory that is another layer too, or lies in one; an upper directory may lie in a lower one.
+pub fn layers_that_overlap_are_refused(d: &Drivers) {
+    let mut s = Scene::new(d)
+        .lower(|t| t.file("f", "").dir("in", 0o755))
+        .with_upper(|t| t.dir("in", 0o755));
+    let good = s.layers();
+    let (upper, work) = good.writable.clone().unwrap();
+    let low = good.lower[0].clone();
+    f::mkdir(work.join("in"), 0o755).unwrap();
+    f::symlink(&upper, s.beside("link")).unwrap();
+    let try_with = |lower: &[&std::path::Path], upper: &std::path::Path| {
+        let mut layers = good.clone();
+        layers.lower = lower.iter().map(|path| path.to_path_buf()).collect();
+        layers.writable = Some((upper.to_path_buf(), work.clone()));
+        d.judged.mount(&layers, &s.at(""))
+    };
+    assert!(try_with(&[&upper], &upper).is_err());
+    assert!(try_with(&[&s.beside("link"), &low], &upper).is_err());
+    assert!(try_with(&[&upper.join("in")], &upper).is_err());
+    assert!(try_with(&[&work], &upper).is_err());
+    assert!(try_with(&[&low, &low], &upper).is_err());
+    assert!(try_with(&[&low.join("in"), &low], &upper).is_err());
+    try_with(&[&low], &low.join("in")).unwrap();
+    d.judged.unmount(&s.at("")).unwrap();
+    f::rmdir(work.join("in")).unwrap();
+    s.try_mount().unwrap();
+    assert_eq!(f::names(s.at("")).unwrap(), ["f", "in"]);
+}
+
 /// Without an upper directory nothing can be changed: `EROFS`, for everything.
 pub fn without_an_upper_directory(d: &Drivers) {
     let s = Scene::new(d)

@@ -223,6 +223,7 @@ macro_rules! for_each_contract_case {
                 whiteouts_are_devices directories_over_deleted_things_are_opaque
                 copied_up_things_name_their_origin the_work_directory_is_left_empty
                 leftovers_are_cleaned_at_mount an_upper_in_use_is_refused nonsense_is_refused
+                layers_that_overlap_are_refused
                 without_an_upper_directory mounted_read_only mountinfo_names_the_layers
                 attributes_of_the_mount
             }
