@@ -167,17 +167,35 @@ fn nothing_of_the_host_comes_in() {
     first.kill(15).unwrap();
 }
 
+/// A cgroup that stands still until this is dropped, also where a test fails before: whoever waits for what is in it
+/// would wait for ever.
+struct Frozen<'a>(&'a Cgroup);
+
+impl<'a> Frozen<'a> {
+    fn new(cgroup: &'a Cgroup) -> Frozen<'a> {
+        cgroup.freeze().unwrap();
+        Frozen(cgroup)
+    }
+}
+
+impl Drop for Frozen<'_> {
+    fn drop(&mut self) {
+        self.0.thaw().unwrap();
+    }
+}
+
 #[test]
 fn on_its_way_it_holds_nothing_that_it_does_not_need() {
     let container = Box::script(WAITING);
     let (first, _out) = container.ready();
     let cgroup = cgroup(&container);
     // Born into a cgroup that is frozen, it stands still before its first step.
-    cgroup.freeze().unwrap();
+    let frozen = Frozen::new(&cgroup);
     // Not before: the script has new processes all the time.
     let before = cgroup.pids().unwrap();
     let request = process(&container, &["true"], |_| {});
     std::thread::scope(|scope| {
+        let frozen = frozen;
         let asking = scope.spawn(|| {
             let null = null();
             begin(&container, &request, [&null, &null, &null])
@@ -218,7 +236,7 @@ fn on_its_way_it_holds_nothing_that_it_does_not_need() {
             Reply::Done
         ));
         assert!(!asking.is_finished());
-        cgroup.thaw().unwrap();
+        drop(frozen);
         assert_eq!(asking.join().unwrap().code, 0);
     });
     first.kill(15).unwrap();
