@@ -95,6 +95,41 @@ fn one_that_the_state_directory_has_forgotten_is_still_ended() {
 }
 
 #[test]
+fn whoever_starts_one_hears_of_its_supervisors_death_at_any_moment() {
+    let strata = busybox();
+    let begin = Instant::now();
+    let mut killed = 0;
+    // A start takes from ten to a hundred milliseconds.
+    for moment in (0..60).map(|step| Duration::from_millis(2 * step)) {
+        let mut command = strata.command(["run", "--rm", "--network", "none", "busybox", "true"]);
+        let mut child = command.stderr(Stdio::piped()).spawn().unwrap();
+        std::thread::sleep(moment);
+        let children = format!("/proc/{0}/task/{0}/children", child.id());
+        let children = std::fs::read_to_string(children).unwrap_or_default();
+        for pid in children.split_whitespace() {
+            let pid = rustix::process::Pid::from_raw(pid.parse().unwrap()).unwrap();
+            let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
+            killed += 1;
+        }
+        let mut ended = None;
+        let asked = Instant::now();
+        while ended.is_none() {
+            ended = child.try_wait().unwrap();
+            assert!(
+                asked.elapsed() < Duration::from_secs(20),
+                "after {moment:?} it waits for ever"
+            );
+            std::thread::sleep(Duration::from_millis(2));
+        }
+    }
+    assert!(killed >= 10, "{killed} were killed");
+    assert!(begin.elapsed() < Duration::from_secs(60));
+    strata.ok(["prune", "-f"]);
+    assert_eq!(strata.ok(["ps", "-aq"]), "");
+    eventually("nothing is left", || strata.in_use() == (Vec::new(), Vec::new()));
+}
+
+#[test]
 fn made_first_and_started_later_with_what_it_wrote_before() {
     let strata = busybox();
     let id = strata.ok([

@@ -151,7 +151,12 @@ impl<'a> Launch<'a> {
             cgroup: order.cgroup,
             sibling: false,
         };
-        let run = || child::run(order, &prepared, childs_end);
+        let mut own_end = Some(sync);
+        let run = || {
+            // In the child, which would otherwise never hear that we are gone: it must not be its own listener.
+            own_end.take();
+            child::run(order, &prepared, childs_end)
+        };
         let child = match prepared.namespaces.joins(kind::USER) {
             Some(joined) => {
                 sibling::fork(|| joined.enter(), None, &request, run).about(Concern::Namespace)?
@@ -164,7 +169,7 @@ impl<'a> Launch<'a> {
         let mut launch = Launch {
             order,
             child: Some(child),
-            sync,
+            sync: own_end.ok_or_else(|| Fault::new("the child's memory is not its own"))?,
             filter: None,
         };
         if prepared.waits_for_parent {
