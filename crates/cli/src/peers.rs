@@ -115,9 +115,10 @@ fn run_flag(flag: &str) -> Option<&'static str> {
         "--rmi" => "strata rmi removes the image",
         "--link" => "containers of a network find each other by name: strata network create, --network NAME",
         "--link-local-ip" => "--ip and --ip6 ask for an address of the network",
-        "--no-hosts" | "--no-hostname" | "--hosts-file" => {
-            "bind a file of your own over the container's: -v ./resolv.conf:/etc/resolv.conf:ro"
+        "--no-hosts" | "--hosts-file" => {
+            "bind a file of your own over the container's: -v ./hosts:/etc/hosts:ro"
         }
+        "--no-hostname" => "bind a file of your own over the container's: -v ./hostname:/etc/hostname:ro",
         "--domainname" => "--sysctl kernel.domainname=NAME sets it; --hostname takes a name with its domain",
         "--cpu-rt-period" | "--cpu-rt-runtime" => "--cpus and --cpu-shares say what it has of the time",
         "--memory-swappiness" | "--kernel-memory" | "--oom-kill-disable" => {

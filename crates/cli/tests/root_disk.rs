@@ -177,3 +177,43 @@ fn a_store_that_cannot_be_written() {
     mount_remount(disk.path(), MountFlags::empty(), LARGE).unwrap();
     assert_eq!(strata.ok(["run", "--rm", "busybox", "echo", "again"]), "again\n");
 }
+
+#[test]
+fn a_state_directory_without_room_for_a_container() {
+    let strata = common::busybox();
+    let mut failed = 0;
+    for inodes in 3..14 {
+        let disk = Disk::tmpfs(&format!("nr_inodes={inodes}"));
+        let state = disk.path().join("s");
+        let state = state.to_str().unwrap();
+        let with_state = |words: &[&str]| strata.end([&["--state", state], words].concat());
+        let ended = with_state(&[
+            "run",
+            "--rm",
+            "--network",
+            "none",
+            "--name",
+            "one",
+            "busybox",
+            "true",
+        ]);
+        if ended.code != 0 {
+            failed += 1;
+            refused(&ended, &["No space left"]);
+            assert!(ended.err.contains("df -i"), "{inodes}: {ended:?}");
+        }
+        let listed = with_state(&["ps", "-aq"]);
+        assert_eq!(
+            (listed.code, listed.out.as_str()),
+            (0, ""),
+            "{inodes}: {ended:?} {listed:?}"
+        );
+        assert_eq!(strata.in_use(), (Vec::new(), Vec::new()), "{inodes}");
+        assert_eq!(
+            testkit::program::mounts_beneath(&disk.path().join("s")),
+            Vec::<PathBuf>::new(),
+            "{inodes}"
+        );
+    }
+    assert!(failed > 3, "{failed} failed");
+}

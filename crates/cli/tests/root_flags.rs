@@ -408,6 +408,25 @@ fn one_takes_the_place_of_another() {
 }
 
 #[test]
+fn privileged_with_less() {
+    let strata = busybox();
+    let granted = |flags: &[&str]| {
+        said(
+            &strata,
+            &[&["--privileged"], flags].concat(),
+            "grep CapBnd /proc/self/status",
+        )
+    };
+    assert_eq!(granted(&["--cap-drop", "ALL"]), "CapBnd:\t0000000000000000\n");
+    assert_eq!(
+        granted(&["--cap-drop", "ALL", "--cap-add", "CHOWN"]),
+        "CapBnd:\t0000000000000001\n"
+    );
+    let (all, less) = (granted(&[]), granted(&["--cap-drop", "CHOWN"]));
+    assert!(all != less && less.ends_with("e\n"), "{all} {less}");
+}
+
+#[test]
 fn kernel_parameters() {
     let strata = busybox();
     let flags = [

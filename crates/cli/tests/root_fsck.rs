@@ -164,7 +164,7 @@ fn files_of_layers_come_back_from_the_blob() {
         &strata,
         false,
         "layer",
-        "its files is not there",
+        "its files: not there",
         "unpacked anew from its blob",
     );
     fs::remove_dir_all(top(&strata).parent().unwrap()).unwrap();
@@ -172,7 +172,7 @@ fn files_of_layers_come_back_from_the_blob() {
         &strata,
         false,
         "layer",
-        "its directory is not there",
+        "its directory: not there",
         "unpacked anew from its blob",
     );
     fs::remove_file(top(&strata).with_file_name("record")).unwrap();
@@ -180,7 +180,7 @@ fn files_of_layers_come_back_from_the_blob() {
         &strata,
         false,
         "layer",
-        "its record is not there",
+        "its record: not there",
         "unpacked anew from its blob",
     );
     flip(&top(&strata).with_file_name("record"));

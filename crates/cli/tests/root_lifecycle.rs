@@ -111,22 +111,55 @@ fn whoever_starts_one_hears_of_its_supervisors_death_at_any_moment() {
             let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
             killed += 1;
         }
-        let mut ended = None;
         let asked = Instant::now();
-        while ended.is_none() {
-            ended = child.try_wait().unwrap();
-            assert!(
-                asked.elapsed() < Duration::from_secs(20),
-                "after {moment:?} it waits for ever"
-            );
+        while child.try_wait().unwrap().is_none() && asked.elapsed() < Duration::from_secs(20) {
             std::thread::sleep(Duration::from_millis(2));
         }
+        let in_time = child.try_wait().unwrap().is_some();
+        let _ = child.kill();
+        let _ = child.wait();
+        assert!(in_time, "after {moment:?} it waits for ever");
     }
     assert!(killed >= 10, "{killed} were killed");
     assert!(begin.elapsed() < Duration::from_secs(60));
     strata.ok(["prune", "-f"]);
     assert_eq!(strata.ok(["ps", "-aq"]), "");
     eventually("nothing is left", || strata.in_use() == (Vec::new(), Vec::new()));
+}
+
+#[test]
+fn a_terminal_is_left_also_where_the_container_goes_at_its_end() {
+    let strata = busybox();
+    let mut screen = on_terminal(
+        &strata,
+        &[
+            "run",
+            "--rm",
+            "-it",
+            "--name",
+            "one",
+            "--detach-keys",
+            "ctrl-x",
+            "busybox",
+            "sh",
+        ],
+        24,
+        80,
+    );
+    screen.until("# ");
+    screen.type_in("\x18");
+    assert_eq!(screen.code(), Some(0));
+    assert_eq!(status(&strata, "one"), "running");
+    strata.ok(["stop", "-t", "0", "one"]);
+    eventually("it goes", || strata.ok(["ps", "-aq"]).is_empty());
+    let mut screen = on_terminal(
+        &strata,
+        &["run", "--rm", "-it", "busybox", "sh", "-c", "exit 7"],
+        24,
+        80,
+    );
+    assert_eq!(screen.code(), Some(7));
+    eventually("it is gone", || strata.in_use() == (Vec::new(), Vec::new()));
 }
 
 #[test]

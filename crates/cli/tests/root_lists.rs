@@ -2,7 +2,7 @@
 
 mod common;
 
-use common::{Image, Layer, busybox, refused};
+use common::{Compression, Image, Layer, busybox, refused};
 use serde_json::json;
 
 #[test]
@@ -156,4 +156,24 @@ fn images_that_fit() {
     }
     refused(&strata.end(["images", "-f", "colour=red"]), &["\"colour\""]);
     refused(&strata.end(["images", "-f", "since=nosuch"]), &["nosuch"]);
+}
+
+#[test]
+fn names_of_one_image_by_two_manifests() {
+    let strata = common::empty();
+    for (name, compression) in [
+        ("docker.io/library/a:1", Compression::None),
+        ("docker.io/library/b:1", Compression::Gzip),
+    ] {
+        strata.load(&Image::busybox().name(name).compression(compression));
+    }
+    let id = |name: &str| strata.ok(["inspect", "-f", "{{.Id}} {{.ManifestDigest}}", name]);
+    let (a, b) = (id("a:1"), id("b:1"));
+    assert!(a != b && a.split(' ').next() == b.split(' ').next(), "{a} {b}");
+    strata.ok(["create", "--name", "box", "a:1", "true"]);
+    refused(&strata.end(["rmi", "a:1"]), &["a:1", "box"]);
+    assert_eq!(strata.ok(["rmi", "b:1"]), "Untagged: b:1\n");
+    strata.ok(["rm", "box"]);
+    let told = strata.ok(["rmi", "a:1"]);
+    assert!(told.starts_with("Untagged: a:1\nDeleted: sha256:"), "{told}");
 }

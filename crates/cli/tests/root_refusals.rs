@@ -263,8 +263,14 @@ fn what_docker_or_podman_would_have_taken_gets_a_way_out() {
         (&["--link", "a:b"], &["'--link'"], "--network NAME"),
         (&["--detach-keys", "ctrl-"], &["--detach-keys"], "ctrl-x,a"),
         (&["--gpus", "all"], &["--gpus"], "--device"),
-        (&["--replace"], &["--replace"], "strata rm -f"),
-        (&["--pull", "newer"], &["newer"], "--pull always"),
+        (&["--timeout", "5"], &["--timeout"], "timeout(1)"),
+        (&["--no-hosts"], &["--no-hosts"], "/etc/hosts:ro"),
+        (&["--pull", "often"], &["often"], "newer"),
+        (
+            &["--log-driver", "none", "--log-opt", "max-size=1k"],
+            &["--log-opt"],
+            "k8s-file",
+        ),
         (&["--add-host", "a;b:1.2.3.4"], &["a;b"], "once for each"),
         (&["--ipc", "none"], &["--ipc"], "private"),
         (

@@ -9,6 +9,7 @@ use image::config::Execution;
 use image::progress::{Event, Progress};
 use image::reference::{Reference, ReferenceError};
 use image::stored::{Stored, StoredError};
+use mount::kernel::MAX_LOWER;
 use runtime::PauseError;
 use runtime::bundle::Bundle;
 use runtime::cgroup::CgroupError;
@@ -58,6 +59,14 @@ pub enum CommitError {
     /// It stands on no image.
     #[error("container {0} is made of no image but of a directory of this machine")]
     NoImage(String),
+    /// Its image has as many layers as can be mounted.
+    #[error("container {name}: its image has {layers} layers, and an image of more could not be run")]
+    TooManyLayers {
+        /// The container.
+        name: String,
+        /// Layers of its image.
+        layers: usize,
+    },
     /// An instruction.
     #[error(transparent)]
     Change(#[from] ChangeError),
@@ -120,6 +129,12 @@ impl Engine {
             return Err(CommitError::NoImage(row.name));
         };
         let lowers: Vec<Dir> = layers.collect();
+        if lowers.len() >= MAX_LOWER {
+            return Err(CommitError::TooManyLayers {
+                name: row.name,
+                layers: lowers.len(),
+            });
+        }
         let changed = Changed {
             upper: &upper,
             lowers: &lowers,

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use mount::overlay::Overlay;
 use serde::Serialize;
 use store::{ContainerError, Fault, Holder, ImageLayer, SnapshotError, StackDir};
 
@@ -47,6 +48,8 @@ pub struct Stack {
     pub writable: Option<Writable>,
     /// Read-only directories, topmost first.
     pub layers: Vec<Layer>,
+    /// The directory beneath a container's layers that holds what is mounted upon (`/proc`, `/etc/hosts`), the same for all.
+    pub mount_points: Option<PathBuf>,
 }
 
 /// The merged view.
@@ -147,9 +150,14 @@ impl Engine {
         let path = self.store.upper_path(self.ns(), &row.id)?;
         let usage = self.store.usage(self.ns(), &row.id)?;
         let rootfs = self.bundle_of(&row).join("rootfs");
+        let mounts = self.store.root_mounts(self.ns(), &row.id)?;
+        let lowest = mounts.first().map(|mount| Overlay::parse(&mount.options));
+        let lowest = lowest.and_then(|overlay| overlay.lower.last().cloned());
+        let mount_points = lowest.filter(|lowest| stack.lowers.iter().all(|dir| dir.path != *lowest));
         Ok(Stack {
             kind: StackKind::Container,
             layers: layers.collect::<Result<_, _>>()?,
+            mount_points,
             image: Some(
                 row.image
                     .as_deref()
@@ -190,6 +198,7 @@ impl Engine {
             merged: None,
             writable: None,
             layers: layers.collect::<Result<_, _>>()?,
+            mount_points: None,
         })
     }
 

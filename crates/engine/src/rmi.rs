@@ -72,23 +72,25 @@ impl Engine {
     pub fn rmi(&self, text: &str, force: bool) -> Result<Removed, RmiError> {
         let image = self.find_image(text)?;
         let all = self.store.images_by_id_prefix(self.ns(), &image.id.hex())?;
-        let all: Vec<String> = all.into_iter().map(|image| image.name).collect();
-        let names = if self.is_name(text, &image.name) {
-            vec![image.name.clone()]
-        } else {
-            all.clone()
-        };
-        if names.len() > 1 && !force {
-            let names = names.iter().map(|name| familiar(name)).collect();
+        let one = self.is_name(text, &image.name);
+        // Of one configuration there may be several manifests: one in docker's form and one in OCI's, say.
+        let (gone, stay): (Vec<_>, Vec<_>) = all
+            .into_iter()
+            .partition(|other| !one || other.name == image.name);
+        if gone.len() > 1 && !force {
+            let names = gone.iter().map(|image| familiar(&image.name)).collect();
             return Err(RmiError::SeveralNames {
                 id: text.to_owned(),
                 names,
             });
         }
-        if names.len() == all.len() && !force {
+        if !force {
+            let led =
+                |to: &[store::Image], manifest| to.iter().any(|image| image.manifest.digest == manifest);
+            let loses = |manifest| led(&gone, manifest) && !led(&stay, manifest);
             let containers = self.store.containers(self.ns())?.into_iter();
             let containers = containers
-                .filter(|c| c.manifest == Some(image.manifest.digest))
+                .filter(|c| c.manifest.is_some_and(loses))
                 .map(|c| c.name);
             let containers: Vec<String> = containers.collect();
             if !containers.is_empty() {
@@ -99,7 +101,7 @@ impl Engine {
             }
         }
         let mut removed = Removed::default();
-        for name in names {
+        for name in gone.into_iter().map(|image| image.name) {
             let gone = match self.store.remove_image(self.ns(), &name) {
                 // Somebody else was faster.
                 Err(ImageError::NotFound(_)) => continue,
@@ -107,10 +109,11 @@ impl Engine {
             };
             removed.names.push(familiar(&name));
             self.note("image", "untag", &familiar(&name));
-            if gone.last {
+            let last = gone.last && stay.is_empty();
+            if last {
                 self.note("image", "delete", &gone.id.to_string());
             }
-            removed.id = gone.last.then_some(gone.id);
+            removed.id = last.then_some(gone.id);
         }
         match removed.names.is_empty() {
             true => Err(RmiError::NotFound(text.to_owned())),

@@ -278,7 +278,9 @@ fn names_and_attributes_too_long() {
     );
     refused(
         Tar::new().file_with("f", "", |entry| {
-            entry.xattrs.push((b"nonsense".to_vec(), vec![0]))
+            entry
+                .xattrs
+                .push((b"security.selinux.nonsense".to_vec(), vec![0; 70_000]))
         }),
         &[],
         &["\"f\"", "nonsense"],
@@ -299,6 +301,17 @@ fn names_and_attributes_too_long() {
         &[],
         &["extended headers larger than 1048576 bytes"],
     );
+}
+
+#[test]
+fn attributes_of_other_systems_mean_nothing() {
+    let tar = Tar::new().file_with("f", "", |entry| {
+        entry.xattrs.push((b"com.apple.quarantine".to_vec(), vec![0]));
+        entry.xattrs.push((b"user.kept".to_vec(), vec![1]));
+    });
+    let layer = try_layer_within(&tar.end(), &[], &Limits::default()).unwrap();
+    let dir = sys::Dir::open_ambient(layer.path()).unwrap();
+    assert_eq!(dir.list_xattrs("f").unwrap(), ["user.kept"]);
 }
 
 #[test]

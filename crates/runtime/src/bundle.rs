@@ -112,11 +112,17 @@ impl Bundle {
             let above = Dir::open_ambient(parent)?;
             above.mkdir(id, Mode::RWXU)?;
             let dir = above.open_dir(id)?;
-            dir.mkdir(ROOTFS, Mode::from_raw_mode(0o755))?;
-            Ok(Bundle {
+            let bundle = Bundle {
                 path: path.clone(),
                 dir,
-            })
+            };
+            // First: whoever takes it away locks it, also where there is no room for anything more.
+            if let Err(error) = bundle.open_lock() {
+                above.rmdir(id)?;
+                return Err(error);
+            }
+            bundle.dir.mkdir(ROOTFS, Mode::from_raw_mode(0o755))?;
+            Ok(bundle)
         };
         let bundle = made().map_err(|source| io_error(&path, source))?;
         let format = Format {
@@ -179,9 +185,13 @@ impl Bundle {
         }
     }
 
-    fn locked(&self, how: FlockOperation) -> io::Result<File> {
+    fn open_lock(&self) -> io::Result<File> {
         let flags = OFlags::RDWR | OFlags::CREATE | OFlags::NOFOLLOW;
-        let file = self.dir.open_file(LOCK, flags, Mode::RUSR | Mode::WUSR)?;
+        self.dir.open_file(LOCK, flags, Mode::RUSR | Mode::WUSR)
+    }
+
+    fn locked(&self, how: FlockOperation) -> io::Result<File> {
+        let file = self.open_lock()?;
         rustix::fs::flock(&file, how)?;
         Ok(file)
     }
@@ -237,10 +247,10 @@ impl Bundle {
     /// Reads the file `name`; `None` where it does not exist.
     pub fn read(&self, name: &str) -> Result<Option<Vec<u8>>, BundleError> {
         let read = || -> io::Result<Vec<u8>> {
-            let mut file: File = self.dir.open_file(name, OFlags::RDONLY, Mode::empty())?;
+            let file: File = self.dir.open_file(name, OFlags::RDONLY, Mode::empty())?;
             // Most are short, and `ps` reads those of every container: one read that is not filled has met the end.
             let mut contents = vec![0; SHORT];
-            let length = file.read(&mut contents)?;
+            let length = rustix::io::retry_on_intr(|| rustix::io::read(&file, &mut *contents))?;
             contents.truncate(length);
             if length == SHORT {
                 file.take(MAX_FILE - SHORT as u64).read_to_end(&mut contents)?;

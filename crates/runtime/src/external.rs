@@ -65,7 +65,7 @@ impl External {
                 "an init process (--init) is strata's own: {} does not have it",
                 program.display()
             );
-            return Err(Fault::new(text).about(Concern::RuntimeWords));
+            return Err(Fault::new(text));
         }
         let external = External {
             program: program.to_path_buf(),

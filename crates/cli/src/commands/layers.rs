@@ -57,7 +57,7 @@ fn draw(out: &mut dyn Write, stack: &Stack, full: bool, style: Style) -> io::Res
     }
     let count = stack.layers.len();
     for (place, layer) in stack.layers.iter().enumerate() {
-        let last = place + 1 == count;
+        let last = place + 1 == count && stack.mount_points.is_none();
         let (tee, bar) = if last { ("└", " ") } else { ("├", "│") };
         label(out, tee, &format!("layer {}", count - place), style)?;
         writeln!(out, "{}", layer.path.display())?;
@@ -66,7 +66,16 @@ fn draw(out: &mut dyn Write, stack: &Stack, full: bool, style: Style) -> io::Res
             writeln!(out, "│")?;
         }
     }
-    if count == 0 {
+    if let Some(path) = &stack.mount_points {
+        label(out, "└", "places", style)?;
+        writeln!(out, "{}", path.display())?;
+        line(
+            out,
+            " ",
+            "what /proc, /etc/hosts and the like are mounted on",
+            style,
+        )?;
+    } else if count == 0 {
         writeln!(out, "└ no layer below")?;
     }
     writeln!(out)?;
@@ -187,6 +196,7 @@ mod tests {
                 inodes: 1,
             }),
             layers: vec![layer(2, &[]), layer(1, &["debian:12", "other"])],
+            mount_points: Some("/s/mountpoints".into()),
         };
         let mut out = Vec::new();
         draw(&mut out, &stack, false, Style::PLAIN).unwrap();
@@ -201,10 +211,13 @@ container quiet_basalt of debian:12  abababababab
 │           222222222222  2.5MB in 12 files (1MB packed)
 │           /bin/sh -c apt-get install x
 │
-└ layer 1   /s/snapshots/1/fs
-            111111111111  2.5MB in 12 files (1MB packed)
-            /bin/sh -c apt-get install x
-            shared with debian:12, other
+├ layer 1   /s/snapshots/1/fs
+│           111111111111  2.5MB in 12 files (1MB packed)
+│           /bin/sh -c apt-get install x
+│           shared with debian:12, other
+│
+└ places    /s/mountpoints
+            what /proc, /etc/hosts and the like are mounted on
 
 2 layers, 5MB in all: 2.5MB shared with others, 2.5MB not (4.1kB written here)
 ";

@@ -86,6 +86,8 @@ pub(crate) fn run(context: &Context, args: RunArgs) -> Outcome {
     }
     let way = match (detach, args.rm) {
         (true, _) => Way::Detached,
+        // Its terminal can be left, and then somebody must hold it.
+        (false, true) if args.tty && args.interactive && !keys.is_empty() => Way::Attached,
         // Nobody can ask for its log later, so that nothing need be copied.
         (false, true) => Way::Inherited,
         (false, false) => Way::Attached,

@@ -60,7 +60,15 @@ fn unpack_hint(error: &UnpackError) -> &'static str {
         UnpackError::Refused { .. } => {
             "nothing of it was kept; who made the image must build it again without that entry"
         }
-        UnpackError::Make { source, .. } if source.kind() == ErrorKind::InvalidInput => {
+        UnpackError::Make { source, .. } if source.kind() == ErrorKind::InvalidFilename => {
+            "file systems of Linux take names of 255 bytes, and paths of 4095; who made the image must build it again without that entry"
+        }
+        UnpackError::Make { doing, .. } if doing.contains("attribute") => {
+            "the store's file system does not take that attribute: another may (xfs takes larger ones than ext4), or who made the image must build it again without"
+        }
+        UnpackError::Make { source, doing, .. }
+            if source.kind() == ErrorKind::InvalidInput && doing.contains("owner") =>
+        {
             "an ordinary user has the owners that /etc/subuid and /etc/subgid give; more of them there make it possible"
         }
         UnpackError::Make { .. } | UnpackError::Record(_) => {
@@ -180,6 +188,12 @@ impl Explain for LoadError {
             LoadProblem::Sparse { .. } => "pack it without --sparse".to_owned(),
             LoadProblem::Install { source, .. } => return source.hint(),
             problem if problem.is_inflated() => limit_hint("ratio").to_owned(),
+            problem if problem.to_string().contains("decompress it first") => {
+                "gzip and zstd are read as they are; decompress others before: xz -dc FILE | strata load".to_owned()
+            }
+            problem if problem.to_string().contains("skopeo's dir: form") => {
+                "skopeo copy dir:DIRECTORY oci-archive:FILE makes an archive of it".to_owned()
+            }
             LoadProblem::Manifest { source, .. } if source.advice().is_some() => return source.advice().map(str::to_owned),
             _ => "the archive is damaged or not complete: save it again".to_owned(),
         })

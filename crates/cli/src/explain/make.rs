@@ -80,6 +80,9 @@ impl Explain for CommitError {
             CommitError::NoImage(_) => {
                 "strata diff shows what it changed; strata export gives all that it shows, as a tar"
             }
+            CommitError::TooManyLayers { .. } => {
+                "strata image squash makes one layer of an image's; run that"
+            }
             CommitError::Change(_) => "strata commit --help lists what --change takes",
             CommitError::Pause { .. } => "--pause=false lets it go on meanwhile",
             CommitError::Commit { source, .. } => match &**source {

@@ -5,8 +5,11 @@ use std::io::ErrorKind;
 use engine::errors::Fault;
 use engine::exec::ExecError;
 use engine::run::{BaseError, RunError, SpecError, UsersError};
+use mount::MountError;
 use runtime::control::Concern;
 use runtime::{ExecError as Unstarted, StartError, spec};
+
+use rustix::io::Errno;
 
 use super::Explain;
 use super::image::PLATFORMS;
@@ -36,7 +39,14 @@ impl Explain for BaseError {
             BaseError::HostView => "run an image, or name a directory with --rootfs".to_owned(),
             BaseError::Directory { .. } => "name a directory that holds a root file system".to_owned(),
             BaseError::Find(error) => return error.hint(),
-            BaseError::Pull(error) => return error.hint(),
+            BaseError::Pull(error) => {
+                let hint = error.hint()?;
+                match hint.contains("--plain-http") {
+                    // Which `run` does not have.
+                    true => "if it speaks plain http: strata pull --plain-http, or list it as plain_http in the configuration".to_owned(),
+                    false => hint,
+                }
+            }
             BaseError::Blob { source, .. } => return source.hint(),
             _ => return None,
         })
@@ -65,6 +75,11 @@ impl Explain for RunError {
                 "it belongs to another user: name one of this user's (--root, --state), or be root"
             }
             RunError::Start(StartError::Helper { source, .. })
+                if source.raw_os_error() == Some(Errno::PERM.raw_os_error()) =>
+            {
+                PRIVILEGES
+            }
+            RunError::Start(StartError::Helper { source, .. })
                 if source.kind() == ErrorKind::PermissionDenied =>
             {
                 "it belongs to another user: name one of this user's (--root, --state), or be root"
@@ -73,6 +88,22 @@ impl Explain for RunError {
                 "the state lies where --state says, or STRATA_STATE, or the configuration file: name a directory there"
             }
             RunError::MissingLayer { .. } => super::REPAIR,
+            RunError::Host(_) => {
+                "it needs mknod(2), and a store on a file system that may lie above in an overlay (not on an overlay itself): --root names another"
+            }
+            RunError::Mount(MountError::TooManyLayers(_)) => {
+                "strata image squash makes one layer of an image's"
+            }
+            RunError::Mount(_) => {
+                "the store's file system cannot be mounted so (is it an overlay itself?): --driver fuse does without, --root names another"
+            }
+            RunError::Attend { .. } => {
+                "somebody killed its supervisor: what runs goes on, strata ps shows it, strata rm -f ends it"
+            }
+            RunError::Start(StartError::Supervisor { .. }) => "nothing of it is left: run it again",
+            RunError::Bundle(_) => {
+                "the state lies where --state says, or STRATA_STATE, or the configuration file: see that it can be written"
+            }
             RunError::Remove { .. } => "remove it with strata rm -f",
             RunError::Running(_) => "strata attach shows what it prints, strata restart starts it anew",
             RunError::NoPlan(_) => "remove it with strata rm, and run it anew",
@@ -156,6 +187,8 @@ impl Explain for ExecError {
         }
     }
 }
+
+const PRIVILEGES: &str = "root here lacks rights that containers need (CAP_SYS_ADMIN and others): in a container, that one needs --privileged";
 
 const NOT_MAPPED: &str = "an ordinary user's containers have the ids that /etc/subuid and /etc/subgid give to the user, and otherwise one";
 

@@ -68,7 +68,7 @@ impl Mender<'_> {
                 self.blob(&digest, &mut found)?;
             }
             Wrong::LayerMissing { layer, part } => {
-                found = Finding::new("layer", layer.diff_id.to_string(), format!("{part} is not there"));
+                found = Finding::new("layer", layer.diff_id.to_string(), format!("{part}: not there"));
                 if repair {
                     self.layer(&layer, &mut found)?;
                 }

@@ -41,8 +41,13 @@ impl Form {
         self.overlay.prefix == Prefix::Trusted
     }
 
-    /// Whether an attribute of this name can be set.
+    /// Whether an attribute of this name can be set. Linux has none outside of its four namespaces (xattr(7)); other systems'
+    /// archives hold such (`com.apple.quarantine`), which mean nothing here.
     pub(super) fn takes_attribute(&self, name: &[u8]) -> bool {
+        let known: [&[u8]; 4] = [b"user.", b"trusted.", b"security.", b"system."];
+        if !known.iter().any(|namespace| name.starts_with(namespace)) {
+            return false;
+        }
         match self.overlay.prefix {
             Prefix::Trusted => true,
             Prefix::User => {

@@ -170,6 +170,8 @@ impl UnpackError {
     /// Whether the disk, the inodes or a quota are used up.
     pub fn is_full(&self) -> bool {
         match self {
+            // An attribute that does not fit into a block is refused so, too (ext4).
+            UnpackError::Make { doing, .. } if doing.contains("attribute") => false,
             UnpackError::Make { source, .. } | UnpackError::Record(source) => matches!(
                 source.kind(),
                 io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded

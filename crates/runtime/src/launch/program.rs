@@ -68,6 +68,11 @@ impl Program {
                 Some(Errno::NOENT | Errno::NOTDIR | Errno::NAMETOOLONG) => {}
                 // As execvp(3) does: what may not be run does not hide what may, further on.
                 Some(Errno::ACCESS | Errno::LOOP) => denied = Some(error),
+                // execve(2): a program that is to have them does not look whether it has.
+                Some(Errno::PERM) if asks_for_capabilities(candidate) => {
+                    let text = "cannot be executed: its file asks for capabilities that the container lacks";
+                    return fault(CANNOT_RUN, format!("{}: {text}", self.name));
+                }
                 _ => return fault(CANNOT_RUN, format!("{}: {}", self.name, explain(error))),
             }
         }
@@ -98,12 +103,12 @@ fn explain(error: io::Error) -> String {
     match Errno::from_io_error(&error) {
         Some(Errno::NOEXEC) => "not a program for this machine (exec format error)".into(),
         Some(Errno::ACCESS) => "cannot be executed: permission denied".into(),
-        // execve(2): it is to have all of them, and does not look what it got.
-        Some(Errno::PERM) => {
-            "cannot be executed: its file asks for capabilities that the container lacks".into()
-        }
         _ => format!("cannot be executed: {}", error.into_text()),
     }
+}
+
+fn asks_for_capabilities(program: &CStr) -> bool {
+    rustix::fs::getxattr(program, c"security.capability", &mut [0; 64]).is_ok()
 }
 
 fn exists(path: &CStr) -> bool {

@@ -43,10 +43,12 @@ pub fn log(driver: &str, options: &[String]) -> Result<Option<Limits>> {
         "none" => {
             return match options.first() {
                 None => Ok(None),
-                Some(option) => Err(
-                    Flag::new("--log-opt", option, "leave it out, or --log-driver none")
-                        .wrong("nothing is kept by --log-driver none"),
-                ),
+                Some(option) => Err(Flag::new(
+                    "--log-opt",
+                    option,
+                    "leave it out, or choose --log-driver k8s-file",
+                )
+                .wrong("nothing is kept by --log-driver none")),
             };
         }
         other => return Err(Flag::new("--log-driver", driver, form).wrong(format!("there is no {other:?}"))),

@@ -43,10 +43,10 @@ pub(super) fn capabilities(options: &ContainerOptions, host: &Host) -> Result<Gr
     let mut granted: Capabilities = if all(&options.cap_add) {
         named = host.capabilities.clone();
         host.capabilities.clone()
-    } else if options.privileged {
-        host.capabilities.clone()
     } else if all(&options.cap_drop) {
         Capabilities::new()
+    } else if options.privileged {
+        host.capabilities.clone()
     } else {
         defaults::CAPABILITIES
             .into_iter()
