@@ -53,6 +53,12 @@ pub(crate) fn parse(header: &str) -> Vec<Challenge> {
     }
 }
 
+/// The schemes that a header `WWW-Authenticate` asks for, in lower case and in its order, each with how many parameters.
+pub fn schemes(header: &str) -> Vec<(String, usize)> {
+    let challenges = parse(header).into_iter();
+    challenges.map(|one| (one.scheme, one.parameters.len())).collect()
+}
+
 fn token(text: &str) -> (&str, &str) {
     let end = text.find(|c: char| !(c.is_ascii_alphanumeric() || "!#$%&'*+-.^_`|~/:".contains(c)));
     text.split_at(end.unwrap_or(text.len()))

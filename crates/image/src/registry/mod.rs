@@ -22,6 +22,7 @@ mod url;
 
 use crate::reference::DEFAULT_DOMAIN;
 
+pub use challenge::schemes;
 pub use client::{Client, ClientOptions, FetchedManifest};
 pub use error::RegistryError;
 pub use hosts::addresses;

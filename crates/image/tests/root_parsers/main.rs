@@ -1,5 +1,5 @@
 //! What others wrote, changed at random: archives of layers, manifests, configurations, names, records, compressed streams,
-//! lists of mirrors.
+//! lists of mirrors, what archives list, credentials, what a server wants of whom it does not know.
 //! A kept corpus and archives made of a seed are changed a little, and whatever comes of it is taken or refused. Nothing
 //! panics, nothing outside of a layer's directory is touched, and what was taken means the same when it is read again.
 //!
@@ -17,15 +17,19 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use image::auth::AuthFiles;
 use image::compression::{Ratio, decoder};
 use image::config::{Execution, ImageConfig};
+use image::load::{LoadOptions, Source};
 use image::manifest::Document;
 use image::platform::Platform;
+use image::progress::Silent;
 use image::record;
 use image::reference::Reference;
-use image::registry::addresses;
+use image::registry::{addresses, schemes};
 use image::unpack::{Limits, outline};
 use overlay::Format;
+use store::Store;
 use support::random::{Shape, archive};
 use support::{Layer, none, try_layer, try_layer_within};
 use sys::Dir;
@@ -165,6 +169,24 @@ fn text(kind: &str, bytes: &[u8]) {
                 }
             }
         }
+        "auth" => {
+            let dir = tempfile::tempdir().unwrap();
+            let path = dir.path().join("auth.json");
+            fs::write(&path, utf8).unwrap();
+            // No helper is found in no directory.
+            let files = AuthFiles {
+                read: vec![path],
+                ..AuthFiles::default()
+            };
+            if let Ok(found) = files.find("r.example:5000", "ns/app") {
+                assert!(!format!("{found:?}").contains("secret"), "a password is shown");
+            }
+        }
+        "challenge" => {
+            for (scheme, _) in schemes(utf8) {
+                assert_eq!(schemes(&scheme), [(scheme.clone(), 0)], "a scheme is one word");
+            }
+        }
         "change" => drop(image::change::apply(&mut Execution::default(), utf8)),
         other => panic!("no such kind: {other}"),
     }
@@ -283,14 +305,69 @@ fn the_corpus_as_it_is() {
 fn texts() {
     let corpus = corpus();
     let mut random = Random::new(seed());
-    for kind in ["reference", "document", "config", "platform", "change", "hosts"] {
+    for kind in [
+        "reference",
+        "document",
+        "config",
+        "platform",
+        "change",
+        "hosts",
+        "auth",
+        "challenge",
+    ] {
         let of_kind = corpus.iter().filter(|(of, _)| *of == kind);
         let seeds: Vec<Vec<u8>> = of_kind.map(|(_, bytes)| bytes.clone()).collect();
-        let done = fuzz(kind, &seeds, &mut random, seconds(6) / 6, |bytes| {
+        let done = fuzz(kind, &seeds, &mut random, seconds(8) / 8, |bytes| {
             text(kind, bytes)
         });
         assert!(done > 50, "{kind}: {done}");
     }
+}
+
+/// Archives and layouts list their images in files of their own; whatever these say, something is loaded whole, or nothing.
+#[test]
+fn what_archives_list() {
+    let mut random = Random::new(seed());
+    let temp = tempfile::tempdir().unwrap();
+    let store = Store::open(&temp.path().join("store")).unwrap();
+    let image =
+        testkit::Image::new("docker.io/library/some:1").layer(testkit::Layer::new().file("a", 0o644, "b"));
+    let (oci, docker) = (temp.path().join("oci"), temp.path().join("docker"));
+    image.write_layout(&oci);
+    image.write_docker_archive(&temp.path().join("docker.tar"));
+    fs::create_dir(&docker).unwrap();
+    let mut tar = std::process::Command::new("tar");
+    tar.arg("-xf")
+        .arg(temp.path().join("docker.tar"))
+        .arg("-C")
+        .arg(&docker);
+    assert!(tar.status().unwrap().success());
+    let load = |dir: &Path| {
+        let (source, options) = (Source::Path(dir), LoadOptions::default());
+        image::load::load(&store, "default", source, &options, &Silent)
+    };
+    for (dir, list) in [
+        (&oci, "index.json"),
+        (&oci, "oci-layout"),
+        (&docker, "manifest.json"),
+    ] {
+        assert!(load(dir).is_ok(), "{}", dir.display());
+        let whole = fs::read(dir.join(list)).unwrap();
+        let seeds = vec![
+            whole.clone(),
+            br#"{"a":[{"b":null}],"c":"../../d:1@sha256:e"}"#.to_vec(),
+        ];
+        let done = fuzz(list, &seeds, &mut random, seconds(3) / 3, |bytes| {
+            fs::write(dir.join(list), bytes).unwrap();
+            match load(dir) {
+                Ok(loaded) => assert!(!loaded.is_empty()),
+                Err(error) => assert_eq!(error.to_string().lines().count(), 1, "{error}"),
+            }
+        });
+        assert!(done > 5, "{list}: {done}");
+        fs::write(dir.join(list), whole).unwrap();
+    }
+    assert!(store.check(true).unwrap().is_empty());
 }
 
 #[test]
