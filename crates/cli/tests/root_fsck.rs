@@ -345,6 +345,32 @@ fn blobs_are_forgotten_or_fetched_again() {
 }
 
 #[test]
+fn no_registry_is_asked_for_what_was_not_pulled() {
+    let strata = loaded();
+    let inspected: Value = serde_json::from_str(&strata.ok(["inspect", "test"])).unwrap();
+    let hex = inspected[0]["Id"]
+        .as_str()
+        .unwrap()
+        .trim_start_matches("sha256:")
+        .to_owned();
+    fs::remove_file(strata.root().join("content/blobs/sha256").join(hex)).unwrap();
+    let (code, found) = fsck(&strata, &["--repair"]);
+    let left = found[0]["Left"].as_str().unwrap();
+    assert!(
+        code == 4 && left.contains("test:latest was not pulled"),
+        "{found:#?}"
+    );
+    // What is told to help does.
+    assert!(
+        left.contains("a pull or load of test:latest brings it again"),
+        "{left}"
+    );
+    let image = Image::busybox().layer(layer());
+    strata.load(&image.name("docker.io/library/test:latest"));
+    sound(&strata);
+}
+
+#[test]
 fn what_nobody_owns_is_removed() {
     let strata = loaded();
     let root = strata.root();

@@ -175,12 +175,13 @@ pub fn pull(
         && before.is_some_and(|b| b.target.digest == target.digest && b.manifest.digest == manifest.digest);
     let place = Place {
         ns,
-        names: &[name],
+        names: std::slice::from_ref(&name),
         others: &others,
         parallel: options.parallel,
         limits: &options.limits,
     };
     let image = install(store, &lease, place, plan, &pull, progress)?;
+    store.note_pulled(ns, &name).map_err(fault)?;
     store.release(lease).map_err(fault)?;
     Ok(Pulled { image, unchanged })
 }

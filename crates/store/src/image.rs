@@ -75,6 +75,8 @@ pub struct Image {
     pub updated: Timestamp,
     /// When a container was last made from it, to the minute, or the name was given to it.
     pub used: Timestamp,
+    /// Its name is the one that it was pulled by, so that its registry has all of it; or nobody knows.
+    pub pulled: bool,
     /// How many layers it has.
     pub layers: u64,
     /// What its layers take unpacked, each directory once; others may share them.
@@ -194,6 +196,14 @@ impl Store {
             keep(q, image, others)?;
             Ok(put)
         })
+    }
+
+    /// Notes that an image has its name from where it was pulled: its registry has all of it. A name that is given to
+    /// something else is none of that kind any more.
+    pub fn note_pulled(&self, ns: &str, name: &str) -> Result<(), Fault> {
+        let sql = "UPDATE images SET pulled = 1 WHERE ns = ? AND name = ?";
+        self.db
+            .write(Durability::Relaxed, |q| q.run(sql, (ns, name)).map(drop))
     }
 
     /// All images of a namespace, by name.
@@ -414,11 +424,11 @@ fn name_image(
     let image: i64 = q
         .one(
             "INSERT INTO images
-               (ns, name, target_digest, target_media_type, target_size, manifest, created, updated, used)
-             VALUES (?, ?, ?, ?, ?, ?, ?7, ?7, ?7)
+               (ns, name, target_digest, target_media_type, target_size, manifest, created, updated, used, pulled)
+             VALUES (?, ?, ?, ?, ?, ?, ?7, ?7, ?7, 0)
              ON CONFLICT (ns, name) DO UPDATE SET target_digest = excluded.target_digest,
                target_media_type = excluded.target_media_type, target_size = excluded.target_size,
-               manifest = excluded.manifest, updated = excluded.updated, used = excluded.used
+               manifest = excluded.manifest, updated = excluded.updated, used = excluded.used, pulled = 0
              RETURNING id",
             (
                 ns,
@@ -462,7 +472,7 @@ pub(crate) fn used<E: From<Fault>>(q: &Query<'_>, ns: &str, name: &str) -> Resul
 const IMAGE: &str = "SELECT i.ns, i.name, i.target_media_type, i.target_digest, i.target_size,
   m.media_type, m.digest, m.size, m.config_media_type, m.config_digest, m.config_size,
   m.os, m.architecture, m.variant, m.created, i.updated,
-  m.layers, m.top_chain, m.bytes, m.apparent, m.inodes, i.used
+  m.layers, m.top_chain, m.bytes, m.apparent, m.inodes, i.used, i.pulled
   FROM images i JOIN manifests m ON m.id = i.manifest";
 
 fn image(row: &Row<'_>) -> rusqlite::Result<Image> {
@@ -483,6 +493,7 @@ fn image(row: &Row<'_>) -> rusqlite::Result<Image> {
         top_chain: row.get(17)?,
         usage: usage_from(row, 18)?,
         used: time(row, 21)?,
+        pulled: row.get(22)?,
     })
 }
 

@@ -8,10 +8,11 @@ pub(crate) const STEPS: &[&str] = &[
     include_str!("schema/v1.sql"),
     include_str!("schema/v2.sql"),
     include_str!("schema/v3.sql"),
+    include_str!("schema/v4.sql"),
 ];
 
 /// The version of the format that this program writes.
-pub const VERSION: u32 = 3;
+pub const VERSION: u32 = 4;
 
 const _: () = assert!(STEPS.len() == VERSION as usize);
 

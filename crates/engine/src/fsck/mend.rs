@@ -165,7 +165,19 @@ impl Mender<'_> {
         let (Some(client), Some(lease)) = (&self.client, &self.lease) else {
             return Err(self.cannot_fetch());
         };
-        let reference = Reference::parse(&wanted.image.name).map_err(|error| error.to_string())?;
+        let Holder { ns, name } = &wanted.image;
+        let row = self
+            .engine
+            .store
+            .find_image(ns, name)
+            .map_err(|error| error.to_string())?;
+        if row.is_some_and(|row| !row.pulled) {
+            return Err(format!(
+                "{} was not pulled, so no registry is asked for it",
+                familiar(name)
+            ));
+        }
+        let reference = Reference::parse(name).map_err(|error| error.to_string())?;
         refetch(
             &self.engine.store,
             lease,
