@@ -221,6 +221,21 @@ fn options_of_the_kernel_s_overlay_alone() {
     assert!(ended.code == 125 && ended.err.contains("\"sync\""), "{ended:?}");
 }
 
+/// Data-only lower directories are the kernel's overlay's alone; `auto` knows.
+#[test]
+fn data_only_lower_directories() {
+    let place = Place::new();
+    let options = "lowerdir=low::data,metacopy=on,upperdir=up,workdir=work";
+    fs::create_dir(place.at("data")).unwrap();
+    for driver in ["kernel", "auto"] {
+        place.ok(&["mount", "--driver", driver, "-o", options, "mnt"]);
+        assert_eq!(place.entry().kind, "overlay");
+        place.ok(&["umount", "mnt"]);
+    }
+    let ended = place.strata(&["mount", "--driver", "fuse", "-o", options, "mnt"]);
+    assert!(ended.code == 125 && ended.err.contains("data-only"), "{ended:?}");
+}
+
 /// The mount table shows the same attributes of both drivers, and those that were asked for.
 #[test]
 fn attributes_are_the_same_on_both_drivers() {

@@ -85,8 +85,9 @@ const TWICE: &[Twice] = &[
     },
     Twice {
         name: "cli::root_mount_options",
-        // Debian's unshare and mount(8) are not in the machine, nor options that came with Linux 6.5 and 6.6.
+        // Debian's unshare and mount(8) are not in the machine, nor what came with Linux 6.5 and 6.6.
         without: &[
+            "data_only_lower_directories",
             "mount_8_mounts_and_remounts",
             "a_user_is_told_of_userxattr",
             "options_of_the_kernel_s_overlay_alone",
