@@ -79,6 +79,20 @@ fn a_directory_over_a_file_and_a_file_over_a_directory() {
 }
 
 #[test]
+fn a_filter_that_lets_nothing_be_run() {
+    let strata = busybox();
+    let file = strata.dir().join("filter.json");
+    std::fs::write(&file, r#"{"defaultAction": "SCMP_ACT_ERRNO"}"#).unwrap();
+    let flag = format!("seccomp={}", file.display());
+    run_is_refused(
+        &strata,
+        &["--security-opt", &flag],
+        &["seccomp", "execve"],
+        "unconfined",
+    );
+}
+
+#[test]
 fn a_profile_that_the_machine_lacks() {
     let flags = ["--security-opt", "apparmor=no-such"];
     run_is_refused(&busybox(), &flags, &["AppArmor profile \"no-such\""], "");

@@ -35,7 +35,7 @@ mod sysctl;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
-use oci_spec::runtime::Spec;
+use oci_spec::runtime::{LinuxSeccomp, LinuxSeccompAction, Spec};
 use rustix::event::{PollFd, PollFlags};
 use rustix::process::{Signal, WaitId, WaitIdOptions};
 use sys::process::{Fork, namespaces as kind};
@@ -317,12 +317,36 @@ fn filter(spec: &Spec) -> Result<Option<Filter>> {
     let Some(seccomp) = spec.linux().as_ref().and_then(|linux| linux.seccomp().as_ref()) else {
         return Ok(None);
     };
+    if !lets_execute(seccomp) {
+        let text =
+            "linux.seccomp: execve is not among the calls that it allows, so that no program could be run";
+        return Err(Fault::new(text).about(Concern::Seccomp));
+    }
     let program = crate::seccomp::compile(seccomp)
         .map_err(|error| Fault::new(format!("linux.seccomp: {error}")).about(Concern::Seccomp))?;
     Ok(Some(Filter {
         program,
         flags: crate::seccomp::flags(seccomp),
     }))
+}
+
+/// Whether a filter lets the program begin at all. Behind one that allows nothing the process could not even say what went
+/// wrong.
+fn lets_execute(seccomp: &LinuxSeccomp) -> bool {
+    let lets = |action| {
+        matches!(
+            action,
+            LinuxSeccompAction::ScmpActAllow
+                | LinuxSeccompAction::ScmpActLog
+                | LinuxSeccompAction::ScmpActTrace
+                | LinuxSeccompAction::ScmpActNotify
+        )
+    };
+    let rules = seccomp.syscalls().iter().flatten();
+    lets(seccomp.default_action())
+        || rules
+            .filter(|rule| lets(rule.action()))
+            .any(|rule| rule.names().iter().any(|name| name == "execve"))
 }
 
 /// Those of these mount options that mean nothing to the launcher, and go to the file system.
