@@ -4,7 +4,7 @@ use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
 use ::mount::fuse::{Helper, Request, is_ours};
-use ::mount::overlay::{Overlay, split_options};
+use ::mount::overlay::{Overlay, has_a_gap, split_options};
 use ::mount::{Mount, MountError};
 use fuse::Transport;
 use fuse::layers::Paths;
@@ -29,6 +29,17 @@ impl Asked {
     pub(crate) fn read(texts: &[String], source: &str) -> Result<Asked, Failure> {
         let words: Vec<String> = texts.iter().flat_map(|text| split_options(text)).collect();
         let mut overlay = Overlay::parse(&words);
+        if let Some(list) = words
+            .iter()
+            .filter_map(|word| word.strip_prefix("lowerdir="))
+            .next_back()
+            && !list.is_empty()
+            && has_a_gap(list)
+        {
+            return Err(Failure::user(format!("lowerdir={list}: a name is empty")).hint(
+                "name them with -o lowerdir=TOP:…:BOTTOM; what stands behind :: is looked at for data alone",
+            ));
+        }
         let named = |key: &str| words.iter().any(|word| word.starts_with(key));
         if overlay.lower.is_empty() {
             return Err(

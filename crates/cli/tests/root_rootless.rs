@@ -178,6 +178,19 @@ fn containers_outlive_who_keeps_their_namespaces() {
 
 /// Two commands at once, and none was there before.
 #[test]
+fn the_state_of_the_oci_runtime_lies_with_the_user() {
+    let user = Ordinary::new(Given::Range);
+    assert_eq!(user.ok(&["oci", "list", "-q"]), "");
+    let place = user.dir().join("run/strata-oci");
+    std::fs::write(&place, "in the way").unwrap();
+    let ended = user.end(&["oci", "list"]);
+    assert!(
+        ended.code != 0 && ended.err.contains(place.to_str().unwrap()),
+        "{ended:?}"
+    );
+}
+
+#[test]
 fn first_commands_come_at_once() {
     let user = Ordinary::new(Given::Range);
     let begun: Vec<_> = (0..6)

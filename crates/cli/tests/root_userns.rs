@@ -89,7 +89,7 @@ fn the_kernel_serves_a_user_too() {
     inside(
         Count(1),
         r#"
-is "$("$STRATA" mount -v -o "$WRITABLE" mnt 2>&1)" "mounted with the kernel's overlay"
+is "$("$STRATA" mount -v -o "$WRITABLE" mnt 2>&1)" "mounted with the kernel's overlay (it takes these layers and options)"
 out
 "#,
     );

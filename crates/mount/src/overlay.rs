@@ -68,6 +68,15 @@ fn split(text: &[u8], separator: u8) -> Vec<&[u8]> {
     parts
 }
 
+/// Whether a list of lower directories has a part without a name where the kernel takes none: at its ends, or before another.
+pub fn has_a_gap(lower: &str) -> bool {
+    let parts = split(lower.as_bytes(), b':');
+    let empty = |part: Option<&&[u8]>| part.is_some_and(|part| part.is_empty());
+    empty(parts.first())
+        || empty(parts.last())
+        || parts.windows(2).any(|two| two.iter().all(|part| part.is_empty()))
+}
+
 /// Splits an option string as mount(8) takes it, `a=1,b=2`, where `\,` is a comma of a value.
 pub fn split_options(text: &str) -> Vec<String> {
     split(text.as_bytes(), b',')
@@ -221,6 +230,22 @@ mod tests {
         let overlay = Overlay::parse(&["lowerdir=/a:/b::/c::/d".into()]);
         assert_eq!(overlay.lower, paths(&["/a", "/b"]));
         assert_eq!(overlay.data, paths(&["/c", "/d"]));
+    }
+
+    #[test]
+    fn gaps() {
+        for (lower, gap) in [
+            ("/a", false),
+            ("/a:/b", false),
+            ("/a::/b", false),
+            (r"/a\:", false),
+            ("", true),
+            (":/a", true),
+            ("/a:", true),
+            ("/a:::/b", true),
+        ] {
+            assert_eq!(has_a_gap(lower), gap, "{lower}");
+        }
     }
 
     #[test]

@@ -79,6 +79,11 @@ pub enum RootlessError {
     Hidden,
 }
 
+/// Whether the caller is the machine's root, and not an ordinary user nor root of a user namespace.
+pub fn is_machines_root() -> bool {
+    rustix::process::geteuid().is_root() && sys::ids::Ids::own().is_ok_and(|ids| ids.are_the_machines())
+}
+
 /// Takes the calling process, which has one thread, into its user's namespaces, and makes these where there are none.
 /// The working directory stays. `helper` is the program in the role of [`hold`].
 ///

@@ -16,9 +16,9 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
     max_term_width = 110
 )]
 pub(super) struct Cli {
-    /// Directory of the containers' state
-    #[arg(long, value_name = "DIR", default_value = "/run/strata-oci")]
-    pub(super) root: PathBuf,
+    /// Directory of the containers' state [default: /run/strata-oci, of a user $XDG_RUNTIME_DIR/strata-oci]
+    #[arg(long, value_name = "DIR")]
+    pub(super) root: Option<PathBuf>,
     /// File that errors are added to
     #[arg(long, value_name = "FILE")]
     pub(super) log: Option<PathBuf>,

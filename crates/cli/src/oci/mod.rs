@@ -15,6 +15,7 @@ mod update;
 
 use std::ffi::OsString;
 use std::fmt;
+use std::path::PathBuf;
 
 use clap::{CommandFactory, Parser};
 use runtime::oci::{Containers, OciError};
@@ -79,6 +80,17 @@ pub(crate) fn main(words: impl Iterator<Item = OsString>) -> u8 {
     })
 }
 
+/// Where the state lies when nothing is said. An engine of an ordinary user calls from the user's own namespace, whose root
+/// may not write to `/run` either.
+fn usual_root() -> PathBuf {
+    let machines_root = runtime::rootless::is_machines_root();
+    let own = std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from);
+    match own.filter(|dir| dir.is_absolute() && !machines_root) {
+        Some(dir) => dir.join("strata-oci"),
+        None => PathBuf::from("/run/strata-oci"),
+    }
+}
+
 fn run(cli: Cli, log: &Log) -> Outcome {
     if cli.systemd_cgroup {
         let refused =
@@ -90,7 +102,7 @@ fn run(cli: Cli, log: &Log) -> Outcome {
             .map_err(|error| format!("a read-only copy of this program: {error}"))?;
     }
     log.debug(&format!("{:?}", cli.command));
-    let containers = Containers::at(&cli.root)?;
+    let containers = Containers::at(&cli.root.unwrap_or_else(usual_root))?;
     match cli.command {
         Command::Create(args) => make::create(&containers, args),
         Command::Run(args) => make::run(&containers, args),

@@ -86,6 +86,9 @@ impl Plan {
     pub(crate) fn kept(&self) -> Value {
         let mut plan = sparse(self);
         plan["container"] = sparse(&self.container);
+        if let Some(resources) = plan["container"].get_mut("resources") {
+            *resources = sparse(&self.container.resources);
+        }
         plan
     }
 }
