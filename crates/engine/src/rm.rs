@@ -5,6 +5,7 @@
 //! does not run; it takes none of the others then but in passing). Who waits for a supervisor to leave may hold the first
 //! two: what a supervisor becomes at the end takes neither, but in passing ([`Engine::detach_ended`]).
 
+use std::fs::File;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
@@ -166,16 +167,14 @@ impl Engine {
     /// Ends a container whatever state it is in, and takes it away. Whatever is gone already is no error, so that two
     /// who try at once both succeed.
     pub(crate) fn remove(&self, id: &str, volumes: bool) -> Result<(), RmError> {
-        let bundle = self.bundle(id)?;
         // Nobody starts it meanwhile.
-        let _lock = bundle.as_ref().map(Bundle::lock).transpose()?;
+        let (bundle, _lock) = self.locked_bundle(id)?.unzip();
         self.remove_unlocked(id, bundle.as_ref(), volumes)
     }
 
     /// As [`Engine::remove`], also where plug-ins of its networks are not installed any more.
     fn remove_by_force(&self, id: &str, volumes: bool) -> Result<Option<SandboxError>, RmError> {
-        let bundle = self.bundle(id)?;
-        let _lock = bundle.as_ref().map(Bundle::lock).transpose()?;
+        let (bundle, _lock) = self.locked_bundle(id)?.unzip();
         if let Ok(row) = self.store.find_container(self.ns(), id)
             && let Some(cgroup) = self.unrecorded(&row, bundle.as_ref())?
         {
@@ -233,6 +232,17 @@ impl Engine {
             Err(_) => return Ok(None),
         };
         Ok(Some(Cgroup::find_at(&place).map_err(EndError::from)?))
+    }
+
+    /// The bundle of a container, if there is one, and the lock of it; none where somebody has just removed it.
+    fn locked_bundle(&self, id: &str) -> Result<Option<(Bundle, File)>, BundleError> {
+        let Some(bundle) = self.bundle(id)? else {
+            return Ok(None);
+        };
+        match bundle.lock() {
+            Err(BundleError::Io { source, .. }) if source.kind() == ErrorKind::NotFound => Ok(None),
+            lock => lock.map(|lock| Some((bundle, lock))),
+        }
     }
 
     /// The bundle of a container, if there is one.

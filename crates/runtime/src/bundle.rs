@@ -37,6 +37,9 @@ pub(crate) const HEALTH: &str = "health.json";
 pub(crate) const CONTROL: &str = "control.sock";
 const LOCK: &str = "lock";
 
+/// So often is the removal of a bundle tried again that others get something into.
+const REMOVALS: u32 = 100;
+
 /// Most files of a bundle are shorter.
 const SHORT: usize = 1 << 10;
 
@@ -290,7 +293,17 @@ impl Bundle {
         let remove = || -> io::Result<()> {
             let name = self.path.file_name().ok_or(io::ErrorKind::InvalidInput)?;
             let parent = self.path.parent().ok_or(io::ErrorKind::InvalidInput)?;
-            Dir::open_ambient(parent)?.remove_tree(name)
+            let parent = Dir::open_ambient(parent)?;
+            let mut tries = 0;
+            loop {
+                match parent.remove_tree(name) {
+                    // Somebody else who is to remove it has just made the lock anew, to wait for it.
+                    Err(error) if error.kind() == io::ErrorKind::DirectoryNotEmpty && tries < REMOVALS => {
+                        tries += 1
+                    }
+                    other => return other,
+                }
+            }
         };
         remove().map_err(|source| io_error(&self.path, source))
     }
