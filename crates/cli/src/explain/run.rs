@@ -6,6 +6,7 @@ use engine::errors::Fault;
 use engine::exec::ExecError;
 use engine::run::{BaseError, RunError, SpecError, UsersError};
 use mount::MountError;
+use runtime::bundle::BundleError;
 use runtime::control::Concern;
 use runtime::{ExecError as Unstarted, StartError, spec};
 
@@ -91,17 +92,21 @@ impl Explain for RunError {
             RunError::Host(_) => {
                 "it needs mknod(2), and a store on a file system that may lie above in an overlay (not on an overlay itself): --root names another"
             }
-            RunError::Mount(MountError::TooManyLayers(_)) => {
+            RunError::Mount(MountError::TooManyLayers(_) | MountError::OptionsTooLong { .. }) => {
                 "strata image squash makes one layer of an image's"
             }
-            RunError::Mount(_) => {
+            RunError::Mount(MountError::InUse(_)) => {
+                "findmnt -t overlay,fuse.strata shows which: unmount that first"
+            }
+            RunError::Mount(MountError::Refused { .. }) => {
                 "the store's file system cannot be mounted so (is it an overlay itself?): --driver fuse does without, --root names another"
             }
             RunError::Attend { .. } => {
                 "somebody killed its supervisor: what runs goes on, strata ps shows it, strata rm -f ends it"
             }
             RunError::Start(StartError::Supervisor { .. }) => "nothing of it is left: run it again",
-            RunError::Bundle(_) => {
+            RunError::Bundle(BundleError::Newer { .. }) => "use the strata that wrote it, or a newer one",
+            RunError::Bundle(BundleError::Io { .. }) => {
                 "the state lies where --state says, or STRATA_STATE, or the configuration file: see that it can be written"
             }
             RunError::Remove { .. } => "remove it with strata rm -f",
