@@ -505,6 +505,24 @@ mod tests {
     }
 
     #[test]
+    fn a_directory_in_use_is_not_blamed_on_its_file_system() {
+        let failure = Failure::from(RunError::Mount(mount::MountError::InUse("/up".into())));
+        assert!(
+            failure.advice().is_some_and(|hint| hint.contains("findmnt")),
+            "{failure:?}"
+        );
+        let full = std::io::Error::from(ErrorKind::StorageFull);
+        let unpacked = |doing: &str| engine::errors::UnpackError::Make {
+            name: "f".into(),
+            doing: doing.into(),
+            source: std::io::Error::from(full.kind()),
+        };
+        assert!(unpacked("writing the file").is_full());
+        // What does not fit into a block of ext4 is refused by the same number.
+        assert!(!unpacked("setting the attribute \"user.big\"").is_full());
+    }
+
+    #[test]
     fn a_name_in_use_says_what_to_do() {
         let error = ContainerError::NameInUse {
             name: "web".into(),
