@@ -5,6 +5,8 @@ mod common;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::Duration;
 
 use common::{Image, Layer, Strata, empty, refused};
 use serde_json::Value;
@@ -218,4 +220,28 @@ fn a_run_names_the_layer_that_is_gone() {
         assert_eq!(run(driver).code, 0);
     }
     assert_eq!(strata.ok(["ps", "-aq"]), "");
+}
+
+#[test]
+fn a_start_waits_until_a_layer_lies_in_its_place() {
+    let strata = empty();
+    let archive = archive(&strata);
+    load(&strata, &archive);
+    strata.ok(["create", "--name", "made", NAME, "cat", "/dir/file"]);
+    // As whoever exchanges a layer has it.
+    let snapshots = fs::File::open(strata.root().join("snapshots")).unwrap();
+    rustix::fs::flock(&snapshots, rustix::fs::FlockOperation::LockExclusive).unwrap();
+    let starts: [&[&str]; 3] = [
+        &["run", "--rm", NAME, "cat", "/dir/file"],
+        &["start", "-a", "made"],
+        &["cp", "made:/dir/file", "-"],
+    ];
+    for arguments in starts {
+        let mut child = strata.command(arguments).stdout(Stdio::null()).spawn().unwrap();
+        std::thread::sleep(Duration::from_millis(400));
+        assert!(child.try_wait().unwrap().is_none(), "{arguments:?}");
+        rustix::fs::flock(&snapshots, rustix::fs::FlockOperation::Unlock).unwrap();
+        assert!(child.wait().unwrap().success(), "{arguments:?}");
+        rustix::fs::flock(&snapshots, rustix::fs::FlockOperation::LockExclusive).unwrap();
+    }
 }

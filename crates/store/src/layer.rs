@@ -214,21 +214,6 @@ impl Store {
         Ok(committed?)
     }
 
-    /// Puts a layer in the place of one that is there and flawed; gives it back where there is none.
-    fn replace_flawed(&self, new: NewLayer, meta: &LayerMeta) -> Result<Option<NewLayer>, IngestError> {
-        match self.find_layer(&meta.diff_id, &meta.chain_id)? {
-            Some(old) if self.flaw(old.n)?.is_some() => {
-                if let Some(container) = self.running_on(old.n)? {
-                    let layer = meta.diff_id;
-                    return Err(IngestError::InUse { layer, container });
-                }
-                self.replace_layer(old.n, new)?;
-                Ok(None)
-            }
-            _ => Ok(Some(new)),
-        }
-    }
-
     /// Everything written to the store's file system is on disk when this returns.
     pub(crate) fn sync_disk(&self) -> Result<(), Fault> {
         self.layout

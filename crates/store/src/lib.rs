@@ -62,7 +62,7 @@ pub use db::LOCK_TIMEOUT;
 pub use digest::{Descriptor, Digest, DigestError, Hasher};
 pub use disk::{BlobDisk, Disk, LayerDisk, ManifestDisk, SnapshotDisk, VolumeDisk};
 pub use error::Fault;
-pub use flaw::Flaw;
+pub use flaw::{Flaw, Standing};
 pub use follow::Follow;
 pub use format::Format;
 pub use fsck::Wrong;

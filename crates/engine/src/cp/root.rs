@@ -13,6 +13,7 @@ use runtime::options::mounts::{MountKind, MountOption};
 use runtime::options::volumes::is_read_only;
 use rustix::fs::{FileType, FlockOperation, Mode, OFlags, flock};
 use rustix::mount::MountAttrFlags;
+use store::Standing;
 use sys::Dir;
 use sys::ids::Ids;
 use sys::mount::SetAttr;
@@ -40,7 +41,7 @@ pub(super) struct Root {
     /// Of a container that has others than the machine.
     pub(super) ids: Option<Ids>,
     /// Held while a stopped container's root is mounted for this copy alone.
-    _lock: Option<Dir>,
+    _lock: Option<(Dir, Standing)>,
 }
 
 /// What is at a path.
@@ -126,6 +127,7 @@ impl Engine {
             source,
         };
         // One mount at a time: two that write to one directory know nothing of each other. A start takes this too.
+        let standing = self.store.stand().map_err(io::Error::other).map_err(at)?;
         let lock = copies_lock(&upper).map_err(at)?;
         match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
             Err(rustix::io::Errno::WOULDBLOCK) => return Ok(None),
@@ -159,7 +161,7 @@ impl Engine {
             dir: mounted?,
             base: "/".into(),
             ids: ids_of(row),
-            _lock: Some(lock),
+            _lock: Some((lock, standing)),
         }))
     }
 

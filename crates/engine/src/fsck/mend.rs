@@ -196,7 +196,7 @@ impl Mender<'_> {
         let n = layer.n;
         let Some(lease) = &self.lease else { return Ok(()) };
         if let Some(container) = store.running_on(n)? {
-            found.left = Some(format!("container {container} is running on it: stop that first"));
+            found.left = Some(in_use(&container));
             return Ok(());
         }
         let below = match layer.depends_on_below {
@@ -205,9 +205,12 @@ impl Mender<'_> {
         };
         let (limits, diff_id) = (&self.engine.setup.limits, layer.diff_id);
         if let Ok(again) = verify::again(store, lease, n, &diff_id, &below, limits) {
-            store.replace_layer(n, again)?;
-            found.mended = Some("unpacked anew from its own files and record".to_owned());
-            return Ok(());
+            return self.replace(
+                n,
+                again,
+                "unpacked anew from its own files and record".to_owned(),
+                found,
+            );
         }
         let images = store.needing(None, Some(n))?;
         let mut blobs: Vec<(Holder, ImageLayer)> = Vec::new();
@@ -249,17 +252,22 @@ impl Mender<'_> {
                 let tar = decoder(BufReader::with_capacity(128 << 10, blob));
                 let tar = tar.with_ratio(Ratio::new(limits.ratio));
                 match verify::anew(store, lease, tar, &diff_id, &below, limits) {
-                    Ok(new) => {
-                        store.replace_layer(n, new)?;
-                        found.mended = Some(how);
-                        return Ok(());
-                    }
+                    Ok(new) => return self.replace(n, new, how, found),
                     Err(error) => why = format!("its blob cannot be unpacked: {error}"),
                 }
             }
         }
         let images: Vec<&Holder> = images.iter().collect();
         self.give_up(&images, why, found)
+    }
+
+    fn replace(&self, n: u64, new: NewLayer, how: String, found: &mut Finding) -> Result<(), Fault> {
+        match self.engine.store.replace_layer(n, new)? {
+            // It was started meanwhile.
+            Some(container) => found.left = Some(in_use(&container)),
+            None => found.mended = Some(how),
+        }
+        Ok(())
     }
 
     /// A snapshot whose directory is gone: what was written in it is lost.
@@ -324,4 +332,8 @@ impl Mender<'_> {
         found.mended = Some(format!("removed {names}: {why}"));
         Ok(())
     }
+}
+
+fn in_use(container: &str) -> String {
+    format!("container {container} is running on it: stop that first")
 }

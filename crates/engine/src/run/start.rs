@@ -15,7 +15,7 @@ use runtime::state::Exit;
 use runtime::terminal::{Attention, Screen, attend};
 use runtime::{Running, StartError, StartRequest, Summoned};
 use rustix::fs::{FlockOperation, flock};
-use store::{ContainerError, Digest, Flaw, Layer};
+use store::{ContainerError, Digest, Flaw, Layer, Standing};
 use sys::Dir;
 
 use super::base::{Base, BaseError};
@@ -418,8 +418,9 @@ impl Engine {
         });
     }
 
-    /// The directory of bundles, made if it is missing, with a lock that says that a container is being started.
-    pub(super) fn starting(&self) -> Result<Dir, RunError> {
+    /// The directory of bundles, made if it is missing, with a lock that says that a container is being started; and what
+    /// keeps its layers where they are meanwhile.
+    pub(super) fn starting(&self) -> Result<(Dir, Standing), RunError> {
         let path = self.bundles();
         let open = || -> io::Result<Dir> {
             let dir = match Dir::open_ambient(&path) {
@@ -432,7 +433,8 @@ impl Engine {
             flock(&dir, FlockOperation::LockShared)?;
             Ok(dir)
         };
-        open().map_err(|e| state_error("state directory", &path, e))
+        let bundles = open().map_err(|e| state_error("state directory", &path, e))?;
+        Ok((bundles, self.store.stand().map_err(ContainerError::from)?))
     }
 
     /// From rows to a process: everything is put in its place in the bundle, and the supervisor told.
