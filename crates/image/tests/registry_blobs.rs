@@ -75,6 +75,13 @@ fn broken_downloads_go_on_where_they_broke_off() {
     fetch(&server, 0, &mut got).unwrap();
     assert!(got == blob);
 
+    // Nor does one that brings nothing hold it up; what is told says so.
+    let server = blob_server(blob.clone(), |_, request, blob| {
+        Reply::ranged(request, blob).stall(10)
+    });
+    let error = fetch(&server, 0, &mut Vec::new()).unwrap_err();
+    assert!(error.to_string().contains("nothing came for 0.3 s"), "{error}");
+
     // None at all ends it.
     let server = blob_server(blob.clone(), |_, request, blob| {
         Reply::ranged(request, blob).cut(10)

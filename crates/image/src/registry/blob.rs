@@ -1,7 +1,7 @@
 //! Blobs: large downloads that break off and go on, and in ranges where one connection is slow.
 
 use std::io::{self, Read, Write};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use store::{Descriptor, Digest};
 use ureq::http::{HeaderName, Method, header};
@@ -31,6 +31,8 @@ pub(super) struct Download<'a> {
     pub(super) blob: &'a Descriptor,
     /// Bytes that have been written.
     pub(super) done: u64,
+    /// How long a connection may bring nothing.
+    patience: Duration,
     to: &'a mut dyn Write,
     pub(super) progress: &'a dyn Progress,
 }
@@ -74,6 +76,7 @@ impl Client {
                     host: &turn.via.base.authority,
                     blob,
                     done,
+                    patience: self.http.options.stall_timeout,
                     to,
                     progress,
                 };
@@ -266,6 +269,10 @@ impl Download<'_> {
                 }
                 Ok(read) => read,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                Err(error) if is_timeout(&error) => {
+                    let reason = format!("nothing came for {} s", self.patience.as_secs_f32());
+                    return Ok(Taken::Broken(reason));
+                }
                 Err(error) => return Ok(Taken::Broken(printable(&error.to_string()))),
             };
             let passed = (read as u64).min(skip);
@@ -307,6 +314,11 @@ impl Download<'_> {
             got,
         }
     }
+}
+
+fn is_timeout(error: &io::Error) -> bool {
+    let inner = error.get_ref().and_then(|inner| inner.downcast_ref());
+    matches!(inner, Some(ureq::Error::Timeout(_)))
 }
 
 /// First byte and size of the whole, of a `Content-Range: bytes 5-9/10`.
