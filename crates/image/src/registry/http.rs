@@ -120,6 +120,11 @@ impl Answer {
         (200..300).contains(&self.status)
     }
 
+    /// The pause that the registry asks for.
+    pub(crate) fn retry_after(&self) -> Option<Duration> {
+        self.header(header::RETRY_AFTER).and_then(retry_after)
+    }
+
     /// The body, at most `max` bytes of it and one more.
     pub(crate) fn bytes(self, max: u64) -> io::Result<Vec<u8>> {
         let mut out = Vec::new();
@@ -127,24 +132,28 @@ impl Answer {
         Ok(out)
     }
 
-    /// What the registry says of its error (OCI distribution-spec, "Error Codes"), or nothing.
+    /// What the registry says of its error, or nothing.
     pub(crate) fn explanation(self) -> String {
-        let bytes = self.bytes(MAX_EXPLANATION).unwrap_or_default();
-        let value: serde_json::Value = serde_json::from_slice(&bytes).unwrap_or_default();
-        let first = &value["errors"][0];
-        let texts = [
-            &first["code"],
-            &first["message"],
-            &value["details"],
-            &value["error_description"],
-        ];
-        let words: Vec<&str> = texts
-            .iter()
-            .filter_map(|t| t.as_str())
-            .filter(|t| !t.is_empty())
-            .collect();
-        printable(&words.join(": "))
+        explained(&self.bytes(MAX_EXPLANATION).unwrap_or_default())
     }
+}
+
+/// What the body of a refusal says (OCI distribution-spec, "Error Codes"), as one line, or nothing.
+pub fn explained(body: &[u8]) -> String {
+    let value: serde_json::Value = serde_json::from_slice(body).unwrap_or_default();
+    let first = &value["errors"][0];
+    let texts = [
+        &first["code"],
+        &first["message"],
+        &value["details"],
+        &value["error_description"],
+    ];
+    let words: Vec<&str> = texts
+        .iter()
+        .filter_map(|t| t.as_str())
+        .filter(|t| !t.is_empty())
+        .collect();
+    printable(&words.join(": "))
 }
 
 pub(crate) struct Http {
@@ -214,7 +223,7 @@ impl Http {
                     return Ok(answer);
                 }
                 Ok(answer) => {
-                    let after = answer.header(header::RETRY_AFTER).and_then(retry_after);
+                    let after = answer.retry_after();
                     let too_long = after.is_some_and(|after| after > self.options.longest_wait);
                     if answer.status == 429 && (too_long || tries >= retries) {
                         return Err(RegistryError::TooManyRequests {

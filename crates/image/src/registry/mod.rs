@@ -26,11 +26,12 @@ pub use challenge::schemes;
 pub use client::{Client, ClientOptions, FetchedManifest};
 pub use error::RegistryError;
 pub use hosts::addresses;
-pub use http::HttpOptions;
+pub use http::{HttpOptions, explained};
 pub use pieces::Kept;
 pub use proxy::Proxies;
 pub use ranges::Ranges;
 pub use raw::Referrer;
+pub use token::token_in;
 pub use upload::{Open, Uploaded};
 
 /// What serves the names of [`DEFAULT_DOMAIN`].

@@ -165,24 +165,25 @@ fn fetch(
     let bytes = answer
         .bytes(MAX_TOKEN)
         .map_err(|e| odd(&format!("its token server broke off: {e}")))?;
-    let answer: TokenAnswer = serde_json::from_slice(&bytes)
-        .map_err(|_| odd("its token server sent something that is no token"))?;
-    let token = if answer.token.is_empty() {
-        answer.access_token
-    } else {
-        answer.token
+    token_in(&bytes).map_err(odd)
+}
+
+/// What a token server answered: the token, which can be sent in a header, and how many seconds it lives; or what is wrong with it.
+pub fn token_in(answer: &[u8]) -> Result<(String, u64), &'static str> {
+    let answer: TokenAnswer =
+        serde_json::from_slice(answer).map_err(|_| "its token server sent something that is no token")?;
+    let token = match answer.token.is_empty() {
+        true => answer.access_token,
+        false => answer.token,
     };
-    match token.is_empty() || !token.bytes().all(|b| b.is_ascii_graphic()) {
-        true => Err(odd("its token server sent no token")),
-        false => Ok((
-            token,
-            if answer.expires_in == 0 {
-                DEFAULT_LIFE
-            } else {
-                answer.expires_in
-            },
-        )),
+    if token.is_empty() || !token.bytes().all(|b| b.is_ascii_graphic()) {
+        return Err("its token server sent no token");
     }
+    let life = match answer.expires_in {
+        0 => DEFAULT_LIFE,
+        life => life,
+    };
+    Ok((token, life))
 }
 
 /// The error of a request that was refused for want of rights.

@@ -1,5 +1,5 @@
 //! What others wrote, changed at random: archives of layers, manifests, configurations, names, records, compressed streams,
-//! lists of mirrors, what archives list, credentials, what a server wants of whom it does not know.
+//! lists of mirrors, what archives list, credentials, what a server wants of whom it does not know, its tokens and refusals.
 //! A kept corpus and archives made of a seed are changed a little, and whatever comes of it is taken or refused. Nothing
 //! panics, nothing outside of a layer's directory is touched, and what was taken means the same when it is read again.
 //!
@@ -26,7 +26,7 @@ use image::platform::Platform;
 use image::progress::Silent;
 use image::record;
 use image::reference::Reference;
-use image::registry::{addresses, schemes};
+use image::registry::{addresses, explained, schemes, token_in};
 use image::unpack::{Limits, outline};
 use overlay::Format;
 use store::Store;
@@ -187,6 +187,17 @@ fn text(kind: &str, bytes: &[u8]) {
                 assert_eq!(schemes(&scheme), [(scheme.clone(), 0)], "a scheme is one word");
             }
         }
+        "token" => {
+            if let Ok((token, life)) = token_in(bytes) {
+                assert!(!token.is_empty() && token.bytes().all(|byte| byte.is_ascii_graphic()));
+                assert_ne!(life, 0, "it would be asked for again and again");
+            }
+        }
+        "refusal" => {
+            let line = explained(bytes);
+            assert!(!line.contains(char::is_control), "{line:?}");
+            assert!(line.chars().count() <= 301, "{line}");
+        }
         "change" => drop(image::change::apply(&mut Execution::default(), utf8)),
         other => panic!("no such kind: {other}"),
     }
@@ -314,10 +325,12 @@ fn texts() {
         "hosts",
         "auth",
         "challenge",
+        "token",
+        "refusal",
     ] {
         let of_kind = corpus.iter().filter(|(of, _)| *of == kind);
         let seeds: Vec<Vec<u8>> = of_kind.map(|(_, bytes)| bytes.clone()).collect();
-        let done = fuzz(kind, &seeds, &mut random, seconds(8) / 8, |bytes| {
+        let done = fuzz(kind, &seeds, &mut random, seconds(10) / 10, |bytes| {
             text(kind, bytes)
         });
         assert!(done > 50, "{kind}: {done}");
