@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use common::{Image, Layer, Strata, busybox, empty, refused};
+use serde_json::Value;
 use testkit::random::Random;
 use testkit::registry::{Kind, PASSWORD, Registry, USER};
 use testkit::scripted::{Reply, Server};
@@ -83,6 +84,42 @@ fn pushed_and_pulled() {
     assert_eq!((quiet.code, quiet.err.as_str()), (0, ""));
 }
 
+fn df(strata: &Strata) -> Value {
+    serde_json::from_str(&strata.ok(["df", "--format", "json"])).unwrap()
+}
+
+#[test]
+fn what_is_compressed_for_a_push_does_not_stay() {
+    let strata = busybox();
+    strata.ok([
+        "run",
+        "--name",
+        "cc",
+        "busybox",
+        "sh",
+        "-c",
+        "echo committed > /f",
+    ]);
+    strata.ok(["commit", "cc", "made"]);
+    let registry = Registry::start();
+    let name = registry.name("made:1");
+    strata.ok(["push", "-q", "made", &name]);
+    // Where the manifest names the very bytes that are compressed, too.
+    let other = empty();
+    other.ok(["pull", "-q", &name]);
+    other.ok(["prune", "-f", "blobs"]);
+    let before = df(&other)["Blobs"]["Count"].clone();
+    let again = other.end(["push", &name, &registry.name("elsewhere:1")]);
+    assert_eq!(again.code, 0, "{again:#?}");
+    assert!(!again.err.contains("compressed anew"), "{}", again.err);
+    let after = df(&other);
+    assert_eq!(
+        (&after["Blobs"]["Count"], &after["LeftOver"]),
+        (&before, &0.into()),
+        "{after:#}"
+    );
+}
+
 #[test]
 fn a_layer_without_its_blob_is_compressed_anew() {
     let strata = busybox();
@@ -110,6 +147,8 @@ fn a_layer_without_its_blob_is_compressed_anew() {
         // The image is the same: its configuration and what is in the layers.
         assert_eq!(id_of(&other, &name), id_of(&strata, "made"));
         assert_eq!(other.ok(["run", "--rm", &name, "cat", "/f"]), "committed\n");
+        // What was compressed for it does not stay.
+        assert_eq!(df(&strata)["LeftOver"], 0);
         // The same bytes again: nothing is sent.
         let again = strata.end(["push", "--compression-format", form, "made", &name]);
         assert_eq!(again.out, pushed.out);

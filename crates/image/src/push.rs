@@ -126,43 +126,32 @@ pub fn push(
     progress: &dyn Progress,
 ) -> Result<Pushed, PushError> {
     let lease = store.lease(&format!("push {}", to.canonical()))?;
-    let pushed = beneath(store, &lease, client, image, to, options, progress);
-    // What was compressed is compressed to the same bytes another time: after a failure nothing is worth being held.
+    let push = Push {
+        store,
+        client,
+        lease: &lease,
+        to,
+        options,
+        compressing: Mutex::default(),
+        compressed: Mutex::default(),
+        progress,
+    };
+    let pushed = push.run(image);
+    let compressed = push
+        .compressed
+        .into_inner()
+        .unwrap_or_else(PoisonError::into_inner);
     let released = store.release(lease);
+    if !compressed.is_empty() {
+        // It is compressed to the same bytes another time, and nothing names it unless the manifest has the same digest.
+        // What is not freed now the next collection frees.
+        let _ = store.drop_blobs(&compressed).and_then(|_| store.collect());
+    }
     let pushed = pushed.and_then(|pushed| Ok(released.map(|()| pushed)?))?;
     let name = to.canonical();
     let id = &image.id;
     progress.event(&Event::ImageDone { name: &name, id });
     Ok(pushed)
-}
-
-/// All that is done while the lease is held.
-fn beneath(
-    store: &Store,
-    lease: &Lease,
-    client: &Client,
-    image: &Image,
-    to: &Reference,
-    options: &PushOptions,
-    progress: &dyn Progress,
-) -> Result<Pushed, PushError> {
-    for digest in [&image.manifest.digest, &image.config.digest] {
-        store.hold_blob(lease, digest)?;
-    }
-    let stored = Stored::open(store, &image.manifest.digest)?;
-    let push = Push {
-        store,
-        client,
-        lease,
-        to,
-        options,
-        compressing: Mutex::default(),
-        progress,
-    };
-    match options.all_platforms {
-        true => push.all(&image.target, &crate::save::all_of(store, lease, image)?),
-        false => push.image(&stored),
-    }
 }
 
 struct Push<'a> {
@@ -173,6 +162,8 @@ struct Push<'a> {
     options: &'a PushOptions,
     /// Held by who compresses with much memory.
     compressing: Mutex<()>,
+    /// Blobs that were compressed for this push.
+    compressed: Mutex<Vec<Digest>>,
     progress: &'a dyn Progress,
 }
 
@@ -180,6 +171,21 @@ struct Push<'a> {
 type Placed = (Descriptor, Uploaded);
 
 impl Push<'_> {
+    /// All that is done while the lease is held.
+    fn run(&self, image: &Image) -> Result<Pushed, PushError> {
+        for digest in [&image.manifest.digest, &image.config.digest] {
+            self.store.hold_blob(self.lease, digest)?;
+        }
+        let stored = Stored::open(self.store, &image.manifest.digest)?;
+        match self.options.all_platforms {
+            true => self.all(
+                &image.target,
+                &crate::save::all_of(self.store, self.lease, image)?,
+            ),
+            false => self.image(&stored),
+        }
+    }
+
     fn image(&self, stored: &Stored) -> Result<Pushed, PushError> {
         let shown = self.to.familiar();
         self.progress.event(&Event::Resolved {
@@ -345,10 +351,13 @@ impl Push<'_> {
             progress: self.progress,
         };
         let place = Place::of(self, &blob)?;
-        self.client.upload(self.to, &blob, &open, &place, &told)?;
+        let how = self.client.upload(self.to, &blob, &open, &place, &told)?;
         let (digest, bytes) = (&layer.blob.digest, layer.blob.size);
-        self.progress.event(&Event::Sent { digest, bytes });
-        Ok((blob, Uploaded::Sent))
+        match how {
+            Uploaded::Sent => self.progress.event(&Event::Sent { digest, bytes }),
+            Uploaded::There | Uploaded::Mounted => self.progress.event(&Event::LayerThere { digest }),
+        }
+        Ok((blob, how))
     }
 
     fn without_sending(&self, digest: &Digest) -> Result<Option<Uploaded>, PushError> {
@@ -391,9 +400,12 @@ impl Push<'_> {
         let mut ingest = ingest.map_err(in_memory)?;
         ingest.flush().map_err(in_memory)?;
         let size = ingest.offset();
+        let digest = self.store.commit_blob(ingest, self.lease)?;
+        let mut compressed = self.compressed.lock().unwrap_or_else(PoisonError::into_inner);
+        compressed.push(digest);
         Ok(Descriptor {
             media_type: format!("{base}{suffix}"),
-            digest: self.store.commit_blob(ingest, self.lease)?,
+            digest,
             size,
         })
     }

@@ -6,10 +6,11 @@ use std::cell::RefCell;
 use std::io::{Cursor, Read};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
 use common::client::{client, descriptor, name, options, with_password};
 use image::progress::Silent;
-use image::registry::{Client, Kept, RegistryError as E};
+use image::registry::{Client, Kept, RegistryError as E, Uploaded};
 use store::Digest;
 use testkit::scripted::{Reply, Request, Server};
 
@@ -22,11 +23,11 @@ fn in_pieces() -> Client {
     Client::new(options)
 }
 
-fn upload(client: &Client, server: &Server, blob: &[u8]) -> Result<(), E> {
+fn upload(client: &Client, server: &Server, blob: &[u8]) -> Result<Uploaded, E> {
     go_on(client, server, blob, &())
 }
 
-fn go_on(client: &Client, server: &Server, blob: &[u8], kept: &dyn Kept) -> Result<(), E> {
+fn go_on(client: &Client, server: &Server, blob: &[u8], kept: &dyn Kept) -> Result<Uploaded, E> {
     let bytes = blob.to_vec();
     let open = |offset: u64| -> std::io::Result<Box<dyn Read>> {
         let mut from = Cursor::new(bytes.clone());
@@ -215,6 +216,64 @@ fn retries_end() {
     let error = upload(&client(), &server, b"blob").unwrap_err();
     assert!(error.to_string().contains("BLOB_UPLOAD_INVALID: no"), "{error}");
     assert_eq!(methods(&server), ["POST", "PUT"]);
+}
+
+#[test]
+fn a_pause_that_is_asked_for_is_made() {
+    for (at, small) in [("POST", true), ("PUT", true), ("PATCH", false)] {
+        let (first, begun) = (AtomicBool::new(true), Instant::now());
+        let (server, kept) = registry(move |_, request, _| {
+            (request.method == at && first.swap(false, Ordering::SeqCst))
+                .then(|| Reply::new(429).header("retry-after", "1"))
+        });
+        let client = if small { client() } else { in_pieces() };
+        upload(&client, &server, &[7; 1500]).unwrap();
+        assert!(*kept.lock().unwrap() == [7; 1500]);
+        assert!(begun.elapsed() >= Duration::from_secs(1), "{at}");
+    }
+    let (first, begun) = (AtomicBool::new(true), Instant::now());
+    let server = Server::start(move |_| match first.swap(false, Ordering::SeqCst) {
+        true => Reply::new(429).header("retry-after", "1"),
+        false => Reply::new(201),
+    });
+    let document = ("application/vnd.oci.image.manifest.v1+json", &b"{}"[..]);
+    let put = |server: &Server| client().put_manifest(&name(&server.host()), document, true, &Silent);
+    put(&server).unwrap();
+    assert!(begun.elapsed() >= Duration::from_secs(1));
+
+    // An hour is not waited.
+    let server = Server::start(|_| Reply::new(429).header("retry-after", "3600"));
+    let error = put(&server).unwrap_err();
+    assert!(
+        matches!(error, E::TooManyRequests { after: Some(_), .. }),
+        "{error}"
+    );
+    let error = upload(&client(), &server, b"blob").unwrap_err();
+    assert!(
+        matches!(error, E::TooManyRequests { after: Some(_), .. }),
+        "{error}"
+    );
+    assert_eq!(server.requests().len(), 2);
+}
+
+#[test]
+fn what_the_registry_has_elsewhere_it_takes_from_there() {
+    let whole = |path: &str| format!("/v2/a/b/blobs/uploads/?mount={}", Digest::of(path));
+    for client in [client(), in_pieces()] {
+        let blob = "elsewhere".repeat(500);
+        let (server, kept) = registry(|_, request, _| (request.method == "POST").then(|| Reply::new(201)));
+        assert_eq!(
+            upload(&client, &server, blob.as_bytes()).unwrap(),
+            Uploaded::Mounted
+        );
+        assert_eq!(methods(&server), ["POST"]);
+        assert_eq!(server.requests()[0].path, whole(&blob));
+        assert!(kept.lock().unwrap().is_empty());
+    }
+    // One that wants to be told from where is asked as of old.
+    let (server, _) = registry(|_, request, _| request.path.contains("mount").then(|| Reply::new(400)));
+    assert_eq!(upload(&client(), &server, b"blob").unwrap(), Uploaded::Sent);
+    assert_eq!(methods(&server), ["POST", "POST", "PUT"]);
 }
 
 #[test]

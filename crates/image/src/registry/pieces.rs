@@ -6,7 +6,7 @@ use ureq::http::{HeaderName, Method, header};
 
 use super::error::RegistryError;
 use super::http::Answer;
-use super::upload::{Body, Open, Repository, is_passing};
+use super::upload::{Again, Body, Open, Repository, Uploaded, is_passing};
 use super::url::Url;
 
 /// Keeps where an upload goes on, from one run to the next.
@@ -33,12 +33,15 @@ impl Repository<'_> {
         blob: &Descriptor,
         open: Open<'_>,
         kept: &dyn Kept,
-    ) -> Result<Result<(), String>, RegistryError> {
+    ) -> Result<Result<Uploaded, Again>, RegistryError> {
         let left = self.left(blob, kept)?;
         let resumed = left.is_some();
         let (mut to, mut done) = match left {
             Some(left) => left,
-            None => (self.begin()?, 0),
+            None => match self.begin(&blob.digest)? {
+                Some(to) => (to, 0),
+                None => return Ok(Ok(Uploaded::Mounted)),
+            },
         };
         let mut tries = 0;
         while done < blob.size {
@@ -51,23 +54,21 @@ impl Repository<'_> {
             let sent: Body<'_> = Some((&mut body, end - done));
             let answer = self.ask(&Method::PATCH, &to, &headers, sent)?;
             body.check(&self.what)?;
-            let reason = match answer {
+            let again = match answer {
                 Ok(answer) if answer.status == 202 => {
                     to = self.next(&answer)?;
                     (done, tries) = (arrived(&answer).unwrap_or(end), 0);
                     kept.keep(Some(&to.to_string()));
                     continue;
                 }
-                Ok(answer) if answer.status == 416 || is_passing(answer.status) => {
-                    format!("the registry answered {}", answer.status)
-                }
+                Ok(answer) if answer.status == 416 || is_passing(answer.status) => Again::after(&answer),
                 Ok(answer) => {
                     kept.keep(None);
                     return Err(self.refused(answer));
                 }
-                Err(reason) => reason,
+                Err(reason) => reason.into(),
             };
-            self.pause(&reason, tries)?;
+            self.pause(&again, tries)?;
             tries += 1;
             // How much of it is there?
             let answer = self.patiently(&Method::GET, &to, &[])?;
@@ -76,7 +77,7 @@ impl Repository<'_> {
                 // It has forgotten the upload.
                 None => {
                     kept.keep(None);
-                    return Ok(Err(reason));
+                    return Ok(Err(again));
                 }
             }
         }
@@ -87,7 +88,7 @@ impl Repository<'_> {
         }
         match taken {
             // What an earlier run sent may have been the fault.
-            Err(error) if resumed => Ok(Err(error.to_string())),
+            Err(error) if resumed => Ok(Err(error.to_string().into())),
             other => other,
         }
     }

@@ -4,6 +4,7 @@
 //! has is mounted from there. A large one goes in pieces: see `pieces`.
 
 use std::io::{self, Read};
+use std::time::Duration;
 
 use store::{Descriptor, Digest};
 use ureq::http::{HeaderName, Method, header};
@@ -110,7 +111,8 @@ impl Client {
         Ok(answer.status == 201)
     }
 
-    /// Sends a blob that the repository does not have. A large one goes on where `kept` says that an earlier run stopped.
+    /// Sends a blob that the repository does not have, unless the registry takes it from another repository by itself. A large
+    /// one goes on where `kept` says that an earlier run stopped.
     ///
     /// # Errors
     /// [`RegistryError`].
@@ -121,17 +123,19 @@ impl Client {
         open: Open<'_>,
         kept: &dyn Kept,
         progress: &dyn Progress,
-    ) -> Result<(), RegistryError> {
+    ) -> Result<Uploaded, RegistryError> {
         let what = format!("blob {} of {}", blob.digest, to.familiar_repository());
         let repository = self.repository(to, what, None, progress)?;
         let mut tries = 0;
         loop {
             let sent = match self.in_pieces(blob.size) {
-                false => repository.at_once(&repository.begin()?, blob, open)?,
+                false => repository.at_once(blob, open)?,
                 true => repository.in_pieces(blob, open, kept)?,
             };
-            let Err(reason) = sent else { return Ok(()) };
-            repository.pause(&reason, tries)?;
+            match sent {
+                Ok(how) => return Ok(how),
+                Err(again) => repository.pause(&again, tries)?,
+            }
             tries += 1;
         }
     }
@@ -163,8 +167,8 @@ impl Client {
             let body: Body<'_> = Some((&mut &bytes[..], bytes.len() as u64));
             match repository.ask(&Method::PUT, &url, &headers, body)? {
                 Ok(answer) if !is_passing(answer.status) => break answer,
-                Ok(answer) => repository.pause(&format!("the registry answered {}", answer.status), tries)?,
-                Err(reason) => repository.pause(&reason, tries)?,
+                Ok(answer) => repository.pause(&Again::after(&answer), tries)?,
+                Err(reason) => repository.pause(&reason.into(), tries)?,
             }
             tries += 1;
         };
@@ -179,6 +183,33 @@ impl Client {
                 Err(repository.failed(format!("it keeps it as {other}, not as {digest}")))
             }
             _ => Ok(()),
+        }
+    }
+}
+
+/// Why a request is worth another attempt, and the pause that the registry asks for.
+pub(super) struct Again {
+    reason: String,
+    status: Option<u16>,
+    after: Option<Duration>,
+}
+
+impl Again {
+    pub(super) fn after(answer: &Answer) -> Again {
+        Again {
+            reason: format!("the registry answered {}", answer.status),
+            status: Some(answer.status),
+            after: answer.retry_after(),
+        }
+    }
+}
+
+impl From<String> for Again {
+    fn from(reason: String) -> Again {
+        Again {
+            reason,
+            status: None,
+            after: None,
         }
     }
 }
@@ -226,16 +257,21 @@ impl Repository<'_> {
     }
 
     /// Waits before another attempt, if there is to be one.
-    pub(super) fn pause(&self, reason: &str, tries: u32) -> Result<(), RegistryError> {
+    pub(super) fn pause(&self, again: &Again, tries: u32) -> Result<(), RegistryError> {
         let http = &self.client.http;
+        let (what, after) = (self.what.clone(), again.after);
         if http.aborted() {
-            let what = self.what.clone();
             return Err(RegistryError::Aborted { what });
         }
-        if tries >= http.options.retries {
-            return Err(self.failed(reason.to_owned()));
+        let late = after.is_some_and(|after| after > http.options.longest_wait);
+        if late || tries >= http.options.retries {
+            let host = self.host().to_owned();
+            return Err(match again.status {
+                Some(429) => RegistryError::TooManyRequests { what, host, after },
+                _ => self.failed(again.reason.clone()),
+            });
         }
-        http.pause(&self.what, self.host(), reason, tries, None, self.progress)
+        http.pause(&what, self.host(), &again.reason, tries, after, self.progress)
     }
 
     /// One request, with the login that the registry asks for; the inner error says why there was no answer. A body is
@@ -308,19 +344,25 @@ impl Repository<'_> {
         loop {
             match self.ask(method, url, headers, None)? {
                 Ok(answer) if !is_passing(answer.status) => return Ok(answer),
-                Ok(answer) => self.pause(&format!("the registry answered {}", answer.status), tries)?,
-                Err(reason) => self.pause(&reason, tries)?,
+                Ok(answer) => self.pause(&Again::after(&answer), tries)?,
+                Err(reason) => self.pause(&reason.into(), tries)?,
             }
             tries += 1;
         }
     }
 
-    /// Begins an upload: where it goes.
-    pub(super) fn begin(&self) -> Result<Url, RegistryError> {
-        let url = self.url("blobs/uploads/");
-        let answer = self.patiently(&Method::POST, &url, &[])?;
+    /// Begins an upload of a blob: where it goes. `None` where the registry has the blob in another repository and took it from
+    /// there, which it may do unasked (distribution-spec 1.1, "Mounting a blob from another repository"); those that do not
+    /// know of it begin an upload.
+    pub(super) fn begin(&self, digest: &Digest) -> Result<Option<Url>, RegistryError> {
+        let begin = |path: &str| self.patiently(&Method::POST, &self.url(path), &[]);
+        let mut answer = begin(&format!("blobs/uploads/?mount={digest}"))?;
+        if matches!(answer.status, 400 | 404 | 405 | 422 | 501) {
+            answer = begin("blobs/uploads/")?;
+        }
         match answer.status {
-            202 => self.next(&answer),
+            201 => Ok(None),
+            202 => self.next(&answer).map(Some),
             _ => Err(self.refused(answer)),
         }
     }
@@ -342,16 +384,14 @@ impl Repository<'_> {
     }
 
     /// A small blob, in one request; the inner error says why it is worth another attempt.
-    fn at_once(
-        &self,
-        to: &Url,
-        blob: &Descriptor,
-        open: Open<'_>,
-    ) -> Result<Result<(), String>, RegistryError> {
+    fn at_once(&self, blob: &Descriptor, open: Open<'_>) -> Result<Result<Uploaded, Again>, RegistryError> {
+        let Some(to) = self.begin(&blob.digest)? else {
+            return Ok(Ok(Uploaded::Mounted));
+        };
         let mut body = self.body(blob, open, 0, blob.size)?;
         let headers = [(header::CONTENT_TYPE, "application/octet-stream".to_owned())];
         let sent: Body<'_> = Some((&mut body, blob.size));
-        let answer = self.ask(&Method::PUT, &Self::ended(to, &blob.digest), &headers, sent)?;
+        let answer = self.ask(&Method::PUT, &Self::ended(&to, &blob.digest), &headers, sent)?;
         self.taken(body, answer)
     }
 
@@ -359,15 +399,13 @@ impl Repository<'_> {
         &self,
         body: Sending<'_>,
         answer: Result<Answer, String>,
-    ) -> Result<Result<(), String>, RegistryError> {
+    ) -> Result<Result<Uploaded, Again>, RegistryError> {
         body.check(&self.what)?;
         match answer {
-            Ok(answer) if answer.success() => Ok(Ok(())),
-            Ok(answer) if is_passing(answer.status) || answer.status == 416 => {
-                Ok(Err(format!("the registry answered {}", answer.status)))
-            }
+            Ok(answer) if answer.success() => Ok(Ok(Uploaded::Sent)),
+            Ok(answer) if is_passing(answer.status) || answer.status == 416 => Ok(Err(Again::after(&answer))),
             Ok(answer) => Err(self.refused(answer)),
-            Err(reason) => Ok(Err(reason)),
+            Err(reason) => Ok(Err(reason.into())),
         }
     }
 
