@@ -2,6 +2,7 @@
 //!
 //! Each command's own flags stand in its file under [`crate::commands`].
 
+use std::cell::LazyCell;
 use std::ffi::OsString;
 use std::path::PathBuf;
 
@@ -38,16 +39,17 @@ pub(crate) struct Cli {
 /// Reads a line by the definition of the command that it names alone: to define all of them takes as long as a tenth of
 /// what it takes to start a container. `None` is for the whole definition to answer.
 fn quick(words: &[OsString]) -> Option<Cli> {
-    let commands = Command::augment_subcommands_for_update(clap::Command::new("strata"));
-    let typed = words
-        .iter()
-        .skip(1)
-        .find_map(|word| commands.find_subcommand(word))?;
+    let commands = LazyCell::new(|| Command::augment_subcommands_for_update(clap::Command::new("strata")));
+    let typed = words.iter().skip(1).find_map(|word| match word.to_str() {
+        // To name all of the others takes a hundredth of a start.
+        Some("run") => Some(commands::run::RunArgs::augment_args(clap::Command::new("run"))),
+        _ => commands.find_subcommand(word).cloned(),
+    })?;
     let verbose = clap::Arg::new("verbose").short('v').long("verbose");
     let matches = Global::augment_args(clap::Command::new("strata"))
         .args_override_self(true)
         .arg(verbose.action(ArgAction::SetTrue))
-        .subcommand(typed.clone())
+        .subcommand(typed)
         .try_get_matches_from(words)
         .ok()?;
     Some(Cli {
