@@ -14,7 +14,7 @@ use crate::error::Fault;
 use crate::image::hex_range;
 use crate::layout::LOG;
 use crate::snapshot::{self, Kind, Labels, PrepareOptions, SnapshotError, labels_from, labels_to};
-use crate::snapshotter::durability;
+use crate::snapshotter::{FORGET, durability};
 use crate::volume::{self, NewVolume, VolumeError};
 use crate::{Digest, Store, mountpoints};
 
@@ -265,6 +265,16 @@ impl Store {
         self.remove_container_with(ns, id, false).map(drop)
     }
 
+    /// Gets ready for removing a container, by whoever has nothing else to do until it ends: what SQLite makes of the
+    /// statements is kept for them.
+    pub fn expect_removal(&self) -> Result<(), Fault> {
+        self.db.read(|q| {
+            let by_id = by_id();
+            let mut statements = [&*by_id, DELETE, snapshot::FIND].into_iter().chain(FORGET);
+            statements.try_for_each(|sql| q.expect(sql))
+        })
+    }
+
     /// As [`Store::remove_container`], and if `volumes` says so with the anonymous volumes that no other container uses.
     /// Tells what it was.
     pub fn remove_container_with(
@@ -274,10 +284,9 @@ impl Store {
         volumes: bool,
     ) -> Result<Container, ContainerError> {
         let not_found = || ContainerError::NotFound(id.to_owned());
-        let row = self.db.read(|q| {
-            let sql = format!("{CONTAINER} WHERE c.ns = ? AND c.cid = ?");
-            q.one(&sql, (ns, id), container)?.ok_or_else(not_found)
-        })?;
+        let row = self
+            .db
+            .read(|q| q.one(&by_id(), (ns, id), container)?.ok_or_else(not_found))?;
         let ephemeral = row.ephemeral;
         let (claim, own) = self.free(durability(ephemeral), |q| {
             let own = if volumes {
@@ -285,7 +294,7 @@ impl Store {
             } else {
                 Vec::new()
             };
-            if q.run("DELETE FROM containers WHERE ns = ? AND cid = ?", (ns, id))? == 0 {
+            if q.run(DELETE, (ns, id))? == 0 {
                 return Err(not_found());
             }
             let mut claims = Vec::new();
@@ -388,6 +397,12 @@ fn insert(q: &Query<'_>, new: &NewContainer) -> Result<i64, ContainerError> {
 const CONTAINER: &str =
     "SELECT c.ns, c.cid, c.name, c.image, m.digest, c.labels, c.created, c.ephemeral, c.details
   FROM containers c LEFT JOIN manifests m ON m.id = c.manifest";
+
+const DELETE: &str = "DELETE FROM containers WHERE ns = ? AND cid = ?";
+
+fn by_id() -> String {
+    format!("{CONTAINER} WHERE c.ns = ? AND c.cid = ?")
+}
 
 fn container(row: &Row<'_>) -> rusqlite::Result<Container> {
     let details = serde_json::from_str(row.get_ref(8)?.as_str()?).map_err(|error| {

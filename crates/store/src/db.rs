@@ -266,6 +266,11 @@ impl Query<'_> {
         }
     }
 
+    /// Prepares a statement that will be run later.
+    pub(crate) fn expect(&self, sql: &str) -> Result<(), Fault> {
+        self.done(self.prepare(sql).map(drop))
+    }
+
     fn prepare(&self, sql: &str) -> rusqlite::Result<CachedStatement<'_>> {
         #[cfg(test)]
         tests::SEEN.with_borrow_mut(|seen| seen.insert(sql.to_owned()));
@@ -422,5 +427,40 @@ pub(crate) mod tests {
                 .collect();
             assert!(scans.is_empty(), "{scans:?} in {sql}");
         }
+    }
+
+    #[test]
+    fn what_a_removal_asks_is_prepared_by_whoever_expects_it() {
+        let temp = tempfile::tempdir().unwrap();
+        let store = Store::open(temp.path()).unwrap();
+        let container = Container {
+            ns: "ns".into(),
+            id: Digest::of("x").hex(),
+            name: "name".into(),
+            image: None,
+            manifest: None,
+            labels: Default::default(),
+            created: Timestamp::default(),
+            ephemeral: true,
+            details: serde_json::Value::Null,
+        };
+        let snapshot = PrepareOptions {
+            ephemeral: true,
+            ..PrepareOptions::default()
+        };
+        store
+            .create_container(&container, Some((None, &snapshot)))
+            .unwrap();
+        let making = SEEN.take();
+        store.expect_removal().unwrap();
+        let expected = SEEN.take();
+        store.remove_container("ns", &container.id).unwrap();
+        let new: Vec<_> = SEEN.take().into_iter().collect();
+        let surprises = new
+            .iter()
+            .filter(|sql| !expected.contains(*sql) && !making.contains(*sql));
+        assert_eq!(surprises.collect::<Vec<_>>(), Vec::<&String>::new());
+        let idle = expected.iter().filter(|sql| !new.contains(*sql));
+        assert_eq!(idle.collect::<Vec<_>>(), Vec::<&String>::new());
     }
 }

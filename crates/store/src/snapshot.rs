@@ -207,33 +207,31 @@ pub(crate) struct SnapshotRow {
 }
 
 /// The row of a key.
-pub(crate) fn find(q: &Query<'_>, ns: &str, key: &str) -> Result<Option<SnapshotRow>, Fault> {
-    q.one(
-        "SELECT id, kind, parent, n, lower, held_by_image, ephemeral,
+pub(crate) const FIND: &str = "SELECT id, kind, parent, n, lower, held_by_image, ephemeral,
                 userxattr, redirect_dir, metacopy, volatile, uidmap, gidmap, created
-         FROM snapshots WHERE ns = ? AND key = ?",
-        (ns, key),
-        |row| {
-            Ok(SnapshotRow {
-                id: row.get(0)?,
-                created: row.get(13)?,
-                kind: row.get(1)?,
-                parent: row.get(2)?,
-                n: row.get::<_, Option<i64>>(3)?.and_then(|n| u64::try_from(n).ok()),
-                lower: row.get(4)?,
-                held_by_image: row.get(5)?,
-                ephemeral: row.get(6)?,
-                how: How {
-                    userxattr: row.get(7)?,
-                    redirect_dir: row.get(8)?,
-                    metacopy: row.get(9)?,
-                    volatile: row.get(10)?,
-                    uid_map: row.get(11)?,
-                    gid_map: row.get(12)?,
-                },
-            })
-        },
-    )
+         FROM snapshots WHERE ns = ? AND key = ?";
+
+pub(crate) fn find(q: &Query<'_>, ns: &str, key: &str) -> Result<Option<SnapshotRow>, Fault> {
+    q.one(FIND, (ns, key), |row| {
+        Ok(SnapshotRow {
+            id: row.get(0)?,
+            created: row.get(13)?,
+            kind: row.get(1)?,
+            parent: row.get(2)?,
+            n: row.get::<_, Option<i64>>(3)?.and_then(|n| u64::try_from(n).ok()),
+            lower: row.get(4)?,
+            held_by_image: row.get(5)?,
+            ephemeral: row.get(6)?,
+            how: How {
+                userxattr: row.get(7)?,
+                redirect_dir: row.get(8)?,
+                metacopy: row.get(9)?,
+                volatile: row.get(10)?,
+                uid_map: row.get(11)?,
+                gid_map: row.get(12)?,
+            },
+        })
+    })
 }
 
 /// As [`find`], where a missing row is an error.

@@ -14,6 +14,12 @@ use crate::stack::{self, Lower};
 use crate::usage::usage_from;
 use crate::{Store, Usage};
 
+/// What [`Store::forget`] asks and does.
+const CHILD: &str = "SELECT key FROM snapshots WHERE parent = ?";
+const DELETE: &str = "DELETE FROM snapshots WHERE id = ?";
+const NEEDED: &str = "SELECT 1 FROM layers WHERE n = ?1 UNION ALL SELECT 1 FROM snapshots WHERE n = ?1";
+pub(crate) const FORGET: [&str; 3] = [CHILD, DELETE, NEEDED];
+
 impl Store {
     /// Makes an active snapshot on the committed snapshot `parent`, and tells what to mount to write in it.
     pub fn prepare(
@@ -184,15 +190,13 @@ impl Store {
         row: &SnapshotRow,
         key: &str,
     ) -> Result<Option<Claim<'_>>, SnapshotError> {
-        let child = "SELECT key FROM snapshots WHERE parent = ?";
-        if let Some(child) = q.one(child, (row.id,), |row| row.get::<_, String>(0))? {
+        if let Some(child) = q.one(CHILD, (row.id,), |row| row.get::<_, String>(0))? {
             let why = format!("cannot remove a snapshot that {child:?} stands on");
             return Err(SnapshotError::precondition(key, why));
         }
-        q.run("DELETE FROM snapshots WHERE id = ?", (row.id,))?;
+        q.run(DELETE, (row.id,))?;
         let Some(n) = row.n else { return Ok(None) };
-        let needed = "SELECT 1 FROM layers WHERE n = ?1 UNION ALL SELECT 1 FROM snapshots WHERE n = ?1";
-        if q.one(needed, (int(n),), |_| Ok(()))?.is_some() {
+        if q.one(NEEDED, (int(n),), |_| Ok(()))?.is_some() {
             return Ok(None);
         }
         // Nobody locks what a row names, but for a moment; if somebody does, the collector finds it later.

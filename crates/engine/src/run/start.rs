@@ -211,6 +211,10 @@ impl Started<'_> {
         attention: Option<&Attention>,
         screen: Option<Screen<'_>>,
     ) -> Result<Exit, RunError> {
+        if self.remove {
+            // Beside the program, instead of after it. What fails here fails again when it is for something.
+            let _ = self.engine.store.expect_removal();
+        }
         let exit = match attention {
             Some(attention) => attend(&mut self.running, attention, screen),
             None => self.running.wait(),
