@@ -102,7 +102,7 @@ fn shortage(message: &str) -> Option<&'static str> {
     match () {
         _ if of(Errno::MFILE) => Some("a process here may open too few files: ulimit -n 1024 gives it more"),
         // Of the store, it is known better what helps.
-        _ if of(Errno::NOSPC) && !message.contains("no space left on the disk for") => {
+        _ if of(Errno::NOSPC) && !message.contains(" left on the disk for ") => {
             Some("df -h and df -i tell which file system is full, of bytes or of files: make room there")
         }
         _ if of(Errno::NFILE) => Some("the machine may open too few files: sysctl fs.file-max gives it more"),

@@ -34,7 +34,7 @@ pub enum InstallError {
         source: UnpackError,
     },
     /// The disk is full.
-    #[error("no space left on the disk for {} to unpack layer {layer}: {}", store.display(), crate::text::whole(source))]
+    #[error("no {} left on the disk for {} to unpack layer {layer}: {}", store::lacking(store), store.display(), crate::text::whole(source))]
     Full {
         /// Where the store lies.
         store: PathBuf,

@@ -15,7 +15,7 @@ use rustix::io::Errno;
 #[non_exhaustive]
 pub enum Fault {
     /// No space, no inodes or no quota left (`ENOSPC`, `EDQUOT`, `SQLITE_FULL`).
-    #[error("no space left on the disk for {}", .0.display())]
+    #[error("no {} left on the disk for {}", lacking(.0), .0.display())]
     Full(PathBuf),
     /// The file system, or the way the store was opened, allows no writing.
     #[error("{} is read-only", .0.display())]
@@ -87,6 +87,17 @@ impl Fault {
             },
             _ => Fault::Database { path, source },
         }
+    }
+}
+
+/// What a file system has none of that refused to take more at `path`: space, or inodes.
+pub fn lacking(path: &Path) -> &'static str {
+    // What could not be made is not there.
+    let found = path.ancestors().find_map(|path| rustix::fs::statvfs(path).ok());
+    match found {
+        // Some count none, and have as many as there is space for.
+        Some(found) if found.f_files > 0 && found.f_favail == 0 => "inodes",
+        _ => "space",
     }
 }
 

@@ -61,7 +61,7 @@ pub use container::{Container, ContainerError, NewContainer};
 pub use db::LOCK_TIMEOUT;
 pub use digest::{Descriptor, Digest, DigestError, Hasher};
 pub use disk::{BlobDisk, Disk, LayerDisk, ManifestDisk, SnapshotDisk, VolumeDisk};
-pub use error::Fault;
+pub use error::{Fault, lacking};
 pub use flaw::{Flaw, Standing};
 pub use follow::Follow;
 pub use format::Format;

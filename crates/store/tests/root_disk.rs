@@ -170,6 +170,10 @@ fn no_inodes_left() {
         matches!(&error, SnapshotError::Fault(Fault::Full(_))),
         "{error:?}"
     );
+    assert!(
+        error.to_string().starts_with("no inodes left on the disk for"),
+        "{error}"
+    );
     assert!(made > 5);
     assert_eq!(check(store.root(), true), Vec::<String>::new());
     store.remove("ns", "key 0").unwrap();
