@@ -154,6 +154,15 @@ fn plain(template: &str) -> ProgressStyle {
     ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_spinner())
 }
 
+impl Drop for Bars {
+    fn drop(&mut self) {
+        // What had no image at its end, for whatever reason.
+        if let Some(bar) = self.reading().take() {
+            bar.finish_and_clear();
+        }
+    }
+}
+
 impl Progress for Bars {
     fn event(&self, event: &Event<'_>) {
         match event {

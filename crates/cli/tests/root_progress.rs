@@ -96,6 +96,22 @@ fn a_bar_of_what_is_read() {
 }
 
 #[test]
+fn a_bar_of_what_is_exported() {
+    let strata = common::busybox();
+    let script = "head -c 8000000 /dev/zero > /zero";
+    strata.ok(["run", "--name", "made", "busybox", "sh", "-c", script]);
+    let path = strata.dir().join("made.tar");
+    let words = ["export", "-o", path.to_str().unwrap(), "made"];
+    let mut screen = on_terminal(&strata, &words, 30, 100);
+    screen.until("reading ");
+    assert_eq!(screen.code(), Some(0));
+    assert!(path.metadata().unwrap().len() > 8_000_000);
+    // Where there is no terminal it says nothing, as ever.
+    let ended = strata.end(["export", "-o", path.to_str().unwrap(), "made"]);
+    assert_eq!((ended.code, ended.err.as_str()), (0, ""));
+}
+
+#[test]
 fn plain_lines_where_there_is_no_terminal() {
     let strata = empty();
     let (_server, name) = registry(&ready());

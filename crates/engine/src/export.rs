@@ -1,9 +1,10 @@
 //! `export`: what a container's root file system shows, as a tar.
 
-use std::io::{BufWriter, Write};
+use std::io::{self, BufWriter, Write};
 use std::path::PathBuf;
 
 use image::pack::{MergedAs, PackError, pack_merged};
+use image::progress::{Event, Progress};
 use store::ContainerError;
 use sys::Dir;
 
@@ -45,7 +46,12 @@ impl Engine {
     ///
     /// # Errors
     /// See [`ExportError`].
-    pub fn export(&self, name: &str, to: Destination<'_>) -> Result<(), ExportError> {
+    pub fn export(
+        &self,
+        name: &str,
+        to: Destination<'_>,
+        progress: &dyn Progress,
+    ) -> Result<(), ExportError> {
         let row = self.store.find_container(self.ns(), name)?;
         let side = self.container_side(&row)?;
         let foreign = self.store.stack(self.ns(), &row.id).map_err(DiffError::from)?;
@@ -67,7 +73,13 @@ impl Engine {
         }
         let prefix = self.prefix();
         let pack = |out: &mut dyn Write| {
-            pack_merged(prefix, &layers, MergedAs::Files, out).map_err(|source| ExportError::Pack {
+            let mut out = Told {
+                out,
+                what: &row.name,
+                bytes: 0,
+                progress,
+            };
+            pack_merged(prefix, &layers, MergedAs::Files, &mut out).map_err(|source| ExportError::Pack {
                 name: row.name.clone(),
                 source,
             })
@@ -84,5 +96,33 @@ impl Engine {
                 file.finish().map_err(failed)
             }
         }
+    }
+}
+
+/// Bytes after which it is told how far the tar is.
+const STEP: u64 = 1 << 20;
+
+/// Tells how much is written.
+struct Told<'a> {
+    out: &'a mut dyn Write,
+    what: &'a str,
+    bytes: u64,
+    progress: &'a dyn Progress,
+}
+
+impl Write for Told<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let count = self.out.write(bytes)?;
+        let before = self.bytes;
+        self.bytes += count as u64;
+        if before / STEP != self.bytes / STEP {
+            let (what, bytes) = (self.what, self.bytes);
+            self.progress.event(&Event::Read { what, bytes });
+        }
+        Ok(count)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.out.flush()
     }
 }

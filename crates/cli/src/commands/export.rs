@@ -8,6 +8,7 @@ use engine::save::Destination;
 
 use super::{Context, Outcome};
 use crate::failure::Failure;
+use crate::progress;
 
 /// Write what a container's root file system shows, as a tar
 ///
@@ -20,6 +21,9 @@ pub(crate) struct ExportArgs {
     /// File [default: standard output]
     #[arg(short, long, value_name = "FILE")]
     output: Option<PathBuf>,
+    /// No progress
+    #[arg(short, long)]
+    quiet: bool,
 }
 
 pub(crate) fn run(context: &Context, args: ExportArgs) -> Outcome {
@@ -33,7 +37,8 @@ pub(crate) fn run(context: &Context, args: ExportArgs) -> Outcome {
         }
         None => Destination::Stream(&mut stdout),
     };
-    context.engine()?.export(&args.container, to)?;
+    let progress = progress::choose(args.quiet, progress::SAVE);
+    context.engine()?.export(&args.container, to, progress.as_ref())?;
     stdout
         .flush()
         .map_err(|e| Failure::user(format!("cannot write the tar: {e}")))?;
