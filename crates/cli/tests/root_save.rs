@@ -293,6 +293,15 @@ fn podman_reads_it() {
             ["docker.io/library/one:1", "quay.io/some/two:latest"],
             "{form}"
         );
+        // And back, both in one archive.
+        let back = files.at(&format!("{form}-back"));
+        podman(&["save", "--quiet", "-m", "-o", &back, &names[0], &names[1]]);
+        let other = empty();
+        other.ok(["load", "-q", "-i", &back]);
+        for name in &names {
+            let id = |strata: &Strata| strata.ok(["images", "-q", "--no-trunc", name]);
+            assert_eq!(id(&other), id(&strata), "{form} {name}");
+        }
         podman(&["rmi", "--all", "--force"]);
     }
     // One image alone, which podman takes for an OCI archive.
