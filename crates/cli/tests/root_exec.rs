@@ -301,6 +301,33 @@ fn a_shell_on_a_terminal() {
 }
 
 #[test]
+fn a_terminal_is_left_and_the_command_goes_on() {
+    let strata = busybox();
+    let _box = running(&strata, &[], "true");
+    // More than a terminal holds that nobody reads.
+    let script = "stty -echo; echo up; until [ -e /go ]; do sleep 0.05; done; seq 20000; touch /went-on";
+    for (keys, typed) in [("", "\x10\x11"), ("--detach-keys=ctrl-x,b", "\x10\x11\x18b")] {
+        let flags = [keys].into_iter().filter(|keys| !keys.is_empty());
+        let words = ["exec", "-it"].into_iter().chain(flags);
+        let words: Vec<_> = words.chain(["box", "sh", "-c", script]).collect();
+        let mut screen = on_terminal(&strata, &words, 33, 77);
+        screen.until("up");
+        screen.type_in(typed);
+        assert_eq!(screen.code(), Some(0), "{keys}");
+        let all = "touch /go; until [ -e /went-on ]; do sleep 0.05; done; rm /go /went-on";
+        said(&strata, &["box", "timeout", "20", "sh", "-c", all]);
+    }
+    // None at all: they are the command's.
+    let words = ["exec", "-it", "--detach-keys", "", "box", "sh", "-c"];
+    let count = "stty raw -echo; echo up; head -c 2 | od -An -tx1";
+    let mut screen = on_terminal(&strata, &[&words[..], &[count]].concat(), 33, 77);
+    screen.until("up");
+    screen.type_in("\x10\x11");
+    screen.until("10 11");
+    assert_eq!(screen.code(), Some(0));
+}
+
+#[test]
 fn signals_are_passed_on_and_the_end_of_the_container_is_137() {
     let strata = busybox();
     let box_ = running(&strata, &[], "true");

@@ -14,7 +14,9 @@ use crate::bundle::Bundle;
 use crate::control::{ANSWER, Connection, Reply, Request};
 use crate::start::Running;
 use crate::state::Exit;
-use crate::terminal::{Attention, Buffer, Raw, retry, size_of};
+use crate::terminal::{Attention, Buffer, Keys, Raw, retry, size_of};
+
+pub use crate::terminal::Left;
 
 /// The supervisor's ends of the pipes.
 #[derive(Debug)]
@@ -94,15 +96,6 @@ pub struct Local<'a> {
 /// `ctrl-p` and `ctrl-q`, as docker and podman have it.
 pub const DETACH_KEYS: &[u8] = &[16, 17];
 
-/// How one came to be attached no longer.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Left {
-    /// The container has ended.
-    Ended(Exit),
-    /// The user left it.
-    Detached,
-}
-
 /// Stays until the container has ended and all that it printed is here, or the user leaves it.
 pub fn stay(
     running: &mut Running,
@@ -120,19 +113,18 @@ pub fn stay(
     }
     let mut typed = Typed {
         channel: Channel::new(local.input.filter(|_| pipes.typed.is_some()), pipes.typed),
-        keys: if at_terminal { local.detach_keys } else { &[] },
-        matched: 0,
+        keys: Keys::new(if at_terminal { local.detach_keys } else { &[] }),
     };
     let mut printed = [
         Channel::new(Some(pipes.out.as_fd()), Some(local.output)),
         Channel::new(Some(pipes.err.as_fd()), Some(local.error)),
     ];
-    let mut exit = None;
+    let mut exit: Option<Exit> = None;
     loop {
         if let Some(exit) = &exit
             && printed.iter().all(Channel::is_over)
         {
-            return Ok(Left::Ended(Exit::clone(exit)));
+            return Ok(Left::Ended(exit.clone()));
         }
         let ready = {
             let entries = [
@@ -230,9 +222,7 @@ impl<'a, To: AsFd> Channel<'a, To> {
 /// What is typed, up to the keys that leave.
 struct Typed<'a> {
     channel: Channel<'a, OwnedFd>,
-    keys: &'a [u8],
-    /// How many of the keys that leave were typed last; they are held back until it is known what follows.
-    matched: usize,
+    keys: Keys<'a>,
 }
 
 impl Typed<'_> {
@@ -246,7 +236,7 @@ impl Typed<'_> {
             self.channel.buffer = Buffer::default();
             return Ok(false);
         }
-        if reads && !self.keys.is_empty() && self.sift() {
+        if reads && self.keys.sift(&mut self.channel.buffer.bytes) {
             return Ok(true);
         }
         if self.channel.is_over() {
@@ -254,56 +244,5 @@ impl Typed<'_> {
             self.channel.to = None;
         }
         Ok(false)
-    }
-
-    /// Takes the keys that leave out of what was just typed; true when all of them were.
-    fn sift(&mut self) -> bool {
-        let mut passed = Vec::new();
-        for byte in std::mem::take(&mut self.channel.buffer.bytes) {
-            if byte == self.keys[self.matched] {
-                self.matched += 1;
-                if self.matched == self.keys.len() {
-                    return true;
-                }
-                continue;
-            }
-            passed.extend_from_slice(&self.keys[..self.matched]);
-            self.matched = usize::from(byte == self.keys[0]);
-            if self.matched == 0 {
-                passed.push(byte);
-            }
-        }
-        self.channel.buffer.bytes = passed;
-        false
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn sifted(pieces: &[&[u8]]) -> (Vec<u8>, bool) {
-        let mut typed = Typed {
-            channel: Channel::new(None, None),
-            keys: DETACH_KEYS,
-            matched: 0,
-        };
-        let mut passed = Vec::new();
-        for piece in pieces {
-            typed.channel.buffer.bytes = piece.to_vec();
-            if typed.sift() {
-                return (passed, true);
-            }
-            passed.append(&mut typed.channel.buffer.bytes);
-        }
-        (passed, false)
-    }
-
-    #[test]
-    fn keys_that_leave_are_told_from_those_that_do_not() {
-        assert_eq!(sifted(&[b"ab\x10\x11"]), (vec![], true));
-        assert_eq!(sifted(&[b"ab", b"\x10", b"\x11"]), (b"ab".to_vec(), true));
-        assert_eq!(sifted(&[b"\x10", b"x\x11"]), (b"\x10x\x11".to_vec(), false));
-        assert_eq!(sifted(&[b"\x10\x10", b"\x11"]), (b"\x10".to_vec(), true));
     }
 }

@@ -11,6 +11,10 @@ use sys::signal::{Set, SignalFd};
 
 use crate::state::Exit;
 
+mod keys;
+
+pub(crate) use keys::Keys;
+
 /// Signals that are the caller's own: what its children and its terminal's job control tell it, and what only a fault
 /// in it raises.
 const KEPT: [Signal; 14] = [
@@ -145,6 +149,15 @@ impl Drop for Raw<'_> {
     }
 }
 
+/// How one came to stay with a program no longer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Left {
+    /// It has ended.
+    Ended(Exit),
+    /// The user left it.
+    Detached,
+}
+
 /// Stays with a container in the foreground until it has ended: passes signals on and, with a `screen`, relays its
 /// terminal. Keys that the terminal turns into signals reach the container once: as signals where it has no terminal,
 /// as keys where it has one.
@@ -153,12 +166,26 @@ pub fn attend(
     attention: &Attention,
     screen: Option<Screen<'_>>,
 ) -> io::Result<Exit> {
+    match attend_or_leave(running, attention, screen, &[])? {
+        Left::Ended(exit) => Ok(exit),
+        // There are no keys that leave it.
+        Left::Detached => attend_signals(running, attention),
+    }
+}
+
+/// As [`attend`], until the user leaves it by `keys`, typed one after the other at a terminal.
+pub fn attend_or_leave(
+    running: &mut impl Attended,
+    attention: &Attention,
+    screen: Option<Screen<'_>>,
+    keys: &[u8],
+) -> io::Result<Left> {
     let console = running
         .console()
         .map(|console| console.try_clone_to_owned())
         .transpose()?;
     let (Some(console), Some(screen)) = (console, screen) else {
-        return attend_signals(running, attention);
+        return attend_signals(running, attention).map(Left::Ended);
     };
     let raw = screen.input.map(Raw::begin).transpose()?.flatten();
     resize(screen, console.as_fd());
@@ -167,10 +194,11 @@ pub fn attend(
         screen,
         typed: Buffer::default(),
         printed: Buffer::default(),
+        keys: Keys::new(if raw.is_some() { keys } else { &[] }),
     };
-    let exit = relay.run(running, attention);
+    let left = relay.run(running, attention);
     drop(raw);
-    exit
+    left
 }
 
 fn attend_signals(running: &mut impl Attended, attention: &Attention) -> io::Result<Exit> {
@@ -267,17 +295,18 @@ struct Relay<'a> {
     screen: Screen<'a>,
     typed: Buffer,
     printed: Buffer,
+    keys: Keys<'a>,
 }
 
 impl Relay<'_> {
-    fn run(&mut self, running: &mut impl Attended, attention: &Attention) -> io::Result<Exit> {
+    fn run(&mut self, running: &mut impl Attended, attention: &Attention) -> io::Result<Left> {
         let mut exit = None;
         loop {
             if let Some(exit) = &exit
                 && self.printed.is_empty()
                 && !self.has_printed()?
             {
-                return Ok(Exit::clone(exit));
+                return Ok(Left::Ended(Exit::clone(exit)));
             }
             let ready = self.wait(running, attention, exit.is_some())?;
             if ready.word && exit.is_none() {
@@ -300,6 +329,9 @@ impl Relay<'_> {
                 && let Some(input) = self.screen.input
             {
                 self.typed.fill(input)?;
+                if self.keys.sift(&mut self.typed.bytes) {
+                    return Ok(Left::Detached);
+                }
                 if self.typed.ended && self.typed.bytes.is_empty() {
                     // The end of what is typed, as a terminal says it.
                     self.typed.bytes.push(4);

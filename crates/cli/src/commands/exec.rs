@@ -9,7 +9,7 @@ use clap::Args;
 use engine::exec::Request;
 use runtime::options::process;
 use runtime::spec::ExecOptions;
-use runtime::terminal::{Attention, Screen, attend};
+use runtime::terminal::{Attention, Left, Screen, attend_or_leave};
 use rustix::termios::tcgetwinsize;
 
 use super::run::environment;
@@ -20,7 +20,7 @@ use crate::render::style::Style;
 /// Run a command in a running container
 ///
 /// It has what the container's own process has: user, variables, working directory, limits and rights. It ends with the
-/// container, not with this command.
+/// container, not with this command. At a terminal the keys Ctrl-P Ctrl-Q, or others that are chosen, leave it to itself.
 ///
 /// The exit code is the command's; 125 when strata itself fails, 126 when the command cannot be run, 127 when it
 /// is not found, 128 and the signal's number when a signal ended it.
@@ -51,6 +51,9 @@ pub(crate) struct ExecArgs {
     /// User and group, by name or number [default: the container's]
     #[arg(short, long, value_name = "USER[:GROUP]")]
     user: Option<String>,
+    /// Keys that leave the command to itself at a terminal: ctrl-x,a and the like; empty for none
+    #[arg(long, value_name = "KEYS", default_value = "ctrl-p,ctrl-q")]
+    detach_keys: String,
     /// Every capability, and no AppArmor profile; the container's filter and mounts stay
     #[arg(long)]
     privileged: bool,
@@ -67,6 +70,7 @@ pub(crate) fn run(context: &Context, args: ExecArgs) -> Outcome {
         tty: args.tty,
         privileged: args.privileged,
     };
+    let keys = process::detach_keys(&args.detach_keys)?;
     let engine = context.engine()?;
     let (stdin, stdout, stderr) = (io::stdin(), io::stdout(), io::stderr());
     if args.tty && args.interactive && !args.detach && !stdin.is_terminal() {
@@ -101,11 +105,14 @@ pub(crate) fn run(context: &Context, args: ExecArgs) -> Outcome {
         input: args.interactive.then(|| stdin.as_fd()),
         output: stdout.as_fd(),
     });
-    let exit = attend(&mut running, &attention, screen).map_err(|e| {
+    let left = attend_or_leave(&mut running, &attention, screen, &keys).map_err(|e| {
         Failure::user(format!(
             "container {container}: the command's end is not known: {e}"
         ))
         .hint("strata ps tells whether the container runs")
     })?;
-    Ok(exit.code)
+    Ok(match left {
+        Left::Ended(exit) => exit.code,
+        Left::Detached => 0,
+    })
 }
