@@ -67,8 +67,8 @@ impl Engine {
                 (state, _) if state.is_up() => false,
                 (_, Restart::Always) => true,
                 (_, Restart::UnlessStopped) => !details.stopped,
-                // Nobody knows how it ended but that it was not by itself.
-                (State::Lost, Restart::OnFailure { .. }) => true,
+                // It was not by itself that it ended.
+                (State::Lost | State::Exited { at: None, .. }, Restart::OnFailure { .. }) => true,
                 _ => false,
             }
         });

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use jiff::Timestamp;
-use runtime::state::{Exit, Status};
+use runtime::state::{Exit, Status, boot_id};
 use serde::{Deserialize, Serialize};
 
 use crate::Engine;
@@ -38,16 +38,20 @@ pub enum State {
     },
     /// Its process has ended.
     Exited {
-        /// The exit code; 128 and the signal's number where a signal ended it.
+        /// The exit code; 128 and the signal's number where a signal ended it, and [`WITH_MACHINE`] where the machine
+        /// went down meanwhile.
         code: i32,
         /// When; unknown where the machine went down meanwhile.
         at: Option<Timestamp>,
         /// Whether the kernel killed it for want of memory.
         oom: bool,
     },
-    /// Its supervisor is gone and did not say how it ended, or the machine was restarted.
+    /// Its supervisor is gone and did not say how it ended.
     Lost,
 }
+
+/// The exit code of what ended with the machine, as docker has it.
+pub const WITH_MACHINE: i32 = 255;
 
 impl State {
     /// `created`, `running`, `paused`, `restarting`, `exited` or `lost`.
@@ -147,22 +151,31 @@ fn bundles_of(state: &Path, row: &store::Container) -> PathBuf {
 /// How a container is that was started by somebody whose bundles lie in `state`, unless its row says where.
 pub(crate) fn state(state: &Path, row: &store::Container) -> State {
     let bundle = bundles_of(state, row).join(&row.id);
-    match runtime::state::read_at(&bundle).map_or(State::Lost, State::from) {
-        State::Lost => match Details::of(row) {
-            Details {
-                ended: Some(ended), ..
-            } => ended.into(),
-            // Made, and never started; rows of before there was `create` say nothing of either.
-            Details {
-                plan: Some(_),
-                started: None,
-                ..
-            } => State::Created,
-            _ => State::Lost,
+    let told = runtime::state::read_at(&bundle).map_or(State::Lost, State::from);
+    if !matches!(told, State::Lost | State::Created) {
+        return told;
+    }
+    match Details::of(row) {
+        Details {
+            ended: Some(ended), ..
+        } => ended.into(),
+        Details {
+            started: Some(_),
+            boot: Some(boot),
+            ..
+        } if boot_id().is_ok_and(|now| *now != boot) => State::Exited {
+            code: WITH_MACHINE,
+            at: None,
+            oom: false,
         },
-        // Its bundle was made anew, for a start that came to nothing.
-        State::Created => Details::of(row).ended.map_or(State::Created, State::from),
-        state => state,
+        // Made, and never started; rows of before there was `create` say nothing of either.
+        Details {
+            plan: Some(_),
+            started: None,
+            ..
+        } => State::Created,
+        // Created: its bundle was made anew, for a start that came to nothing.
+        _ => told,
     }
 }
 
@@ -208,5 +221,49 @@ impl Engine {
                 }
             });
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn what_ran_when_the_machine_went_down_has_exited() {
+        let temp = tempfile::tempdir().unwrap();
+        let row = |details| store::Container {
+            ns: "default".into(),
+            id: "1".repeat(64),
+            name: "one".into(),
+            image: None,
+            manifest: None,
+            labels: BTreeMap::new(),
+            created: Timestamp::UNIX_EPOCH,
+            ephemeral: false,
+            details,
+        };
+        let told = |details| state(temp.path(), &row(details));
+        let started = Timestamp::UNIX_EPOCH;
+        let this = boot_id().unwrap();
+        let (code, at, oom) = (WITH_MACHINE, None, false);
+        let exited = State::Exited { code, at, oom };
+        let another = json!({ "plan": {}, "started": started, "boot": "another" });
+        assert_eq!(told(another.clone()), exited);
+        let ended =
+            json!({ "started": started, "boot": "another", "ended": { "code": 3, "at": null, "oom": true } });
+        let (code, oom) = (3, true);
+        assert_eq!(told(ended), State::Exited { code, at, oom });
+        // This machine never went down: somebody killed its supervisor.
+        let lost = json!({ "plan": {}, "started": started, "boot": this });
+        assert_eq!(told(lost), State::Lost);
+        assert_eq!(told(json!({ "plan": {}, "started": started })), State::Lost);
+        assert_eq!(told(json!({ "plan": {} })), State::Created);
+        // A start after that, which came to nothing, made a bundle.
+        runtime::bundle::Bundle::create(&temp.path().join("default"), &"1".repeat(64)).unwrap();
+        assert_eq!(told(another), exited);
     }
 }

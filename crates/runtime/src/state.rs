@@ -83,8 +83,11 @@ fn is_gone(error: &io::Error) -> bool {
         || error.raw_os_error() == Some(rustix::io::Errno::SRCH.raw_os_error())
 }
 
-/// Read once: no process outlives the machine.
-fn boot_id() -> io::Result<&'static String> {
+/// Which run of the machine this is: `/proc/sys/kernel/random/boot_id`. Read once: no process outlives the machine.
+///
+/// # Errors
+/// It cannot be read.
+pub fn boot_id() -> io::Result<&'static String> {
     static ID: OnceLock<String> = OnceLock::new();
     if let Some(id) = ID.get() {
         return Ok(id);

@@ -4,6 +4,7 @@ use std::path::Path;
 
 use image::progress::Silent;
 use jiff::Timestamp;
+use runtime::state::boot_id;
 use rustix::rand::{GetRandomFlags, getrandom};
 use store::{ContainerError, NewContainer, PrepareOptions, SnapshotError, VolumeError};
 use sys::Dir;
@@ -155,6 +156,7 @@ impl Engine {
             plan: Some(plan.clone()),
             state: Some(self.state_dir().to_owned()),
             started,
+            boot: started.and_then(|_| boot_id().ok().cloned()),
             stopped: false,
             ended: None,
             hidden: view.map(|view| view.hidden().collect()).unwrap_or_default(),
@@ -193,7 +195,12 @@ impl Engine {
                 .store
                 .create_container_with(&new, Some((parent.as_deref(), &snapshot)), &volumes)
             {
-                Ok(mounts) => return Ok((new, mounts)),
+                Ok((mounts, made)) => {
+                    for name in made {
+                        self.note("volume", "create", &name);
+                    }
+                    return Ok((new, mounts));
+                }
                 Err(ContainerError::NameInUse { .. }) if request.name.is_none() && attempt < ATTEMPTS => {
                     attempt += 1
                 }

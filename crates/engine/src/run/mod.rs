@@ -28,7 +28,7 @@ pub use self::host::LeftOut;
 pub use self::make::Created;
 pub use self::plan::Plan;
 pub use self::spec::SpecError;
-pub(crate) use self::spec::shared_memory;
+pub(crate) use self::spec::{SHORT, config, shared_memory};
 pub use self::start::{RunError, Started, Stdio, Streams, Summons};
 pub use self::users::UsersError;
 pub use self::volumes::VolumesError;
@@ -136,6 +136,9 @@ pub(crate) struct Details {
     /// When it was started last; never where this is absent, but in those rows.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) started: Option<Timestamp>,
+    /// In which run of the machine that was; rows of before there was this lack it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) boot: Option<String>,
     /// Somebody stopped it, and nobody has started it since.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub(crate) stopped: bool,

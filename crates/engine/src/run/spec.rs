@@ -29,7 +29,7 @@ use crate::network::Attached;
 use crate::state::State;
 
 /// Digits of the id that are the host name of a container that was given none.
-const SHORT: usize = 12;
+pub(crate) const SHORT: usize = 12;
 
 /// The version of the runtime specification that every OCI runtime knows.
 const OLD_VERSION: &str = "1.0.2";
@@ -288,7 +288,7 @@ fn in_namespace(spec: &mut oci_spec::runtime::Spec, path: PathBuf) {
 }
 
 /// The image's wishes in the form that the OCI specification's library has. What is empty there was not said.
-fn config(execution: &Execution) -> Config {
+pub(crate) fn config(execution: &Execution) -> Config {
     let words = |words: &[String]| (!words.is_empty()).then(|| words.to_vec());
     let text = |text: &str| (!text.is_empty()).then(|| text.to_owned());
     let mut config = Config::default();

@@ -11,7 +11,7 @@ use mount::MountError;
 use runtime::attach::{self, Ends, Left, Local, Pipes};
 use runtime::bundle::{Bundle, BundleError};
 use runtime::control::About;
-use runtime::state::Exit;
+use runtime::state::{Exit, boot_id};
 use runtime::terminal::{Attention, Screen, attend};
 use runtime::{Running, StartError, StartRequest, Summoned};
 use rustix::fs::{FlockOperation, flock};
@@ -86,6 +86,9 @@ pub enum RunError {
     /// It runs already.
     #[error("container {0} is running already")]
     Running(String),
+    /// It runs, and is held still.
+    #[error("container {0} is paused")]
+    Paused(String),
     /// It was made by a strata that kept too little of it.
     #[error("container {0} was made by an older strata, which did not keep what it is started from")]
     NoPlan(String),
@@ -351,8 +354,10 @@ impl Engine {
         let _lock = bundle.lock()?;
         // Whoever had the lock before may have started it, or removed it.
         let row = self.store.find_container(self.ns(), &id)?;
-        if self.state(&row).is_up() {
-            return Err(RunError::Running(row.name));
+        match self.state(&row) {
+            State::Paused { .. } => return Err(RunError::Paused(row.name)),
+            state if state.is_up() => return Err(RunError::Running(row.name)),
+            _ => {}
         }
         if self.bundles_of(&row) != self.bundles() {
             // From now on it is seen to run, whatever state directory a command has.
@@ -419,6 +424,7 @@ impl Engine {
             details.remove("ended");
             details.remove("stopped");
             details.insert("started".to_owned(), serde_json::json!(Timestamp::now()));
+            details.insert("boot".to_owned(), serde_json::json!(boot_id().ok()));
         });
     }
 
