@@ -350,6 +350,8 @@ pub(crate) enum NetworkCommand {
     #[command(visible_alias = "list")]
     Ls(Late<commands::network::LsArgs>),
     Inspect(Late<commands::inspect::NounArgs>),
+    #[command(hide = true)]
+    Exists(Late<commands::exists::ExistsArgs>),
     #[command(visible_alias = "remove")]
     Rm(Late<commands::network::RmArgs>),
     Prune(Late<commands::prune::PruneNetworksArgs>),
@@ -386,7 +388,9 @@ pub(crate) enum ContainerCommand {
     Commit(Late<commands::commit::CommitArgs>),
     Export(Late<commands::export::ExportArgs>),
     Layers(Late<commands::layers::LayersArgs>),
-    Inspect(Late<commands::inspect::NounArgs>),
+    Inspect(Late<commands::inspect::ContainerArgs>),
+    #[command(hide = true)]
+    Exists(Late<commands::exists::ExistsArgs>),
 }
 
 /// `strata image …`.
@@ -407,6 +411,8 @@ pub(crate) enum ImageCommand {
     Layers(Late<commands::layers::LayersArgs>),
     History(Late<commands::history::HistoryArgs>),
     Inspect(Late<commands::inspect::NounArgs>),
+    #[command(hide = true)]
+    Exists(Late<commands::exists::ExistsArgs>),
 }
 
 /// `strata volume …`.
@@ -416,6 +422,8 @@ pub(crate) enum VolumeCommand {
     #[command(visible_alias = "list")]
     Ls(Late<commands::volume::LsArgs>),
     Inspect(Late<commands::inspect::NounArgs>),
+    #[command(hide = true)]
+    Exists(Late<commands::exists::ExistsArgs>),
     #[command(visible_alias = "remove")]
     Rm(Late<commands::volume::RmArgs>),
     Prune(Late<commands::prune::PruneVolumesArgs>),

@@ -24,7 +24,6 @@ pub(crate) fn flag(command: &str, flag: &str) -> Option<&'static str> {
         "update" | "container update" => run_flag(flag),
         "exec" | "container exec" => match flag {
             "-l" | "--latest" => Some("strata ps lists those that run, the latest first"),
-            "--detach-keys" => Some("to leave a command that goes on, start it with --detach"),
             "--preserve-fds" | "--preserve-fd" => {
                 Some("standard input, output and error are passed on; nothing else of the machine goes in")
             }
@@ -45,9 +44,6 @@ pub(crate) fn flag(command: &str, flag: &str) -> Option<&'static str> {
             }
             _ => None,
         },
-        "network disconnect" if matches!(flag, "-f" | "--force") => {
-            Some("a container is taken out of its network in any case, be it running or not")
-        }
         "network connect"
             if matches!(
                 flag,
@@ -59,17 +55,12 @@ pub(crate) fn flag(command: &str, flag: &str) -> Option<&'static str> {
         "network rm" if matches!(flag, "-t" | "--time") => {
             Some("no container is stopped for it: remove those that are in the network before")
         }
-        "images" | "image ls" => match flag {
-            "-a" | "--all" => Some("strata keeps no intermediate images: those listed are all"),
-            _ => None,
-        },
         "load" | "image load" if flag == "-" => Some("without -i the archive is read from standard input"),
         "pull" | "image pull" if matches!(flag, "-a" | "--all-tags") => Some("pull each tag by its name"),
         "pull" | "image pull" | "login" if flag == "--tls-verify" => Some(
             "--plain-http is for a registry without TLS; a certificate of one's own belongs among the system's",
         ),
         "cp" | "container cp" => match flag {
-            "-q" | "--quiet" => Some("nothing is printed in any case"),
             "--overwrite" => {
                 Some("a directory never replaces a file, nor a file a directory: remove what is there")
             }
@@ -97,9 +88,7 @@ pub(crate) fn flag(command: &str, flag: &str) -> Option<&'static str> {
             "--include-volumes" => Some("copy what is in a volume into the container first: strata cp"),
             _ => None,
         },
-        "inspect" | "container inspect" | "image inspect" if matches!(flag, "-s" | "--size") => {
-            Some("sizes are told in any case: SizeRw of a container, Size of an image")
-        }
+        "image inspect" if matches!(flag, "-s" | "--size") => Some("it is told in any case: Size"),
         _ => None,
     }
 }

@@ -202,6 +202,32 @@ fn programs_that_come_later_who_attaches_and_volumes() {
     assert_eq!(past(&strata, &["-f", "event=exec_create"]).len(), 3);
     assert_eq!(past(&strata, &["-f", "volume=vol"]).len(), 3);
     strata.ok(["rm", "box"]);
+    // Made and taken away with a container.
+    strata.ok([
+        "create",
+        "--name",
+        "two",
+        "-v",
+        "by-name:/a",
+        "-v",
+        "/b",
+        "busybox",
+        "true",
+    ]);
+    strata.ok(["rm", "-v", "two"]);
+    assert_eq!(
+        past(&strata, &["-f", "volume=by-name"]),
+        ["volume create by-name"]
+    );
+    let all = past(&strata, &["-f", "type=volume"]);
+    let [.., created, destroyed] = &*all else {
+        panic!("{all:?}")
+    };
+    assert_eq!(
+        created.strip_prefix("volume create "),
+        destroyed.strip_prefix("volume destroy "),
+        "{all:?}"
+    );
 }
 
 #[test]

@@ -172,3 +172,69 @@ fn what_was_asked_of_a_container_in_dockers_words() {
         "{told}"
     );
 }
+
+#[test]
+fn one_that_has_not_run_tells_what_it_will_be_given() {
+    let strata = busybox();
+    let flags = ["-e", "A=b", "-w", "/tmp", "-u", "7:8", "--hostname", "here"];
+    strata.ok([
+        &["create", "--name", "box"],
+        &flags[..],
+        &["busybox", "sh", "-c", "echo hi >/tmp/x"],
+    ]
+    .concat());
+    let asked = |told: &Value| {
+        let config = &told["Config"];
+        let env = config["Env"].as_array().unwrap();
+        assert!(
+            env.contains(&json!("A=b")) && env.contains(&json!("HOSTNAME=here")),
+            "{env:?}"
+        );
+        assert_eq!(
+            (&config["User"], &config["WorkingDir"], &config["Hostname"]),
+            (&json!("7:8"), &json!("/tmp"), &json!("here"))
+        );
+    };
+    let never = "0001-01-01T00:00:00Z";
+    let told = inspect(&strata, &["box"])[0].clone();
+    asked(&told);
+    let state = &told["State"];
+    assert_eq!(
+        (&state["StartedAt"], &state["FinishedAt"]),
+        (&json!(never), &json!(never))
+    );
+    assert_eq!(
+        (&told["SizeRw"], &told["SizeRootFs"]),
+        (&Value::Null, &Value::Null)
+    );
+
+    strata.ok(["start", "-a", "box"]);
+    let told = inspect(&strata, &["-s", "box"])[0].clone();
+    asked(&told);
+    let times = ["StartedAt", "FinishedAt"].map(|name| told["State"][name].as_str().unwrap().to_owned());
+    assert!(
+        times[0] > told["Created"].as_str().unwrap().to_owned() && times[0] < times[1],
+        "{times:?}"
+    );
+    let (own, whole) = (
+        told["SizeRw"].as_u64().unwrap(),
+        told["SizeRootFs"].as_u64().unwrap(),
+    );
+    assert!(own > 0 && whole > own + (100 << 10), "{own} {whole}");
+    // Who asked for nothing has what the image says.
+    strata.ok(["create", "--name", "plain", "busybox", "true"]);
+    assert_eq!(inspect(&strata, &["plain"])[0]["Config"]["User"], "");
+}
+
+#[test]
+fn whether_there_is_one_is_told_by_the_exit_code() {
+    let strata = busybox();
+    strata.ok(["create", "--name", "box", "-v", "vol:/v", "busybox", "true"]);
+    for (noun, there) in [("container", "box"), ("image", "busybox"), ("volume", "vol")] {
+        let ended = [there, "nobody"].map(|name| strata.end([noun, "exists", name]));
+        let [there, not] = ended;
+        assert_eq!((there.code, &*there.out, &*there.err), (0, "", ""));
+        assert_eq!((not.code, &*not.out, &*not.err), (1, "", ""));
+    }
+    assert_eq!(strata.end(["network", "exists", "nobody"]).code, 1);
+}

@@ -530,6 +530,39 @@ fn the_id_is_written_where_it_is_wanted_and_overwrites_nothing() {
 }
 
 #[test]
+fn what_runs_already_is_left_alone_or_attached_to() {
+    let strata = busybox();
+    let script = "trap 'echo told; exit 6' TERM; echo up; while :; do sleep 0.1; done";
+    strata.ok(["run", "-d", "--name", "one", "busybox", "sh", "-c", script]);
+    let process = inspect(&strata, "one")["State"]["Pid"].clone();
+    assert_eq!(strata.ok(["start", "one"]), "one\n");
+    assert_eq!(inspect(&strata, "one")["State"]["Pid"], process);
+    std::thread::scope(|scope| {
+        let attached = scope.spawn(|| strata.end(["start", "-a", "one"]));
+        let asked = [
+            "events",
+            "--since",
+            "1h",
+            "--until",
+            "0s",
+            "--filter",
+            "event=attach",
+        ];
+        eventually("it is attached", || !strata.ok(asked).is_empty());
+        strata.ok(["stop", "one"]);
+        let attached = attached.join().unwrap();
+        assert_eq!((attached.code, &*attached.out), (6, "told\n"), "{attached:#?}");
+    });
+    // One that is held still does not run by itself.
+    strata.ok(["start", "one"]);
+    strata.ok(["pause", "one"]);
+    let ended = strata.end(["start", "one"]);
+    refused(&ended, &["one", "paused"]);
+    assert!(ended.err.contains("strata unpause"), "{ended:#?}");
+    strata.ok(["rm", "-f", "one"]);
+}
+
+#[test]
 fn two_commands_at_once_on_one_container() {
     let strata = busybox();
     strata.ok(["create", "--name", "one", "busybox", "sleep", "1000"]);
@@ -538,18 +571,27 @@ fn two_commands_at_once_on_one_container() {
             strata
                 .command(["start", "one"])
                 .stdout(Stdio::null())
-                .stderr(Stdio::null())
                 .spawn()
                 .unwrap()
         })
         .collect();
-    let started = commands
-        .iter_mut()
-        .filter_map(|c| c.wait().ok())
-        .filter(|s| s.success())
-        .count();
-    assert_eq!(started, 1);
+    // To all but one it runs already.
+    for command in &mut commands {
+        assert!(command.wait().unwrap().success());
+    }
     assert_eq!(status(&strata, "one"), "running");
+    let asked = [
+        "events",
+        "--since",
+        "1h",
+        "--until",
+        "0s",
+        "--filter",
+        "event=start",
+        "--format",
+        "{{.Actor.ID}}",
+    ];
+    assert_eq!(strata.ok(asked).lines().count(), 1);
     let mut commands: Vec<_> = (0..4)
         .map(|n| {
             let args = if n % 2 == 0 {

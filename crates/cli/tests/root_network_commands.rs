@@ -270,6 +270,8 @@ fn a_container_is_in_several_networks_and_comes_and_goes() {
     assert_eq!(networks.keys().collect::<Vec<_>>(), ["a", "c"]);
     strata.ok(["stop", "-t", "0", "xx"]);
     nothing_but(&strata, "peer");
+    strata.ok(["network", "disconnect", "-f", "b", "xx"]);
+    strata.ok(["network", "disconnect", "-f", "b", "nobody"]);
     strata.ok(["network", "disconnect", "c", "xx"]);
     strata.ok(["network", "rm", "b"]);
     refused(&strata.end(["network", "rm", "a"]), &["network a is that of xx"]);

@@ -308,7 +308,6 @@ fn what_docker_or_podman_would_have_taken_gets_a_way_out() {
     }
     for (line, words, hint) in [
         (&["build", "."][..], &["build"][..], "strata commit"),
-        (&["images", "-a"], &["-a"], "those listed are all"),
         (&["load", "-"], &["'-'"], "standard input"),
         (&["tag", "busybox", "UPPER"], &["UPPER"], "names look like"),
     ] {

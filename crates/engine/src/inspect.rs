@@ -3,23 +3,26 @@
 mod host_config;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
 
 use image::config::{ConfigError, Execution, ImageConfig};
 use image::reference::Reference;
+use jiff::Timestamp;
 use mount::overlay::Overlay;
-use oci_spec::runtime::{Process, Spec};
+use oci_spec::runtime::Spec;
 use runtime::bundle::Bundle;
 use runtime::health::{Health, HealthCheck};
 use runtime::options::mounts::{MountKind, MountOption};
 use runtime::options::process;
 use runtime::options::volumes::is_read_only;
+use runtime::spec::{self, environment, wanted_user};
 use serde_json::{Value, json};
 use store::{BlobError, ContainerError, Fault, SnapshotError, VolumeError};
 
 use crate::Engine;
 use crate::find::{FindImageError, familiar};
 use crate::network::{self, CatalogError, NetworkError};
-use crate::run::{Details, Plan};
+use crate::run::{Details, Plan, SHORT, config};
 use crate::state::State;
 use crate::volumes::Volume;
 
@@ -93,16 +96,17 @@ impl InspectError {
 }
 
 impl Engine {
-    /// Everything about what has that name or id: a container, or else an image, a network, a volume.
+    /// Everything about what has that name or id: a container, or else an image, a network, a volume. With `size` what a
+    /// container takes is told too, for which its files are counted.
     ///
     /// # Errors
     /// See [`InspectError`].
-    pub fn inspect(&self, name: &str, kind: Option<Kind>) -> Result<Value, InspectError> {
+    pub fn inspect(&self, name: &str, kind: Option<Kind>, size: bool) -> Result<Value, InspectError> {
         if let Some(kind) = kind {
-            return self.inspect_as(name, kind);
+            return self.inspect_as(name, kind, size);
         }
         for kind in Kind::ALL {
-            match self.inspect_as(name, kind) {
+            match self.inspect_as(name, kind, size) {
                 Err(error) if error.is_absence() => {}
                 other => return other,
             }
@@ -110,11 +114,22 @@ impl Engine {
         Err(InspectError::NotFound(name.to_owned()))
     }
 
-    fn inspect_as(&self, name: &str, kind: Kind) -> Result<Value, InspectError> {
+    /// Whether there is one of the kind that has that name or id.
+    ///
+    /// # Errors
+    /// See [`InspectError`]: the store; several.
+    pub fn exists(&self, name: &str, kind: Kind) -> Result<bool, InspectError> {
+        match self.inspect_as(name, kind, false) {
+            Err(error) if error.is_absence() => Ok(false),
+            found => found.map(|_| true),
+        }
+    }
+
+    fn inspect_as(&self, name: &str, kind: Kind, size: bool) -> Result<Value, InspectError> {
         match kind {
             Kind::Container => {
                 let row = self.store.find_container(self.ns(), name);
-                self.inspect_container(row.map_err(InspectError::Container)?)
+                self.inspect_container(row.map_err(InspectError::Container)?, size)
             }
             Kind::Image => self.inspect_image(&self.find_image(name).map_err(InspectError::Image)?),
             Kind::Network => self.inspect_network(name).map_err(InspectError::Network),
@@ -125,7 +140,7 @@ impl Engine {
         }
     }
 
-    fn inspect_container(&self, row: store::Container) -> Result<Value, InspectError> {
+    fn inspect_container(&self, row: store::Container, size: bool) -> Result<Value, InspectError> {
         let (details, now) = (Details::of(&row), self.state(&row));
         self.remember([(&row, &now)]);
         let bundle = self.bundle_of(&row);
@@ -135,7 +150,6 @@ impl Engine {
         let asked = details.plan.as_ref().and_then(Plan::health);
         let health = asked.as_ref().and_then(|_| self.health(&row));
         let bound = self.mounts_of(&details, spec.as_ref());
-        let process = spec.as_ref().and_then(|spec| spec.process().as_ref());
         let mounts = self.store.root_mounts(self.ns(), &row.id)?;
         let overlay = mounts
             .first()
@@ -158,16 +172,20 @@ impl Engine {
         let name = row.image.as_deref().map_or(details.source, familiar);
         let (entrypoint, cmd) = words(&plan);
         let record = self.network_record(&row.id);
-        let restarts = opened
+        let last = opened
             .as_ref()
             .and_then(|bundle| runtime::state::load(bundle).ok()?);
-        let restarts = restarts.map_or(0, |state| state.restarts);
+        let restarts = last.as_ref().map_or(0, |state| state.restarts);
+        let started = last.map(|state| crate::state::time(state.created));
+        let started = started.or(details.started);
         let log = plan
             .log
             .and_then(|_| self.store.log_path(self.ns(), &row.id).ok());
         let log = log.map(|dir| dir.join(runtime::log::FILE));
         // Of a container that a power cut took half of there may be nothing to measure.
         let quota = self.store.quota(self.ns(), &row.id).ok().flatten();
+        let size = size.then(|| self.size(&row.id).ok()).flatten();
+        let asks = Asks::new(&plan, &row.id, spec.as_ref());
         Ok(json!({
             "Id": row.id,
             "Created": row.created,
@@ -176,7 +194,7 @@ impl Engine {
             "Args": details.command.get(1..).unwrap_or_default(),
             "RestartCount": restarts,
             "LogPath": log,
-            "State": state(&now, health),
+            "State": state(&now, started, health),
             "Image": image,
             "ImageName": name,
             "ImageDigest": row.manifest.map(|digest| digest.to_string()),
@@ -189,11 +207,11 @@ impl Engine {
             "ResolvConfPath": bundle.join("resolv.conf"),
             "Mounts": bound,
             "Config": {
-                "Hostname": spec.as_ref().and_then(|spec| spec.hostname().clone()),
-                "User": process.map(user),
-                "Env": process.and_then(|p| p.env().clone()),
+                "Hostname": asks.hostname,
+                "User": asks.user,
+                "Env": asks.env,
                 "Cmd": cmd,
-                "WorkingDir": process.map(Process::cwd),
+                "WorkingDir": asks.workdir,
                 "Tty": details.tty,
                 "OpenStdin": details.interactive,
                 "Image": name,
@@ -213,7 +231,8 @@ impl Engine {
             },
             "HostConfig": host_config::told(&plan, &row, quota.as_ref()),
             "NetworkSettings": network::settings(&bundle, record.as_ref(), &plan),
-            "SizeRw": quota.map(|quota| quota.bytes),
+            "SizeRw": size.map(|size| size.own).or(quota.map(|quota| quota.bytes)),
+            "SizeRootFs": size.map(|size| size.whole),
             "GraphDriver": {
                 "Name": "overlay",
                 "Data": {
@@ -320,6 +339,34 @@ fn wishes(said: &Execution) -> Value {
     told
 }
 
+/// What a container's process is given: as it was started with last, or else as it will be.
+struct Asks {
+    hostname: String,
+    /// As it was asked for, by name or number.
+    user: String,
+    env: Vec<String>,
+    workdir: PathBuf,
+}
+
+impl Asks {
+    fn new(plan: &Plan, id: &str, spec: Option<&Spec>) -> Asks {
+        let (options, image) = (&plan.container, plan.image.as_ref().map(config));
+        let process = spec.and_then(|spec| spec.process().as_ref());
+        let hostname = spec.and_then(|spec| spec.hostname().clone());
+        let hostname = hostname.or_else(|| options.hostname.clone());
+        let hostname = hostname.unwrap_or_else(|| id[..SHORT.min(id.len())].to_owned());
+        let env = process.and_then(|process| process.env().clone());
+        let workdir = process.map(|process| process.cwd().clone());
+        Asks {
+            user: wanted_user(options, image.as_ref()).to_owned(),
+            // Where its user's home is, its files tell when it is started.
+            env: env.unwrap_or_else(|| environment(options, image.as_ref(), Some(&hostname), None)),
+            workdir: workdir.unwrap_or_else(|| spec::workdir(options, image.as_ref())),
+            hostname,
+        }
+    }
+}
+
 /// What is always run, and its arguments, as flags and image say.
 fn words(plan: &Plan) -> (Option<Vec<String>>, Option<Vec<String>>) {
     let options = &plan.container;
@@ -354,15 +401,22 @@ fn exposed(plan: &Plan) -> Option<BTreeMap<String, Value>> {
     (!ports.is_empty()).then_some(ports)
 }
 
-fn state(state: &State, health: Option<Health>) -> Value {
+/// What docker says of a time that has not come.
+const NEVER: &str = "0001-01-01T00:00:00Z";
+
+/// `last` is when it was started last.
+fn state(state: &State, last: Option<Timestamp>, health: Option<Health>) -> Value {
     let (code, at, oom) = match state {
         State::Exited { code, at, oom } => (*code, *at, *oom),
+        State::Restarting { code, at } => (*code, Some(*at), false),
         _ => (0, None, false),
     };
     let (pid, started) = match state {
         State::Running { pid, started } | State::Paused { pid, started } => (*pid, Some(*started)),
-        _ => (0, None),
+        State::Created => (0, None),
+        _ => (0, last),
     };
+    let told = |time: Option<Timestamp>| time.map_or_else(|| NEVER.to_owned(), |time| time.to_string());
     let health = health.map(|health| {
         let log = health.log.iter().map(|probe| {
             json!({
@@ -388,8 +442,8 @@ fn state(state: &State, health: Option<Health>) -> Value {
         "ExitCode": code,
         "Error": "",
         "OOMKilled": oom,
-        "StartedAt": started,
-        "FinishedAt": at,
+        "StartedAt": told(started),
+        "FinishedAt": told(at),
         "Health": health,
     })
 }
@@ -413,10 +467,6 @@ fn healthcheck(check: &HealthCheck) -> Value {
 /// By name, as docker has it, where the image gave a number.
 fn stop_signal(word: &str) -> String {
     process::signal(word).map_or_else(|| word.to_owned(), process::signal_name)
-}
-
-fn user(process: &Process) -> String {
-    format!("{}:{}", process.user().uid(), process.user().gid())
 }
 
 /// A mount in docker's words.

@@ -267,8 +267,11 @@ impl Engine {
     pub(crate) fn remove_rows(&self, id: &str, volumes: bool) -> Result<(), RmError> {
         detach(&self.bundle_path(id))?;
         match self.store.remove_container_with(self.ns(), id, volumes) {
-            Ok(row) => {
+            Ok((row, volumes)) => {
                 self.note_container(&row, "destroy", &[]);
+                for name in volumes {
+                    self.note("volume", "destroy", &name);
+                }
                 Ok(())
             }
             Err(ContainerError::NotFound(_)) => Ok(()),

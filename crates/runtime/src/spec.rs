@@ -186,7 +186,12 @@ pub fn build(options: &ContainerOptions, context: &Context<'_>) -> Result<Spec, 
         .set_user(user(context.user, options.umask))
         .set_oom_score_adj(options.oom_score_adj)
         .set_args(Some(command(options, context.image)?))
-        .set_env(Some(environment(options, context, hostname)))
+        .set_env(Some(environment(
+            options,
+            context.image,
+            hostname,
+            Some(&context.user.home),
+        )))
         .set_cwd(workdir(options, context.image))
         .set_capabilities(Some(capabilities.sets(context.user.uid == 0)))
         .set_rlimits(Some(rlimits(options)).filter(|limits| !limits.is_empty()))
@@ -245,7 +250,8 @@ pub fn command(options: &ContainerOptions, image: Option<&Config>) -> Result<Vec
     }
 }
 
-fn workdir(options: &ContainerOptions, image: Option<&Config>) -> PathBuf {
+/// The directory that it begins in.
+pub fn workdir(options: &ContainerOptions, image: Option<&Config>) -> PathBuf {
     let asked = options.workdir.as_deref();
     let wanted = asked
         .or_else(|| image.and_then(|image| image.working_dir().as_deref()))
@@ -254,8 +260,13 @@ fn workdir(options: &ContainerOptions, image: Option<&Config>) -> PathBuf {
     Path::new("/").join(wanted)
 }
 
-/// Docker's order: what every container has, the image's, the user's; a later one replaces an earlier.
-fn environment(options: &ContainerOptions, context: &Context<'_>, hostname: Option<&str>) -> Vec<String> {
+/// Its environment, in docker's order: what every container has, the image's, the user's; a later one replaces an earlier.
+pub fn environment(
+    options: &ContainerOptions,
+    image: Option<&Config>,
+    hostname: Option<&str>,
+    home: Option<&str>,
+) -> Vec<String> {
     let mut variables = Variables::default();
     let mut set = |name: &str, value: Option<&str>| variables.set(name, value);
     set("PATH", Some(defaults::PATH));
@@ -266,12 +277,10 @@ fn environment(options: &ContainerOptions, context: &Context<'_>, hostname: Opti
     if let Some(hostname) = hostname {
         set("HOSTNAME", Some(hostname));
     }
-    set("HOME", Some(&context.user.home));
-    for variable in context
-        .image
-        .iter()
-        .flat_map(|image| image.env().iter().flatten())
-    {
+    if let Some(home) = home {
+        set("HOME", Some(home));
+    }
+    for variable in image.iter().flat_map(|image| image.env().iter().flatten()) {
         let (name, value) = variable.split_once('=').unwrap_or((variable, ""));
         set(name, Some(value));
     }

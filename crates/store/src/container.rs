@@ -116,16 +116,18 @@ impl Store {
         snapshot: Option<(Option<&str>, &PrepareOptions)>,
     ) -> Result<Vec<Mount>, ContainerError> {
         self.create_container_with(new, snapshot, &[])
+            .map(|(mounts, _)| mounts)
     }
 
     /// As [`Store::create_container`], with volumes that the container uses, each of which is made in the same transaction
-    /// if the namespace has none of that name. As long as the container exists they are not removed.
+    /// if the namespace has none of that name. As long as the container exists they are not removed. Tells which were made,
+    /// too.
     pub fn create_container_with(
         &self,
         new: &NewContainer,
         snapshot: Option<(Option<&str>, &PrepareOptions)>,
         volumes: &[NewVolume],
-    ) -> Result<Vec<Mount>, ContainerError> {
+    ) -> Result<(Vec<Mount>, Vec<String>), ContainerError> {
         let hex = hex_range(&new.id).is_some() && new.id.len() == 64;
         if !hex || new.name.is_empty() || new.ns.is_empty() {
             return Err(ContainerError::Invalid(new.id.clone()));
@@ -155,8 +157,8 @@ impl Store {
         });
         match (written, draft) {
             (Ok(made), draft) => {
-                volume::keep(wanted, &made);
-                Ok(draft.map(|draft| draft.finish(self)).unwrap_or_default())
+                let made = volume::keep(wanted, &made);
+                Ok((draft.map(|draft| draft.finish(self)).unwrap_or_default(), made))
             }
             (Err(ContainerError::Fault(fault)), draft) => {
                 volume::give_up(wanted);
@@ -276,19 +278,19 @@ impl Store {
     }
 
     /// As [`Store::remove_container`], and if `volumes` says so with the anonymous volumes that no other container uses.
-    /// Tells what it was.
+    /// Tells what it was, and which volumes went with it.
     pub fn remove_container_with(
         &self,
         ns: &str,
         id: &str,
         volumes: bool,
-    ) -> Result<Container, ContainerError> {
+    ) -> Result<(Container, Vec<String>), ContainerError> {
         let not_found = || ContainerError::NotFound(id.to_owned());
         let row = self
             .db
             .read(|q| q.one(&by_id(), (ns, id), container)?.ok_or_else(not_found))?;
         let ephemeral = row.ephemeral;
-        let (claim, own) = self.free(durability(ephemeral), |q| {
+        let (claim, own, gone) = self.free(durability(ephemeral), |q| {
             let own = if volumes {
                 volume::own(q, ns, id)?
             } else {
@@ -297,19 +299,20 @@ impl Store {
             if q.run(DELETE, (ns, id))? == 0 {
                 return Err(not_found());
             }
-            let mut claims = Vec::new();
-            for (id, n) in own {
+            let (mut claims, mut gone) = (Vec::new(), Vec::new());
+            for (id, n, name) in own {
                 claims.extend(self.forget_volume(q, id, n)?);
+                gone.push(name);
             }
             match snapshot::find(q, ns, id)? {
-                Some(row) => Ok((self.forget(q, &row, id)?, claims)),
-                None => Ok((None, claims)),
+                Some(row) => Ok((self.forget(q, &row, id)?, claims, gone)),
+                None => Ok((None, claims, gone)),
             }
         })?;
         for claim in own.into_iter().map(Some).chain([claim]) {
             self.take_away(claim)?;
         }
-        Ok(row)
+        Ok((row, gone))
     }
 
     /// Where an active snapshot keeps what was written: `snapshots/<n>/fs`. A container's has its id as key.

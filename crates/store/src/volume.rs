@@ -463,13 +463,15 @@ pub(crate) fn use_all(q: &Query<'_>, container: i64, wanted: &[Draft<'_>]) -> Re
     Ok(made)
 }
 
-/// Leaves the directories of those that were made where they are.
-pub(crate) fn keep(drafts: Vec<Draft<'_>>, made: &[bool]) {
-    for (draft, made) in drafts.into_iter().zip(made) {
-        if *made {
-            draft.keep();
-        }
-    }
+/// Leaves the directories of those that were made where they are; their names.
+pub(crate) fn keep(drafts: Vec<Draft<'_>>, made: &[bool]) -> Vec<String> {
+    let made = drafts.into_iter().zip(made).filter(|(_, made)| **made);
+    made.map(|(draft, _)| {
+        let name = draft.new.name.clone();
+        draft.keep();
+        name
+    })
+    .collect()
 }
 
 /// Leaves them to the collector after a fault: nobody knows whether the rows were written.
@@ -477,11 +479,13 @@ pub(crate) fn give_up(drafts: Vec<Draft<'_>>) {
     drafts.into_iter().for_each(Draft::keep);
 }
 
-/// Id and number of the anonymous volumes that a container uses and no other does; these rows let go of them.
-pub(crate) fn own(q: &Query<'_>, ns: &str, id: &str) -> Result<Vec<(i64, u64)>, Fault> {
-    let sql = "SELECT v.id, v.n FROM containers c JOIN container_volumes u ON u.container = c.id
+/// Id, number and name of the anonymous volumes that a container uses and no other does; these rows let go of them.
+pub(crate) fn own(q: &Query<'_>, ns: &str, id: &str) -> Result<Vec<(i64, u64, String)>, Fault> {
+    let sql = "SELECT v.id, v.n, v.name FROM containers c JOIN container_volumes u ON u.container = c.id
           JOIN volumes v ON v.id = u.volume
         WHERE c.ns = ? AND c.cid = ? AND v.anonymous
           AND NOT EXISTS (SELECT 1 FROM container_volumes o WHERE o.volume = v.id AND o.container <> c.id)";
-    q.all(sql, (ns, id), |row| Ok((row.get(0)?, unsigned(row, 1)?)))
+    q.all(sql, (ns, id), |row| {
+        Ok((row.get(0)?, unsigned(row, 1)?, row.get(2)?))
+    })
 }

@@ -55,9 +55,10 @@ fn made_with_a_container_and_kept_as_long_as_it_is_there() {
         ));
     }
     let wanted = [named("there"), named("new"), anonymous("anon"), named("new")];
-    store
+    let (_, made) = store
         .create_container_with(&container(1, "one", None), None, &wanted)
         .unwrap();
+    assert_eq!(made, ["new", "anon"]);
     store
         .create_container_with(&container(2, "two", None), None, &[anonymous("anon")])
         .unwrap();
@@ -75,14 +76,16 @@ fn made_with_a_container_and_kept_as_long_as_it_is_there() {
     // Nothing of theirs is garbage.
     store.collect_older_than(Duration::ZERO).unwrap();
     assert!(there.path.is_dir());
-    store.remove_container_with("default", &id(1), true).unwrap();
+    let (_, gone) = store.remove_container_with("default", &id(1), true).unwrap();
+    assert!(gone.is_empty());
     assert!(store.find_volume("default", "anon").is_ok(), "another uses it");
     store.remove_container("default", &id(2)).unwrap();
     assert!(store.find_volume("default", "anon").is_ok(), "that was not asked");
     store
         .create_container_with(&container(3, "three", None), None, &[anonymous("anon")])
         .unwrap();
-    store.remove_container_with("default", &id(3), true).unwrap();
+    let (_, gone) = store.remove_container_with("default", &id(3), true).unwrap();
+    assert_eq!(gone, ["anon"]);
     assert!(matches!(
         store.find_volume("default", "anon"),
         Err(VolumeError::NotFound(_))

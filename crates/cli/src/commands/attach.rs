@@ -4,6 +4,7 @@ use std::io;
 use std::os::fd::AsFd;
 
 use clap::Args;
+use engine::Engine;
 use engine::attach::{self, Left, Local};
 use runtime::options::process;
 use runtime::terminal::Attention;
@@ -35,21 +36,37 @@ pub(crate) struct AttachArgs {
 pub(crate) fn run(context: &Context, args: AttachArgs) -> Outcome {
     let keys = process::detach_keys(&args.detach_keys)?;
     let engine = context.engine()?;
-    let mut attached = engine.attach(&args.container, !args.no_stdin)?;
-    let attention = (args.sig_proxy || attached.terminal)
-        .then(Attention::begin)
-        .transpose()
-        .map_err(|e| Failure::user(format!("holding signals back: {e}")))?;
+    let terminal = engine.streams_of(&args.container)?.terminal;
+    let attention = (args.sig_proxy || terminal).then(Attention::begin).transpose();
+    let attention = attention.map_err(|e| Failure::user(format!("holding signals back: {e}")))?;
+    stay(
+        &engine,
+        &args.container,
+        !args.no_stdin,
+        &keys,
+        attention.as_ref(),
+    )
+}
+
+/// Stays with a container that runs, until it ends or is left; the exit code.
+pub(super) fn stay(
+    engine: &Engine,
+    container: &str,
+    typed: bool,
+    keys: &[u8],
+    attention: Option<&Attention>,
+) -> Outcome {
+    let mut attached = engine.attach(container, typed)?;
     let (stdin, stdout, stderr) = (io::stdin(), io::stdout(), io::stderr());
     let local = Local {
-        input: (!args.no_stdin).then(|| stdin.as_fd()),
+        input: typed.then(|| stdin.as_fd()),
         output: stdout.as_fd(),
         error: stderr.as_fd(),
         terminal: attached.terminal,
-        detach_keys: &keys,
+        detach_keys: keys,
     };
-    let left = attach::stay(&mut attached.running, attached.pipes, attention.as_ref(), local);
-    match left.map_err(|e| Failure::user(format!("container {}: {e}", args.container)))? {
+    let left = attach::stay(&mut attached.running, attached.pipes, attention, local);
+    match left.map_err(|e| Failure::user(format!("container {container}: {e}")))? {
         Left::Ended(exit) => Ok(exit.code),
         Left::Detached => Ok(0),
     }

@@ -23,6 +23,9 @@ pub(crate) struct ImagesArgs {
     /// Only images of this name, with or without a tag; * and ? stand for what is not /
     #[arg(value_name = "NAME")]
     name: Option<String>,
+    /// Those of build steps too, of which strata has none: what is listed is all
+    #[arg(short, long, hide = true)]
+    all: bool,
     /// Only ids
     #[arg(short, long)]
     quiet: bool,

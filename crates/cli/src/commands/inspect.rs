@@ -18,6 +18,19 @@ pub(crate) struct InspectArgs {
     /// Form of the output: json, or fields such as '{{.State.Status}}'
     #[arg(short, long, value_name = "FORM", default_value = "json")]
     pub(crate) format: ValueFormat,
+    /// Tell what a container has written (SizeRw), and with what its image has (SizeRootFs)
+    #[arg(short, long)]
+    pub(crate) size: bool,
+}
+
+/// Show everything about them, as JSON
+#[derive(Debug, Args)]
+pub(crate) struct ContainerArgs {
+    #[command(flatten)]
+    pub(crate) noun: NounArgs,
+    /// Tell what it has written (SizeRw), and with what its image has (SizeRootFs)
+    #[arg(short, long)]
+    pub(crate) size: bool,
 }
 
 /// Show everything about them, as JSON
@@ -56,11 +69,21 @@ impl From<Kind> for engine::inspect::Kind {
 }
 
 pub(crate) fn run(context: &Context, names: &[String], format: &ValueFormat, kind: Option<Kind>) -> Outcome {
+    sized(context, names, format, kind, false)
+}
+
+pub(crate) fn sized(
+    context: &Context,
+    names: &[String],
+    format: &ValueFormat,
+    kind: Option<Kind>,
+    size: bool,
+) -> Outcome {
     let engine = context.engine()?;
     let kind = kind.map(Into::into);
     let mut found = Vec::new();
     let code = for_each(names, |name| {
-        found.push(engine.inspect(name, kind)?);
+        found.push(engine.inspect(name, kind, size)?);
         Ok(())
     });
     match format {

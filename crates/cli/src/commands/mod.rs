@@ -10,6 +10,7 @@ pub(crate) mod df;
 pub(crate) mod diff;
 pub(crate) mod events;
 pub(crate) mod exec;
+pub(crate) mod exists;
 pub(crate) mod export;
 pub(crate) mod fsck;
 pub(crate) mod history;
@@ -218,6 +219,9 @@ fn dispatch(context: &Context, command: Command) -> Outcome {
         Command::Network(NetworkCommand::Inspect(Late(args))) => {
             inspect::run(context, &args.names, &args.format, Some(inspect::Kind::Network))
         }
+        Command::Network(NetworkCommand::Exists(Late(args))) => {
+            exists::run(context, &args, inspect::Kind::Network)
+        }
         Command::Network(NetworkCommand::Rm(Late(args))) => network::rm(context, &args),
         Command::Network(NetworkCommand::Prune(Late(args))) => prune::networks(context, args),
         Command::Network(NetworkCommand::Connect(Late(args))) => network::connect(context, args),
@@ -250,10 +254,17 @@ fn dispatch(context: &Context, command: Command) -> Outcome {
         Command::Layers(Late(args))
         | Command::Container(ContainerCommand::Layers(Late(args)))
         | Command::Image(ImageCommand::Layers(Late(args))) => layers::run(context, args),
-        Command::Inspect(Late(args)) => inspect::run(context, &args.names, &args.format, args.kind),
-        Command::Container(ContainerCommand::Inspect(Late(args))) => {
-            inspect::run(context, &args.names, &args.format, Some(inspect::Kind::Container))
+        Command::Inspect(Late(args)) => {
+            inspect::sized(context, &args.names, &args.format, args.kind, args.size)
         }
+        Command::Container(ContainerCommand::Inspect(Late(args))) => {
+            let (noun, kind) = (&args.noun, Some(inspect::Kind::Container));
+            inspect::sized(context, &noun.names, &noun.format, kind, args.size)
+        }
+        Command::Container(ContainerCommand::Exists(Late(args))) => {
+            exists::run(context, &args, inspect::Kind::Container)
+        }
+        Command::Image(ImageCommand::Exists(Late(args))) => exists::run(context, &args, inspect::Kind::Image),
         Command::Image(ImageCommand::Inspect(Late(args))) => {
             inspect::run(context, &args.names, &args.format, Some(inspect::Kind::Image))
         }
@@ -304,6 +315,9 @@ fn dispatch(context: &Context, command: Command) -> Outcome {
         Command::Volume(VolumeCommand::Ls(Late(args))) => volume::ls(context, args),
         Command::Volume(VolumeCommand::Inspect(Late(args))) => {
             inspect::run(context, &args.names, &args.format, Some(inspect::Kind::Volume))
+        }
+        Command::Volume(VolumeCommand::Exists(Late(args))) => {
+            exists::run(context, &args, inspect::Kind::Volume)
         }
         Command::Volume(VolumeCommand::Rm(Late(args))) => volume::rm(context, &args),
         Command::Volume(VolumeCommand::Prune(Late(args))) => prune::volumes(context, args),

@@ -116,6 +116,9 @@ pub(crate) struct DisconnectArgs {
     /// By name or the beginning of an id
     #[arg(value_name = "CONTAINER")]
     container: String,
+    /// A container that there is not, or that is not in the network, is no error
+    #[arg(short, long)]
+    force: bool,
 }
 
 pub(crate) fn rm(context: &Context, args: &RmArgs) -> Outcome {
@@ -149,7 +152,7 @@ pub(crate) fn connect(context: &Context, args: ConnectArgs) -> Outcome {
 pub(crate) fn disconnect(context: &Context, args: &DisconnectArgs) -> Outcome {
     context
         .engine()?
-        .disconnect_network(&args.container, &args.network)?;
+        .disconnect_network(&args.container, &args.network, args.force)?;
     Ok(0)
 }
 
@@ -225,7 +228,7 @@ pub(crate) fn ls(context: &Context, args: &LsArgs) -> Outcome {
 }
 
 /// Docker's names for what a template shows.
-fn fields(full: bool) -> [Field<Network>; 7] {
+fn fields(full: bool) -> [Field<Network>; 8] {
     [
         (
             "ID",
@@ -236,6 +239,7 @@ fn fields(full: bool) -> [Field<Network>; 7] {
         ("Scope", Box::new(|_| "local".to_owned())),
         ("IPv6", Box::new(|network| network.has_v6().to_string())),
         ("Internal", Box::new(|network| network.internal.to_string())),
+        ("CreatedAt", Box::new(|network| network.created.to_string())),
         ("Labels", Box::new(|network| render::labels(&network.labels))),
     ]
 }

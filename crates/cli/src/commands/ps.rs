@@ -141,8 +141,18 @@ fn size_of(container: &Container, sizes: &Sizes) -> String {
 }
 
 fn command(container: &Container, full: bool) -> String {
-    let command = format!("\"{}\"", container.command.join(" "));
-    if full { command } else { render::cut(&command, 20) }
+    let words: Vec<String> = container
+        .command
+        .iter()
+        .map(|word| match word.contains(' ') {
+            true => format!("'{word}'"),
+            false => word.clone(),
+        })
+        .collect();
+    let command = words.join(" ");
+    let shown = if full { command } else { render::cut(&command, 20) };
+    // A line that is broken would break the table.
+    format!("\"{}\"", shown.replace('\n', "\\n"))
 }
 
 /// Docker's names for what a template shows.
@@ -206,6 +216,7 @@ pub(crate) fn status(state: &State, now: Timestamp) -> String {
         State::Running { started, .. } => format!("Up {}", since(*started, now)),
         State::Paused { started, .. } => format!("Up {} (Paused)", since(*started, now)),
         State::Restarting { code, at } => format!("Restarting ({code}) {}", ago(Some(*at), now)),
+        State::Exited { code, at: None, .. } => format!("Exited ({code})"),
         State::Exited { code, at, .. } => format!("Exited ({code}) {}", ago(*at, now)),
         State::Lost => "Lost".to_owned(),
     }

@@ -1,16 +1,19 @@
 //! `strata start`: containers that were made before, or have ended.
 
 use clap::Args;
+use engine::run::RunError;
 use runtime::options::process;
 use runtime::terminal::Attention;
 
+use super::attach;
 use super::run::{Way, foreground};
 use super::{Context, Outcome, for_each, print};
 use crate::failure::Failure;
 
 /// Start containers
 ///
-/// With --attach or --interactive this command stays with the container, and its exit code is the container's.
+/// One that runs already stays as it is. With --attach or --interactive this command stays with the container, and its
+/// exit code is the container's.
 #[derive(Debug, Args)]
 pub(crate) struct StartArgs {
     /// Containers, by name, id or the beginning of an id
@@ -41,21 +44,33 @@ pub(crate) fn run(context: &Context, args: StartArgs) -> Outcome {
         let streams = engine.streams_of(name)?;
         let attention = Attention::begin();
         let attention = attention.map_err(|e| Failure::user(format!("holding signals back: {e}")))?;
-        return foreground(
+        let mut runs = false;
+        let outcome = foreground(
             Way::Attached,
             args.interactive && streams.interactive,
             streams.terminal,
             Some(&attention),
             &keys,
-            |streams| Ok(engine.start(name, streams)?),
+            |streams| {
+                let started = engine.start(name, streams);
+                runs = matches!(started, Err(RunError::Running(_)));
+                Ok(started?)
+            },
         );
+        if runs {
+            return attach::stay(&engine, name, args.interactive, &keys, Some(&attention));
+        }
+        return outcome;
     }
     let names = match args.all {
         true => engine.kept_running()?,
         false => args.containers,
     };
     Ok(for_each(&names, |name| {
-        engine.start(name, &engine::run::Streams::held())?;
+        match engine.start(name, &engine::run::Streams::held()) {
+            Ok(_) | Err(RunError::Running(_)) => {}
+            Err(error) => return Err(error.into()),
+        }
         print(|out| writeln!(out, "{name}")).map(drop)
     }))
 }

@@ -110,6 +110,7 @@ impl Explain for RunError {
                 "the state lies where --state says, or STRATA_STATE, or the configuration file: see that it can be written"
             }
             RunError::Remove { .. } => "remove it with strata rm -f",
+            RunError::Paused(_) => "strata unpause lets it go on",
             RunError::Running(_) => "strata attach shows what it prints, strata restart starts it anew",
             RunError::NoPlan(_) => "remove it with strata rm, and run it anew",
             RunError::LeftOver { .. } => "see what uses it: strata info, findmnt",

@@ -4,6 +4,7 @@ use ::network::definition::{DEFAULT, Network};
 use ::network::sandbox::{Sandbox, SandboxError};
 use runtime::bundle::Bundle;
 use runtime::options::namespaces::NamespaceOption;
+use store::ContainerError;
 
 use super::attach::{fits, wanted};
 use super::{Connection, NetworkError};
@@ -57,17 +58,29 @@ impl Engine {
         Ok(self.edit_plan(&row, |plan| plan.networks.push(connection.clone()))?)
     }
 
-    /// Takes a container out of a network, now if it runs and at every later start.
+    /// Takes a container out of a network, now if it runs and at every later start. With `force` it is no error that there is
+    /// no such container, or that it is not in the network.
     ///
     /// # Errors
     /// See [`NetworkError`].
-    pub fn disconnect_network(&self, container: &str, network: &str) -> Result<(), NetworkError> {
-        let row = self.store.find_container(self.ns(), container)?;
+    pub fn disconnect_network(
+        &self,
+        container: &str,
+        network: &str,
+        force: bool,
+    ) -> Result<(), NetworkError> {
+        let row = match self.store.find_container(self.ns(), container) {
+            Err(ContainerError::NotFound(_)) if force => return Ok(()),
+            found => found?,
+        };
         let catalog = self.catalog()?;
         let _lock = catalog.lock_shared()?;
         let Network { name, id, .. } = catalog.find(network)?;
         let plan = self.plan_of(&row)?;
         if plan.networks.iter().all(|one| one.network != name) {
+            if force {
+                return Ok(());
+            }
             return Err(NetworkError::Container {
                 name: row.name,
                 problem: format!("is not in network {name}"),

@@ -39,7 +39,8 @@ pub fn restart(value: &str) -> Result<Restart> {
 pub fn log(driver: &str, options: &[String]) -> Result<Option<Limits>> {
     let form = "strata keeps k8s-file, which kubelet and crictl read too, or none";
     match driver {
-        "k8s-file" | "" => {}
+        // Of podman too, for docker's scripts, another name of the same.
+        "k8s-file" | "json-file" | "" => {}
         "none" => {
             return match options.first() {
                 None => Ok(None),
@@ -101,7 +102,9 @@ mod tests {
     #[test]
     fn logs() {
         let words = |words: &[&str]| words.iter().map(|word| (*word).to_owned()).collect::<Vec<_>>();
-        assert_eq!(log("k8s-file", &[]).unwrap(), Some(Limits::default()));
+        for driver in ["k8s-file", "json-file", ""] {
+            assert_eq!(log(driver, &[]).unwrap(), Some(Limits::default()));
+        }
         assert_eq!(log("none", &[]).unwrap(), None);
         let limits = log("k8s-file", &words(&["max-size=1m", "max-file=2"])).unwrap();
         assert_eq!(
