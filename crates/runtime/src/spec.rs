@@ -46,6 +46,9 @@ pub use host::Host;
 /// Configuration").
 pub const STOP_SIGNAL_ANNOTATION: &str = "org.opencontainers.image.stopSignal";
 
+/// The annotation that says how many seconds pass between that signal and the end that is forced.
+pub const STOP_TIMEOUT_ANNOTATION: &str = "strata.stop-timeout";
+
 /// What a spec is made for, beside what the user asks.
 #[derive(Debug, Clone, Copy)]
 pub struct Context<'a> {

@@ -7,13 +7,13 @@ use std::io::Read;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 use std::process::{Command, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use common::*;
 use runtime::bundle::Bundle;
 use runtime::control::{Connection, Reply, Request, Restart};
 use runtime::state::{self, KillError, Status};
-use serde_json::json;
+use serde_json::{Value, json};
 
 #[test]
 fn from_running_to_exited() {
@@ -65,6 +65,32 @@ fn signals_to_the_supervisor_reach_the_container() {
     kill(supervisor, libc::SIGTERM);
     assert_eq!(running.wait().unwrap().code, 3);
     running.finish().unwrap();
+}
+
+#[test]
+fn it_is_ended_as_it_wants_to_be_when_its_supervisor_is_to_end() {
+    let by = |script: &str, annotations: Value| {
+        let container = Box::script(script).with(|spec| spec["annotations"] = annotations);
+        let (mut running, _stdout) = container.ready();
+        let supervisor = state::load(&container.bundle).unwrap().unwrap().supervisor.pid;
+        let begun = Instant::now();
+        kill(supervisor, libc::SIGTERM);
+        let code = running.wait().unwrap().code;
+        running.finish().unwrap();
+        (code, begun.elapsed())
+    };
+    // By its own signal.
+    let heeds = "trap '' TERM; trap 'exit 4' USR1; echo ready; while :; do sleep 0.05; done";
+    let signal = json!({"org.opencontainers.image.stopSignal": "SIGUSR1"});
+    assert_eq!(by(heeds, signal).0, 4);
+    // Not for ever.
+    let deaf = "trap '' TERM; echo ready; while :; do sleep 0.05; done";
+    let (code, took) = by(deaf, json!({"strata.stop-timeout": "1"}));
+    assert_eq!(code, 137);
+    assert!(
+        took >= Duration::from_secs(1) && took < Duration::from_secs(8),
+        "{took:?}"
+    );
 }
 
 #[test]

@@ -93,6 +93,8 @@ pub(super) struct Draft {
     network_of: Option<String>,
     /// The process whose `/dev/shm` is shared.
     memory_of: Option<i32>,
+    /// Seconds between the signal that asks it to end and the one that ends it.
+    stop_timeout: Option<u32>,
     /// Another OCI runtime will read the specification.
     foreign_runtime: bool,
 }
@@ -147,6 +149,7 @@ impl Draft {
             hostname,
             network_of,
             memory_of,
+            stop_timeout: plan.stop_timeout,
             foreign_runtime: plan.runtime.is_some(),
         })
     }
@@ -212,6 +215,10 @@ impl Draft {
         let mut options = Cow::Borrowed(&self.options);
         if !volumes.is_empty() {
             options.to_mut().mounts.extend(volumes);
+        }
+        if let Some(seconds) = self.stop_timeout {
+            let said = (spec::STOP_TIMEOUT_ANNOTATION.to_owned(), seconds.to_string());
+            options.to_mut().annotations.push(said);
         }
         let mut spec = spec::build(&options, &context)?;
         if self.foreign_runtime {

@@ -16,6 +16,7 @@ mod execs;
 mod health;
 mod restart;
 mod serve;
+mod stop;
 mod streams;
 
 use std::ffi::OsString;

@@ -11,6 +11,7 @@ use sys::signal::SignalFd;
 use super::events::Told;
 use super::execs::{Execs, Place, Source};
 use super::health::Watch;
+use super::stop::Stop;
 use super::streams::{Ends, Streams, Watched};
 use crate::control::{Connection, Reply, Request, Restart};
 use crate::launch::{During, Fault, Result};
@@ -95,6 +96,8 @@ pub(super) struct Serving<'a> {
     hung_up: bool,
     /// Somebody wants it to end, and not to be started again.
     stopped: bool,
+    /// When it is ended, if it does not heed the signal that asked it to.
+    ends: Option<Instant>,
     /// Somebody wants it to be started again by this.
     policy: Option<Restart>,
 }
@@ -148,6 +151,7 @@ impl<'a> Serving<'a> {
             full: false,
             hung_up: false,
             stopped: false,
+            ends: None,
             policy: None,
         })
     }
@@ -185,10 +189,17 @@ impl<'a> Serving<'a> {
         // What was signalled during the launch has been read already.
         let mut end = self.reap()?;
         while end.is_none() {
-            end = self.take_signals()?;
+            end = self.take_signals(Some(place))?;
             if end.is_none() {
                 let time = self.watch.as_ref().and_then(Watch::time);
-                let ready = self.wait(time)?;
+                let left = self
+                    .ends
+                    .map(|ends| ends.saturating_duration_since(Instant::now()));
+                if left.is_some_and(|left| left.is_zero()) {
+                    self.ends = None;
+                    let _ = self.signal(Signal::KILL.as_raw());
+                }
+                let ready = self.wait(time.into_iter().chain(left).min())?;
                 self.serve_all(ready, Some(place));
                 if let (Some(watch), Some(running)) = (&mut self.watch, &self.running) {
                     watch.act(place, &mut self.execs, running.pidfd.as_fd());
@@ -197,6 +208,7 @@ impl<'a> Serving<'a> {
         }
         self.running = None;
         self.watch = None;
+        self.ends = None;
         end.ok_or_else(|| Fault::new("the container's process has no end"))
     }
 
@@ -204,7 +216,7 @@ impl<'a> Serving<'a> {
     pub(super) fn rest(&mut self, pause: Duration) -> Result<bool> {
         let until = Instant::now() + pause;
         loop {
-            self.take_signals()?;
+            self.take_signals(None)?;
             if self.stopped {
                 return Ok(false);
             }
@@ -371,14 +383,21 @@ impl<'a> Serving<'a> {
         }
     }
 
-    fn take_signals(&mut self) -> Result<Option<End>> {
+    /// `place` is where the container runs, if it does.
+    fn take_signals(&mut self, place: Option<Place<'_>>) -> Result<Option<End>> {
         let mut end = None;
         while let Some(received) = self.signals.read().during(|| "reading signals".into())? {
             if received.signal == Signal::CHILD.as_raw() {
                 end = end.or(self.reap()?);
-            } else if received.signal != Signal::PIPE.as_raw() {
+            } else if received.signal == Signal::TERM.as_raw() {
                 // The machine goes down, or somebody wants it to: then nothing is started again.
-                self.stopped |= received.signal == Signal::TERM.as_raw();
+                self.stopped = true;
+                if let Some(place) = place {
+                    let stop = Stop::of(place.bundle);
+                    self.ends = self.ends.or(stop.until());
+                    let _ = self.signal(stop.signal);
+                }
+            } else if received.signal != Signal::PIPE.as_raw() {
                 let _ = self.signal(received.signal);
             }
         }

@@ -22,6 +22,11 @@ pub(crate) fn write(to: &Path, cases: &Cases) -> Result<()> {
         .tempdir_in(to.parent().context("a disk has a directory")?)?;
     lay_out(root.path(), cases)?;
 
+    make(to, root.path())
+}
+
+/// A file system that counts projects, and what lies in it.
+pub(super) fn make(to: &Path, root: &Path) -> Result<()> {
     let _ = fs::remove_file(to);
     fs::File::create(to)?
         .set_len(SIZE)
@@ -37,7 +42,27 @@ pub(crate) fn write(to: &Path, cases: &Cases) -> Result<()> {
             "quotatype=usrquota:grpquota:prjquota",
             "-d",
         ])
-        .args([root.path(), to]))
+        .args([root, to]))
+}
+
+/// Puts a program where `name` says, with its libraries.
+pub(super) fn place_program(root: &Path, program: &Path, name: &Path) -> Result<()> {
+    strip(program, &place(root, name)?)?;
+    for library in libraries_of(program)? {
+        let there = place(root, &library)?;
+        if !there.exists() {
+            fs::copy(&library, there).with_context(|| library.display().to_string())?;
+        }
+    }
+    Ok(())
+}
+
+/// Symbols stay, for the names in a backtrace; line tables are most of the size.
+fn strip(program: &Path, to: &Path) -> Result<()> {
+    run(Command::new("strip")
+        .arg("--strip-debug")
+        .arg("-o")
+        .args([to, program]))
 }
 
 fn lay_out(root: &Path, cases: &Cases) -> Result<()> {
@@ -67,12 +92,7 @@ fn lay_out(root: &Path, cases: &Cases) -> Result<()> {
         .chain(&cases.programs);
     let mut libraries = BTreeSet::new();
     for program in programs {
-        let there = place(root, program)?;
-        // Symbols stay, for the names in a backtrace; line tables are most of the size.
-        run(Command::new("strip")
-            .arg("--strip-debug")
-            .arg("-o")
-            .args([&there, program]))?;
+        strip(program, &place(root, program)?)?;
         libraries.extend(libraries_of(program)?);
     }
     for library in &libraries {
@@ -116,7 +136,7 @@ fn libraries_of(program: &Path) -> Result<Vec<PathBuf>> {
         .collect())
 }
 
-fn run(command: &mut Command) -> Result<()> {
+pub(super) fn run(command: &mut Command) -> Result<()> {
     let program = command.get_program().to_string_lossy().into_owned();
     let output = command.output().with_context(|| program.clone())?;
     if !output.status.success() {

@@ -8,7 +8,8 @@ use anyhow::{Context, Result};
 
 use super::kernel::Kernel;
 
-/// Loads the modules in the order of their names, mounts the disk with project quotas, and goes there.
+/// Loads the modules in the order of their names, mounts the disk with project quotas, and goes there; the last line names the
+/// first process there.
 const INIT: &str = r#"#!/bin/sh
 mount -t proc proc /proc
 mount -t devtmpfs dev /dev
@@ -18,11 +19,10 @@ done
 mount -t ext4 -o prjquota /dev/vda /root || { echo "no disk"; poweroff -f; }
 umount /proc
 mount --move /dev /root/dev
-exec switch_root /root /vm/init
-"#;
+exec switch_root /root "#;
 
-/// Writes an archive that the kernel unpacks at boot.
-pub(crate) fn write(to: &Path, kernel: &Kernel) -> Result<()> {
+/// Writes an archive that the kernel unpacks at boot; `first` is the first process on the disk.
+pub(crate) fn write(to: &Path, kernel: &Kernel, first: &str) -> Result<()> {
     let file = File::create(to).with_context(|| to.display().to_string())?;
     let mut cpio = Cpio {
         out: BufWriter::new(file),
@@ -39,7 +39,7 @@ pub(crate) fn write(to: &Path, kernel: &Kernel) -> Result<()> {
         let name = module.file_name().unwrap_or_default().to_string_lossy();
         cpio.entry(&format!("modules/{at:02}-{name}"), 0o100_644, &read(module)?)?;
     }
-    cpio.entry("init", 0o100_755, INIT.as_bytes())?;
+    cpio.entry("init", 0o100_755, format!("{INIT}{first}\n").as_bytes())?;
     cpio.finish()
 }
 

@@ -16,8 +16,19 @@ use crate::test::report;
 /// From power-on to the first test: two to three seconds with a free processor.
 const BOOT: Duration = Duration::from_secs(120);
 
+/// What is booted, and how.
+pub(crate) struct Boot<'a> {
+    /// Where the disk and the first file system lie; the console's log comes there too.
+    pub(crate) dir: &'a Path,
+    /// More of the kernel's parameters.
+    pub(crate) parameters: &'a str,
+    /// It does not say that it goes off, and starts again in the end, which ends qemu.
+    pub(crate) reboots: bool,
+}
+
 /// Boots, runs every case, and returns when the machine is off.
-pub(crate) fn run(dir: &Path, kernel: &Kernel, cases: &Cases, show: bool) -> Result<Tally> {
+pub(crate) fn run(boot: &Boot<'_>, kernel: &Kernel, cases: &Cases, show: bool) -> Result<Tally> {
+    let dir = boot.dir;
     let console = dir.join("console.log");
     let mut qemu = Qemu(
         Command::new("qemu-system-x86_64")
@@ -30,10 +41,11 @@ pub(crate) fn run(dir: &Path, kernel: &Kernel, cases: &Cases, show: bool) -> Res
             .arg("-initrd")
             .arg(dir.join("initramfs"))
             // A panic ends the machine, and with -no-reboot qemu too.
-            .args([
-                "-append",
-                "console=ttyS0 panic=-1 quiet loglevel=4 8250.nr_uarts=2 apparmor=1 security=apparmor",
-            ])
+            .arg("-append")
+            .arg(format!(
+                "console=ttyS0 panic=-1 quiet loglevel=4 8250.nr_uarts=2 apparmor=1 security=apparmor {}",
+                boot.parameters
+            ))
             .arg("-drive")
             .arg(format!(
                 "if=virtio,format=raw,cache=unsafe,file={}",
@@ -74,7 +86,10 @@ pub(crate) fn run(dir: &Path, kernel: &Kernel, cases: &Cases, show: bool) -> Res
                 }
             }
             Err(mpsc::RecvTimeoutError::Timeout) => break,
-            Err(mpsc::RecvTimeoutError::Disconnected) => break,
+            Err(mpsc::RecvTimeoutError::Disconnected) => {
+                hearing.off |= boot.reboots;
+                break;
+            }
         }
     }
     let off = hearing.off;

@@ -1,0 +1,71 @@
+#!/bin/sh
+# What strata's unit does on a machine with systemd: the body of a unit that comes after it, at each of three boots. The first
+# ends as a machine does that is told to, the second as one whose power fails.
+exec </dev/null >/dev/ttyS1 2>&1
+stty -F /dev/ttyS1 -opost
+export PATH=/usr/sbin:/usr/bin:/sbin:/bin HOME=/root
+
+# NAME, what is wanted, what is so
+is() {
+    if [ "$2" = "$3" ]; then
+        echo "test $1 ... ok"
+    else
+        echo "$1: wanted \"$2\", and there is \"$3\""
+        echo "test $1 ... FAILED"
+    fi
+}
+how() { strata inspect -f '{{.State.Status}} {{.State.ExitCode}}' "$1"; }
+# Ends by its own signal alone, and says so.
+run() { strata run -d --network none --stop-signal USR1 "$@" busybox sh -c "trap 'exit 7' USR1; trap '' TERM; while :; do sleep 0.2; done"; }
+
+stage=$(cat /vm/stage)
+echo "@begin systemd::$stage"
+case $stage in
+told)
+    strata import /vm/busybox.tar busybox
+    for policy in always unless-stopped on-failure no; do
+        run --name $policy --restart $policy
+    done
+    run --name stopped --restart unless-stopped
+    run --name gone --rm
+    strata run -d --network none --name deaf --stop-timeout 1 busybox sleep 1000
+    strata stop stopped
+    is they_run 6 "$(strata ps -q | wc -l)"
+    is the_unit_is_active active "$(systemctl is-active strata)"
+    echo killed >/vm/stage
+    ;;
+killed)
+    is no_unit_failed "" "$(systemctl --failed --no-legend)"
+    is always_is_started "running 0" "$(how always)"
+    is unless_stopped_is_started "running 0" "$(how unless-stopped)"
+    is who_was_stopped_is_not "exited 7" "$(how stopped)"
+    is its_own_signal_ended_it "exited 7" "$(how no)"
+    is who_did_not_heed_it_was_killed "exited 137" "$(how deaf)"
+    is who_was_to_go_is_gone "" "$(strata ps -aq --filter name=gone)"
+    before=$(strata inspect -f '{{.State.Pid}}' always)
+    systemctl restart strata
+    is restarting_the_unit_starts_them_again "running 0" "$(how always)"
+    is and_ends_them_before no "$([ -e "/proc/$before" ] && echo yes || echo no)"
+    strata start no on-failure
+    echo ended >/vm/stage
+    ;;
+ended)
+    is what_lost_its_power_has_exited "exited 255" "$(how no)"
+    is on_failure_is_started "running 0" "$(how on-failure)"
+    is always_is_started "running 0" "$(how always)"
+    systemctl stop strata
+    is stopping_the_unit_ends_them "" "$(strata ps -q)"
+    strata fsck
+    is nothing_is_wrong 0 $?
+    ;;
+esac
+echo "@end systemd::$stage 0"
+sync
+case $stage in
+told) kill -39 1 ;; # SIGRTMIN+5, systemd's reboot.target: systemctl would want a bus
+killed) echo b >/proc/sysrq-trigger ;;
+ended)
+    echo "@off"
+    echo o >/proc/sysrq-trigger
+    ;;
+esac

@@ -1,0 +1,130 @@
+//! A machine with systemd: Debian's, with strata and its unit. It is booted three times; what is looked at each time says
+//! `guest-systemd.sh`.
+
+use std::fs;
+use std::os::unix::fs::{PermissionsExt, symlink};
+use std::path::Path;
+use std::process::Command;
+
+use anyhow::{Context, Result};
+
+use super::cases::{Case, Cases, LIMIT};
+use super::kernel::Kernel;
+use super::machine::{self, Boot};
+use super::{disk, initramfs};
+use crate::build::{self, TestProgram};
+use crate::libtest::Tally;
+
+const CHECK: &str = include_str!("guest-systemd.sh");
+
+/// Comes after strata's own unit.
+const UNIT: &str = "[Unit]
+After=strata.service
+[Service]
+ExecStart=/vm/check
+[Install]
+WantedBy=multi-user.target
+";
+
+/// How each run of the machine ends, as `guest-systemd.sh` names it.
+const STAGES: [&str; 3] = ["told", "killed", "ended"];
+
+/// What `--only` calls it.
+pub(super) const NAME: &str = "systemd";
+
+/// Boots it, and counts what came of it.
+pub(super) fn test(show: bool, kernel: &Kernel, dir: &Path) -> Result<Tally> {
+    let mut total = Tally::default();
+    let built = build::tests(&["-p", "strata", "--test", "vm_run"])?;
+    let strata = built.programs.iter().find(|program| program.ends_with("strata"));
+    let strata = strata.context("no test of the command line starts it")?;
+    let dir = dir.join(NAME);
+    fs::create_dir_all(&dir)?;
+    initramfs::write(&dir.join("initramfs"), kernel, "/lib/systemd/systemd")?;
+    write_disk(&dir, strata)?;
+    for stage in STAGES {
+        let cases = Cases {
+            list: vec![Case {
+                test: TestProgram {
+                    name: format!("{NAME}::{stage}"),
+                    executable: "/vm/check".into(),
+                    package_dir: "/".into(),
+                },
+                arguments: Vec::new(),
+                limit: LIMIT,
+            }],
+            programs: Vec::new(),
+        };
+        let boot = Boot {
+            dir: &dir,
+            // Nobody logs in; without udev, nobody would tell of the line either.
+            parameters: "systemd.mask=serial-getty@ttyS0.service systemd.mask=getty.target",
+            reboots: stage != "ended",
+        };
+        let tally = machine::run(&boot, kernel, &cases, show)?;
+        let failed = !tally.failed.is_empty();
+        total.add(tally);
+        if failed {
+            break;
+        }
+    }
+    Ok(total)
+}
+
+/// Debian comes from a mirror once, and is kept.
+fn write_disk(dir: &Path, strata: &Path) -> Result<()> {
+    let debian = dir.join("debian.tar");
+    if !debian.exists() {
+        let new = dir.join("new.tar");
+        disk::run(
+            Command::new("mmdebstrap")
+                .args([
+                    "--quiet",
+                    "--variant=minbase",
+                    "--include=systemd-sysv",
+                    "bookworm",
+                ])
+                .arg(&new),
+        )?;
+        fs::rename(&new, &debian)?;
+    }
+    let root = tempfile::Builder::new().prefix("root-").tempdir_in(dir)?;
+    let root = root.path();
+    fs::set_permissions(root, fs::Permissions::from_mode(0o755))?;
+    disk::run(Command::new("tar").arg("-xf").arg(&debian).arg("-C").arg(root))?;
+    disk::place_program(root, strata, Path::new("/usr/bin/strata"))?;
+    fs::create_dir(root.join("vm"))?;
+    busybox(dir, &root.join("vm/busybox.tar"))?;
+    fs::write(root.join("vm/stage"), STAGES[0])?;
+    fs::write(root.join("vm/check"), CHECK)?;
+    fs::set_permissions(root.join("vm/check"), fs::Permissions::from_mode(0o755))?;
+    let units = root.join("etc/systemd/system");
+    let ours = build::workspace().join("dist/strata.service");
+    fs::copy(&ours, units.join("strata.service")).with_context(|| ours.display().to_string())?;
+    fs::write(units.join("check.service"), UNIT)?;
+    let wanted = units.join("multi-user.target.wants");
+    fs::create_dir_all(&wanted)?;
+    for unit in ["strata.service", "check.service"] {
+        symlink(Path::new("..").join(unit), wanted.join(unit))?;
+    }
+    disk::make(&dir.join("disk"), root)
+}
+
+/// The root file system of an image.
+fn busybox(dir: &Path, to: &Path) -> Result<()> {
+    let root = tempfile::Builder::new().prefix("image-").tempdir_in(dir)?;
+    let bin = root.path().join("bin");
+    fs::create_dir(&bin)?;
+    fs::copy("/bin/busybox", bin.join("busybox")).context("/bin/busybox")?;
+    for name in ["sh", "sleep"] {
+        symlink("busybox", bin.join(name))?;
+    }
+    disk::run(
+        Command::new("tar")
+            .arg("-cf")
+            .arg(to)
+            .arg("-C")
+            .arg(root.path())
+            .arg("."),
+    )
+}
