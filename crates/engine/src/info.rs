@@ -1,5 +1,6 @@
 //! `info`: where things lie, how much there is, and what this machine offers.
 
+use ::network::pasta;
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 
@@ -113,7 +114,10 @@ impl Engine {
         let mut features = features(&mounts);
         features.push(quota(root).map_err(|e| io(root, e))?);
         features.push(match self.setup.networking.plugins.complete() {
-            _ if self.setup.networking.unprivileged => Feature::missing("networks", "they need root"),
+            _ if self.setup.networking.unprivileged => match pasta::find() {
+                Ok(_) => Feature::usable("networks", "by pasta: run --network pasta, -p; others need root"),
+                Err(missing) => Feature::missing("networks", missing.to_string()),
+            },
             Ok(()) => Feature::usable("networks", "by CNI plug-ins: run --network bridge or NAME, -p"),
             Err(missing) => Feature::missing("networks", missing.to_string()),
         });

@@ -18,6 +18,7 @@
 //! | [`names`] | the lines of `/etc/hosts` by which containers of a network find each other |
 //! | [`firewall`] | rules that outlive a network's containers |
 //! | `leases` | addresses that are taken, where nobody is there to free them |
+//! | [`pasta`] | the network of an ordinary user's container |
 //! | [`netlink`] | what addresses the machine has; taking an interface away |
 //!
 //! It knows no container's row and starts no container: the engine joins it to those.
@@ -31,6 +32,7 @@ pub mod firewall;
 mod leases;
 pub mod names;
 pub mod netlink;
+pub mod pasta;
 pub mod ports;
 pub mod publish;
 pub mod sandbox;

@@ -7,6 +7,7 @@
 //! | `netns` | the namespace, bound here so that it outlives who made it, and is the same after each restart |
 //! | `network.json` | the [`Record`]: each attachment, written before anything is done for it |
 //! | `network.lock` | empty; who attaches or detaches holds a flock on it |
+//! | `pasta.pid` | the number of the [`pasta`] that serves it, in its own words |
 //!
 //! Whoever finds a record can undo all that it names, whether that was done, half done, or not begun: a plug-in's DEL
 //! does not mind. Plug-ins inherit the lock, and what they start does too: who waits for it has waited for the last of them,
@@ -19,6 +20,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use runtime::bundle::{Bundle, BundleError};
+use runtime::state::ProcessId;
 use rustix::fs::{FlockOperation, Mode, OFlags, flock};
 use rustix::io::{Errno, FdFlags};
 use serde::{Deserialize, Serialize};
@@ -29,12 +31,14 @@ use crate::cni::{Call, CniError, Made, Plugins};
 use crate::conflist::{self, Asked};
 use crate::definition::Network;
 use crate::leases;
+use crate::pasta::{self, PastaError};
 use crate::ports::Mapping;
 
 /// The namespace's name in the bundle.
 pub const NAMESPACE: &str = "netns";
 const RECORD: &str = "network.json";
 const LOCK: &str = "network.lock";
+const PASTA: &str = "pasta.pid";
 
 /// Plug-ins that were left running by one who was killed may take as long as any.
 const PATIENCE: Duration = Duration::from_secs(90);
@@ -53,6 +57,9 @@ pub struct Record {
     /// In the order in which they were made.
     #[serde(default)]
     pub attachments: Vec<Attachment>,
+    /// The [`pasta`] that serves it, an ordinary user's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pasta: Option<ProcessId>,
 }
 
 /// One interface of a container in one network.
@@ -141,6 +148,9 @@ pub enum SandboxError {
         /// What went wrong.
         source: CniError,
     },
+    /// An ordinary user's network.
+    #[error("network pasta: {0}")]
+    Pasta(#[from] PastaError),
     /// Somebody else's plug-in does not end.
     #[error("{} is locked by a plug-in that does not end", .0.display())]
     Locked(PathBuf),
@@ -207,6 +217,7 @@ impl<'a> Sandbox<'a> {
             plugins: plugins.clone(),
             ports: ports.to_vec(),
             attachments: Vec::new(),
+            pasta: None,
         };
         let sandbox = Sandbox {
             bundle,
@@ -216,6 +227,24 @@ impl<'a> Sandbox<'a> {
         sandbox.save()?;
         sandbox.make_namespace()?;
         Ok(sandbox)
+    }
+
+    /// Has pasta serve it, and publish its ports.
+    ///
+    /// # Errors
+    /// [`SandboxError::Pasta`]; what cannot be written down.
+    pub fn serve_by_pasta(&mut self, program: &Path) -> Result<(), SandboxError> {
+        // It stays, and the lock does not stay with it.
+        let kept = rustix::io::fcntl_setfd(&self._lock, FdFlags::CLOEXEC);
+        kept.map_err(|error| SandboxError::Namespace {
+            what: "keeping the lock on",
+            path: self.bundle.path().join(LOCK),
+            source: error.into(),
+        })?;
+        let pid_file = self.bundle.path().join(PASTA);
+        let process = pasta::start(program, &self.namespace(), &pid_file, &self.record.ports)?;
+        self.record.pasta = Some(process);
+        self.save()
     }
 
     /// The one of a bundle; `None` where its container is in no network.
@@ -323,6 +352,13 @@ impl<'a> Sandbox<'a> {
                 Err(error) => first = first.and(Err(error)),
             }
         }
+        if let Some(process) = &self.record.pasta {
+            pasta::stop(process).map_err(|source| SandboxError::Namespace {
+                what: "ending the pasta that serves",
+                path: self.namespace(),
+                source,
+            })?;
+        }
         let path = self.namespace();
         let failed = |what| {
             let path = path.clone();
@@ -335,6 +371,7 @@ impl<'a> Sandbox<'a> {
             Err(error) => return Err(failed("unmounting")(error)),
         }
         self.unlink(NAMESPACE).map_err(failed("removing"))?;
+        self.unlink(PASTA).map_err(failed("forgetting"))?;
         first?;
         self.unlink(RECORD).map_err(failed("forgetting"))
     }

@@ -55,6 +55,7 @@ const PACKAGES: &[(&str, &str)] = &[
     ),
     ("linux-image-cloud-amd64", "the kernel of the virtual machine"),
     ("mmdebstrap", "makes a real Debian root file system"),
+    ("passt", "pasta: the network of an ordinary user's containers"),
     ("podman", "to be compared with"),
     (
         "procps",

@@ -3,12 +3,15 @@
 use std::io::ErrorKind;
 
 use engine::errors::Fault;
-use engine::network::{CatalogError, CniError, NetworkError, SandboxError};
+use engine::network::{CatalogError, CniError, NetworkError, PastaError, SandboxError};
 
 use super::Explain;
 
 /// The packages of Debian that bring what networks need.
 const PACKAGES: &str = "apt-get install containernetworking-plugins iptables; cni_plugin_dirs in the configuration says where else plug-ins lie; --network none and host need none";
+
+/// The package of Debian that brings what an ordinary user's networks need.
+const PASTA: &str = "apt-get install passt; --network none and host need nothing";
 
 impl Explain for NetworkError {
     fn fault(&self) -> Option<&Fault> {
@@ -24,7 +27,10 @@ impl Explain for NetworkError {
             NetworkError::Row(error) => return error.hint(),
             NetworkError::Sandbox(error) => return sandbox(error),
             NetworkError::NotInstalled { .. } => PACKAGES,
-            NetworkError::Unprivileged(_) => "--network host uses the machine's, --network none has none",
+            NetworkError::Unprivileged(_) => {
+                "--network pasta is for users; --network host uses the machine's, --network none has none"
+            }
+            NetworkError::Pasta(_) => PASTA,
             NetworkError::Catalog(CatalogError::NotFound(_)) => {
                 "strata network ls lists those there are; strata network create makes one"
             }
@@ -65,6 +71,10 @@ pub(super) fn sandbox(error: &SandboxError) -> Option<String> {
             source: CniError::Missing { .. },
             ..
         } => PACKAGES,
+        SandboxError::Pasta(PastaError::Missing) => PASTA,
+        SandboxError::Pasta(_) => {
+            "pasta's own words stand above; it needs a way out of the machine: ip route"
+        }
         SandboxError::Cni { .. } => "the plug-in's own words stand above",
         SandboxError::Namespace { source, .. } if source.kind() == ErrorKind::PermissionDenied => {
             "it belongs to another user: name one of this user's (--root, --state), or be root"

@@ -97,6 +97,10 @@ impl Ordinary {
             fs::set_permissions(&path, Permissions::from_mode(0o700)).unwrap();
             chown(&path, Some(uid), Some(uid)).unwrap();
         }
+        // As with root's, no test of anything else makes networks.
+        let config = dir.path().join("home/.config/strata");
+        fs::create_dir_all(&config).unwrap();
+        fs::write(config.join("config.toml"), "default_network = \"none\"\n").unwrap();
         Ordinary {
             dir: Some(dir),
             uid,

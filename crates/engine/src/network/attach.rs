@@ -3,9 +3,11 @@
 use std::fs::File;
 use std::net::IpAddr;
 use std::os::fd::OwnedFd;
+use std::path::PathBuf;
 
 use ::network::conflist::Asked;
 use ::network::definition::{DEFAULT, Network};
+use ::network::pasta;
 use ::network::ports::{self, Mapping, Publish};
 use ::network::sandbox::{Attachment, Sandbox, SandboxError, Wanted};
 use runtime::bundle::Bundle;
@@ -45,6 +47,9 @@ impl Engine {
         let Some(first) = asked.first() else {
             return Ok((Vec::new(), None));
         };
+        if self.setup.networking.unprivileged {
+            return Ok((vec![users_own(asked)?], None));
+        }
         self.installed(&first.network)?;
         let catalog = self.catalog()?;
         if asked.iter().any(|one| one.network == DEFAULT) {
@@ -87,6 +92,9 @@ impl Engine {
         let Some(first) = plan.networks.first() else {
             return Ok(Attached::default());
         };
+        if self.setup.networking.unprivileged {
+            return self.attach_users_own(bundle, plan);
+        }
         self.installed(&first.network)?;
         let catalog = self.catalog()?;
         let networks: Vec<Network> = plan
@@ -98,16 +106,7 @@ impl Engine {
         let way_out = networks.iter().position(|network| !network.internal);
         let v6 = way_out.is_some_and(|place| networks[place].has_v6());
         let asked = published(plan);
-        let count: usize = asked
-            .iter()
-            .map(|one| usize::from(one.container.1 - one.container.0) + 1)
-            .sum();
-        if count > MOST_PORTS {
-            return Err(unfit(
-                &networks[0],
-                format!("{count} ports are to be published, and {MOST_PORTS} can be"),
-            ));
-        }
+        not_too_many(&asked, &networks[0].name)?;
         let held = ports::hold(&asked, v6)?;
         let mut sandbox = Sandbox::create(bundle, &self.setup.networking.plugins, &held.mappings)?;
         for (place, (network, connection)) in networks.iter().zip(&plan.networks).enumerate() {
@@ -128,6 +127,19 @@ impl Engine {
             addresses: attachments.iter().flat_map(Attachment::addresses).collect(),
             gateway: gateways.first().copied().filter(|_| way_out.is_some()),
         })
+    }
+
+    /// A network namespace of an ordinary user's container, which pasta serves.
+    fn attach_users_own(&self, bundle: &Bundle, plan: &Plan) -> Result<Attached, NetworkError> {
+        let program = users_program(&plan.networks)?;
+        let asked = published(plan);
+        not_too_many(&asked, pasta::NAME)?;
+        // Those that are taken are told as they are to root, and free ones are chosen; then they are pasta's.
+        let ports::Held { mappings, sockets } = ports::hold(&asked, false)?;
+        drop(sockets);
+        let mut sandbox = Sandbox::create(bundle, &self.setup.networking.plugins, &mappings)?;
+        sandbox.serve_by_pasta(&program)?;
+        Ok(Attached::default())
     }
 
     /// Makes a container that is attached known by name in its networks, and the others to it. Its hosts file is there.
@@ -262,6 +274,43 @@ fn unfit(network: &Network, problem: String) -> NetworkError {
     NetworkError::Unfit {
         network: network.name.clone(),
         problem,
+    }
+}
+
+fn not_too_many(asked: &[Publish], network: &str) -> Result<(), NetworkError> {
+    let ports = asked
+        .iter()
+        .map(|one| usize::from(one.container.1 - one.container.0) + 1);
+    let count: usize = ports.sum();
+    match count > MOST_PORTS {
+        true => Err(NetworkError::Unfit {
+            network: network.to_owned(),
+            problem: format!("{count} ports are to be published, and {MOST_PORTS} can be"),
+        }),
+        false => Ok(()),
+    }
+}
+
+/// The network of an ordinary user's container, where that is what is asked for.
+fn users_own(asked: &[Connection]) -> Result<Connection, NetworkError> {
+    users_program(asked)?;
+    let problem = match asked {
+        [one] if !one.addresses.is_empty() || one.mac.is_some() => "its addresses are the machine's",
+        [one] if !one.aliases.is_empty() => "nobody else is in it to know a container by a name",
+        [one] => return Ok(one.clone()),
+        _ => "it is named twice",
+    };
+    Err(NetworkError::Unfit {
+        network: pasta::NAME.to_owned(),
+        problem: problem.to_owned(),
+    })
+}
+
+/// The program that serves it.
+fn users_program(asked: &[Connection]) -> Result<PathBuf, NetworkError> {
+    match asked.iter().find(|one| one.network != pasta::NAME) {
+        Some(other) => Err(NetworkError::Unprivileged(other.network.clone())),
+        None => pasta::find().map_err(NetworkError::Pasta),
     }
 }
 

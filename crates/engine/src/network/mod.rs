@@ -29,6 +29,8 @@ pub use ::network::connection::{self, Connection};
 use ::network::definition::{Catalog, DEFAULT};
 pub use ::network::definition::{CatalogError, Network};
 use ::network::names::Names;
+use ::network::pasta;
+pub use ::network::pasta::PastaError;
 pub use ::network::ports::{PortError, Protocol, Publish};
 pub use ::network::publish::{self, Expose};
 pub use ::network::sandbox::SandboxError;
@@ -49,7 +51,8 @@ pub struct Networking {
     pub plugins: Plugins,
     /// The network of a container that asks for none.
     pub default: Option<String>,
-    /// An ordinary user's: bridges, addresses and rules are the machine's, which the user has no right to change.
+    /// An ordinary user's: bridges, addresses and rules are the machine's, which the user has no right to change. The one
+    /// network is [`pasta`].
     pub unprivileged: bool,
 }
 
@@ -63,6 +66,9 @@ pub enum NetworkError {
     /// An ordinary user's container.
     #[error("network {0}: an ordinary user cannot change the machine's networks")]
     Unprivileged(String),
+    /// What gives an ordinary user's container a network is not installed.
+    #[error("network pasta: {0}")]
+    Pasta(PastaError),
     /// A container's attachment.
     #[error(transparent)]
     Sandbox(#[from] SandboxError),
@@ -140,7 +146,13 @@ impl Setup {
             return (name.clone(), "the configuration's default_network".to_owned());
         }
         if self.networking.unprivileged {
-            return ("none".to_owned(), "networks need root".to_owned());
+            return match pasta::find() {
+                Ok(_) => (pasta::NAME.to_owned(), "it is installed".to_owned()),
+                Err(missing) => (
+                    "none".to_owned(),
+                    format!("{} is lacking: {missing}", pasta::NAME),
+                ),
+            };
         }
         match self.networking.plugins.complete() {
             Ok(()) => (DEFAULT.to_owned(), "its plug-ins are installed".to_owned()),

@@ -62,16 +62,16 @@ pub fn namespace(name: &'static str, value: &str) -> Result<NamespaceOption> {
 /// `None` where it names a network.
 ///
 /// # Errors
-/// A `container:` or `ns:` without a name or an absolute path; what is for users without root, which strata does not have.
+/// A `container:` or `ns:` without a name or an absolute path; kinds of networks that strata does not have.
 pub fn network(value: &str) -> Result<Option<NamespaceOption>> {
     let form = "write none, host, container:NAME, ns:PATH or the name of a network";
     let flag = Flag::new("--network", value, form);
     match value.split_once(':').map_or(value, |(word, _)| word) {
         "none" if value == "none" => Ok(Some(NamespaceOption::Private)),
         "host" if value == "host" => Ok(Some(NamespaceOption::Host)),
-        "private" | "slirp4netns" | "pasta" => Err(flag.instead(
+        "private" | "slirp4netns" => Err(flag.instead(
             format!("strata has no {value} network"),
-            "choose bridge, none or host",
+            "choose bridge (a user without root: pasta), none or host",
         )),
         "container" | "ns" => namespace("--network", value).map(Some).map_err(|mut error| {
             error.hint = form;
@@ -119,9 +119,9 @@ mod tests {
             network("container:a").unwrap(),
             Some(NamespaceOption::Container("a".into()))
         );
-        let error = network("pasta").unwrap_err().to_string();
+        let error = network("slirp4netns").unwrap_err().to_string();
         assert!(
-            error.contains("no pasta network") && error.ends_with("choose bridge, none or host"),
+            error.contains("no slirp4netns network") && error.ends_with("none or host"),
             "{error}"
         );
         for bad in ["container", "container:", "ns:x"] {
@@ -130,7 +130,14 @@ mod tests {
                 "{bad}"
             );
         }
-        for name in ["bridge", "mynet", "mynet:ip=10.0.0.2", "none:x", "name=n"] {
+        for name in [
+            "bridge",
+            "pasta",
+            "mynet",
+            "mynet:ip=10.0.0.2",
+            "none:x",
+            "name=n",
+        ] {
             assert_eq!(network(name).unwrap(), None, "{name}");
         }
     }

@@ -105,7 +105,14 @@ fn networks(context: &Context, args: &ContainerArgs, plan: &mut Plan) -> Result<
     let several = asked.len() > 1;
     for value in &asked {
         match namespaces::network(value)? {
-            None => plan.networks.push(connection::network(value)?),
+            None => {
+                let network = connection::network(value)?;
+                if network.network == "pasta" && !context.setup().networking.unprivileged {
+                    return Err(Failure::user("--network pasta: it is for users without root")
+                        .hint("root's containers have bridge, and networks by name"));
+                }
+                plan.networks.push(network);
+            }
             Some(_) if several => {
                 return Err(Failure::user(format!(
                     "--network {value} and another network contradict each other"
@@ -148,11 +155,13 @@ fn networks(context: &Context, args: &ContainerArgs, plan: &mut Plan) -> Result<
             let network = asked.join(", ");
             let failure = Failure::user(format!("{flag} asks for a network, and --network is {network}"));
             let (_, why) = context.setup().default_network();
+            let instead = match context.setup().networking.unprivileged {
+                true => "--network pasta",
+                false => "--network bridge, or the name of a network",
+            };
             return Err(match args.network.is_empty() {
-                false => failure.hint("--network bridge, or the name of a network"),
-                true => failure.hint(format!(
-                    "--network bridge, or the name of a network; none is the default because {why}"
-                )),
+                false => failure.hint(instead),
+                true => failure.hint(format!("{instead}; none is the default because {why}")),
             });
         }
         [only] => {
