@@ -263,7 +263,9 @@ mod tests {
         assert_eq!(told(json!({ "plan": {}, "started": started })), State::Lost);
         assert_eq!(told(json!({ "plan": {} })), State::Created);
         // A start after that, which came to nothing, made a bundle.
-        runtime::bundle::Bundle::create(&temp.path().join("default"), &"1".repeat(64)).unwrap();
+        let bundles = temp.path().join("default");
+        std::fs::create_dir(&bundles).unwrap();
+        runtime::bundle::Bundle::create(&bundles, &"1".repeat(64)).unwrap();
         assert_eq!(told(another), exited);
     }
 }
