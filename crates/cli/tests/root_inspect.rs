@@ -213,7 +213,7 @@ fn one_that_has_not_run_tells_what_it_will_be_given() {
     asked(&told);
     let times = ["StartedAt", "FinishedAt"].map(|name| told["State"][name].as_str().unwrap().to_owned());
     assert!(
-        times[0] > told["Created"].as_str().unwrap().to_owned() && times[0] < times[1],
+        *times[0] > *told["Created"].as_str().unwrap() && times[0] < times[1],
         "{times:?}"
     );
     let (own, whole) = (
