@@ -22,10 +22,20 @@ fn errno<T>(done: std::io::Result<T>) -> Option<Errno> {
     done.err().and_then(|error| Errno::from_io_error(&error))
 }
 
+/// A place for layers, whose mount is gone when it is, and the server with it, however the test ended.
+struct Place(tempfile::TempDir);
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        while sys::mount::detach_at(self.0.path().join("mnt")).is_ok() {}
+    }
+}
+
 #[test]
 fn a_server_without_descriptors_says_so_and_goes_on() {
-    let place = tempfile::tempdir().unwrap();
-    let at = |name: &str| place.path().join(name);
+    let place = Place(tempfile::tempdir().unwrap());
+    let path = place.0.path();
+    let at = |name: &str| path.join(name);
     for name in ["low/d", "low/e", "up", "work", "mnt"] {
         fs::create_dir_all(at(name)).unwrap();
     }
@@ -35,7 +45,7 @@ fn a_server_without_descriptors_says_so_and_goes_on() {
     fs::write(at("low/d/file"), "low").unwrap();
     fs::write(at("low/e/file"), "low").unwrap();
     strata(
-        place.path(),
+        path,
         &[
             "mount",
             "--driver",
@@ -92,7 +102,7 @@ fn a_server_without_descriptors_says_so_and_goes_on() {
     }
     assert_eq!(fs::read_dir(at("mnt/d")).unwrap().count(), 1);
     fs::rename(at("mnt/e/file"), at("mnt/e/other")).unwrap();
-    strata(place.path(), &["umount", "mnt"]);
+    strata(path, &["umount", "mnt"]);
     assert_eq!(fs::read_to_string(at("up/e/other")).unwrap(), "new");
     assert_eq!(fs::read_dir(at("work/work")).unwrap().count(), 0);
 }
