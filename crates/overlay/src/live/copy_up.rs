@@ -17,7 +17,8 @@ use sys::Dir;
 use super::attr::{chmod, chown, set_times, times_of};
 use super::node::{Body, FileBody, FileState, Gate, Indexed, Node, Real, Via, lock};
 use super::place::{Entry, UpperDir};
-use super::{Overlay, Result, Sync, errno, index, work, xattrs};
+use super::xattrs::{self, ACLS};
+use super::{Overlay, Result, Sync, errno, index, work};
 use crate::stack::Place;
 use crate::stat_override::Override;
 use crate::xattr::{IMPURE, METACOPY, NLINK, ORIGIN};
@@ -507,9 +508,6 @@ struct Copy {
     /// `Some` when its data was left below; with the place when that is not the lower file itself.
     data: Option<Option<Place>>,
 }
-
-/// What the names of access lists begin with.
-const ACLS: &[u8] = b"system.posix_acl_";
 
 /// Attributes that a file must not be without: access rules and security labels.
 fn must_copy(name: &std::ffi::OsStr) -> bool {

@@ -9,10 +9,13 @@ use rustix::fs::{self, XattrFlags};
 use rustix::io::Errno;
 use sys::xattr::{MAX_SIZE, path_at, path_of};
 
-use super::node::Body;
+use super::node::{Body, Node, Real, lock};
 use super::place::Entry;
 use super::{NodeId, Overlay, Result};
 use crate::stat_override;
+
+/// What the names of access lists begin with.
+pub(super) const ACLS: &[u8] = b"system.posix_acl_";
 
 /// The attribute that holds a file's capabilities.
 const CAPABILITY: &str = "security.capability";
@@ -23,6 +26,10 @@ fn path(entry: &Entry<'_>) -> (OsString, bool) {
         Entry::At(dir, name) => (path_at(std::os::fd::AsFd::as_fd(*dir), name), true),
         Entry::Fd(fd) => (path_of(*fd), false),
     }
+}
+
+fn is_acl(name: &OsStr) -> bool {
+    name.as_bytes().starts_with(ACLS)
 }
 
 fn sized(mut call: impl FnMut(&mut [u8]) -> Result<usize>) -> Result<Vec<u8>> {
@@ -188,7 +195,8 @@ impl Overlay {
         })
     }
 
-    /// Removes an attribute; `ENODATA` when there is none.
+    /// Removes an attribute; `ENODATA` when there is none. An access list that is not there can be removed from what lies
+    /// in the upper layer, as from any file: so the kernel's overlay has it, too.
     pub fn removexattr(&self, node: NodeId, name: &OsStr) -> Result<()> {
         self.work()?;
         let node = self.nodes.get(node)?;
@@ -198,7 +206,10 @@ impl Overlay {
             return Err(Errno::NODATA);
         }
         // Not worth a copy-up when there is nothing to remove.
-        self.entry(&node, |entry| get_raw(&entry, &stored).map(drop))?;
+        match self.entry(&node, |entry| get_raw(&entry, &stored).map(drop)) {
+            Err(Errno::NODATA) if is_acl(name) && self.is_in_upper(&node) => {}
+            other => other?,
+        }
         self.copy_up(&node, super::copy_up::Want::Metadata)?;
         self.entry(&node, |entry| {
             let (path, link) = path(&entry);
@@ -207,5 +218,11 @@ impl Overlay {
                 false => fs::removexattr(path.as_os_str(), &*stored),
             }
         })
+    }
+    fn is_in_upper(&self, node: &Node) -> bool {
+        match &node.body {
+            Body::Dir(dir) => lock(&dir.state).upper,
+            Body::File(file) => matches!(lock(&file.state).real, Real::Upper { .. }),
+        }
     }
 }

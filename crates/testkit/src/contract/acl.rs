@@ -117,6 +117,37 @@ pub fn what_is_refused(d: &Drivers) {
     refused(f::as_user(1000, 1000, &[], by_user), Errno::PERM);
 }
 
+/// What lies in the upper layer has an access list of its mode at least: it can be taken away, and again. What lies below is
+/// not copied up for that.
+pub fn lists_that_are_not_there(d: &Drivers) {
+    let s = Scene::mounted(d, |t| {
+        let list = for_user_1000(6, 4, 4);
+        t.file("low", "")
+            .file("listed", "")
+            .xattr("listed", ACCESS, list)
+            .dir("d", 0o755)
+    });
+    f::write(s.at("new"), "").unwrap();
+    f::mkdir(s.at("made"), 0o755).unwrap();
+    for (name, list) in [
+        ("new", ACCESS),
+        ("made", ACCESS),
+        ("made", DEFAULT),
+        ("listed", ACCESS),
+    ] {
+        for _ in 0..2 {
+            assert_eq!(f::remove_xattr(s.at(name), list), Ok(()), "{name}, {list}");
+            assert_eq!(f::set_xattr(s.at(name), list, ""), Ok(()), "{name}, {list}");
+        }
+    }
+    assert_eq!(f::mode(s.at("listed")), Ok(0o640));
+    refused(f::get_xattr(s.at("listed"), ACCESS), Errno::NODATA);
+    for (name, list) in [("low", ACCESS), ("d", ACCESS), ("d", DEFAULT)] {
+        refused(f::remove_xattr(s.at(name), list), Errno::NODATA);
+        refused(f::lstat(s.upper(name)), Errno::NOENT);
+    }
+}
+
 /// Groups that are named count for those who are in them, by supplementary groups too.
 pub fn named_groups(d: &Drivers) {
     let list = acl(&[

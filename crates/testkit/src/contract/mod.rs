@@ -172,7 +172,7 @@ macro_rules! for_each_contract_case {
             }
             acl {
                 an_access_list_is_obeyed mode_and_list_follow_each_other
-                default_lists_are_inherited what_is_refused named_groups
+                default_lists_are_inherited what_is_refused lists_that_are_not_there named_groups
                 default_list_in_a_setgid_directory
             }
             permissions {
