@@ -8,6 +8,7 @@
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use rustix::fs::FlockOperation;
 use rustix::io::Errno;
@@ -267,14 +268,17 @@ fn build_mapped(
     }
 }
 
+/// How long a server's lock is waited for: it ends a moment after umount(8) has taken its mount away.
+const PATIENCE: Duration = Duration::from_millis(500);
+
 /// Keeps servers of ours from an upper or work directory while what is returned is open. One that has it already holds a
 /// lock on it, which the kernel's overlay does not look at. What cannot be opened is for the kernel to refuse.
 fn keep_servers_out(path: &Path) -> Result<Option<sys::Dir>, MountError> {
     let Ok(dir) = sys::Dir::open_ambient(path) else {
         return Ok(None);
     };
-    match rustix::fs::flock(&dir, FlockOperation::NonBlockingLockShared) {
-        Err(Errno::WOULDBLOCK) => Err(MountError::InUse(path.to_path_buf())),
+    match sys::fd::lock_within(&dir, FlockOperation::NonBlockingLockShared, PATIENCE) {
+        Ok(false) => Err(MountError::InUse(path.to_path_buf())),
         _ => Ok(Some(dir)),
     }
 }
@@ -433,7 +437,8 @@ fn shared_directory(overlay: &Overlay) -> Option<PathBuf> {
 }
 
 /// Whether an overlay is mounted whose upper or work directory is `path`, as far as this mount namespace tells: by
-/// whatever way they were named then, unless it was a relative one.
+/// whatever way they were named then. A relative name is believed where it leads from here to the directory that the
+/// mount shows; elsewhere it may be anybody's.
 pub fn upper_in_use(path: &Path) -> io::Result<bool> {
     let identity = |path: &Path| {
         let stat = rustix::fs::stat(path).ok()?;
@@ -441,10 +446,21 @@ pub fn upper_in_use(path: &Path) -> io::Result<bool> {
     };
     let wanted = identity(path);
     let same = |other: PathBuf| other == path || (wanted.is_some() && identity(&other) == wanted);
+    let uses = |entry: &table::Entry| {
+        let named = |key| entry.super_option(key).map(crate::overlay::unescape);
+        let upper = named("upperdir");
+        // The root of the kernel's overlay has the inode number of its upper directory.
+        let is_shown = |upper: &Path| {
+            let (upper, root) = (identity(upper), identity(&entry.target));
+            upper.is_some() && upper.map(|upper| upper.1) == root.map(|root| root.1)
+        };
+        let from_here = upper.as_deref().is_some_and(is_shown);
+        [upper, named("workdir")]
+            .into_iter()
+            .flatten()
+            .any(|path| (path.is_absolute() || from_here) && same(path))
+    };
     Ok(table::read()?
         .iter()
-        .filter(|entry| entry.kind == "overlay")
-        .flat_map(|entry| ["upperdir", "workdir"].map(|key| entry.super_option(key)))
-        .flatten()
-        .any(|value| same(crate::overlay::unescape(value))))
+        .any(|entry| entry.kind == "overlay" && uses(entry)))
 }

@@ -168,6 +168,61 @@ fn a_long_path_goes_as_a_descriptor() {
     }
 }
 
+/// The mount table shows names as they were given: a relative one may be anybody's, and is believed where it leads to what
+/// the mount shows.
+#[test]
+fn an_upper_directory_in_use_by_a_relative_name() {
+    let scratch = Scratch::new();
+    let (theirs, ours) = (scratch.dir("theirs"), scratch.dir("ours"));
+    for place in [&theirs, &ours] {
+        for name in ["low", "up", "work", "mnt"] {
+            scratch.dir(place.join(name));
+        }
+    }
+    let in_use = |place: &Path| {
+        std::env::set_current_dir(place).unwrap();
+        ["up", "work"].map(|name| kernel::upper_in_use(&place.join(name)).unwrap())
+    };
+    std::thread::scope(|scope| {
+        let looks = scope.spawn(|| {
+            // The other tests stay where they are.
+            sys::process::unshare_directories().unwrap();
+            std::env::set_current_dir(&theirs).unwrap();
+            let options = c"lowerdir=low,upperdir=up,workdir=work";
+            let flags = rustix::mount::MountFlags::empty();
+            rustix::mount::mount("overlay", "mnt", "overlay", flags, options).unwrap();
+            assert_eq!(in_use(&ours), [false, false]);
+            assert_eq!(in_use(&theirs), [true, true]);
+            assert!(detach(&theirs.join("mnt")).unwrap());
+            assert_eq!(in_use(&theirs), [false, false]);
+        });
+        looks.join().unwrap();
+    });
+}
+
+/// A server holds its lock a moment longer than its mount is there; who mounts again at once need not know of that.
+#[test]
+fn a_lock_that_goes_is_waited_for() {
+    let scratch = Scratch::new();
+    let lower = vec![scratch.dir("l")];
+    let (upper, work, target) = (scratch.dir("u"), scratch.dir("w"), scratch.dir("m"));
+    let mount = overlay(&lower, Some((&upper, &work)));
+    let lock = fs::File::open(&upper).unwrap();
+    lock.lock().unwrap();
+    let error = attach(&mount, &target).unwrap_err();
+    assert!(
+        matches!(&error, MountError::InUse(path) if *path == upper),
+        "{error}"
+    );
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            std::thread::sleep(std::time::Duration::from_millis(50));
+            lock.unlock().unwrap();
+        });
+        attach(&mount, &target).unwrap();
+    });
+}
+
 #[test]
 fn binds_and_others() {
     let scratch = Scratch::new();

@@ -1,8 +1,10 @@
-//! Descriptors that come from outside: numbers this process was started with.
+//! Descriptors that come from outside: numbers this process was started with. And locks on what is open.
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::time::{Duration, Instant};
 
+use rustix::fs::{FlockOperation, flock};
 use rustix::io::Errno;
 
 /// Takes ownership of a descriptor number that this process was started with, such as one named in its
@@ -63,6 +65,21 @@ fn close_range(first: RawFd, last: RawFd) -> io::Result<()> {
     Ok(())
 }
 
+/// Takes a lock (`operation` is one that does not block) and waits at most `patience` for those who have it; `false` if
+/// they still have it then.
+pub fn lock_within(fd: impl AsFd, operation: FlockOperation, patience: Duration) -> io::Result<bool> {
+    let deadline = Instant::now() + patience;
+    loop {
+        match flock(&fd, operation) {
+            Err(Errno::WOULDBLOCK) if Instant::now() < deadline => {
+                std::thread::sleep(Duration::from_millis(5));
+            }
+            Err(Errno::WOULDBLOCK) => return Ok(false),
+            other => return other.map(|()| true).map_err(io::Error::from),
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -90,5 +107,22 @@ mod tests {
                 assert_eq!(status.exit_status(), Some(7));
             }
         }
+    }
+
+    #[test]
+    fn a_lock_is_waited_for() {
+        let dir = tempfile::tempdir().unwrap();
+        let open = || std::fs::File::open(dir.path()).unwrap();
+        let exclusive = FlockOperation::NonBlockingLockExclusive;
+        let (first, second) = (open(), open());
+        assert!(lock_within(&first, exclusive, Duration::ZERO).unwrap());
+        assert!(!lock_within(&second, exclusive, Duration::from_millis(20)).unwrap());
+        std::thread::scope(|scope| {
+            scope.spawn(move || {
+                std::thread::sleep(Duration::from_millis(30));
+                drop(first);
+            });
+            assert!(lock_within(&second, exclusive, Duration::from_secs(60)).unwrap());
+        });
     }
 }

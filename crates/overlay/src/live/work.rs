@@ -9,6 +9,7 @@ use std::io;
 use std::os::fd::AsFd;
 use std::sync::RwLock;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use rustix::fs::{self, AtFlags, FileType, FlockOperation, Mode, OFlags};
 use rustix::io::Errno;
@@ -62,11 +63,11 @@ impl Work {
             .open_dir(".")
             .map_err(io("the upper directory cannot be read"))?;
         for (what, dir) in [("upper", &own), ("work", &work)] {
-            match fs::flock(dir, FlockOperation::NonBlockingLockExclusive) {
-                Err(Errno::WOULDBLOCK) => return Err(OpenError::InUse(what)),
-                other => {
-                    other.map_err(|errno| io("the upper or work directory cannot be locked")(errno.into()))?
-                }
+            let exclusive = FlockOperation::NonBlockingLockExclusive;
+            let locked = sys::fd::lock_within(dir, exclusive, PATIENCE)
+                .map_err(io("the upper or work directory cannot be locked"))?;
+            if !locked {
+                return Err(OpenError::InUse(what));
             }
         }
         let preparing = io("the work directory cannot be prepared");
@@ -178,6 +179,9 @@ impl Work {
         let _ = self.dir.remove_tree(name);
     }
 }
+
+/// How long somebody else's lock is waited for: a server ends a moment after umount(8) has taken its mount away.
+const PATIENCE: Duration = Duration::from_millis(500);
 
 /// Whether the upper file system has attributes of the overlay's kind. The kernel's overlay does without on a local one, and
 /// so do we.

@@ -2,6 +2,7 @@
 //! same tree; and the layers that it leaves, mounted by the kernel, must show that tree too. Needs root.
 
 mod ahead;
+mod in_use;
 mod layers;
 mod opened_again;
 mod pair;
