@@ -105,3 +105,21 @@ fn owners_are_those_of_the_namespace() {
         &script("chown 5:6 mnt/f; is \"$(stat -c %u:%g mnt/f up/f | tr '\\n' ' ')\" '5:6 5:6 '"),
     );
 }
+
+/// Layers are opened through a read-only mount of the server's own here too: reading leaves no time of access in them.
+#[test]
+fn reading_leaves_no_trace_below() {
+    let script = r#"
+touch -a -d @5 low/f low/d low/d/deep
+for driver in kernel "ours ''"; do
+  eval "$driver"
+  is "$(cat mnt/f mnt/d/deep | tr '\n' ' ')" "low deep "
+  is "$(ls mnt/d)" deep
+  out
+  is "$(stat -c %X low/f low/d/deep low/d | tr '\n' ' ')" "5 5 5 "
+done
+"#;
+    for ids in [Count(1), Count(65_536)] {
+        inside(ids, script);
+    }
+}

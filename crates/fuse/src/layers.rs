@@ -162,18 +162,25 @@ fn apart(upper: &Path, work: &Path) -> Result<(), LayerError> {
 fn read_only(path: &Path) -> Result<(Dir, OwnedFd), Errno> {
     let errno = |error: io::Error| Errno::from_io_error(&error).unwrap_or(Errno::IO);
     let mount = sys::mount::clone_tree_at(path, false).map_err(errno)?;
-    let change = SetAttr {
-        set: u64::from(
-            (MountAttrFlags::MOUNT_ATTR_RDONLY
-                | MountAttrFlags::MOUNT_ATTR_NOATIME
-                | MountAttrFlags::MOUNT_ATTR_NODIRATIME)
-                .bits(),
-        ),
-        clear: u64::from(MountAttrFlags::MOUNT_ATTR__ATIME.bits()),
+    let change = |times: MountAttrFlags, cleared: MountAttrFlags| SetAttr {
+        set: u64::from((MountAttrFlags::MOUNT_ATTR_RDONLY | times).bits()),
+        clear: u64::from(cleared.bits()),
         propagation: MS_PRIVATE,
         idmap: None,
     };
-    sys::mount::set_attr(mount.as_fd(), false, change).map_err(errno)?;
+    let without_times = change(
+        MountAttrFlags::MOUNT_ATTR_NOATIME | MountAttrFlags::MOUNT_ATTR_NODIRATIME,
+        MountAttrFlags::MOUNT_ATTR__ATIME,
+    );
+    match sys::mount::set_attr(mount.as_fd(), false, without_times).map_err(errno) {
+        // In a user namespace what a mount says about times of access is locked. None are kept where nothing is
+        // written; asking for that takes a little longer each time.
+        Err(Errno::PERM) => {
+            let none = MountAttrFlags::empty();
+            sys::mount::set_attr(mount.as_fd(), false, change(none, none)).map_err(errno)?;
+        }
+        other => other?,
+    }
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let dir = rustix::fs::openat(&mount, ".", flags, Mode::empty())?;
     Ok((Dir::from_fd(dir).map_err(errno)?, mount))
