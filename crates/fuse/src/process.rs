@@ -17,7 +17,7 @@ use sys::signal::{Set, SignalFd};
 use crate::layers::{self, LayerError, Opened, Paths};
 use crate::namespace;
 use crate::options::Options;
-use crate::serve::{Config, End, Server, Transport};
+use crate::serve::{self, Config, End, Server, Transport};
 use crate::session::{MountOptions, Session, SessionError};
 
 /// What to serve, and where.
@@ -76,7 +76,9 @@ pub fn serve(setup: &Setup, ready: impl FnOnce(Transport)) -> Result<(), ServeEr
         stacked,
         mounts,
     } = layers::open(&setup.paths)?;
-    let overlay = Overlay::new(layers, setup.options.rules.clone()).map_err(|source| {
+    let mut rules = setup.options.rules.clone();
+    rules.front_end = Some(serve::front_end());
+    let overlay = Overlay::new(layers, rules).map_err(|source| {
         let upper = setup.paths.writable.as_ref().map(|(upper, _)| upper);
         let path = upper.or(setup.paths.lower.first()).cloned().unwrap_or_default();
         ServeError::Overlay { path, source }

@@ -31,6 +31,12 @@ impl Asker {
         Some(asker)
     }
 
+    /// Whether the thread of this number is about to end by a signal. The kernel gives each thread of a process that
+    /// a signal ends a `SIGKILL` of its own.
+    pub(super) fn was_killed(pid: u32) -> bool {
+        std::fs::read_to_string(format!("/proc/{pid}/status")).is_ok_and(|status| has_kill_pending(&status))
+    }
+
     /// Of `/proc/PID/status`.
     fn read(status: &str) -> Option<Asker> {
         let field = |name| status.lines().find_map(|line: &str| line.strip_prefix(name));
@@ -51,6 +57,14 @@ impl Asker {
     }
 }
 
+fn has_kill_pending(status: &str) -> bool {
+    const KILL: u64 = 1 << (9 - 1);
+    let pending = status.lines().find_map(|line| line.strip_prefix("SigPnd:"));
+    pending
+        .and_then(|pending| u64::from_str_radix(pending.trim(), 16).ok())
+        .is_some_and(|pending| pending & KILL != 0)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -67,5 +81,16 @@ mod tests {
         assert!(stranger.is_owner(1000) && !stranger.is_owner(1) && !stranger.can(SYS_ADMIN));
         assert_eq!(Asker::read("Uid:\t1\n"), None);
         assert!(Asker::of(std::process::id()).is_some() && Asker::of(0).is_none());
+    }
+
+    #[test]
+    fn a_pending_kill() {
+        assert!(has_kill_pending(
+            "SigQ:\t1/2\nSigPnd:\t0000000000000100\nShdPnd:\t0000000000000000\n"
+        ));
+        assert!(!has_kill_pending(
+            "SigPnd:\t0000000000004000\nShdPnd:\t0000000000000100\n"
+        ));
+        assert!(!has_kill_pending("") && !Asker::was_killed(std::process::id()));
     }
 }

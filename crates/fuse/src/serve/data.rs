@@ -16,6 +16,9 @@ use crate::session::MAX_WRITE;
 
 type Done = Result<(), Errno>;
 
+/// What is copied within a file system at once at most. Whole blocks, for those that share them.
+const COPY: usize = 32 << 20;
+
 fn errno(error: &std::io::Error) -> Errno {
     Errno::from_io_error(error).unwrap_or(Errno::IO)
 }
@@ -120,7 +123,8 @@ impl Shared {
         } else {
             copy.length.min(u64::from(u32::MAX))
         };
-        let most = usize::try_from(most).unwrap_or(usize::MAX);
+        // A longer copy goes on with the next request: between the two its caller can be killed.
+        let most = usize::try_from(most).unwrap_or(usize::MAX).min(COPY);
         let (mut at, mut onto) = (copy.offset_in, copy.offset_out);
         let count = rustix::fs::copy_file_range(&*from, Some(&mut at), &*to, Some(&mut onto), most)?;
         if copy.wide {

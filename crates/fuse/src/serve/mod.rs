@@ -6,6 +6,8 @@
 //! concerns the same names, the open [`handles`] and the [`backing`] files. Locks of this module are held for a moment
 //! and never across a call of the overlay.
 //!
+//! Where calls take long, further threads read the device ([`long`]).
+//!
 //! Where somebody walks through directories, one more thread reads those that come next ([`ahead`]).
 //!
 //! A reply that the kernel no longer wants (its caller was killed meanwhile) is answered ENOENT; what it would have
@@ -18,6 +20,7 @@ mod data;
 mod dispatch;
 mod handles;
 mod listing;
+mod long;
 mod names;
 mod ring;
 mod worker;
@@ -28,7 +31,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
-use overlay::live::Overlay;
+use overlay::live::{FrontEnd, Overlay};
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 use rustix::io::Errno;
 
@@ -38,11 +41,17 @@ use crate::session::{Session, SessionError, Wishes};
 use ahead::Ahead;
 use backing::Backings;
 use handles::{Handles, Unopened};
+use long::Helpers;
 use ring::RingWorker;
 use worker::Worker;
 
 /// Name of the attribute by which the root tells who serves it; it is never listed.
 pub const SERVER_ATTRIBUTE: &str = "security.strata.server";
+
+/// The front end of an overlay that a [`Server`] serves, for its options.
+pub fn front_end() -> Arc<dyn FrontEnd> {
+    Arc::new(long::Caller)
+}
 
 /// How to serve.
 #[derive(Debug, Clone)]
@@ -121,6 +130,7 @@ struct Shared {
     unopened: Unopened,
     backings: Backings,
     ahead: Ahead,
+    helpers: Helpers,
     timeouts: Timeouts,
     no_open: bool,
     no_acl: bool,
@@ -158,6 +168,16 @@ impl Server {
         let ended = eventfd(0, flags).map_err(|errno| SessionError::Greeting(errno.into()))?;
         let agreed = session.agreed();
         let no_open = !overlay.is_writable() && agreed.contains(InitFlags::NO_OPEN_SUPPORT);
+        let rings = session.take_rings();
+        let spare = match rings.is_empty() && config.workers > 1 {
+            true => Some(
+                session
+                    .device()
+                    .try_clone_to_owned()
+                    .map_err(SessionError::Device)?,
+            ),
+            false => None,
+        };
         let shared = Arc::new(Shared {
             overlay,
             agreed,
@@ -165,6 +185,7 @@ impl Server {
             unopened: Unopened::default(),
             backings: Backings::new(agreed.contains(InitFlags::PASSTHROUGH)),
             ahead: Ahead::default(),
+            helpers: Helpers::new(spare, config.workers),
             timeouts: Timeouts {
                 entry: config.timeout,
                 attr: config.timeout,
@@ -177,7 +198,6 @@ impl Server {
             awake: AtomicBool::new(false),
             ended,
         });
-        let rings = session.take_rings();
         let mut server = Server {
             shared,
             threads: Vec::new(),

@@ -10,7 +10,7 @@ use overlay::live::NodeId;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 
-use super::Shared;
+use super::{Shared, long};
 use crate::abi::reply::Reply;
 use crate::abi::{IN_HEADER, InitFlags, Request, WRITE_IN};
 use crate::session::MAX_WRITE;
@@ -129,6 +129,7 @@ impl Shared {
         let Ok(request) = Request::decode(bytes, long_setxattr) else {
             return Some((Request::unique_of(bytes)?, Answer::Reply(Err(Errno::IO))));
         };
+        long::asked_by(request.pid);
         let mut answer = self.dispatch(device, &request, out);
         // The space of a file that was just removed comes free when its FORGET is answered, which nobody waits for and
         // another worker may be at. What was refused left nothing behind, and is tried again.
@@ -175,18 +176,27 @@ impl Worker {
 
     /// Answers requests until the connection ends.
     pub(super) fn run(&mut self) {
+        long::works_for(&self.shared);
         loop {
             self.linger();
-            let buffer = self.requests.get_mut(BEGIN, PAGE + MAX_WRITE);
-            match rustix::io::read(&self.device, buffer) {
-                Ok(length) => self.answer(length),
-                // ENOENT: the request was given up before it was read.
-                Err(Errno::INTR | Errno::AGAIN | Errno::NOENT) => {}
-                // ENODEV: unmounted. ECONNABORTED: aborted. Anything else cannot be mended either.
-                Err(_) => break,
+            if !self.serve_one() {
+                break;
             }
         }
         self.shared.end();
+    }
+
+    /// Waits for a request and answers it; `false` once the connection has ended.
+    pub(super) fn serve_one(&mut self) -> bool {
+        let buffer = self.requests.get_mut(BEGIN, PAGE + MAX_WRITE);
+        match rustix::io::read(&self.device, buffer) {
+            Ok(length) => self.answer(length),
+            // ENOENT: the request was given up before it was read.
+            Err(Errno::INTR | Errno::AGAIN | Errno::NOENT) => {}
+            // ENODEV: unmounted. ECONNABORTED: aborted. Anything else cannot be mended either.
+            Err(_) => return false,
+        }
+        true
     }
 
     /// Stays awake for a while, unless another worker does, or there is none that could be woken meanwhile. All others who
@@ -222,6 +232,12 @@ impl Worker {
         if written.is_err() {
             self.shared.take_back(device, &self.buffers.granted);
         }
+    }
+}
+
+impl AsFd for Worker {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.device.as_fd()
     }
 }
 

@@ -5,12 +5,14 @@
 //! origin, owner, mode and times, and at last its name. A file's data is copied while nothing is locked: others wait
 //! at its gate only if they would change the same file.
 
+mod data;
+
 use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use rustix::fs::{self, FileType, Mode, OFlags, SeekFrom, Stat};
+use rustix::fs::{self, FileType, Mode, OFlags, Stat};
 use rustix::io::Errno;
 use sys::Dir;
 
@@ -22,6 +24,7 @@ use super::{Overlay, Result, Sync, errno, index, work};
 use crate::stack::Place;
 use crate::stat_override::Override;
 use crate::xattr::{IMPURE, METACOPY, NLINK, ORIGIN};
+use data::copy_data;
 
 /// What a change needs of a file in the upper layer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -36,6 +39,9 @@ impl Want {
     /// All its data.
     pub(super) const ALL: Want = Want::Data { up_to: u64::MAX };
 }
+
+/// A file of more bytes takes long to copy, and to make durable.
+const LONG: i64 = 1 << 20;
 
 /// What is about to get its name.
 enum Temporary {
@@ -139,7 +145,7 @@ impl Overlay {
 
     fn copy_up_file(&self, node: &Arc<Node>, body: &FileBody, want: Want) -> Result<()> {
         loop {
-            let mut state = body.settled();
+            let mut state = self.settled(body)?;
             if let Real::Upper { .. } = &state.real {
                 if want == Want::Metadata || body.kind != FileType::RegularFile {
                     return Ok(());
@@ -248,6 +254,7 @@ impl Overlay {
             }
         };
         let left = want == Want::Metadata && self.options.metacopy && stat.st_size > 0;
+        let _long = (!left && stat.st_size > LONG).then(|| self.long());
         let make = || {
             let size = stat.st_size as u64;
             if left {
@@ -259,9 +266,11 @@ impl Overlay {
                     Want::Data { up_to } => size.min(up_to),
                     Want::Metadata => size,
                 };
+                let block = stat.st_blksize as u64;
+                let given_up = || self.given_up();
                 match &data {
-                    Some(place) => copy_data(&self.open_place(place)?, &file, up_to, stat.st_blksize as u64)?,
-                    None => copy_data(&source, &file, up_to, stat.st_blksize as u64)?,
+                    Some(place) => copy_data(&self.open_place(place)?, &file, up_to, block, &given_up)?,
+                    None => copy_data(&source, &file, up_to, block, &given_up)?,
                 }
             }
             let to = Entry::Fd(file.as_fd());
@@ -421,7 +430,9 @@ impl Overlay {
         let fill = || {
             let stat = fs::fstat(&upper)?;
             let size = stat.st_size as u64;
-            copy_data(&self.open_place(&place)?, &upper, size, stat.st_blksize as u64)?;
+            let _long = (stat.st_size > LONG).then(|| self.long());
+            let (from, block) = (self.open_place(&place)?, stat.st_blksize as u64);
+            copy_data(&from, &upper, size, block, &|| self.given_up())?;
             if self.options.sync != Sync::Volatile {
                 fs::fsync(&upper)?;
             }
@@ -514,67 +525,3 @@ fn must_copy(name: &std::ffi::OsStr) -> bool {
     let name = name.as_encoded_bytes();
     name.starts_with(ACLS) || name.starts_with(b"security.")
 }
-
-/// Copies the first `length` bytes, holes as holes, sharing blocks where the file system can.
-fn copy_data(from: impl AsFd, to: &File, length: u64, block: u64) -> Result<()> {
-    let from = from.as_fd();
-    let size = fs::fstat(from)?.st_size as u64;
-    if length >= size && size > 0 && fs::ioctl_ficlone(to, from).is_ok() {
-        return Ok(());
-    }
-    let length = length.min(size);
-    let mut at = 0;
-    while at < length {
-        let (data, hole) = match fs::seek(from, SeekFrom::Data(at)) {
-            // Nothing but a hole is left.
-            Err(Errno::NXIO) => break,
-            Err(Errno::INVAL) => (at, length),
-            Ok(data) => match fs::seek(from, SeekFrom::Hole(data)) {
-                Ok(hole) => (data, hole),
-                Err(_) => (data, length),
-            },
-            Err(error) => return Err(error),
-        };
-        copy_range(from, to, data, hole.min(length), block)?;
-        at = hole.max(data + 1);
-    }
-    fs::ftruncate(to, length)
-}
-
-fn copy_range(from: impl AsFd, to: &File, mut at: u64, end: u64, block: u64) -> Result<()> {
-    while at < end {
-        let (mut source, mut target) = (at, at);
-        let piece = (end - at).min(1 << 30) as usize;
-        match fs::copy_file_range(&from, Some(&mut source), to, Some(&mut target), piece) {
-            // Shorter than its status said.
-            Ok(0) => return Ok(()),
-            Ok(copied) => at += copied as u64,
-            Err(Errno::INTR) => {}
-            Err(Errno::XDEV | Errno::INVAL | Errno::OPNOTSUPP | Errno::NOSYS) => break,
-            Err(error) => return Err(error),
-        }
-    }
-    let mut buffer = vec![0; (1 << 20).max(block as usize)];
-    while at < end {
-        let piece = buffer.len().min((end - at) as usize);
-        let read = match rustix::io::pread(&from, &mut buffer[..piece], at) {
-            Err(Errno::INTR) => continue,
-            other => other?,
-        };
-        if read == 0 {
-            return Ok(());
-        }
-        let mut written = 0;
-        while written < read {
-            match rustix::io::pwrite(to, &buffer[written..read], at + written as u64) {
-                Err(Errno::INTR) => {}
-                other => written += other?,
-            }
-        }
-        at += read as u64;
-    }
-    Ok(())
-}
-
-#[cfg(test)]
-mod tests;

@@ -17,6 +17,7 @@ mod attr;
 mod copy_up;
 mod create;
 mod flags;
+mod front_end;
 mod index;
 mod list;
 mod lookup;
@@ -42,6 +43,7 @@ use rustix::io::Errno;
 use sys::Dir;
 
 pub use attr::{SetAttr, SetTime};
+pub use front_end::FrontEnd;
 pub use list::DirEntry;
 pub use open::OpenFile;
 pub use options::{IdRange, Ids, Layers, OpenError, Options, OwnersIn, RedirectDir, Sync};
@@ -239,7 +241,10 @@ impl Overlay {
     /// Makes everything written durable, unless the overlay is volatile.
     pub fn syncfs(&self) -> Result<()> {
         match &self.work {
-            Some(_) if self.options.sync != Sync::Volatile => self.stack.layers()[0].syncfs().map_err(errno),
+            Some(_) if self.options.sync != Sync::Volatile => {
+                let _long = self.long();
+                self.stack.layers()[0].syncfs().map_err(errno)
+            }
             _ => Ok(()),
         }
     }

@@ -10,6 +10,7 @@ use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::time::Duration;
 
 use foldhash::fast::RandomState;
 use rustix::fs::FileType;
@@ -162,6 +163,9 @@ pub(super) struct Indexed {
     pub(super) lower_nlink: i64,
 }
 
+/// How often who waits looks whether that is still wanted.
+const LOOK_UP: Duration = Duration::from_millis(100);
+
 /// What others wait at while a file is copied up.
 #[derive(Debug, Default)]
 pub(super) struct Gate {
@@ -175,11 +179,17 @@ impl Gate {
         self.changed.notify_all();
     }
 
-    pub(super) fn wait(&self) {
+    /// Waits until it is opened; `EINTR` if `given_up` says before that nobody needs to.
+    pub(super) fn wait(&self, given_up: impl Fn() -> bool) -> Result<()> {
         let mut open = lock(&self.open);
         while !*open {
-            open = self.changed.wait(open).unwrap_or_else(PoisonError::into_inner);
+            if given_up() {
+                return Err(Errno::INTR);
+            }
+            let waited = self.changed.wait_timeout(open, LOOK_UP);
+            (open, _) = waited.unwrap_or_else(PoisonError::into_inner);
         }
+        Ok(())
     }
 }
 
@@ -226,20 +236,6 @@ impl Node {
 
     pub(super) fn is_referred(&self) -> bool {
         self.refs.load(Ordering::Acquire) > 0
-    }
-}
-
-impl FileBody {
-    /// The state, once nobody copies the file up.
-    pub(super) fn settled(&self) -> MutexGuard<'_, FileState> {
-        loop {
-            let state = lock(&self.state);
-            let Some(gate) = state.copying.clone() else {
-                return state;
-            };
-            drop(state);
-            gate.wait();
-        }
     }
 }
 

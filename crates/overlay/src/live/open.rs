@@ -244,6 +244,7 @@ impl Overlay {
             return Ok(());
         }
         let file = file.file(self)?;
+        let _long = self.long();
         match data_only {
             true => fs::fdatasync(&*file),
             false => fs::fsync(&*file),
@@ -260,6 +261,8 @@ impl Overlay {
         if self.options.sync == Sync::Volatile || !upper {
             return Ok(());
         }
-        fs::fsync(&*self.upper_dir(&node)?)
+        let upper = self.upper_dir(&node)?;
+        let _long = self.long();
+        fs::fsync(&*upper)
     }
 }

@@ -1,9 +1,11 @@
 //! What an overlay is made of, how it behaves, and why it may refuse to be made.
 
 use std::io;
+use std::sync::Arc;
 
 use sys::Dir;
 
+use super::FrontEnd;
 use crate::{Format, Prefix, WhiteoutKind};
 
 /// The directories of an overlay.
@@ -138,6 +140,8 @@ pub struct Options {
     pub static_nlink: bool,
     /// How many descriptors of directories may be kept open; 0 takes a default.
     pub kept_open: usize,
+    /// Who is asked by calls that take long.
+    pub front_end: Option<Arc<dyn FrontEnd>>,
 }
 
 impl Options {

@@ -96,8 +96,8 @@ impl Overlay {
     pub(super) fn make_ready(&self, node: &Arc<Node>, not_yet: NotYet) -> Result<()> {
         match not_yet {
             NotYet::Copying(gate) => {
-                gate.wait();
-                Ok(())
+                let _long = self.long();
+                gate.wait(|| self.given_up())
             }
             NotYet::Lower => self.copy_up(node, Want::ALL),
         }

@@ -4,6 +4,7 @@
 mod ahead;
 mod in_use;
 mod layers;
+mod long_calls;
 mod opened_again;
 mod pair;
 mod seen;

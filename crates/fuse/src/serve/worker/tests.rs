@@ -7,6 +7,7 @@ use super::*;
 use crate::abi::opcode;
 use crate::abi::reply::Timeouts;
 use crate::serve::backing::Backings;
+use crate::serve::long::Helpers;
 
 /// A worker for an empty directory, and the other end of its connection.
 fn worker() -> (Worker, OwnedFd) {
@@ -22,6 +23,7 @@ fn worker() -> (Worker, OwnedFd) {
         handles: Default::default(),
         unopened: Default::default(),
         ahead: Default::default(),
+        helpers: Helpers::new(None, 1),
         backings: Backings::new(false),
         timeouts: Timeouts {
             entry: Duration::ZERO,
