@@ -86,6 +86,7 @@ impl Work {
             marking().map_err(io("the upper directory cannot be marked volatile"))?;
         }
         let unsupported = |what| move |source| OpenError::Unsupported { what, source };
+        swaps(&dir).map_err(unsupported("swap two names (renameat2 with RENAME_EXCHANGE)"))?;
         let attributes =
             keeps_attributes(&dir, options).map_err(unsupported("keep the overlay's attributes"))?;
         let mut format = options.format();
@@ -196,6 +197,20 @@ fn keeps_attributes(dir: &Dir, options: &Options) -> io::Result<bool> {
             Ok(true)
         }
     }
+}
+
+/// Fails where two names cannot be swapped in one step, as on NFS: a whiteout takes the place of a directory so, and a new
+/// directory that of a whiteout. In two steps a crash between them would show what lies below.
+fn swaps(dir: &Dir) -> io::Result<()> {
+    let names = ["#check", "#checked"];
+    for name in names {
+        dir.mkdir(name, Mode::empty())?;
+    }
+    let swapped = dir.exchange(names[0], dir, names[1]);
+    for name in names {
+        dir.rmdir(name)?;
+    }
+    swapped
 }
 
 /// Whether a file system is one that another machine, or another process, may change at any time.

@@ -17,6 +17,8 @@ const MODULES: &[&str] = &[
     "vfat",
     "nls_cp437",
     "nls_ascii",
+    "nfsd",
+    "nfsv4",
 ];
 
 /// A kernel in `/boot`, with its modules in the order in which they load.
