@@ -24,7 +24,7 @@ use super::{Overlay, Result, Sync, errno, index, work};
 use crate::stack::Place;
 use crate::stat_override::Override;
 use crate::xattr::{IMPURE, METACOPY, NLINK, ORIGIN};
-use data::copy_data;
+use data::{Way, copy_data};
 
 /// What a change needs of a file in the upper layer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -255,6 +255,7 @@ impl Overlay {
         };
         let left = want == Want::Metadata && self.options.metacopy && stat.st_size > 0;
         let _long = (!left && stat.st_size > LONG).then(|| self.long());
+        let given_up = || self.given_up();
         let make = || {
             let size = stat.st_size as u64;
             if left {
@@ -266,11 +267,10 @@ impl Overlay {
                     Want::Data { up_to } => size.min(up_to),
                     Want::Metadata => size,
                 };
-                let block = stat.st_blksize as u64;
-                let given_up = || self.given_up();
+                let way = self.way(&stat, &given_up);
                 match &data {
-                    Some(place) => copy_data(&self.open_place(place)?, &file, up_to, block, &given_up)?,
-                    None => copy_data(&source, &file, up_to, block, &given_up)?,
+                    Some(place) => copy_data(&self.open_place(place)?, &file, up_to, &way)?,
+                    None => copy_data(&source, &file, up_to, &way)?,
                 }
             }
             let to = Entry::Fd(file.as_fd());
@@ -305,6 +305,14 @@ impl Overlay {
             lower: stat,
             data: left.then_some(data),
         })
+    }
+
+    fn way<'a>(&self, stat: &Stat, given_up: &'a dyn Fn() -> bool) -> Way<'a> {
+        Way {
+            block: stat.st_blksize as u64,
+            durable: self.options.sync != Sync::Volatile,
+            given_up,
+        }
     }
 
     /// Gives the copy its name. Device and inode of the upper file, when other names lead to it.
@@ -429,15 +437,16 @@ impl Overlay {
         drop(state);
         let fill = || {
             let stat = fs::fstat(&upper)?;
-            let size = stat.st_size as u64;
             let _long = (stat.st_size > LONG).then(|| self.long());
-            let (from, block) = (self.open_place(&place)?, stat.st_blksize as u64);
-            copy_data(&from, &upper, size, block, &|| self.given_up())?;
-            if self.options.sync != Sync::Volatile {
+            let given_up = || self.given_up();
+            let way = self.way(&stat, &given_up);
+            let copied = copy_data(self.open_place(&place)?, &upper, stat.st_size as u64, &way);
+            if copied.is_ok() && way.durable {
                 fs::fsync(&upper)?;
             }
-            let to = Entry::Fd(upper.as_fd());
-            set_times(&to, &times_of(&stat))?;
+            // Whether it was copied or not, nobody has changed it.
+            set_times(&Entry::Fd(upper.as_fd()), &times_of(&stat))?;
+            copied?;
             let prefix = self.options.prefix;
             match fs::fremovexattr(&upper, prefix.name(METACOPY)) {
                 Ok(()) | Err(Errno::NODATA) => Ok(()),

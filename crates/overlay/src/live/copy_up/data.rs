@@ -5,21 +5,42 @@ use std::os::fd::AsFd;
 
 use rustix::fs::{self, SeekFrom};
 use rustix::io::Errno;
+use sys::writeback::begin_writeback;
 
 use crate::live::Result;
 
 /// What is copied at once at most: some milliseconds, in which nobody can give it up.
 const PIECE: u64 = 16 << 20;
 
-/// Copies the first `length` bytes, holes as holes, sharing blocks where the file system can. Between two pieces `given_up`
-/// is asked whether it is still wanted; `EINTR` if not.
-pub(super) fn copy_data(
-    from: impl AsFd,
-    to: &File,
-    length: u64,
-    block: u64,
-    given_up: &dyn Fn() -> bool,
-) -> Result<()> {
+/// How data is copied.
+pub(super) struct Way<'a> {
+    /// How many bytes the file system likes to be read at once.
+    pub(super) block: u64,
+    /// Whether it is made durable afterwards: the disk then begins with what is copied while the rest still is.
+    pub(super) durable: bool,
+    /// Asked between two pieces whether it is still wanted; `EINTR` if not.
+    pub(super) given_up: &'a dyn Fn() -> bool,
+}
+
+impl Way<'_> {
+    /// To be called at `at`, when everything from `begun` on is copied: looks up once a piece.
+    fn look_up(&self, to: &File, begun: &mut u64, at: u64) -> Result<()> {
+        if at - *begun < PIECE {
+            return Ok(());
+        }
+        if self.durable {
+            begin_writeback(to, *begun, at - *begun);
+        }
+        *begun = at;
+        match (self.given_up)() {
+            true => Err(Errno::INTR),
+            false => Ok(()),
+        }
+    }
+}
+
+/// Copies the first `length` bytes, holes as holes, sharing blocks where the file system can.
+pub(super) fn copy_data(from: impl AsFd, to: &File, length: u64, way: &Way<'_>) -> Result<()> {
     let from = from.as_fd();
     let size = fs::fstat(from)?.st_size as u64;
     if length >= size && size > 0 && fs::ioctl_ficlone(to, from).is_ok() {
@@ -38,23 +59,16 @@ pub(super) fn copy_data(
             },
             Err(error) => return Err(error),
         };
-        copy_range(from, to, (data, hole.min(length)), block, given_up)?;
+        copy_range(from, to, (data, hole.min(length)), way)?;
         at = hole.max(data + 1);
     }
     fs::ftruncate(to, length)
 }
 
-fn copy_range(
-    from: impl AsFd,
-    to: &File,
-    (mut at, end): (u64, u64),
-    block: u64,
-    given_up: &dyn Fn() -> bool,
-) -> Result<()> {
+fn copy_range(from: impl AsFd, to: &File, (mut at, end): (u64, u64), way: &Way<'_>) -> Result<()> {
+    let mut begun = at;
     while at < end {
-        if at > 0 && given_up() {
-            return Err(Errno::INTR);
-        }
+        way.look_up(to, &mut begun, at)?;
         let (mut source, mut target) = (at, at);
         let piece = (end - at).min(PIECE) as usize;
         match fs::copy_file_range(&from, Some(&mut source), to, Some(&mut target), piece) {
@@ -66,11 +80,12 @@ fn copy_range(
             Err(error) => return Err(error),
         }
     }
-    let mut buffer = vec![0; (1 << 20).max(block as usize)];
+    if at == end {
+        return Ok(());
+    }
+    let mut buffer = vec![0; (1 << 20).max(way.block as usize)];
     while at < end {
-        if at > 0 && given_up() {
-            return Err(Errno::INTR);
-        }
+        way.look_up(to, &mut begun, at)?;
         let piece = buffer.len().min((end - at) as usize);
         let read = match rustix::io::pread(&from, &mut buffer[..piece], at) {
             Err(Errno::INTR) => continue,

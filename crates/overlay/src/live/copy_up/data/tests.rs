@@ -2,6 +2,14 @@ use std::os::unix::fs::{FileExt, MetadataExt};
 
 use super::*;
 
+fn way(given_up: &dyn Fn() -> bool) -> Way<'_> {
+    Way {
+        block: 4096,
+        durable: true,
+        given_up,
+    }
+}
+
 #[test]
 fn holes_stay_holes_and_a_cut_is_exact() {
     let from = tempfile::tempfile().unwrap();
@@ -10,7 +18,7 @@ fn holes_stay_holes_and_a_cut_is_exact() {
     from.set_len(9 << 20).unwrap();
     for length in [u64::MAX, 9 << 20, (4 << 20) + 3, 2, 0] {
         let to = tempfile::tempfile().unwrap();
-        copy_data(&from, &to, length, 4096, &|| false).unwrap();
+        copy_data(&from, &to, length, &way(&|| false)).unwrap();
         let expected = length.min(9 << 20);
         assert_eq!(to.metadata().unwrap().len(), expected);
         assert!(to.metadata().unwrap().blocks() <= from.metadata().unwrap().blocks() + 8);
@@ -28,7 +36,7 @@ fn what_is_given_up_ends_with_its_piece() {
     from.write_all_at(&vec![1; PIECE as usize + 1], 0).unwrap();
     let to = tempfile::tempfile().unwrap();
     assert_eq!(
-        copy_data(&from, &to, u64::MAX, 4096, &|| true).err(),
+        copy_data(&from, &to, u64::MAX, &way(&|| true)).err(),
         Some(Errno::INTR)
     );
     assert!((1..=PIECE).contains(&to.metadata().unwrap().len()));
