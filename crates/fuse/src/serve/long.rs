@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use overlay::live::FrontEnd;
+use overlay::live::{FrontEnd, NodeId};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::OFlags;
 use rustix::io::Errno;
@@ -21,6 +21,7 @@ use rustix::io::Errno;
 use super::Shared;
 use super::asker::Asker;
 use super::worker::Worker;
+use crate::abi::reply::Reply;
 
 /// Threads that help out, at most.
 const MOST: usize = 32;
@@ -60,6 +61,13 @@ impl FrontEnd for Caller {
         }
     }
 
+    fn touched(&self, directory: NodeId) {
+        if let Some(shared) = SERVED.with_borrow(Weak::upgrade) {
+            // It fails where the kernel believes nothing of the directory.
+            let _ = rustix::io::write(&shared.device, &Reply::forget_attributes(directory));
+        }
+    }
+
     fn given_up(&self) -> bool {
         match ASKED_BY.get() {
             0 => false,
@@ -71,19 +79,17 @@ impl FrontEnd for Caller {
 /// Those who help out.
 #[derive(Debug)]
 pub(super) struct Helpers {
-    /// For the descriptors of helpers; none where requests come through rings.
-    device: Option<OwnedFd>,
-    workers: usize,
+    /// Threads that read the device; none to be helped where requests come through rings.
+    workers: Option<usize>,
     /// Calls that take long.
     long: AtomicUsize,
     helping: AtomicUsize,
 }
 
 impl Helpers {
-    /// For so many `workers` at a device.
-    pub(super) fn new(device: Option<OwnedFd>, workers: usize) -> Helpers {
+    /// For so many `workers`.
+    pub(super) fn new(workers: Option<usize>) -> Helpers {
         Helpers {
-            device,
             workers,
             long: AtomicUsize::new(0),
             helping: AtomicUsize::new(0),
@@ -93,12 +99,11 @@ impl Helpers {
     fn begin(&self, shared: &Arc<Shared>) {
         let long = self.long.fetch_add(1, Ordering::Relaxed) + 1;
         let helping = self.helping.load(Ordering::Relaxed);
-        let Some(device) = &self.device else { return };
-        if long < self.workers + helping || helping >= MOST {
+        if self.workers.is_none_or(|workers| long < workers + helping) || helping >= MOST {
             return;
         }
         // Another may take the request that a helper was woken for; it then goes back to see whether it is needed.
-        let device = sys::fuse::clone_device(device.as_fd()).and_then(|device| {
+        let device = sys::fuse::clone_device(shared.device.as_fd()).and_then(|device| {
             rustix::fs::fcntl_setfl(&device, OFlags::NONBLOCK)?;
             Ok(device)
         });
@@ -114,7 +119,8 @@ impl Helpers {
 
     /// Whether one who helps out should go on.
     fn are_needed(&self) -> bool {
-        self.long.load(Ordering::Relaxed) >= self.workers
+        self.workers
+            .is_some_and(|workers| self.long.load(Ordering::Relaxed) >= workers)
     }
 }
 

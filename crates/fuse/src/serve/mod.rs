@@ -131,6 +131,8 @@ struct Shared {
     backings: Backings,
     ahead: Ahead,
     helpers: Helpers,
+    /// For what is told to the kernel unasked.
+    device: OwnedFd,
     timeouts: Timeouts,
     no_open: bool,
     no_acl: bool,
@@ -169,15 +171,11 @@ impl Server {
         let agreed = session.agreed();
         let no_open = !overlay.is_writable() && agreed.contains(InitFlags::NO_OPEN_SUPPORT);
         let rings = session.take_rings();
-        let spare = match rings.is_empty() && config.workers > 1 {
-            true => Some(
-                session
-                    .device()
-                    .try_clone_to_owned()
-                    .map_err(SessionError::Device)?,
-            ),
-            false => None,
-        };
+        let helped = rings.is_empty() && config.workers > 1;
+        let device = session
+            .device()
+            .try_clone_to_owned()
+            .map_err(SessionError::Device)?;
         let shared = Arc::new(Shared {
             overlay,
             agreed,
@@ -185,7 +183,8 @@ impl Server {
             unopened: Unopened::default(),
             backings: Backings::new(agreed.contains(InitFlags::PASSTHROUGH)),
             ahead: Ahead::default(),
-            helpers: Helpers::new(spare, config.workers),
+            helpers: Helpers::new(helped.then_some(config.workers)),
+            device,
             timeouts: Timeouts {
                 entry: config.timeout,
                 attr: config.timeout,

@@ -12,8 +12,8 @@ use std::sync::mpsc::Sender;
 use rustix::io::Errno;
 use sys::fuse_ring::{HEAD, HEADERS};
 
-use super::Shared;
 use super::worker::{Answer, Buffers, Worker};
+use super::{Shared, long};
 use crate::abi::{IN_HEADER, OUT_HEADER, opcode, ring};
 use crate::session::rings::Seat;
 
@@ -40,6 +40,7 @@ impl RingWorker {
     /// requests come through the device, and are read there.
     pub(super) fn run(mut self, registered: &Sender<bool>) {
         self.seat.stay();
+        long::works_for(&self.shared);
         let taken = self.seat.ring.register();
         let _ = registered.send(taken.is_ok());
         if taken.is_err() {

@@ -116,6 +116,9 @@ impl Overlay {
         state.upper = true;
         state.open = None;
         state.impure = Some(false);
+        drop(state);
+        self.touched(node);
+        self.touched(&parent);
         Ok(())
     }
 
@@ -375,6 +378,7 @@ impl Overlay {
             if self.options.sync == Sync::Strict {
                 fs::fsync(&*upper)?;
             }
+            self.touched(&name.parent);
             Ok(via)
         };
         let via = publish().inspect_err(|_| {

@@ -3,8 +3,8 @@
 use std::fmt::Debug;
 use std::sync::MutexGuard;
 
-use super::node::{FileBody, FileState, lock};
-use super::{Overlay, Result};
+use super::node::{FileBody, FileState, Node, lock};
+use super::{NodeId, Overlay, Result};
 
 /// A front end, asked from within a call of its own, by the thread that made the call.
 pub trait FrontEnd: Debug + Send + std::marker::Sync {
@@ -13,6 +13,10 @@ pub trait FrontEnd: Debug + Send + std::marker::Sync {
 
     /// It does no longer.
     fn long_ends(&self);
+
+    /// The attributes of a directory changed in a way that who made the call does not expect: something in it, or it
+    /// itself, was copied up.
+    fn touched(&self, directory: NodeId);
 
     /// Whether nobody waits for the answer any more. The call then ends with `EINTR` and leaves all as it was.
     fn given_up(&self) -> bool;
@@ -40,6 +44,12 @@ impl Overlay {
             front_end.long_begins();
         }
         Long(front_end)
+    }
+
+    pub(super) fn touched(&self, directory: &Node) {
+        if let Some(front_end) = self.front_end() {
+            front_end.touched(directory.id);
+        }
     }
 
     pub(super) fn given_up(&self) -> bool {

@@ -2,10 +2,10 @@
 
 use std::ffi::OsStr;
 use std::fs;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 
-use overlay::live::{FrontEnd, Options, ROOT};
+use overlay::live::{FrontEnd, NodeId, Options, ROOT};
 use rustix::fs::OFlags;
 use rustix::io::Errno;
 
@@ -16,6 +16,7 @@ struct Watcher {
     begun: AtomicUsize,
     ended: AtomicUsize,
     gives_up: AtomicBool,
+    touched: Mutex<Vec<NodeId>>,
 }
 
 impl FrontEnd for Watcher {
@@ -25,6 +26,10 @@ impl FrontEnd for Watcher {
 
     fn long_ends(&self) {
         self.ended.fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn touched(&self, directory: NodeId) {
+        self.touched.lock().unwrap().push(directory);
     }
 
     fn given_up(&self) -> bool {
@@ -65,4 +70,6 @@ fn a_copy_up_that_is_given_up_leaves_all_as_it_was() {
     open("large").unwrap();
     assert_eq!(seen(), [2, 2]);
     assert!(fs::read(temp.path().join("upper/large")).unwrap() == content);
+    // One for each file that was copied up.
+    assert_eq!(*watcher.touched.lock().unwrap(), [ROOT, ROOT]);
 }

@@ -115,6 +115,41 @@ pub fn the_change_time(d: &Drivers) {
     }
 }
 
+/// A copy-up leaves the times of the directory that the file is in, but for its change time; what is seen then of it, and of
+/// directories that were copied up with it, is what a later mount shows.
+pub fn directories_after_a_copy_up(d: &Drivers) {
+    let mut s = Scene::mounted(d, |mut t| {
+        t = t.dir("d", 0o755).dir("d/e", 0o755).file("d/e/f", "");
+        // More than one block of names, of which the upper directory has few.
+        for number in 0..100 {
+            t = t.file(&format!("d/{}{number}", "name".repeat(20)), "");
+        }
+        t.times("d", 100, 200).times("d/e", 100, 200)
+    });
+    let look = |s: &Scene| {
+        ["d", "d/e"].map(|name| {
+            let stat = f::lstat(s.at(name)).unwrap();
+            (f::changed(&stat), f::modified(&stat), stat.st_size)
+        })
+    };
+    let mut before = look(&s);
+    f::append(s.at("d/e/f"), "+").unwrap();
+    f::mkdir(s.at("d/made"), 0o755).unwrap();
+    for act in ["chmod", "append"] {
+        std::thread::sleep(std::time::Duration::from_millis(15));
+        match act {
+            "chmod" => f::chmod(s.at(format!("d/{}1", "name".repeat(20))), 0o600).unwrap(),
+            _ => f::append(s.at(format!("d/{}2", "name".repeat(20))), "+").unwrap(),
+        }
+        let seen = look(&s);
+        assert!(seen[0].0 > before[0].0, "{act}: {before:?}, {seen:?}");
+        s.remount();
+        assert_eq!(seen, look(&s), "{act}");
+        before = seen;
+    }
+    assert_eq!(before[1].1, (200, 222));
+}
+
 /// `statx` tells a birth time, of lower and of upper files, and it stays over a remount.
 pub fn birth_times(d: &Drivers) {
     let mut s = Scene::mounted(d, |t| t.file("lower", "").dir("d", 0o755));

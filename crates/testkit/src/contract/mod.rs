@@ -146,7 +146,7 @@ macro_rules! for_each_contract_case {
                 opening_for_writing_copies_up reopening_by_proc
             }
             attributes {
-                chmod chown times the_change_time birth_times what_statx_tells access
+                chmod chown times the_change_time directories_after_a_copy_up birth_times what_statx_tells access
                 of_what_is_missing a_copy_up_keeps_the_rest
             }
             flags {

@@ -23,7 +23,8 @@ fn worker() -> (Worker, OwnedFd) {
         handles: Default::default(),
         unopened: Default::default(),
         ahead: Default::default(),
-        helpers: Helpers::new(None, 1),
+        helpers: Helpers::new(None),
+        device: rustix::event::eventfd(0, rustix::event::EventfdFlags::CLOEXEC).unwrap(),
         backings: Backings::new(false),
         timeouts: Timeouts {
             entry: Duration::ZERO,
