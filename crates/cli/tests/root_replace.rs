@@ -227,10 +227,11 @@ fn a_start_waits_until_a_layer_lies_in_its_place() {
     let strata = empty();
     let archive = archive(&strata);
     load(&strata, &archive);
-    strata.ok(["create", "--name", "made", NAME, "cat", "/dir/file"]);
     // As whoever exchanges a layer has it.
     let snapshots = fs::File::open(strata.root().join("snapshots")).unwrap();
     rustix::fs::flock(&snapshots, rustix::fs::FlockOperation::LockExclusive).unwrap();
+    // What mounts nothing does not wait, and keeps nobody waiting: it may have to pull.
+    strata.ok(["create", "--name", "made", NAME, "cat", "/dir/file"]);
     let starts: [&[&str]; 3] = [
         &["run", "--rm", NAME, "cat", "/dir/file"],
         &["start", "-a", "made"],

@@ -15,7 +15,7 @@ use runtime::state::{Exit, boot_id};
 use runtime::terminal::{Attention, Screen, attend};
 use runtime::{Running, StartError, StartRequest, Summoned};
 use rustix::fs::{FlockOperation, flock};
-use store::{ContainerError, Digest, Flaw, Layer, Standing};
+use store::{ContainerError, Digest, Flaw, Layer};
 use sys::Dir;
 
 use super::base::{Base, BaseError};
@@ -428,9 +428,8 @@ impl Engine {
         });
     }
 
-    /// The directory of bundles, made if it is missing, with a lock that says that a container is being started; and what
-    /// keeps its layers where they are meanwhile.
-    pub(super) fn starting(&self) -> Result<(Dir, Standing), RunError> {
+    /// The directory of bundles, made if it is missing, with a lock that says that a container is being started.
+    pub(super) fn starting(&self) -> Result<Dir, RunError> {
         let path = self.bundles();
         let open = || -> io::Result<Dir> {
             let dir = match Dir::open_ambient(&path) {
@@ -443,8 +442,7 @@ impl Engine {
             flock(&dir, FlockOperation::LockShared)?;
             Ok(dir)
         };
-        let bundles = open().map_err(|e| state_error("state directory", &path, e))?;
-        Ok((bundles, self.store.stand().map_err(ContainerError::from)?))
+        open().map_err(|e| state_error("state directory", &path, e))
     }
 
     /// From rows to a process: everything is put in its place in the bundle, and the supervisor told.
@@ -463,6 +461,8 @@ impl Engine {
             mounts,
         } = parts;
         let rootfs = bundle.rootfs();
+        // Until it can be seen to run. No sooner: before, its image may have to be pulled, which may replace a layer.
+        let _standing = self.store.stand().map_err(ContainerError::from)?;
         for mount in mounts {
             mount::fuse::attach_with(plan.driver, &self.setup.server, mount, &rootfs)
                 .map_err(|error| self.missing_layer(&draft.id).unwrap_or(RunError::Mount(error)))?;
