@@ -96,7 +96,7 @@ fn a_bar_of_what_is_read() {
 }
 
 #[test]
-fn a_bar_of_what_is_exported() {
+fn a_bar_of_what_is_exported_and_copied() {
     let strata = common::busybox();
     let script = "head -c 8000000 /dev/zero > /zero";
     strata.ok(["run", "--name", "made", "busybox", "sh", "-c", script]);
@@ -106,9 +106,16 @@ fn a_bar_of_what_is_exported() {
     screen.until("reading ");
     assert_eq!(screen.code(), Some(0));
     assert!(path.metadata().unwrap().len() > 8_000_000);
-    // Where there is no terminal it says nothing, as ever.
-    let ended = strata.end(["export", "-o", path.to_str().unwrap(), "made"]);
-    assert_eq!((ended.code, ended.err.as_str()), (0, ""));
+    let to = strata.dir().join("zero");
+    let mut screen = on_terminal(&strata, &["cp", "made:/zero", to.to_str().unwrap()], 30, 100);
+    screen.until("reading ");
+    assert_eq!(screen.code(), Some(0));
+    assert_eq!(to.metadata().unwrap().len(), 8_000_000);
+    // Where there is no terminal they say nothing, as ever.
+    for words in [words, ["cp", "-q", to.to_str().unwrap(), "made:/again"]] {
+        let ended = strata.end(words);
+        assert_eq!((ended.code, ended.err.as_str()), (0, ""));
+    }
 }
 
 #[test]

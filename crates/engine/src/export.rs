@@ -1,10 +1,10 @@
 //! `export`: what a container's root file system shows, as a tar.
 
-use std::io::{self, BufWriter, Write};
+use std::io::{BufWriter, Write};
 use std::path::PathBuf;
 
 use image::pack::{MergedAs, PackError, pack_merged};
-use image::progress::{Event, Progress};
+use image::progress::Progress;
 use store::ContainerError;
 use sys::Dir;
 
@@ -12,6 +12,7 @@ use crate::Engine;
 use crate::diff::DiffError;
 use crate::outfile::OutFile;
 use crate::save::Destination;
+use crate::told::Told;
 
 /// Why a container could not be exported.
 #[derive(Debug, thiserror::Error)]
@@ -73,12 +74,7 @@ impl Engine {
         }
         let prefix = self.prefix();
         let pack = |out: &mut dyn Write| {
-            let mut out = Told {
-                out,
-                what: &row.name,
-                bytes: 0,
-                progress,
-            };
+            let mut out = Told::new(out, &row.name, progress);
             pack_merged(prefix, &layers, MergedAs::Files, &mut out).map_err(|source| ExportError::Pack {
                 name: row.name.clone(),
                 source,
@@ -96,33 +92,5 @@ impl Engine {
                 file.finish().map_err(failed)
             }
         }
-    }
-}
-
-/// Bytes after which it is told how far the tar is.
-const STEP: u64 = 1 << 20;
-
-/// Tells how much is written.
-struct Told<'a> {
-    out: &'a mut dyn Write,
-    what: &'a str,
-    bytes: u64,
-    progress: &'a dyn Progress,
-}
-
-impl Write for Told<'_> {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let count = self.out.write(bytes)?;
-        let before = self.bytes;
-        self.bytes += count as u64;
-        if before / STEP != self.bytes / STEP {
-            let (what, bytes) = (self.what, self.bytes);
-            self.progress.event(&Event::Read { what, bytes });
-        }
-        Ok(count)
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        self.out.flush()
     }
 }

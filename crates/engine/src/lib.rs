@@ -53,6 +53,7 @@ pub mod state;
 pub mod stats;
 pub mod stop;
 pub mod tag;
+mod told;
 pub mod top;
 pub mod tree;
 pub mod update;

@@ -8,6 +8,7 @@ use engine::cp::{End, Options};
 
 use super::{Context, Outcome};
 use crate::failure::Failure;
+use crate::progress;
 
 /// Copy files between a container and this machine
 ///
@@ -31,6 +32,9 @@ pub(crate) struct CpArgs {
     /// Follow a symbolic link that the source is
     #[arg(short = 'L', long)]
     follow_link: bool,
+    /// No progress
+    #[arg(short, long)]
+    quiet: bool,
 }
 
 pub(crate) fn run(context: &Context, args: CpArgs) -> Outcome {
@@ -66,7 +70,8 @@ pub(crate) fn run(context: &Context, args: CpArgs) -> Outcome {
         archive: args.archive,
         follow: args.follow_link,
     };
-    context.engine()?.cp(from, to, options)?;
+    let progress = progress::choose(args.quiet, progress::SAVE);
+    context.engine()?.cp(from, to, options, progress.as_ref())?;
     stdout
         .flush()
         .map_err(|e| Failure::user(format!("cannot write the tar: {e}")))?;

@@ -13,6 +13,7 @@ use std::path::{Path, PathBuf};
 
 use image::extract::{ExtractError, Owner, extract};
 use image::pack::{PackError, What, pack_entry};
+use image::progress::{Progress, Silent};
 use mount::MountError;
 use runtime::bundle::BundleError;
 use rustix::fs::{Gid, Uid};
@@ -23,6 +24,7 @@ use sys::ids::Ids;
 
 use crate::Engine;
 use crate::run::VolumesError;
+use crate::told::Told;
 
 use self::root::{Root, Seen};
 use self::rules::Destination;
@@ -42,6 +44,17 @@ pub enum End<'a> {
     Input(&'a mut (dyn Read + Send)),
     /// A tar that is written, for the destination.
     Output(&'a mut dyn Write),
+}
+
+impl End<'_> {
+    /// What progress calls it.
+    fn shown(&self) -> String {
+        match self {
+            End::Container { name, path } => format!("{name}:{}", path.display()),
+            End::Host(path) => path.display().to_string(),
+            End::Input(_) | End::Output(_) => "the stream".to_owned(),
+        }
+    }
 }
 
 /// How it is copied.
@@ -139,16 +152,25 @@ impl Source {
 
 impl Engine {
     /// Copies a file or a directory, by docker's rules for what source and destination mean; answers how many bytes of
-    /// files were written. A container may run or not; what of this machine is mounted in it is seen in any case.
+    /// files were written. A container may run or not; what of this machine is mounted in it is seen in any case. `progress`
+    /// hears how much went over.
     ///
     /// # Errors
     /// See [`CopyError`]; what was copied before stays.
-    pub fn cp(&self, from: End<'_>, to: End<'_>, options: Options) -> Result<u64, CopyError> {
+    pub fn cp(
+        &self,
+        from: End<'_>,
+        to: End<'_>,
+        options: Options,
+        progress: &dyn Progress,
+    ) -> Result<u64, CopyError> {
+        let what = from.shown();
         match (from, to) {
             (End::Input(stream), to) => {
                 let (root, path) = self.root(&to)?;
                 match root.look(&path, true)? {
                     Seen::Dir(dir) => {
+                        let stream = Told::new(stream, &what, progress);
                         let stream = BufReader::with_capacity(PIPE / 4, stream);
                         let owner = owner(&to, options);
                         let made = as_root_of(root.ids.as_ref(), || {
@@ -163,7 +185,7 @@ impl Engine {
             (from, End::Output(stream)) => {
                 let (root, path) = self.root(&from)?;
                 let source = source(&root, &path, options)?;
-                let out = BufWriter::with_capacity(PIPE / 4, stream);
+                let out = BufWriter::with_capacity(PIPE / 4, Told::new(stream, &what, progress));
                 source.pack(out).map_err(CopyError::Read).map(|()| 0)
             }
             (from, to) => {
@@ -187,7 +209,14 @@ impl Engine {
                     called: target.called,
                     ..source
                 };
-                through(&source, &target.into, owner(&to, options), to_root.ids.as_ref())
+                let told = (&*what, progress);
+                through(
+                    &source,
+                    &target.into,
+                    owner(&to, options),
+                    to_root.ids.as_ref(),
+                    told,
+                )
             }
         }
     }
@@ -241,7 +270,7 @@ pub(crate) fn copy_whole(from: &Dir, to: &Dir, ids: Option<&Ids>) -> Result<(), 
         called: ".".into(),
         ids: ids.cloned(),
     };
-    through(&source, to, Owner::AsPacked, None)?;
+    through(&source, to, Owner::AsPacked, None, ("", &Silent))?;
     sys::attributes::copy(from, to, |name| name != "security.selinux").map_err(CopyError::Begin)?;
     let Some(ids) = ids else { return Ok(()) };
     let stat = from.metadata().map_err(CopyError::Begin)?;
@@ -266,12 +295,19 @@ fn as_root_of<T: Send>(ids: Option<&Ids>, what: impl FnOnce() -> T + Send) -> io
     })
 }
 
-/// From one directory into another, which is that of a container with these `ids`.
-fn through(source: &Source, into: &Dir, owner: Owner, ids: Option<&Ids>) -> Result<u64, CopyError> {
+/// From one directory into another, which is that of a container with these `ids`. What is copied is told of by a name.
+fn through(
+    source: &Source,
+    into: &Dir,
+    owner: Owner,
+    ids: Option<&Ids>,
+    (what, progress): (&str, &dyn Progress),
+) -> Result<u64, CopyError> {
     let (from, to) = io::pipe().map_err(CopyError::Begin)?;
     let _ = rustix::pipe::fcntl_setpipe_size(&to, PIPE);
     let (packed, extracted) = std::thread::scope(|scope| {
-        let packer = scope.spawn(move || source.pack(BufWriter::with_capacity(PIPE / 4, to)));
+        let to = BufWriter::with_capacity(PIPE / 4, Told::new(to, what, progress));
+        let packer = scope.spawn(move || source.pack(to));
         let from = BufReader::with_capacity(PIPE / 4, from);
         let extracted = as_root_of(ids, || extract(from, into, owner, ids));
         let packed = packer
