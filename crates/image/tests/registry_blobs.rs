@@ -2,13 +2,13 @@
 
 mod common;
 
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Barrier};
 use std::time::{Duration, Instant};
 
 use common::client::{client, descriptor, name, options, with_password};
 use image::progress::Silent;
-use image::registry::{Client, Ranges, RegistryError as E};
+use image::registry::{Client, ClientOptions, Ranges, RegistryError as E};
 use testkit::scripted::{Reply, Request, Server};
 
 /// A server that answers every blob request with `reply`.
@@ -187,7 +187,7 @@ fn an_abort_ends_a_stalled_download_at_once() {
 }
 
 /// Ranges of a thousand bytes, as soon as a connection brought little.
-fn in_ranges() -> Client {
+fn slowly() -> ClientOptions {
     let mut options = options();
     options.http.ranges = Ranges {
         missing: 10_000,
@@ -196,7 +196,7 @@ fn in_ranges() -> Client {
         part: 1000,
         connections: 4,
     };
-    Client::new(options)
+    options
 }
 
 #[test]
@@ -204,7 +204,7 @@ fn what_comes_slowly_is_fetched_by_several_connections() {
     let blob: Vec<u8> = (0..30_000_u32).flat_map(|n| n.to_le_bytes()).collect();
     let fetch = |server: &Server| {
         let mut got = Vec::new();
-        in_ranges()
+        Client::new(slowly())
             .blob(
                 &name(&server.host()),
                 &descriptor(&blob),
@@ -276,4 +276,54 @@ fn what_comes_slowly_is_fetched_by_several_connections() {
     // One that does not say that it has ranges is not asked for any.
     let server = blob_server(blob.clone(), |_, _, blob| Reply::ok(blob));
     assert_eq!(fetch(&server), [None]);
+}
+
+#[test]
+fn one_blob_at_a_time_is_fetched_by_several_connections() {
+    let blobs = [vec![1; 60_000], vec![2; 60_000]];
+    let (begun, go) = (AtomicUsize::new(0), Arc::new(AtomicBool::new(false)));
+    let whole = |request: &Request| request.header("range").is_none();
+    let server = Server::start({
+        let (blobs, go) = (blobs.clone(), go.clone());
+        move |request| {
+            let of = |blob: &&Vec<u8>| request.path.ends_with(&descriptor(blob).digest.to_string());
+            let reply = Reply::ranged(request, blobs.iter().find(of).unwrap());
+            let reply = reply.header("accept-ranges", "bytes");
+            if whole(request) {
+                begun.fetch_add(1, Ordering::SeqCst);
+                return reply.hold(45_000, &go);
+            }
+            // Both have had the time to see how slow they are.
+            while begun.load(Ordering::SeqCst) < 2 {
+                std::thread::sleep(Duration::from_millis(5));
+            }
+            std::thread::sleep(Duration::from_millis(300));
+            reply
+        }
+    });
+    let mut options = slowly();
+    options.http.stall_timeout = Duration::from_secs(20);
+    let client = Client::new(options);
+    std::thread::scope(|scope| {
+        for blob in &blobs {
+            let (client, server, go) = (&client, &server, &go);
+            scope.spawn(move || {
+                let (to, mut got) = (name(&server.host()), Vec::new());
+                let done = client.blob(&to, &descriptor(blob), &[], 0, &mut got, &Silent);
+                go.store(true, Ordering::SeqCst);
+                done.unwrap();
+                assert!(got == *blob);
+            });
+        }
+    });
+    let in_ranges = |blob: &Vec<u8>| {
+        let digest = descriptor(blob).digest.to_string();
+        let asked = server.requests().into_iter();
+        asked
+            .filter(|request| request.path.ends_with(&digest) && !whole(request))
+            .count()
+    };
+    let mut counts = blobs.each_ref().map(in_ranges);
+    counts.sort_unstable();
+    assert_eq!(counts, [0, 15]);
 }

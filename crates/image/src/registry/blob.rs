@@ -1,6 +1,7 @@
 //! Blobs: large downloads that break off and go on, and in ranges where one connection is slow.
 
 use std::io::{self, Read, Write};
+use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
 use store::{Descriptor, Digest};
@@ -12,7 +13,7 @@ use super::host_of;
 use super::hosts::Capability;
 use super::http::{Answer, Ask};
 use super::mirrors::Turn;
-use super::ranges::Ranges;
+use super::ranges::{Alone, Ranges};
 use super::token::bracketed;
 use super::url::Url;
 use crate::progress::{Event, Progress};
@@ -33,18 +34,20 @@ pub(super) struct Download<'a> {
     pub(super) done: u64,
     /// How long a connection may bring nothing.
     patience: Duration,
+    /// Whether another is fetched in ranges.
+    in_ranges: &'a AtomicBool,
     to: &'a mut dyn Write,
     pub(super) progress: &'a dyn Progress,
 }
 
 /// How an answer's body ended.
-enum Taken {
+enum Taken<'a> {
     /// The blob is complete.
     Whole,
     /// It broke off, for this reason.
     Broken(String),
-    /// It goes on, but slowly, and what is missing can be had in ranges.
-    Slow,
+    /// It goes on, but slowly, and what is missing can be had in ranges, as long as no other is.
+    Slow(Alone<'a>),
 }
 
 impl Client {
@@ -77,6 +80,7 @@ impl Client {
                     blob,
                     done,
                     patience: self.http.options.stall_timeout,
+                    in_ranges: &self.in_ranges,
                     to,
                     progress,
                 };
@@ -109,7 +113,7 @@ impl Client {
             let reason = match download.take(answer, &ranges)? {
                 Taken::Whole => return Ok(()),
                 Taken::Broken(reason) => reason,
-                Taken::Slow => {
+                Taken::Slow(_alone) => {
                     let before = download.done;
                     self.in_ranges(turn, download, reference)?;
                     if download.done == before {
@@ -227,9 +231,9 @@ impl Client {
     }
 }
 
-impl Download<'_> {
+impl<'a> Download<'a> {
     /// Takes one answer's body.
-    fn take(&mut self, answer: Answer, ranges: &Ranges) -> Result<Taken, RegistryError> {
+    fn take(&mut self, answer: Answer, ranges: &Ranges) -> Result<Taken<'a>, RegistryError> {
         let (begun, from_there) = (Instant::now(), self.done);
         let knows_ranges = answer.status == 206
             || answer
@@ -280,8 +284,11 @@ impl Download<'_> {
             let fresh = &piece[passed as usize..read];
             self.put(fresh)?;
             let left = self.blob.size - self.done;
-            if knows_ranges && ranges.help(left, self.done - from_there, begun.elapsed()) {
-                return Ok(Taken::Slow);
+            if knows_ranges
+                && ranges.help(left, self.done - from_there, begun.elapsed())
+                && let Some(alone) = Alone::take(self.in_ranges)
+            {
+                return Ok(Taken::Slow(alone));
             }
         }
     }

@@ -2,6 +2,7 @@
 
 use std::io::Read;
 use std::path::PathBuf;
+use std::sync::atomic::AtomicBool;
 
 use store::{Descriptor, Digest};
 use ureq::http::{HeaderName, Method, header};
@@ -40,6 +41,8 @@ pub struct Client {
     auth: AuthFiles,
     pub(super) hosts: Vec<PathBuf>,
     pub(super) mirrors: Mirrors,
+    /// A blob is fetched in ranges.
+    pub(super) in_ranges: AtomicBool,
 }
 
 /// A manifest or index as it came, verified.
@@ -74,6 +77,7 @@ impl Client {
             auth: options.auth,
             hosts: options.hosts,
             mirrors: Mirrors::default(),
+            in_ranges: AtomicBool::new(false),
         }
     }
 

@@ -2,9 +2,10 @@
 //!
 //! It is written in the order of its bytes all the same, since its layer is unpacked while it arrives: each connection holds
 //! one part until its turn. Whatever goes wrong with one ends it, and the blob goes on by one connection, which knows what to
-//! do about it.
+//! do about it. One blob at a time: of several that are slow the others go on by one connection each.
 
 use std::io::Read;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::sync_channel;
 use std::thread;
 use std::time::Duration;
@@ -33,13 +34,14 @@ pub struct Ranges {
 }
 
 impl Default for Ranges {
-    /// By four connections, when of a blob of which 64 MiB are missing fewer than 64 came in two seconds.
+    /// By four connections, when of a blob of which 64 MiB are missing fewer than 64 came in two seconds. With a part that is
+    /// being written, five MiB of memory.
     fn default() -> Ranges {
         Ranges {
             missing: 64 << 20,
             after: Duration::from_secs(2),
             enough: 64 << 20,
-            part: 4 << 20,
+            part: 1 << 20,
             connections: 4,
         }
     }
@@ -49,6 +51,22 @@ impl Ranges {
     /// Whether more connections are worth a try, where one has `brought` so many bytes in `time`.
     pub(super) fn help(&self, missing: u64, brought: u64, time: Duration) -> bool {
         missing >= self.missing && time >= self.after && brought < self.enough
+    }
+}
+
+/// Held by the one blob of a client's that is fetched in ranges, so that the memory for parts is bounded whatever the image.
+pub(super) struct Alone<'a>(&'a AtomicBool);
+
+impl<'a> Alone<'a> {
+    /// `None` while another has it.
+    pub(super) fn take(taken: &'a AtomicBool) -> Option<Alone<'a>> {
+        (!taken.swap(true, Ordering::AcqRel)).then(|| Alone(taken))
+    }
+}
+
+impl Drop for Alone<'_> {
+    fn drop(&mut self) {
+        self.0.store(false, Ordering::Release);
     }
 }
 
