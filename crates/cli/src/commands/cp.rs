@@ -23,9 +23,6 @@ pub(crate) struct CpArgs {
     /// Where to: CONTAINER:PATH, PATH or -
     #[arg(value_name = "DESTINATION", allow_hyphen_values = true)]
     destination: String,
-    /// Print nothing, as without
-    #[arg(short, long, hide = true)]
-    quiet: bool,
     /// Keep owners and groups
     #[arg(short, long)]
     archive: bool,
