@@ -40,10 +40,11 @@ pub(crate) struct Cli {
 /// what it takes to start a container. `None` is for the whole definition to answer.
 fn quick(words: &[OsString]) -> Option<Cli> {
     let commands = LazyCell::new(|| Command::augment_subcommands_for_update(clap::Command::new("strata")));
-    let typed = words.iter().skip(1).find_map(|word| match word.to_str() {
+    let typed = words.iter().skip(1).find_map(|word| match word.to_str()? {
         // To name all of the others takes a hundredth of a start.
-        Some("run") => Some(commands::run::RunArgs::augment_args(clap::Command::new("run"))),
-        _ => commands.find_subcommand(word).cloned(),
+        "run" => Some(commands::run::RunArgs::augment_args(clap::Command::new("run"))),
+        flag_or_path if flag_or_path.starts_with(['-', '/']) => None,
+        word => commands.find_subcommand(word).cloned(),
     })?;
     let verbose = clap::Arg::new("verbose").short('v').long("verbose");
     let matches = Global::augment_args(clap::Command::new("strata"))
