@@ -84,12 +84,22 @@ impl Release {
         if !status.success() {
             bail!("the program does not build");
         }
-        let dir = build::target_dir().join("release");
+        // Installed, as users have them: what a linker writes piece by piece lies in the page cache in single pages, and
+        // a program that is executed from there starts slower.
+        let installed = build::target_dir().join("bench");
+        std::fs::create_dir_all(&installed)?;
+        let install = |name: &str| -> Result<PathBuf> {
+            let to = installed.join(name);
+            // A new file: the old one may be running yet.
+            let _ = std::fs::remove_file(&to);
+            std::fs::copy(build::target_dir().join("release").join(name), &to).context("installing")?;
+            Ok(to)
+        };
         Ok(Release {
-            strata: dir.join("strata"),
-            floor: dir.join("floor"),
-            filework: dir.join("filework"),
-            floor_unpack: dir.join("floor_unpack"),
+            strata: install("strata")?,
+            floor: install("floor")?,
+            filework: install("filework")?,
+            floor_unpack: install("floor_unpack")?,
         })
     }
 }
