@@ -101,6 +101,8 @@ impl Ordinary {
         let config = dir.path().join("home/.config/strata");
         fs::create_dir_all(&config).unwrap();
         fs::write(config.join("config.toml"), "default_network = \"none\"\n").unwrap();
+        // Other programs keep theirs beside it.
+        chown(config.parent().unwrap(), Some(uid), Some(uid)).unwrap();
         Ordinary {
             dir: Some(dir),
             uid,
