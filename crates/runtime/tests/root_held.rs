@@ -66,6 +66,66 @@ impl LogDir {
     }
 }
 
+/// A small file system at a place, gone when dropped.
+struct Small(std::path::PathBuf);
+
+impl Small {
+    fn new(at: &std::path::Path) -> Small {
+        let mut mount = std::process::Command::new("mount");
+        mount.args(["-t", "tmpfs", "-o", "size=128k", "small"]).arg(at);
+        assert!(mount.status().unwrap().success());
+        Small(at.to_owned())
+    }
+}
+
+impl Drop for Small {
+    fn drop(&mut self) {
+        let _ = std::process::Command::new("umount")
+            .arg("-l")
+            .arg(&self.0)
+            .status();
+    }
+}
+
+#[test]
+fn a_log_without_room_costs_lines_and_never_the_container() {
+    const LINES: usize = 3000;
+    let temp = tempfile::tempdir().unwrap();
+    let _small = Small::new(temp.path());
+    let filler = temp.path().join("filler");
+    std::fs::write(&filler, vec![1; 64 << 10]).unwrap();
+    let fd = File::open(temp.path()).unwrap().into();
+    let log = LogDir { temp, fd };
+    let script = format!(
+        "trap 'echo after; exit 4' USR1; i=0; while [ $i -lt {LINES} ]; do echo line $i; i=$((i+1)); done; \
+         : >/done; while :; do sleep 0.05; done"
+    );
+    let container = Box::script(&script);
+    let mut running = container.start_held(log.held(), Restart::No).unwrap();
+    let done = container.bundle.rootfs().join("done");
+    eventually("all is printed", || done.exists());
+    let kept = log.text()[0].lines().count();
+    assert!(kept > 0 && kept < LINES, "{kept}");
+
+    // There is room again.
+    std::fs::remove_file(filler).unwrap();
+    state::kill(&container.bundle, libc::SIGUSR1).unwrap();
+    assert_eq!(running.wait().unwrap().code, 4);
+    running.finish().unwrap();
+    let [out, err] = log.text();
+    // Whole lines, each once and in their order, and how many are not there.
+    let lines = out.strip_suffix("after\n").expect(&out).lines();
+    let numbers: Vec<usize> = lines
+        .map(|line| line.strip_prefix("line ").expect(line).parse().unwrap())
+        .collect();
+    assert!(numbers.is_sorted_by(|a, b| a < b), "{out}");
+    let lost = err.lines().map(|line| {
+        assert!(line.contains("could not be written: No space left"), "{line}");
+        line.split(' ').nth(1).unwrap().parse::<usize>().unwrap()
+    });
+    assert_eq!(lost.sum::<usize>() + numbers.len(), LINES, "{err}");
+}
+
 /// Stays attached with `input` typed: how it ended, and what was printed on both streams.
 fn stay(running: &mut Running, pipes: Pipes, input: Option<&str>, terminal: bool) -> (Left, [String; 2]) {
     let (out, ours_out) = pipe();
