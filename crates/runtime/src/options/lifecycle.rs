@@ -114,7 +114,7 @@ mod tests {
                 files: 2
             })
         );
-        assert_eq!(log("json-file", &[]).unwrap_err().flag, "--log-driver");
+        assert_eq!(log("journald", &[]).unwrap_err().flag, "--log-driver");
         for bad in ["max-size=0", "max-size=x", "max-file=0", "labels=x", "max-size"] {
             assert_eq!(log("k8s-file", &words(&[bad])).unwrap_err().value, bad);
         }
