@@ -5,7 +5,8 @@
 //! `config.json` says so.
 //!
 //! What it never does: mount a root file system, know what an image or a store is, open a database, print, read the
-//! environment. It has no threads and no async runtime.
+//! environment. It has no async runtime and no threads, but for one in a container's process on its way to the program
+//! (`launch/listener.rs`).
 //!
 //! | where | what |
 //! |---|---|

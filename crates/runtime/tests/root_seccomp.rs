@@ -2,12 +2,18 @@
 //! system call and tells what came back. Needs root (a filter without no-new-privileges) and a C compiler.
 #![cfg(target_arch = "x86_64")]
 
+mod common;
+
 use std::collections::HashSet;
+use std::os::fd::AsFd;
 use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
 use std::process::{Command, Output};
 
+use common::Box;
 use oci_spec::runtime::{Capability, LinuxSeccomp};
+use serde_json::{Value, json};
+use sys::seccomp::Answer;
 
 const EPERM: i64 = -1;
 const ENOSYS: i64 = -38;
@@ -128,6 +134,40 @@ fn a_door_that_the_profile_does_not_list_kills() {
             "SIGSYS for {args:?}: {output:?}"
         );
     }
+}
+
+/// A filter that asks an agent, of a container with a supervisor.
+#[test]
+fn an_agent_answers_for_the_kernel() {
+    let temp = tempfile::tempdir().unwrap();
+    let path = temp.path().join("agent");
+    let socket = std::os::unix::net::UnixListener::bind(&path).unwrap();
+    let agent = std::thread::spawn(move || {
+        let (connection, _) = socket.accept().unwrap();
+        let message = sys::socket::receive(connection.as_fd(), 1 << 16)
+            .unwrap()
+            .unwrap();
+        let call = sys::seccomp::next_call(message.fds[0].as_fd()).unwrap();
+        sys::seccomp::answer(message.fds[0].as_fd(), call, Answer::Fails(123)).unwrap();
+        serde_json::from_slice::<Value>(&message.bytes).unwrap()
+    });
+    let container = Box::script("mkdir /made 2>&1").with(|spec| {
+        spec["linux"]["seccomp"] = json!({
+            "defaultAction": "SCMP_ACT_ALLOW", "listenerPath": path,
+            "syscalls": [{"names": ["mkdir", "mkdirat"], "action": "SCMP_ACT_NOTIFY"}],
+        });
+    });
+    let outcome = container.run();
+    assert!(outcome.stdout.ends_with("No medium found\n"), "{outcome:?}");
+    let words = agent.join().unwrap();
+    assert_eq!(words["state"]["id"], container.bundle.id());
+    assert_eq!(words["state"]["status"], "creating");
+    assert_eq!(words["pid"], words["state"]["pid"]);
+    // The init process would have a filter, and a listener, of its own.
+    let error = container
+        .with(|spec| spec["annotations"] = json!({"strata.init": "true"}))
+        .try_run();
+    assert!(error.unwrap_err().to_string().contains("--init"));
 }
 
 #[test]

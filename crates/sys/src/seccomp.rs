@@ -2,7 +2,9 @@
 //! (`runtime::seccomp`); here it is only carried and installed.
 
 use std::io;
-use std::os::fd::{FromRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+
+use rustix::ioctl::opcode;
 
 /// One classic BPF instruction, laid out as the kernel's `struct sock_filter` (linux/filter.h).
 #[repr(C)]
@@ -131,6 +133,73 @@ pub fn install(program: &Program, flags: Flags) -> io::Result<Option<OwnedFd>> {
     }
     Ok(None)
 }
+
+/// A call that a filter asks the holder of its listener about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Call {
+    id: u64,
+    /// The process, in the pid namespace of whoever receives it.
+    pub pid: u32,
+    /// Its number in the table of the process's ABI.
+    pub number: i32,
+}
+
+/// What becomes of a [`Call`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Answer {
+    /// It was done for the process, which is told this.
+    Done(i64),
+    /// It fails with this `errno`.
+    Fails(i32),
+    /// The kernel does it after all.
+    Continues,
+}
+
+/// Waits for the next call on a listener. What answers calls for containers is not strata; its tests are.
+///
+/// # Errors
+/// `ENOENT` where nobody is left who could call, or the call has been given up.
+pub fn next_call(listener: BorrowedFd<'_>) -> io::Result<Call> {
+    // SAFETY: all zeros is a `seccomp_notif`, which is integers, and what the kernel wants there.
+    let mut call: libc::seccomp_notif = unsafe { std::mem::zeroed() };
+    // SAFETY: SECCOMP_IOCTL_NOTIF_RECV writes one `seccomp_notif` behind the pointer, which lives across the call.
+    let answer = unsafe { libc::ioctl(listener.as_raw_fd(), NOTIF_RECV as _, &raw mut call) };
+    match answer {
+        0 => Ok(Call {
+            id: call.id,
+            pid: call.pid,
+            number: call.data.nr,
+        }),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+/// Answers a call.
+///
+/// # Errors
+/// `ENOENT` where the process waits no longer.
+pub fn answer(listener: BorrowedFd<'_>, call: Call, answer: Answer) -> io::Result<()> {
+    let (val, error, flags) = match answer {
+        Answer::Done(value) => (value, 0, 0),
+        Answer::Fails(errno) => (0, -errno, 0),
+        Answer::Continues => (0, 0, libc::SECCOMP_USER_NOTIF_FLAG_CONTINUE as u32),
+    };
+    let response = libc::seccomp_notif_resp {
+        id: call.id,
+        val,
+        error,
+        flags,
+    };
+    // SAFETY: SECCOMP_IOCTL_NOTIF_SEND reads one `seccomp_notif_resp` behind the pointer, which lives across the call.
+    match unsafe { libc::ioctl(listener.as_raw_fd(), NOTIF_SEND as _, &raw const response) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+/// `SECCOMP_IOCTL_NOTIF_RECV` and `SECCOMP_IOCTL_NOTIF_SEND` of linux/seccomp.h.
+const NOTIF_RECV: rustix::ioctl::Opcode = opcode::read_write::<libc::seccomp_notif>(b'!', 0);
+const NOTIF_SEND: rustix::ioctl::Opcode = opcode::read_write::<libc::seccomp_notif_resp>(b'!', 1);
 
 /// Whether the running kernel knows an action (`SECCOMP_RET_*`).
 pub fn knows_action(action: u32) -> bool {

@@ -82,10 +82,12 @@ pub fn connect(dir: &Dir, name: &str, limit: Option<Duration>) -> io::Result<Own
     Ok(socket)
 }
 
-/// Connects to the stream socket at `path`, which a caller named: it is followed as the caller would follow it.
-pub fn connect_stream(path: &Path) -> io::Result<OwnedFd> {
+/// Connects to the stream socket at `path`, which a caller named: it is followed as the caller would follow it. `limit` as
+/// for [`connect`].
+pub fn connect_stream(path: &Path, limit: Option<Duration>) -> io::Result<OwnedFd> {
     let flags = SocketFlags::CLOEXEC;
     let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
+    rustix::net::sockopt::set_socket_timeout(&socket, Timeout::Send, limit)?;
     rustix::net::connect(&socket, &SocketAddrUnix::new(path)?)?;
     Ok(socket)
 }

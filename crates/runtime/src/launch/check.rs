@@ -1,12 +1,12 @@
 //! What this launcher does not do is refused by name before anything is made: no field of a spec is passed over in
 //! silence.
 
-use oci_spec::runtime::{LinuxSeccompAction, LinuxSyscall, Process, Spec};
+use oci_spec::runtime::{Process, Spec};
 use sys::process::namespaces as kind;
 
-use super::apparmor;
 use super::fault::{About, Fault, Result};
 use super::namespaces::Namespaces;
+use super::{apparmor, listener};
 use crate::control::Concern;
 
 /// Refuses what cannot be done, and specs that contradict themselves.
@@ -55,9 +55,9 @@ pub(super) fn check(spec: &Spec, namespaces: &Namespaces) -> Result<()> {
         return refuse("linux.mountLabel");
     }
     if let Some(seccomp) = linux.seccomp() {
-        let notifies = |rule: &LinuxSyscall| rule.action() == LinuxSeccompAction::ScmpActNotify;
-        if seccomp.listener_path().is_some() || seccomp.syscalls().iter().flatten().any(notifies) {
-            return refuse("a seccomp filter that notifies (SCMP_ACT_NOTIFY, listenerPath)");
+        listener::check(seccomp)?;
+        if listener::notifies(seccomp) && super::wants_init(spec) {
+            return refuse("a seccomp filter that notifies beside an init process (--init)");
         }
     }
     let mapped = linux.uid_mappings().as_ref().is_some_and(|maps| !maps.is_empty());

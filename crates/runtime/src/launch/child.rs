@@ -17,7 +17,7 @@ use super::rootfs::{self, Tree};
 use super::steps::{self, Steps};
 use super::sync::{Sync, Word};
 use super::sysctl::{self, Proc};
-use super::{INIT_ANNOTATION, Order, apparmor};
+use super::{Order, apparmor};
 use crate::control::Concern;
 
 /// What was prepared before the fork.
@@ -113,7 +113,7 @@ impl Child<'_> {
         if let Some(profile) = profile {
             apparmor::at_exec(&proc, profile).about(Concern::Apparmor)?;
         }
-        if self.wants_init() {
+        if super::wants_init(self.spec) {
             // The init process executes nothing, and is to be confined as what it stands before.
             stand_before(&steps, filter.as_ref(), || {
                 profile.map_or(Ok(()), |name| apparmor::now(&proc, name).about(Concern::Apparmor))
@@ -186,13 +186,6 @@ impl Child<'_> {
         let state = HookState::new(self.spec, self.order.id, self.order.bundle, status, Some(pid));
         hooks::run(kind, hooks.as_deref().unwrap_or_default(), &state).about(Concern::Hook)
     }
-
-    fn wants_init(&self) -> bool {
-        let annotations = self.spec.annotations().as_ref();
-        annotations
-            .and_then(|all| all.get(INIT_ANNOTATION))
-            .is_some_and(|value| value == "true")
-    }
 }
 
 /// Forks the program off and stays before it as the first process of the pid namespace, itself confined by `confine`.
@@ -224,6 +217,6 @@ fn stand_before(
     .during(|| "forking the program".into())?;
     rustix::thread::set_name(c"init").during(|| "naming the init process".into())?;
     confine()?;
-    identity::assume(steps.process, filter)?;
+    identity::assume(steps.process, filter, None)?;
     sys::init::stand_in(program.pid)
 }

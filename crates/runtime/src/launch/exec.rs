@@ -16,9 +16,12 @@ use std::path::Path;
 use oci_spec::runtime::{Process, Spec};
 use rustix::fs::{CWD, Mode, OFlags};
 use sys::process::{Child, Fork, namespaces as kind};
+use sys::seccomp::Flags;
 
 use super::fault::{About, During, Fault, Result};
+use super::hooks::HookState;
 use super::identity::Filter;
+use super::listener::Agent;
 use super::program::{self, Program};
 use super::root::Root;
 use super::steps::{self, Steps};
@@ -31,6 +34,9 @@ use crate::control::Concern;
 pub(crate) struct ExecOrder<'a> {
     /// The container's.
     pub(crate) spec: &'a Spec,
+    /// The container's id and the absolute path of its bundle.
+    pub(crate) id: &'a str,
+    pub(crate) bundle: &'a Path,
     pub(crate) process: &'a Process,
     /// The container's first process.
     pub(crate) first: BorrowedFd<'a>,
@@ -54,6 +60,8 @@ pub(crate) struct Joining {
     sync: Sync,
     console: Option<OwnedFd>,
     executing: bool,
+    /// Who answers calls that its filter asks about.
+    agent: Option<Agent>,
 }
 
 /// What a word of the process means.
@@ -80,6 +88,7 @@ pub(crate) fn fork(order: &ExecOrder<'_>) -> Result<Joining> {
     check::check_process(order.process)?;
     let filter = super::filter(order.spec)?;
     let program = Program::of(order.process)?;
+    let agent = agent(order, filter.as_ref())?;
     let proc = Proc::open()?;
     let (sync, childs_end) = Sync::pair()?;
     let kinds = namespaces::listed(order.spec);
@@ -116,6 +125,7 @@ pub(crate) fn fork(order: &ExecOrder<'_>) -> Result<Joining> {
         sync,
         console: None,
         executing: false,
+        agent,
     };
     let tell = || "telling the process".to_owned();
     if let Some(join) = order.join {
@@ -143,6 +153,11 @@ impl Joining {
         match self.sync.hear() {
             Ok(Some(Word::Console(master))) => self.console = Some(master),
             Ok(Some(Word::Executing)) => self.executing = true,
+            Ok(Some(Word::Listener(listener))) => {
+                if let Err(fault) = self.deliver(listener.as_fd()) {
+                    return Progress::Failed(fault);
+                }
+            }
             Ok(Some(Word::Failed(fault))) => return Progress::Failed(fault),
             // It has nothing of the kind to say.
             Ok(Some(Word::Mounted | Word::Waiting)) => {}
@@ -162,6 +177,23 @@ impl Joining {
         }
         Progress::Pending
     }
+
+    fn deliver(&self, listener: BorrowedFd<'_>) -> Result<()> {
+        if let Some(agent) = &self.agent {
+            agent.send(self.pid(), listener)?;
+        }
+        self.sync.allow().during(|| "telling the process".into())
+    }
+}
+
+/// Who is to be told of the process's filter, where that notifies.
+fn agent(order: &ExecOrder<'_>, filter: Option<&Filter>) -> Result<Option<Agent>> {
+    if !filter.is_some_and(|filter| filter.flags.contains(Flags::NEW_LISTENER)) {
+        return Ok(None);
+    }
+    let first = sibling::number(order.first)?;
+    let state = HookState::new(order.spec, order.id, order.bundle, "running", Some(first));
+    Agent::of(order.spec, &state)
 }
 
 impl AsFd for Joining {

@@ -11,6 +11,7 @@ use sys::seccomp::{Flags, Program};
 use crate::control::Concern;
 
 use super::fault::{About, During, Fault, Result};
+use super::listener::Courier;
 
 /// A seccomp filter and the flags to install it with.
 #[derive(Debug, PartialEq, Eq)]
@@ -36,9 +37,9 @@ fn sets_of(spec: &LinuxCapabilities) -> Sets {
     }
 }
 
-/// Makes the calling process the one that the spec describes and installs the filter. What follows needs no right
-/// that the container does not have.
-pub(super) fn assume(process: &Process, filter: Option<&Filter>) -> Result<()> {
+/// Makes the calling process the one that the spec describes and installs the filter, whose listener, where it has one, the
+/// courier gives away. What follows needs no right that the container does not have.
+pub(super) fn assume(process: &Process, filter: Option<&Filter>, courier: Option<Courier>) -> Result<()> {
     let user = process.user();
     let no_new_privileges = process.no_new_privileges().unwrap_or(false);
     let own = sys::caps::current().during(|| "reading capabilities".into())?;
@@ -66,7 +67,7 @@ pub(super) fn assume(process: &Process, filter: Option<&Filter>) -> Result<()> {
     if no_new_privileges {
         rustix::thread::set_no_new_privs(true).during(|| "no-new-privileges".into())?;
         apply(&wanted)?;
-        install(filter)
+        install(filter, courier)
     } else {
         // Without no-new-privileges the filter needs CAP_SYS_ADMIN, which goes only after it.
         if filter.is_some() {
@@ -76,7 +77,7 @@ pub(super) fn assume(process: &Process, filter: Option<&Filter>) -> Result<()> {
             };
             apply(&until_then)?;
         }
-        install(filter)?;
+        install(filter, courier)?;
         apply(&wanted)
     }
 }
@@ -101,13 +102,14 @@ fn apply(sets: &Sets) -> Result<()> {
     sys::caps::set(sets).during(|| "setting capabilities".into())
 }
 
-fn install(filter: Option<&Filter>) -> Result<()> {
-    match filter {
-        Some(filter) => sys::seccomp::install(&filter.program, filter.flags)
-            .map(drop)
-            .during(|| "loading the seccomp filter".into())
-            .about(Concern::Seccomp),
-        None => Ok(()),
+fn install(filter: Option<&Filter>, courier: Option<Courier>) -> Result<()> {
+    let Some(filter) = filter else { return Ok(()) };
+    let listener = sys::seccomp::install(&filter.program, filter.flags)
+        .during(|| "loading the seccomp filter".into())
+        .about(Concern::Seccomp)?;
+    match (listener, courier) {
+        (Some(listener), Some(courier)) => courier.take(listener),
+        _ => Ok(()),
     }
 }
 

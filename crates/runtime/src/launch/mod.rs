@@ -19,6 +19,7 @@ mod fault;
 pub(crate) mod hooks;
 mod identity;
 mod idmap;
+mod listener;
 mod mounts;
 mod namespaces;
 mod options;
@@ -46,6 +47,7 @@ use child::Prepared;
 pub(crate) use fault::{About, CANNOT_RUN, During, FAILED, Fault, IntoText, NOT_FOUND, Result};
 use hooks::HookState;
 use identity::Filter;
+pub(crate) use listener::Agent;
 pub(crate) use mounts::CgroupView;
 pub(crate) use namespaces::SpareNetwork;
 pub(crate) use namespaces::makes as makes_namespace;
@@ -257,6 +259,14 @@ impl<'a> Launch<'a> {
                 }
                 Some(Word::Console(master)) => console = Some(master),
                 Some(Word::Executing) => executing = true,
+                Some(Word::Listener(listener)) => {
+                    let (id, bundle) = (self.order.id, self.order.bundle);
+                    let state = HookState::new(self.order.spec, id, bundle, "creating", Some(self.pid()));
+                    if let Some(agent) = Agent::of(self.order.spec, &state)? {
+                        agent.send(self.pid(), listener.as_fd())?;
+                    }
+                    self.allow()?;
+                }
                 Some(Word::Waiting) => break,
                 Some(Word::Failed(fault)) => return Err(fault),
                 None if executing => break,
@@ -311,6 +321,14 @@ fn end(child: &sys::process::Child) -> Option<(i32, Option<i32>)> {
     let id = WaitId::PidFd(child.pidfd.as_fd());
     let status = rustix::process::waitid(id, WaitIdOptions::EXITED).ok()??;
     Some((status.exit_status().unwrap_or(0), status.terminating_signal()))
+}
+
+/// Whether an init process is to stand before the program.
+fn wants_init(spec: &Spec) -> bool {
+    let annotations = spec.annotations().as_ref();
+    annotations
+        .and_then(|all| all.get(INIT_ANNOTATION))
+        .is_some_and(|value| value == "true")
 }
 
 fn filter(spec: &Spec) -> Result<Option<Filter>> {

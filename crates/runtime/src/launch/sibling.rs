@@ -5,7 +5,7 @@
 //! namespace; and the supervisor, once there, could not come back. So a helper goes there, makes the process, which is
 //! born as its sibling and so as the supervisor's child, and ends.
 
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 
 use sys::process::{Child, Fork};
 
@@ -57,7 +57,7 @@ pub(super) fn fork(
     let mut message = message.ok_or_else(|| Fault::new(format!("{} ended without a word", doing())))?;
     match message.fds.pop() {
         Some(pidfd) => Ok(Child {
-            pid: number(&pidfd)?,
+            pid: number(pidfd.as_fd())?,
             pidfd,
         }),
         None => Err(Fault::new(String::from_utf8_lossy(&message.bytes))),
@@ -65,7 +65,7 @@ pub(super) fn fork(
 }
 
 /// The process's number here: the helper may have been born into another pid namespace, and know another.
-fn number(pidfd: &OwnedFd) -> Result<i32> {
+pub(super) fn number(pidfd: BorrowedFd<'_>) -> Result<i32> {
     let path = format!("/proc/self/fdinfo/{}", pidfd.as_raw_fd());
     let text = std::fs::read_to_string(&path).during(|| path.clone())?;
     text.lines()

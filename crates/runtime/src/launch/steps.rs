@@ -9,10 +9,12 @@ use rustix::fs::{FileType, Mode, Uid};
 use rustix::io::{Errno, FdFlags};
 use rustix::process::{DumpableBehavior, Gid};
 use sys::pty::Pty;
+use sys::seccomp::Flags;
 use sys::signal::Set;
 
 use super::fault::{During, Result};
 use super::identity::{self, Filter};
+use super::listener::Courier;
 use super::program::Program;
 use super::scheduling;
 use super::sync::{Sync, Word};
@@ -128,10 +130,14 @@ impl Steps<'_> {
         }
         // Only now: until here descriptors were opened, and moved to their numbers.
         identity::limit(self.process, |kind| kind == Kind::RlimitNofile)?;
+        let courier = match filter {
+            Some(filter) if filter.flags.contains(Flags::NEW_LISTENER) => Some(Courier::ready(self.sync)?),
+            _ => None,
+        };
         sys::signal::reset_all();
         self.sync.say(&Word::Executing)?;
         // The filter may deny anything but exec from here on.
-        identity::assume(self.process, filter)?;
+        identity::assume(self.process, filter, courier)?;
         sys::signal::set_mask(Set::empty()).during(|| "letting signals through".into())?;
         Err(self.program.execute())
     }

@@ -33,6 +33,8 @@ pub(crate) enum Word {
     Waiting,
     /// Everything is done but exec.
     Executing,
+    /// The listener of its filter, for the agent. Waits for permission.
+    Listener(OwnedFd),
     /// It failed and ends.
     Failed(Fault),
 }
@@ -59,6 +61,11 @@ impl Sync {
         Sync(connection)
     }
 
+    /// The same end once more, for another thread.
+    pub(super) fn try_clone(&self) -> io::Result<Sync> {
+        self.0.try_clone().map(Sync)
+    }
+
     /// The child's: waits until somebody connects to `listener`, and goes on over that connection.
     pub(super) fn accept(listener: BorrowedFd<'_>) -> Result<Sync> {
         let doing = || "waiting to be started".to_owned();
@@ -66,6 +73,7 @@ impl Sync {
             let mut polled = [PollFd::from_borrowed_fd(listener, PollFlags::IN)];
             rustix::event::poll(&mut polled, None).during(doing)?;
             if let Some(connection) = sys::socket::accept(listener).during(doing)? {
+                rustix::io::ioctl_fionbio(&connection, false).during(doing)?;
                 return Ok(Sync(connection));
             }
         }
@@ -82,6 +90,10 @@ impl Sync {
             Word::Console(master) => {
                 text.push(b'C');
                 fds.push(master.as_fd());
+            }
+            Word::Listener(listener) => {
+                text.push(b'L');
+                fds.push(listener.as_fd());
             }
             Word::Failed(fault) => {
                 text.extend([b'F', fault.code, fault.concern.to_byte()]);
@@ -101,6 +113,7 @@ impl Sync {
             (b"W", None) => Word::Waiting,
             (b"X", None) => Word::Executing,
             (b"C", Some(master)) => Word::Console(master),
+            (b"L", Some(listener)) => Word::Listener(listener),
             ([b'F', code, concern, text @ ..], None) => Word::Failed(Fault {
                 code: *code,
                 concern: Concern::from_byte(*concern),
@@ -112,7 +125,7 @@ impl Sync {
     }
 
     /// The launcher's: gives one permission. A child that has ended does not take it, and says so otherwise.
-    pub(super) fn allow(&self) -> io::Result<()> {
+    pub(crate) fn allow(&self) -> io::Result<()> {
         self.send_permission(b"g")
     }
 

@@ -293,13 +293,15 @@ impl Container {
         })
     }
 
+    /// Absolute path of the bundle that it was created from.
+    pub(super) fn bundle(&self) -> &Path {
+        let record = self.record.as_ref();
+        record.map_or(Path::new(""), |record| &record.bundle)
+    }
+
     /// What hooks are told of it.
     pub(super) fn hook_state<'a>(&'a self, status: &'a str, pid: Option<i32>) -> HookState<'a> {
-        let bundle = self
-            .record
-            .as_ref()
-            .map_or(Path::new(""), |record| &record.bundle);
-        HookState::new(&self.spec, self.id(), bundle, status, pid)
+        HookState::new(&self.spec, self.id(), self.bundle(), status, pid)
     }
 }
 

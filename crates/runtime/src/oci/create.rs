@@ -1,6 +1,6 @@
 //! `create` and `start`: a container is made, waits, and goes on to its program.
 
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::path::Path;
 
 use oci_spec::runtime::Spec;
@@ -11,7 +11,7 @@ use super::process::{Process, Signals, Wish, streams};
 use super::{OciError, Result, Status, failed, no_configuration};
 use crate::bundle::{self, Bundle, BundleError};
 use crate::cgroup::CgroupPaths;
-use crate::launch::{Cgroups, Launch, Launched, Order, Sync, Word, hooks};
+use crate::launch::{Agent, Cgroups, Fault, Launch, Launched, Order, Sync, Word, hooks};
 use crate::spec::default_devices;
 use crate::state::{self, ProcessId};
 
@@ -165,6 +165,14 @@ impl Container {
             match sync.hear().map_err(doing())? {
                 Some(Word::Executing) => executing = true,
                 Some(Word::Failed(fault)) => return Err(fault.into()),
+                Some(Word::Listener(listener)) => {
+                    if let Err(fault) = self.deliver(listener.as_fd()) {
+                        // Nobody would ever answer what it asks.
+                        self.kill(rustix::process::Signal::KILL.as_raw(), false)?;
+                        return Err(fault.into());
+                    }
+                    sync.allow().map_err(doing())?;
+                }
                 Some(_) => {}
                 None if executing => break,
                 None => return Err(OciError::NotRunning),
@@ -184,6 +192,16 @@ impl Container {
                 self.kill(rustix::process::Signal::KILL.as_raw(), false)?;
                 Err(fault.into())
             }
+        }
+    }
+}
+
+impl Container {
+    /// Gives the listener of the first process's filter to the agent.
+    fn deliver(&self, listener: BorrowedFd<'_>) -> std::result::Result<(), Fault> {
+        match Agent::of(&self.spec, &self.hook_state("created", Some(self.first())))? {
+            Some(agent) => agent.send(self.first(), listener),
+            None => Ok(()),
         }
     }
 }

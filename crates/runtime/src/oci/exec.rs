@@ -155,6 +155,8 @@ impl Container {
         let signals = Signals::hold()?;
         let mut joining = exec::fork(&ExecOrder {
             spec: &self.spec,
+            id: self.id(),
+            bundle: self.bundle(),
             process,
             first: first.as_fd(),
             stdio: streams()?,

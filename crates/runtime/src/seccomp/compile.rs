@@ -116,6 +116,8 @@ pub fn flags(seccomp: &LinuxSeccomp) -> Flags {
         .any(|rule| rule.action() == Action::ScmpActNotify)
     {
         flags |= Flags::NEW_LISTENER;
+        // Whoever gives the listener away is a thread that must stay without the filter; there is no other.
+        flags -= Flags::TSYNC;
     }
     flags
 }

@@ -299,6 +299,8 @@ fn make(
     let join = |pid| left.cgroups.join(pid);
     let joining = exec::fork(&ExecOrder {
         spec: &spec,
+        id: bundle.id(),
+        bundle: bundle.path(),
         process: &process,
         first,
         stdio,
