@@ -6,13 +6,14 @@ use std::fs;
 use std::io::Write;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use common::{Strata, busybox, refused};
 use runtime::bundle::Bundle;
 use runtime::state::{ProcessId, State};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
+use testkit::eventually;
 
 fn inspect(strata: &Strata, name: &str) -> Value {
     let text = strata.ok(["container", "inspect", name]);
@@ -29,15 +30,6 @@ fn status(strata: &Strata, name: &str) -> String {
 fn bundle(strata: &Strata, name: &str) -> Bundle {
     let id = inspect(strata, name)["Id"].as_str().unwrap().to_owned();
     Bundle::open(&strata.state().join("default").join(id)).unwrap()
-}
-
-#[track_caller]
-fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
-    let begin = Instant::now();
-    while !holds() {
-        assert!(begin.elapsed() < Duration::from_secs(20), "{what}");
-        std::thread::sleep(Duration::from_millis(20));
-    }
 }
 
 /// Starts a command whose words nobody reads.

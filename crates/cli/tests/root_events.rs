@@ -4,19 +4,11 @@ mod common;
 
 use std::io::{BufRead, BufReader};
 use std::process::Stdio;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use common::{Image, Layer, Strata, busybox, refused};
 use serde_json::{Value, json};
-
-#[track_caller]
-fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
-    let begin = Instant::now();
-    while !holds() {
-        assert!(begin.elapsed() < Duration::from_secs(15), "{what}");
-        std::thread::sleep(Duration::from_millis(20));
-    }
-}
+use testkit::eventually;
 
 /// What has happened so far, as `action` and what `field` of it says.
 fn past(strata: &Strata, flags: &[&str]) -> Vec<String> {

@@ -12,6 +12,7 @@ use common::{Strata, busybox, refused};
 use runtime::bundle::Bundle;
 use runtime::cgroup::Cgroup;
 use serde_json::Value;
+use testkit::eventually;
 
 /// A program that says so when it is asked to end, and ends with 7.
 const PATIENT: &str = "trap 'echo bye; exit 7' TERM; echo hello; while :; do sleep 0.1; done";
@@ -26,15 +27,6 @@ fn status(strata: &Strata, name: &str) -> String {
         .as_str()
         .unwrap()
         .to_owned()
-}
-
-#[track_caller]
-fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
-    let begin = Instant::now();
-    while !holds() {
-        assert!(begin.elapsed() < Duration::from_secs(20), "{what}");
-        std::thread::sleep(Duration::from_millis(20));
-    }
 }
 
 /// Runs a script on its own, under the name `one`, until it has said something.
@@ -97,7 +89,6 @@ fn one_that_the_state_directory_has_forgotten_is_still_ended() {
 #[test]
 fn whoever_starts_one_hears_of_its_supervisors_death_at_any_moment() {
     let strata = busybox();
-    let begin = Instant::now();
     let mut killed = 0;
     // A start takes from ten to a hundred milliseconds, of which the supervisor is there for the most: closer together at first.
     for moment in (0..60).map(|step| Duration::from_micros(500 * step + 20 * step * step)) {
@@ -121,7 +112,6 @@ fn whoever_starts_one_hears_of_its_supervisors_death_at_any_moment() {
         assert!(in_time, "after {moment:?} it waits for ever");
     }
     assert!(killed >= 5, "{killed} were killed");
-    assert!(begin.elapsed() < Duration::from_secs(60));
     strata.ok(["prune", "-f"]);
     assert_eq!(strata.ok(["ps", "-aq"]), "");
     eventually("nothing is left", || strata.in_use() == (Vec::new(), Vec::new()));

@@ -2,7 +2,7 @@
 
 mod common;
 
-use std::os::unix::fs::{PermissionsExt, symlink};
+use std::os::unix::fs::symlink;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
@@ -18,8 +18,7 @@ fn with_script(strata: &Strata, name: &str, script: &str) -> PathBuf {
         let place = dir.join(plugin);
         let _ = std::fs::remove_file(&place);
         if plugin == name {
-            std::fs::write(&place, format!("#!/bin/sh\n{script}")).unwrap();
-            std::fs::set_permissions(&place, std::fs::Permissions::from_mode(0o755)).unwrap();
+            testkit::files::script(&place, &format!("#!/bin/sh\n{script}"));
         } else {
             symlink(format!("/usr/lib/cni/{plugin}"), place).unwrap();
         }

@@ -5,20 +5,10 @@ mod common;
 use std::fs;
 use std::io::Write;
 use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
 
 use common::ordinary::{Given, Ordinary};
 use common::refused;
-use testkit::net;
-
-#[track_caller]
-fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
-    let begin = Instant::now();
-    while !holds() {
-        assert!(begin.elapsed() < Duration::from_secs(20), "{what}");
-        std::thread::sleep(Duration::from_millis(20));
-    }
-}
+use testkit::{eventually, net};
 
 fn must(words: &[&str]) {
     let output = Command::new(words[0]).args(&words[1..]).output().unwrap();

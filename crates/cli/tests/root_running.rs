@@ -5,6 +5,7 @@ mod common;
 use std::time::{Duration, Instant};
 
 use common::{Strata, busybox, refused};
+use testkit::eventually;
 
 /// A container that counts in `/count`, ten times a second, and ends at SIGTERM.
 const COUNTS: &str = "trap 'exit 5' TERM; n=0; while :; do n=$((n+1)); echo $n >/count; sleep 0.1; done";
@@ -34,15 +35,6 @@ fn count(strata: &Strata, name: &str) -> String {
         .unwrap()
         .to_owned();
     std::fs::read_to_string(format!("{merged}/count")).unwrap_or_default()
-}
-
-#[track_caller]
-fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
-    let begin = Instant::now();
-    while !holds() {
-        assert!(begin.elapsed() < Duration::from_secs(15), "{what}");
-        std::thread::sleep(Duration::from_millis(20));
-    }
 }
 
 #[test]

@@ -8,7 +8,7 @@ use std::path::PathBuf;
 
 use common::{Strata, empty, refused};
 use testkit::layer::EntryType;
-use testkit::{Image, Layer};
+use testkit::{Image, Layer, eventually};
 
 const ONE: &[&str] = &["--userns", "700000:65536"];
 const OTHER: &[&str] = &["--userns", "900000:65536"];
@@ -81,6 +81,8 @@ fn owners_are_right_in_what_is_taken_out_and_put_in() {
         700_000,
         "to the machine it is none of its own users"
     );
+    let both = || strata.ok(["diff", "one"]).lines().last() == Some("C /srv/theirs");
+    eventually("it has written", both);
     let out = strata.dir().join("out");
     let out = out.to_str().unwrap();
     let put = strata.dir().join("put");

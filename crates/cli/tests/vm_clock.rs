@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use common::{Ended, Strata, busybox};
 use rustix::time::{ClockId, Timespec, clock_gettime, clock_settime};
+use testkit::eventually;
 
 const HOUR: i64 = 3600;
 
@@ -36,15 +37,6 @@ fn while_it_jumps(strata: &Strata, by: i64, words: &[&str]) -> (Ended, Duration)
         ended.join().unwrap()
     });
     (ended, begin.elapsed())
-}
-
-#[track_caller]
-fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
-    let begin = Instant::now();
-    while !holds() {
-        assert!(begin.elapsed() < Duration::from_secs(60), "{what}");
-        std::thread::sleep(Duration::from_millis(100));
-    }
 }
 
 #[test]

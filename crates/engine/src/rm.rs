@@ -263,6 +263,14 @@ impl Engine {
         self.remove_bundle(id)
     }
 
+    /// Ends what still runs of a container, and takes away what its supervisor would have.
+    pub(crate) fn end_what_is_left(&self, id: &str) -> Result<(), RmError> {
+        match self.bundle(id)? {
+            Some(bundle) => Ok(runtime::end(&bundle)?),
+            None => Ok(()),
+        }
+    }
+
     /// Unmounts its root, forgets it, and removes what it wrote; its anonymous volumes too if `volumes` says so.
     pub(crate) fn remove_rows(&self, id: &str, volumes: bool) -> Result<(), RmError> {
         detach(&self.bundle_path(id))?;

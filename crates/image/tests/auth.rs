@@ -77,12 +77,7 @@ impl Files {
     fn helper(&self, name: &str, answer: &str) {
         let log = self.dir.path().join("log");
         let script = format!("#!/bin/sh\necho \"$1 $(cat)\" >> {}\n{answer}\n", log.display());
-        file(
-            self.dir.path(),
-            &format!("docker-credential-{name}"),
-            &script,
-            0o755,
-        );
+        testkit::files::script(self.dir.path().join(format!("docker-credential-{name}")), &script);
     }
 
     fn log(&self) -> String {

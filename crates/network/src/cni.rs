@@ -436,7 +436,6 @@ fn wait(child: &mut Child, deadline: Instant) -> io::Result<Option<ExitStatus>> 
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::PermissionsExt;
 
     use serde_json::json;
 
@@ -446,9 +445,13 @@ mod tests {
     fn scripts(scripts: &[(&str, &str)]) -> (tempfile::TempDir, Plugins) {
         let dir = tempfile::tempdir().unwrap();
         for (name, text) in scripts {
-            let path = dir.path().join(name);
-            std::fs::write(&path, format!("#!/bin/sh\ncd {}\n{text}", dir.path().display())).unwrap();
-            std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
+            // Another process writes it: while a child that another test starts has a copy of our descriptor, it cannot be
+            // run (ETXTBSY).
+            let text = format!("#!/bin/sh\ncd {}\n{text}", dir.path().display());
+            let write = "printf %s \"$1\" > \"$0\" && chmod 755 \"$0\"";
+            let mut shell = Command::new("/bin/sh");
+            let shell = shell.args(["-c", write]).arg(dir.path().join(name)).arg(text);
+            assert!(shell.status().unwrap().success());
         }
         let plugins = Plugins(vec![dir.path().to_owned()]);
         (dir, plugins)

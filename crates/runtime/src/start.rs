@@ -388,11 +388,11 @@ impl Running {
     }
 
     /// Waits until the supervisor that the caller started has left: nothing of the container is left then but its
-    /// bundle.
-    pub fn finish(mut self) -> io::Result<()> {
+    /// bundle. False where it did not leave by itself: then [`crate::end`] does what it no longer could.
+    pub fn finish(mut self) -> io::Result<bool> {
         match &mut self.supervisor {
-            Some(supervisor) => supervisor.wait().map(drop),
-            None => Ok(()),
+            Some(supervisor) => Ok(supervisor.wait()?.success()),
+            None => Ok(true),
         }
     }
 }

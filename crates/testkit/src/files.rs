@@ -33,6 +33,22 @@ pub fn open_write(path: impl AsRef<Path>) -> Answer<OwnedFd> {
     open(path, OFlags::RDWR, 0)
 }
 
+/// Writes a program that can be run at once. Another process writes it: of a descriptor that this one has open a child that
+/// another thread starts has a copy until it executes, and meanwhile the kernel refuses to run the file (ETXTBSY).
+pub fn script(path: impl AsRef<Path>, text: &str) {
+    let mut child = std::process::Command::new("/bin/sh")
+        .args(["-c", "cat > \"$0\" && chmod 755 \"$0\""])
+        .arg(path.as_ref())
+        .stdin(std::process::Stdio::piped())
+        .spawn()
+        .expect("a shell");
+    let mut input = child.stdin.take().expect("it was asked for");
+    std::io::Write::write_all(&mut input, text.as_bytes()).expect("it reads");
+    drop(input);
+    let path = path.as_ref().display();
+    assert!(child.wait().expect("our child").success(), "{path}");
+}
+
 /// The whole content.
 pub fn read(path: impl AsRef<Path>) -> Answer<Vec<u8>> {
     let file = open(path, OFlags::RDONLY | OFlags::NONBLOCK, 0)?;

@@ -281,6 +281,11 @@ impl Started<'_> {
             }
         };
         let left = running.finish();
+        let removed = removed.and_then(|()| match &left {
+            // Somebody killed it before it was done.
+            Ok(false) => engine.end_what_is_left(&id),
+            _ => Ok(()),
+        });
         let removed = removed.and_then(|()| if remove { engine.remove_bundle(&id) } else { Ok(()) });
         removed.map_err(|e| RunError::Remove {
             name: name.clone(),
