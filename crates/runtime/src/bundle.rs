@@ -124,18 +124,30 @@ impl Bundle {
                 above.rmdir(id)?;
                 return Err(error);
             }
-            bundle.dir.mkdir(ROOTFS, Mode::from_raw_mode(0o755))?;
             Ok(bundle)
         };
         let bundle = made().map_err(|source| io_error(&path, source))?;
+        bundle.complete()?;
+        Ok(bundle)
+    }
+
+    /// Makes what every bundle has. Whoever finds one must not take it for complete: its maker may be at it still.
+    fn complete(&self) -> Result<(), BundleError> {
+        let _lock = self.lock()?;
+        match self.dir.mkdir(ROOTFS, Mode::from_raw_mode(0o755)) {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+            made => made.map_err(|source| io_error(&self.rootfs(), source))?,
+        }
+        if self.read_json::<Format>(FORMAT)?.is_some() {
+            return Ok(());
+        }
         let format = Format {
             version: VERSION,
             compat: Vec::new(),
             ro_compat: Vec::new(),
             incompat: Vec::new(),
         };
-        bundle.write_json(FORMAT, &format)?;
-        Ok(bundle)
+        self.write_json(FORMAT, &format)
     }
 
     /// Opens a bundle whose files say themselves who wrote them, to read those alone.
@@ -167,7 +179,9 @@ impl Bundle {
     pub fn open_or_create(parent: &Path, id: &str) -> Result<Bundle, BundleError> {
         match Bundle::create(parent, id) {
             Err(BundleError::Io { source, .. }) if source.kind() == io::ErrorKind::AlreadyExists => {
-                Bundle::open(&parent.join(id))
+                let bundle = Bundle::open(&parent.join(id))?;
+                bundle.complete()?;
+                Ok(bundle)
             }
             other => other,
         }
@@ -354,6 +368,23 @@ mod tests {
         let path = bundle.path().to_path_buf();
         bundle.remove().unwrap();
         assert!(!path.exists());
+    }
+
+    #[test]
+    fn one_that_somebody_else_has_only_begun_is_completed() {
+        let temp = tempfile::tempdir().unwrap();
+        for _ in 0..50 {
+            let (parent, barrier) = (temp.path(), std::sync::Barrier::new(4));
+            let open = || {
+                barrier.wait();
+                let bundle = Bundle::open_or_create(parent, "abc").unwrap();
+                let _lock = bundle.lock().unwrap();
+                assert!(bundle.rootfs().is_dir());
+                assert!(bundle.read_json::<Format>(FORMAT).unwrap().is_some());
+            };
+            std::thread::scope(|scope| (0..4).for_each(|_| drop(scope.spawn(open))));
+            Bundle::open(&parent.join("abc")).unwrap().remove().unwrap();
+        }
     }
 
     #[test]

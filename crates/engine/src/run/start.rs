@@ -355,8 +355,13 @@ impl Engine {
     pub fn start(&self, name: &str, streams: &Streams<'_>) -> Result<Started<'_>, RunError> {
         let id = self.store.find_container(self.ns(), name)?.id;
         let _starting = self.starting()?;
-        let bundle = Bundle::open_or_create(&self.bundles(), &id)?;
-        let _lock = bundle.lock()?;
+        let bundle = Bundle::open_or_create(&self.bundles(), &id);
+        let locked = bundle.and_then(|bundle| Ok((bundle.lock()?, bundle)));
+        // Of one that is being removed it may go in between.
+        let (_lock, bundle) = locked.or_else(|error| {
+            self.store.find_container(self.ns(), &id)?;
+            Err(RunError::from(error))
+        })?;
         // Whoever had the lock before may have started it, or removed it.
         let row = self.store.find_container(self.ns(), &id)?;
         match self.state(&row) {
