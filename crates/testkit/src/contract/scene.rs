@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use rustix::fs::FileType;
 use tempfile::TempDir;
@@ -157,11 +158,16 @@ impl Scene {
         }
     }
 
+    /// A program that another test starts has, from fork to exec, a copy of the descriptor that an overlay was made with, and
+    /// the file system does not end before that: "busy" is believed only when it lasts.
     #[track_caller]
     fn mount_by(&mut self, driver: Driver) {
         assert!(self.mounted.is_none(), "mounted already");
-        if let Err(error) = driver.mount(&self.layers(), &self.at("")) {
-            panic!("{error}");
+        let patience = Instant::now() + Duration::from_secs(5);
+        while let Err(error) = driver.mount(&self.layers(), &self.at("")) {
+            let busy = error.0.to_lowercase().contains("busy");
+            assert!(busy && Instant::now() < patience, "{error}");
+            std::thread::sleep(Duration::from_millis(20));
         }
         self.mounted = Some(driver);
     }
