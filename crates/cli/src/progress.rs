@@ -114,7 +114,7 @@ impl Layer {
 struct Bars {
     work: Work,
     all: MultiProgress,
-    /// What is read before its layers are known.
+    /// What is read before its layers are known, or is done to what has none.
     reading: Mutex<Option<ProgressBar>>,
     layers: Mutex<HashMap<String, (Arc<Layer>, ProgressBar)>>,
 }
@@ -131,6 +131,20 @@ impl Bars {
 
     fn reading(&self) -> MutexGuard<'_, Option<ProgressBar>> {
         self.reading.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The one line of work that has no layers, or none yet.
+    fn show(&self, what: &str, message: String) {
+        let mut reading = self.reading();
+        let bar = reading.get_or_insert_with(|| {
+            let bar = self.all.add(ProgressBar::new_spinner());
+            bar.set_style(plain("{prefix:.bold} {msg}"));
+            bar
+        });
+        if bar.prefix() != what {
+            bar.set_prefix(what.to_owned());
+        }
+        bar.set_message(message);
     }
 
     fn with(&self, digest: &Digest, then: impl FnOnce(&Layer, &ProgressBar)) {
@@ -167,16 +181,8 @@ impl Progress for Bars {
     fn event(&self, event: &Event<'_>) {
         match event {
             Event::Resolved { name, layers, .. } => self.say(&format!("{name}: {}", count(*layers))),
-            Event::Read { what, bytes } => {
-                let mut reading = self.reading();
-                let bar = reading.get_or_insert_with(|| {
-                    let bar = self.all.add(ProgressBar::new_spinner());
-                    bar.set_style(plain("{prefix:.bold} {msg}"));
-                    bar.set_prefix((*what).to_owned());
-                    bar
-                });
-                bar.set_message(format!("reading {}", size::human(*bytes)));
-            }
+            Event::Read { what, bytes } => self.show(what, format!("reading {}", size::human(*bytes))),
+            Event::Step { what, done, of } => self.show(what, steps(*done, *of)),
             Event::LayerFound { digest, size, shared } => {
                 if let Some(bar) = self.reading().take() {
                     bar.finish_and_clear();
@@ -304,6 +310,13 @@ fn count(layers: usize) -> String {
         "1 layer".to_owned()
     } else {
         format!("{layers} layers")
+    }
+}
+
+fn steps(done: u64, of: Option<u64>) -> String {
+    match of {
+        Some(of) => format!("{done} of {of}"),
+        None => done.to_string(),
     }
 }
 

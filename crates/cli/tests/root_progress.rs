@@ -1,4 +1,4 @@
-//! What is told while an image arrives: bars on a terminal, plain lines elsewhere, nothing with `--quiet`. Needs root.
+//! What is told while an image arrives, and of other long work: bars on a terminal, plain lines elsewhere, nothing with `--quiet`. Needs root.
 
 mod common;
 
@@ -115,6 +115,26 @@ fn a_bar_of_what_is_exported_and_copied() {
     for words in [words, ["cp", "-q", to.to_str().unwrap(), "made:/again"]] {
         let ended = strata.end(words);
         assert_eq!((ended.code, ended.err.as_str()), (0, ""));
+    }
+}
+
+#[test]
+fn how_far_a_check_and_a_comparison_are() {
+    let strata = common::busybox();
+    for (words, told) in [
+        (
+            &["fsck", "--deep"][..],
+            &["checking blobs", "checking layers"][..],
+        ),
+        (&["diff", "busybox"], &["comparing directories"]),
+    ] {
+        let mut screen = on_terminal(&strata, words, 30, 100);
+        for told in told {
+            screen.until(told);
+        }
+        assert_eq!(screen.code(), Some(0));
+        let ended = strata.end(words);
+        assert_eq!((ended.code, ended.err.as_str()), (0, ""), "no terminal");
     }
 }
 

@@ -9,6 +9,7 @@ use std::os::fd::AsFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 
+use image::progress::{Event, Progress};
 use image::record::{self, RecordError};
 use serde::Serialize;
 use store::{Clones, Fault};
@@ -65,7 +66,7 @@ impl Engine {
     ///
     /// # Errors
     /// See [`DedupError`]; what was shared until then stays so.
-    pub fn dedup(&self) -> Result<Deduped, DedupError> {
+    pub fn dedup(&self, progress: &dyn Progress) -> Result<Deduped, DedupError> {
         if !self.store.shares_blocks()? {
             return Err(DedupError::Unsupported(self.store.root().to_owned()));
         }
@@ -84,7 +85,12 @@ impl Engine {
         let mut first: HashMap<Content, (u64, PathBuf)> = HashMap::new();
         let mut clones: HashMap<(Content, u64), Clones> = HashMap::new();
         let mut told = Deduped::default();
-        for layer in &layers {
+        for (done, layer) in (0..).zip(&layers) {
+            progress.event(&Event::Step {
+                what: "sharing files of layers",
+                done,
+                of: Some(layers.len() as u64),
+            });
             let mut equal = Vec::new();
             self.contents(layer, |content, path| {
                 if times.contains_key(&content) {

@@ -3,6 +3,7 @@
 use std::ffi::OsString;
 use std::path::{Component, Path, PathBuf};
 
+use image::progress::{Event, Progress};
 use overlay::Prefix;
 use rustix::fs::{FileType, Stat};
 use serde::Serialize;
@@ -86,14 +87,25 @@ impl Engine {
     ///
     /// # Errors
     /// See [`DiffError`].
-    pub fn diff(&self, name: &str, other: Option<&str>) -> Result<Vec<Change>, DiffError> {
+    pub fn diff(
+        &self,
+        name: &str,
+        other: Option<&str>,
+        progress: &dyn Progress,
+    ) -> Result<Vec<Change>, DiffError> {
         let new = self.side(name)?;
         let other = other.map(|other| self.side(other)).transpose()?;
         let old = match &other {
             Some(other) => &other.layers[..],
             None => &new.layers[new.own..],
         };
-        Ok(compare(&new, old, other.as_ref().and_then(|o| o.details.as_ref()))?.0)
+        let what = "comparing directories";
+        let told = |done| {
+            let of = None;
+            progress.event(&Event::Step { what, done, of });
+        };
+        let old_details = other.as_ref().and_then(|other| other.details.as_ref());
+        Ok(compare(&new, old, old_details, &told)?.0)
     }
 
     /// What a name leads to: a container, else an image, else a layer.
@@ -175,7 +187,7 @@ impl Engine {
 impl Side {
     /// What it changed of what it stands on, and what of that is strata's doing.
     pub(crate) fn changes(&self) -> Result<(Vec<Change>, Vec<Change>), ChangesError> {
-        compare(self, &self.layers[self.own..], None)
+        compare(self, &self.layers[self.own..], None, &|_| {})
     }
 }
 
@@ -184,8 +196,9 @@ fn compare(
     new: &Side,
     old: &[(PathBuf, Dir)],
     old_details: Option<&Details>,
+    told: &dyn Fn(u64),
 ) -> Result<(Vec<Change>, Vec<Change>), ChangesError> {
-    let changes = image::changes::compare(new.prefix, &called(&new.layers), &called(old))?;
+    let changes = image::changes::compare(new.prefix, &called(&new.layers), &called(old), told)?;
     let changes = changes.into_iter().map(|change| Change {
         kind: change.kind,
         path: change.path,

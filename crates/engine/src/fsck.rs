@@ -9,6 +9,7 @@ mod layers;
 mod mend;
 mod state;
 
+use image::progress::{Event, Progress};
 use image::registry::Client;
 use serde::Serialize;
 use store::{Fault, Wrong};
@@ -91,7 +92,12 @@ impl Engine {
     ///
     /// # Errors
     /// Disk or database: what could not be checked at all.
-    pub fn fsck(&self, options: &FsckOptions, registries: Option<Registries>) -> Result<Report, Fault> {
+    pub fn fsck(
+        &self,
+        options: &FsckOptions,
+        registries: Option<Registries>,
+        progress: &dyn Progress,
+    ) -> Result<Report, Fault> {
         let counts = self.store.counts()?;
         let mut report = Report {
             layers: counts.layers,
@@ -111,7 +117,12 @@ impl Engine {
             },
         };
         report.compared = mender.compares();
-        let wrong = self.store.check(options.deep)?;
+        let what = "checking blobs";
+        let told = |done, of| {
+            let of = Some(of);
+            progress.event(&Event::Step { what, done, of });
+        };
+        let wrong = self.store.check(options.deep, &told)?;
         let missing: Vec<u64> = wrong
             .iter()
             .filter_map(|wrong| match wrong {
@@ -126,7 +137,7 @@ impl Engine {
         }
         let mut layers = self.store.layers()?;
         layers.retain(|layer| !missing.contains(&layer.n));
-        self.check_layers(&layers, &mender, &mut report.findings)?;
+        self.check_layers(&layers, &mender, progress, &mut report.findings)?;
         self.check_state(options, &mut report.findings)?;
         if let Some(lease) = mender.lease {
             self.store.release(lease)?;

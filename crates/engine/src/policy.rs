@@ -65,7 +65,7 @@ impl Engine {
             }
         }
         if policy.dedup {
-            self.dedup()?;
+            self.dedup(&image::progress::Silent)?;
         }
         Ok(())
     }

@@ -79,16 +79,17 @@ pub fn changes_as(
     // The upper directory is 0, and what lies below is called the same in both views.
     let layers = std::iter::once(upper).chain(lowers_top_first).enumerate();
     let new: Vec<(usize, &Dir)> = layers.collect();
-    compare(prefix, &new, &new[1..])
+    compare(prefix, &new, &new[1..], &|_| {})
 }
 
 /// What the merged view of the layers `new` changes of that of `old`, both topmost first, each directory before what is
 /// in it, names in byte order. A layer comes with what it is called; where both views go on with layers that are called
-/// the same, nothing of these is looked into.
+/// the same, nothing of these is looked into. `told` hears how many directories have been looked into so far.
 pub fn compare<I: Copy + Eq>(
     prefix: Prefix,
     new: &[(I, &Dir)],
     old: &[(I, &Dir)],
+    told: &dyn Fn(u64),
 ) -> Result<Vec<Change>, ChangesError> {
     let mut comparison = Comparison {
         new: Stack::new(new.iter().map(|(_, dir)| *dir), prefix),
@@ -99,6 +100,8 @@ pub fn compare<I: Copy + Eq>(
         },
         prefix,
         changes: Vec::new(),
+        told,
+        directories: 0,
     };
     let failed = |source| ChangesError {
         path: PathBuf::from("/"),
@@ -126,6 +129,8 @@ struct Comparison<'a, C> {
     called: C,
     prefix: Prefix,
     changes: Vec<Change>,
+    told: &'a dyn Fn(u64),
+    directories: u64,
 }
 
 /// A name, and what it is in either view.
@@ -202,11 +207,13 @@ impl<I: Eq, C: Fn(&Place, bool) -> I> Comparison<'_, C> {
     }
 
     fn level(
-        &self,
+        &mut self,
         path: &Path,
         new: &Merged,
         old: Option<&Merged>,
     ) -> Result<vec::IntoIter<Pair>, ChangesError> {
+        self.directories += 1;
+        (self.told)(self.directories);
         let pairs = match path.as_os_str().len() > MAX_PATH {
             true => Err(rustix::io::Errno::NAMETOOLONG.into()),
             false => self.pairs(new, old),

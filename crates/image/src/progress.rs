@@ -1,4 +1,4 @@
-//! What a pull, a load, a push and the like tell while they work: values, for whoever wants to draw bars or print lines.
+//! What a pull, a load, a push, a check and the like tell while they work: values, for whoever wants to draw bars or print lines.
 
 use std::time::Duration;
 
@@ -58,6 +58,15 @@ pub enum Event<'a> {
         what: &'a str,
         /// Bytes so far.
         bytes: u64,
+    },
+    /// So many things of a kind are done, of work that has no bytes to count.
+    Step {
+        /// What is done, and the kind of things: `checking layers`.
+        what: &'a str,
+        /// How many are done.
+        done: u64,
+        /// Of how many, where that is known.
+        of: Option<u64>,
     },
     /// A request failed and is made again.
     Retrying {

@@ -5,6 +5,7 @@
 //! what has no row must have no living owner: only what stays wrong is told.
 
 use std::io::{self, Read};
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use rustix::fs::FileType;
 
@@ -67,10 +68,11 @@ pub enum Wrong {
 }
 
 impl Store {
-    /// What is wrong with database, directories and blobs; with `deep`, every blob is read too.
-    pub fn check(&self, deep: bool) -> Result<Vec<Wrong>, Fault> {
+    /// What is wrong with database, directories and blobs; with `deep`, every blob is read too. `told` hears how many of
+    /// how many blobs have been looked at.
+    pub fn check(&self, deep: bool, told: &(dyn Fn(u64, u64) + Sync)) -> Result<Vec<Wrong>, Fault> {
         let mut wrong = self.check_database()?;
-        self.check_blobs(deep, &mut wrong)?;
+        self.check_blobs(deep, told, &mut wrong)?;
         self.check_layers(&mut wrong)?;
         self.check_snapshots(&mut wrong)?;
         self.check_volumes(&mut wrong)?;
@@ -94,14 +96,21 @@ impl Store {
         })
     }
 
-    fn check_blobs(&self, deep: bool, wrong: &mut Vec<Wrong>) -> Result<(), Fault> {
+    fn check_blobs(
+        &self,
+        deep: bool,
+        told: &(dyn Fn(u64, u64) + Sync),
+        wrong: &mut Vec<Wrong>,
+    ) -> Result<(), Fault> {
         let rows = self.db.read(|q| {
             q.all("SELECT digest, size FROM blobs ORDER BY digest", (), |row| {
                 Ok((row.get::<_, Digest>(0)?, unsigned(row, 1)?))
             })
         })?;
+        let done = AtomicU64::new(0);
         let check = |(digest, size): &(Digest, u64)| -> Result<Option<Wrong>, Fault> {
             let found = self.check_blob(digest, *size, deep)?;
+            told(done.fetch_add(1, Relaxed) + 1, rows.len() as u64);
             Ok(match found {
                 Some(found) if self.blob_size(digest)?.is_some() => Some(found),
                 _ => None,

@@ -72,7 +72,7 @@ fn made_with_a_container_and_kept_as_long_as_it_is_there() {
     assert!(store.volumes("other").unwrap().is_empty());
     let error = store.remove_volume("default", "there").unwrap_err();
     assert!(error.to_string().contains("container one"), "{error}");
-    assert_eq!(store.check(true).unwrap(), []);
+    assert_eq!(store.check(true, &|_, _| {}).unwrap(), []);
     // Nothing of theirs is garbage.
     store.collect_older_than(Duration::ZERO).unwrap();
     assert!(there.path.is_dir());

@@ -3,6 +3,7 @@
 use clap::Args;
 
 use super::{Context, Outcome, print};
+use crate::progress;
 use crate::render::size::human;
 use crate::render::{self, Format};
 
@@ -17,7 +18,9 @@ pub(crate) struct DedupArgs {
 }
 
 pub(crate) fn run(context: &Context, args: DedupArgs) -> Outcome {
-    let told = context.engine()?.dedup()?;
+    let progress = progress::choose(false, progress::READ);
+    let told = context.engine()?.dedup(&*progress)?;
+    drop(progress);
     print(|out| match args.format {
         Format::Json => render::json(out, &told),
         Format::Table => writeln!(

@@ -5,6 +5,7 @@ use clap::Args;
 use engine::diff::ChangeKind;
 
 use super::{Context, Outcome, print};
+use crate::progress;
 use crate::render::{self, Format};
 
 /// Show what a container changed in its root file system
@@ -26,7 +27,11 @@ pub(crate) struct DiffArgs {
 }
 
 pub(crate) fn run(context: &Context, args: DiffArgs) -> Outcome {
-    let changes = context.engine()?.diff(&args.name, args.other.as_deref())?;
+    let progress = progress::choose(false, progress::READ);
+    let changes = context
+        .engine()?
+        .diff(&args.name, args.other.as_deref(), &*progress)?;
+    drop(progress);
     let style = context.style;
     print(|out| match args.format {
         Format::Json => render::json(out, &changes),

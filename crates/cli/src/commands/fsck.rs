@@ -6,9 +6,9 @@ use clap::Args;
 use engine::fsck::{Finding, FsckOptions, Report};
 
 use super::{Context, Outcome, print};
-use crate::registries;
 use crate::render::style::Style;
 use crate::render::{self, Format};
+use crate::{progress, registries};
 
 /// Check the store, layers against their records, and what runs against what is mounted; and mend it
 ///
@@ -55,7 +55,9 @@ fn check(context: &Context, args: &FsckArgs) -> Outcome {
         remove: args.remove,
     };
     let fetch = (args.repair && !args.offline).then(|| registries::options(&context.settings, None));
-    let report = context.engine()?.fsck(&options, fetch)?;
+    let progress = progress::choose(false, progress::FETCH);
+    let report = context.engine()?.fsck(&options, fetch, &*progress)?;
+    drop(progress);
     print(|out| match args.format {
         Format::Json => render::json(out, &report),
         Format::Table => write(out, &report, args, context.style),

@@ -4,6 +4,9 @@
 //! all layers go on beside each other, on all processors. What takes directories over from the layers below it, or much
 //! memory, is held back until those are mended, and then takes its turn.
 
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+use image::progress::{Event, Progress};
 use image::verify::{self, AgainError, Damage};
 use store::{Fault, Flaw, Layer, NewLayer, beside};
 
@@ -41,6 +44,7 @@ impl Engine {
         &self,
         layers: &[Layer],
         mender: &Mender<'_>,
+        progress: &dyn Progress,
         findings: &mut Vec<Finding>,
     ) -> Result<(), Fault> {
         let ways: &[Look] = match mender.compares() {
@@ -52,13 +56,24 @@ impl Engine {
             .collect();
         // One for all of them, removed in the end: ext4 is slow to give out inodes that were just freed.
         let scratch = mender.scratch();
-        let mut found = beside(&looks, |(layer, look)| match (look, &scratch) {
-            (Look::Content, _) => self.content(layer, mender.options),
-            (Look::Attributes, Some(Ok(scratch))) if !layer.depends_on_below => {
-                let differ = self.outline(layer, scratch, MEMORY);
-                Ok(differ.map_or(Found::Later, Found::attributes))
-            }
-            (Look::Attributes, _) => Ok(Found::Later),
+        let done = AtomicU64::new(0);
+        let mut found = beside(&looks, |(layer, look)| {
+            let found = match (look, &scratch) {
+                (Look::Content, _) => self.content(layer, mender.options),
+                (Look::Attributes, Some(Ok(scratch))) if !layer.depends_on_below => {
+                    let differ = self.outline(layer, scratch, MEMORY);
+                    Ok(differ.map_or(Found::Later, Found::attributes))
+                }
+                (Look::Attributes, _) => Ok(Found::Later),
+            };
+            // A layer that is looked at twice is done with the second.
+            let (done, ways) = (done.fetch_add(1, Relaxed) + 1, ways.len() as u64);
+            progress.event(&Event::Step {
+                what: "checking layers",
+                done: done / ways,
+                of: Some(layers.len() as u64),
+            });
+            found
         })
         .into_iter();
         drop(scratch);

@@ -380,7 +380,7 @@ fn what_archives_list() {
         assert!(done > 5, "{list}: {done}");
         fs::write(dir.join(list), whole).unwrap();
     }
-    assert!(store.check(true).unwrap().is_empty());
+    assert!(store.check(true, &|_, _| {}).unwrap().is_empty());
 }
 
 #[test]
