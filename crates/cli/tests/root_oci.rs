@@ -394,10 +394,7 @@ fn it_tells_what_it_is() {
 fn what_ours_refuses_by_name() {
     let runtime = Runtime::ours();
     runtime.args(&["true"]);
-    runtime.refused(
-        &["--systemd-cgroup", "create", "one"],
-        "--systemd-cgroup is not supported",
-    );
+    runtime.refused(&["--systemd-cgroup", "create", "one"], "SLICE:PREFIX:NAME");
     runtime.refused(&["create", "--no-pivot", "one"], "--no-pivot is not supported");
     runtime.refused(&["checkpoint", "one"], "unrecognized subcommand");
     runtime.refused(&["create", "--nosuch", "one"], "--nosuch");

@@ -22,9 +22,11 @@ mod life;
 mod node;
 mod settings;
 mod sweep;
+mod systemd;
 mod update;
 mod usage;
 
+use std::cell::RefCell;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::{Component, Path, PathBuf};
@@ -35,8 +37,9 @@ use sys::Dir;
 
 use crate::devices::{Loaded, RuleError, Rules};
 pub use hierarchy::Hierarchies;
-use node::{Node, controllers, make};
+use node::{Node, controllers, make, open};
 pub use sweep::{FORGOTTEN, sweep};
+pub use systemd::{Manager, Unit};
 
 /// Where containers' cgroups lie when nothing else is asked.
 pub const DEFAULT_PARENT: &str = "/strata";
@@ -76,6 +79,16 @@ pub enum CgroupError {
         limit: &'static str,
         /// Why.
         because: &'static str,
+    },
+    /// systemd does not do its part.
+    #[error("cannot {what} ({socket:?}): {problem}")]
+    Systemd {
+        /// What was tried.
+        what: &'static str,
+        /// Where it is reached.
+        socket: PathBuf,
+        /// What it says.
+        problem: String,
     },
     /// The kernel does not take a limit.
     #[error("{limit} cannot be set: writing {value:?} to {path:?}: {source}")]
@@ -134,6 +147,9 @@ pub struct CgroupPaths {
     pub unified: Option<PathBuf>,
     /// The v1 directories, one for each hierarchy that was joined.
     pub v1: Vec<PathBuf>,
+    /// The scope that they belong to, where systemd made them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unit: Option<Unit>,
 }
 
 impl CgroupPaths {
@@ -150,6 +166,9 @@ pub struct Cgroup {
     unified: Option<Node>,
     v1: Vec<Node>,
     devices: DeviceControl,
+    /// Of systemd's.
+    unit: Option<Unit>,
+    placeholder: RefCell<Option<systemd::Placeholder>>,
 }
 
 impl Cgroup {
@@ -180,6 +199,8 @@ impl Cgroup {
             unified: None,
             v1: Vec::new(),
             devices: DeviceControl::Missing,
+            unit: None,
+            placeholder: RefCell::default(),
         };
         let made = match linux.and_then(|linux| linux.resources().as_ref()) {
             Some(resources) => cgroup.fill(hierarchies, &place, resources, loaded),
@@ -218,6 +239,8 @@ impl Cgroup {
             unified,
             v1,
             devices: DeviceControl::NotNeeded,
+            unit: paths.unit.clone(),
+            placeholder: RefCell::default(),
         })
     }
 
@@ -247,6 +270,7 @@ impl Cgroup {
                 .into_iter()
                 .map(below)
                 .collect(),
+            unit: None,
         })
     }
 
@@ -260,6 +284,7 @@ impl Cgroup {
         CgroupPaths {
             unified: self.unified.as_ref().map(|node| node.path.clone()),
             v1: self.v1.iter().map(|node| node.path.clone()).collect(),
+            unit: self.unit.clone(),
         }
     }
 
@@ -306,7 +331,13 @@ impl Cgroup {
         let needed = settings::needed(resources);
         let mut unified = Vec::new();
         let mut legacy: Vec<(PathBuf, Vec<settings::Setting>)> = Vec::new();
-        let offered = hierarchies.unified().map(controllers).unwrap_or_default();
+        // systemd gives a unit what it gives it.
+        let place_of_offer = |mount: &Path| match self.unit {
+            Some(_) => mount.join(place),
+            None => mount.to_path_buf(),
+        };
+        let offered = hierarchies.unified().map(place_of_offer);
+        let offered = offered.as_deref().map(controllers).unwrap_or_default();
         for one in &needed {
             let at =
                 |controller: &'static str| hierarchies.v1(controller).map_err(|e| failed("find", place, e));
@@ -348,7 +379,11 @@ impl Cgroup {
                 .iter()
                 .find(|one| wanted.contains(&one.unified))
                 .map(|one| one.limit());
-            match make(mount, place, &wanted, limit) {
+            let made = match self.unit {
+                Some(_) => open(&mount.join(place)),
+                None => make(mount, place, &wanted, limit),
+            };
+            match made {
                 Ok(node) => self.unified = Some(node),
                 // A container without limits does without, unless a place was asked for.
                 Err(CgroupError::Io { .. }) if unified.is_empty() && is_default(place) => {}
@@ -361,12 +396,20 @@ impl Cgroup {
             }
         }
         for (mount, settings) in &legacy {
-            self.v1.push(make(mount, place, &[], None)?);
+            let has = self.unit.is_some() && mount.join(place).exists();
+            self.v1.push(match has {
+                true => open(&mount.join(place))?,
+                false => make(mount, place, &[], None)?,
+            });
             let node = &self.v1[self.v1.len() - 1];
             node.inherit_cpuset(mount, place)?;
             for setting in settings {
                 node.set(setting)?;
             }
+        }
+        if let Some(unit) = &self.unit {
+            let written = unified.iter().flat_map(|(_, settings)| settings);
+            unit.told(written.map(|one| (one.file.as_str(), one.value.as_str())))?;
         }
         self.control_devices(hierarchies, place, resources, loaded)?;
         if self.unified.is_none() && self.v1.is_empty() && !is_default(place) {
@@ -403,7 +446,11 @@ impl Cgroup {
         let mount = hierarchies
             .v1("devices")
             .map_err(|error| failed("find", place, error))?;
-        let made = mount.map(|mount| make(&mount, place, &[], None)).transpose();
+        let made = mount.map(|mount| match self.unit.is_some() && mount.join(place).exists() {
+            true => open(&mount.join(place)),
+            false => make(&mount, place, &[], None),
+        });
+        let made = made.transpose();
         if let Ok(Some(node)) = made {
             let node = match self.v1.iter().position(|known| known.path == node.path) {
                 Some(at) => &self.v1[at],
@@ -467,9 +514,9 @@ fn place(path: &Path) -> Result<PathBuf, CgroupError> {
         path: path.to_owned(),
         problem,
     };
-    if path.is_relative() && path.to_string_lossy().split(':').count() == 3 {
+    if systemd::is_form(path) {
         return Err(wrong(
-            "the systemd form SLICE:PREFIX:NAME is not supported; give a path",
+            "SLICE:PREFIX:NAME is a unit of systemd's: give --systemd-cgroup",
         ));
     }
     let mut names = PathBuf::new();

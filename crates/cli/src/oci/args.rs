@@ -28,7 +28,7 @@ pub(super) struct Cli {
     /// Add a line for every call
     #[arg(long)]
     pub(super) debug: bool,
-    /// Refused: cgroups that systemd makes
+    /// Have systemd make cgroups; cgroupsPath is SLICE:PREFIX:NAME
     #[arg(long)]
     pub(super) systemd_cgroup: bool,
     #[command(subcommand)]

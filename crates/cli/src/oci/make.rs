@@ -21,7 +21,12 @@ pub(super) fn wish<'a>(args: &'a WishArgs, preserved: &'a [OwnedFd], detach: boo
     }
 }
 
-fn made(containers: &Containers, args: &CreateArgs, detach: bool) -> Result<Process, Failure> {
+fn made(
+    containers: &Containers,
+    args: &CreateArgs,
+    systemd_cgroup: bool,
+    detach: bool,
+) -> Result<Process, Failure> {
     if args.no_pivot {
         return Err(
             "--no-pivot is not supported: without a change of root the host's tree stays in reach".into(),
@@ -31,22 +36,23 @@ fn made(containers: &Containers, args: &CreateArgs, detach: bool) -> Result<Proc
     Ok(containers.create(&CreateRequest {
         id: &args.id,
         bundle: &args.bundle,
+        systemd_cgroup,
         wish: wish(&args.wish, &preserved, detach),
     })?)
 }
 
-pub(super) fn create(containers: &Containers, args: CreateArgs) -> Outcome {
-    made(containers, &args, true)?;
+pub(super) fn create(containers: &Containers, args: CreateArgs, systemd_cgroup: bool) -> Outcome {
+    made(containers, &args, systemd_cgroup, true)?;
     Ok(0)
 }
 
-pub(super) fn run(containers: &Containers, args: RunArgs) -> Outcome {
+pub(super) fn run(containers: &Containers, args: RunArgs, systemd_cgroup: bool) -> Outcome {
     // A signal that comes while it begins is for the program.
     let attention = match args.detach {
         true => None,
         false => Some(Attention::begin()?),
     };
-    let mut process = made(containers, &args.create, args.detach)?;
+    let mut process = made(containers, &args.create, systemd_cgroup, args.detach)?;
     let container = containers.open(&args.create.id)?;
     if let Err(error) = container.start() {
         container.delete(true)?;

@@ -18,6 +18,7 @@ use std::fmt;
 use std::path::PathBuf;
 
 use clap::{CommandFactory, Parser};
+use runtime::cgroup::Manager;
 use runtime::oci::{Containers, OciError};
 
 use args::{Cli, Command};
@@ -83,29 +84,33 @@ pub(crate) fn main(words: impl Iterator<Item = OsString>) -> u8 {
 /// Where the state lies when nothing is said. An engine of an ordinary user calls from the user's own namespace, whose root
 /// may not write to `/run` either.
 fn usual_root() -> PathBuf {
-    let machines_root = runtime::rootless::is_machines_root();
-    let own = std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from);
-    match own.filter(|dir| dir.is_absolute() && !machines_root) {
+    match users_runtime_dir() {
         Some(dir) => dir.join("strata-oci"),
         None => PathBuf::from("/run/strata-oci"),
     }
 }
 
+/// The systemd that makes cgroups where one is asked to.
+fn manager() -> Manager {
+    users_runtime_dir().map_or_else(Manager::machine, |dir| Manager::user(&dir))
+}
+
+/// Where what an ordinary user runs is kept.
+fn users_runtime_dir() -> Option<PathBuf> {
+    let own = std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from);
+    own.filter(|dir| dir.is_absolute() && !runtime::rootless::is_machines_root())
+}
+
 fn run(cli: Cli, log: &Log) -> Outcome {
-    if cli.systemd_cgroup {
-        let refused =
-            "--systemd-cgroup is not supported: call the engine with cgroupfs as its cgroup manager";
-        return Err(refused.into());
-    }
     if cli.command.makes_processes() {
         runtime::leave_the_disk(std::env::args_os())
             .map_err(|error| format!("a read-only copy of this program: {error}"))?;
     }
     log.debug(&format!("{:?}", cli.command));
-    let containers = Containers::at(&cli.root.unwrap_or_else(usual_root))?;
+    let containers = Containers::at(&cli.root.unwrap_or_else(usual_root), manager())?;
     match cli.command {
-        Command::Create(args) => make::create(&containers, args),
-        Command::Run(args) => make::run(&containers, args),
+        Command::Create(args) => make::create(&containers, args, cli.systemd_cgroup),
+        Command::Run(args) => make::run(&containers, args, cli.systemd_cgroup),
         Command::Start(args) => {
             containers.open(&args.id)?.start()?;
             Ok(0)

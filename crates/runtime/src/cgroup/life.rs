@@ -133,6 +133,11 @@ impl Cgroup {
     pub fn remove(self) -> Result<(), CgroupError> {
         let deadline = Instant::now() + END;
         self.end(deadline)?;
+        self.settle();
+        if let Some(unit) = &self.unit {
+            // Empty, it ends by itself as well.
+            let _ = unit.stop();
+        }
         for node in self.unified.iter().chain(&self.v1) {
             let mut pause = Duration::from_micros(200);
             loop {

@@ -8,7 +8,7 @@ use rustix::fs::{Mode, OFlags};
 use sys::Dir;
 
 use super::settings::Setting;
-use super::{Cgroup, CgroupError, DeviceControl, failed, life};
+use super::{Cgroup, CgroupError, CgroupPaths, failed, life};
 
 /// One directory of it.
 #[derive(Debug)]
@@ -104,11 +104,7 @@ pub(super) fn make(
             }
             Err(CgroupError::Io { source, .. }) if source.kind() == io::ErrorKind::AlreadyExists => {
                 // Left by a machine or a supervisor that died; it has limits of its own, so it is not used again.
-                let mut stale = Cgroup {
-                    unified: None,
-                    v1: Vec::new(),
-                    devices: DeviceControl::NotNeeded,
-                };
+                let mut stale = Cgroup::open(&CgroupPaths::default())?;
                 stale.v1.push(open(&path)?);
                 if tries > 50 || stale.pids().is_ok_and(|pids| !pids.is_empty()) || stale.remove().is_err() {
                     return Err(CgroupError::InUse { path });

@@ -77,6 +77,7 @@ impl Cgroup {
         let mount = hierarchies.unified();
         let offered = mount.map(controllers).unwrap_or_default();
         let needed = settings::needed(resources);
+        let mut written: Vec<(String, String)> = Vec::new();
         for (controller, _, free) in UNIFIED {
             let limit = needed.iter().find(|one| one.unified == controller);
             match (&self.unified, mount) {
@@ -86,6 +87,9 @@ impl Cgroup {
                         enable(mount, node, controller, first.limit)?;
                     }
                     set(node, free, &settings)?;
+                    let lifted = free.iter().filter(|(file, _)| node.path.join(file).exists());
+                    written.extend(lifted.map(|(file, value)| ((*file).to_owned(), (*value).to_owned())));
+                    written.extend(settings.into_iter().map(|one| (one.file, one.value)));
                 }
                 _ => {
                     let settings = limit.map(|one| one.v1()).transpose()?.unwrap_or_default();
@@ -95,7 +99,14 @@ impl Cgroup {
                 }
             }
         }
-        Ok(())
+        match &self.unit {
+            Some(unit) => unit.told(
+                written
+                    .iter()
+                    .map(|(file, value)| (file.as_str(), value.as_str())),
+            ),
+            None => Ok(()),
+        }
     }
 
     fn update_v1(&self, mark: &str, free: &[(&str, &str)], settings: &[Setting]) -> Result<(), CgroupError> {

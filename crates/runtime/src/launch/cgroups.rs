@@ -5,7 +5,7 @@ use std::os::fd::BorrowedFd;
 
 use oci_spec::runtime::{LinuxNamespaceType, Spec};
 
-use crate::cgroup::{Cgroup, CgroupPaths, DeviceControl, Hierarchies};
+use crate::cgroup::{Cgroup, CgroupPaths, DeviceControl, Hierarchies, Manager};
 use crate::control::Concern;
 use crate::devices::Loaded;
 
@@ -34,11 +34,21 @@ impl Cgroups {
         }
     }
 
-    /// Makes what the spec asks for; `loaded` is used where it is the device program needed.
-    pub(crate) fn create(spec: &Spec, id: &str, loaded: Option<&Loaded>) -> Result<Cgroups> {
+    /// Makes what the spec asks for, by `manager` where one is given; `loaded` is used where it is the device program
+    /// needed.
+    pub(crate) fn create(
+        manager: Option<&Manager>,
+        spec: &Spec,
+        id: &str,
+        loaded: Option<&Loaded>,
+    ) -> Result<Cgroups> {
         let fault = |error: &dyn std::fmt::Display| Fault::new(error.to_string()).about(Concern::Cgroup);
         let hierarchies = Hierarchies::find().map_err(|error| fault(&error))?;
-        let own = Cgroup::create_in(&hierarchies, spec, id, loaded).map_err(|error| fault(&error))?;
+        let own = match manager {
+            Some(manager) => Cgroup::create_as_unit(manager, &hierarchies, spec, id),
+            None => Cgroup::create_in(&hierarchies, spec, id, loaded),
+        };
+        let own = own.map_err(|error| fault(&error))?;
         let listed = spec
             .linux()
             .as_ref()
@@ -73,6 +83,11 @@ impl Cgroups {
         joined
             .unwrap_or(Ok(()))
             .map_err(|error| Fault::new(error.to_string()).about(Concern::Cgroup))
+    }
+
+    /// The container's first process is there.
+    pub(crate) fn settle(&self) {
+        self.own.iter().for_each(Cgroup::settle);
     }
 
     /// Whether they refuse the devices that the spec refuses.

@@ -16,7 +16,7 @@ use sys::Dir;
 
 use super::{OciError, Result, failed};
 use crate::bundle::{self, Bundle};
-use crate::cgroup::{Cgroup, CgroupPaths};
+use crate::cgroup::{Cgroup, CgroupPaths, Manager};
 use crate::launch::hooks::HookState;
 use crate::state::ProcessId;
 
@@ -29,6 +29,7 @@ pub(super) const STARTING: &str = "starting.sock";
 #[derive(Debug)]
 pub struct Containers {
     root: PathBuf,
+    pub(super) manager: Manager,
 }
 
 /// One container.
@@ -38,6 +39,7 @@ pub struct Container {
     pub(super) spec: Spec,
     /// Missing where whoever created it did not come so far.
     pub(super) record: Option<Record>,
+    manager: Manager,
 }
 
 /// Contents of `state.json`.
@@ -110,10 +112,11 @@ pub struct State {
 }
 
 impl Containers {
-    /// Those whose state lies in `root`, which need not exist.
-    pub fn at(root: &Path) -> Result<Containers> {
+    /// Those whose state lies in `root`, which need not exist. Cgroups that are to be units of systemd's are `manager`'s,
+    /// which need not exist either.
+    pub fn at(root: &Path, manager: Manager) -> Result<Containers> {
         let root = std::path::absolute(root).map_err(failed(root.display().to_string()))?;
-        Ok(Containers { root })
+        Ok(Containers { root, manager })
     }
 
     /// Takes an id; whoever makes the rest holds the lock.
@@ -148,7 +151,12 @@ impl Containers {
         // Nothing is there yet where it is being created.
         let spec = files.read_json(bundle::CONFIG)?.unwrap_or_default();
         let record = files.read_json(bundle::STATE)?;
-        Ok(Container { files, spec, record })
+        Ok(Container {
+            files,
+            spec,
+            record,
+            manager: self.manager.clone(),
+        })
     }
 
     /// All of them, by id. One that goes meanwhile is left out.
@@ -225,7 +233,10 @@ impl Container {
         Ok(match &self.record {
             Some(record) => Cgroup::open(&record.cgroups)?,
             // Created by one that died before it could write down where.
-            None => Cgroup::find(&self.spec, self.id())?,
+            None => match Cgroup::is_units(&self.spec) {
+                true => Cgroup::find_unit(&self.manager, &self.spec, self.id())?,
+                false => Cgroup::find(&self.spec, self.id())?,
+            },
         })
     }
 
@@ -322,7 +333,7 @@ mod tests {
     #[test]
     fn found_listed_and_never_taken_twice() {
         let temp = tempfile::tempdir().unwrap();
-        let all = Containers::at(&temp.path().join("not/yet")).unwrap();
+        let all = Containers::at(&temp.path().join("not/yet"), Manager::machine()).unwrap();
         assert!(all.list().unwrap().is_empty());
         assert!(matches!(all.open("one"), Err(OciError::Unknown(_))));
         let (files, held) = all.reserve("one").unwrap();

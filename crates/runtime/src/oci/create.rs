@@ -10,7 +10,7 @@ use super::container::{Container, Containers, Record, START, STARTING};
 use super::process::{Process, Signals, Wish, streams};
 use super::{OciError, Result, Status, failed, no_configuration};
 use crate::bundle::{self, Bundle, BundleError};
-use crate::cgroup::CgroupPaths;
+use crate::cgroup::{CgroupPaths, Manager};
 use crate::launch::{Agent, Cgroups, Fault, Launch, Launched, Order, Sync, Word, hooks};
 use crate::spec::default_devices;
 use crate::state::{self, ProcessId};
@@ -22,6 +22,8 @@ pub struct CreateRequest<'a> {
     pub id: &'a str,
     /// The directory of `config.json`.
     pub bundle: &'a Path,
+    /// Its cgroup is to be a unit of systemd's.
+    pub systemd_cgroup: bool,
     /// The rest.
     pub wish: Wish<'a>,
 }
@@ -33,7 +35,13 @@ impl Containers {
     /// # Errors
     /// [`OciError`]; nothing of the container is left then.
     pub fn create(&self, request: &CreateRequest<'_>) -> Result<Process> {
-        let CreateRequest { id, bundle, wish } = request;
+        let CreateRequest {
+            id,
+            bundle,
+            systemd_cgroup,
+            wish,
+        } = request;
+        let manager = Some(&self.manager).filter(|_| *systemd_cgroup);
         let given = match Bundle::open(bundle) {
             Err(BundleError::Io { .. }) => return Err(no_configuration(bundle.join(bundle::CONFIG))),
             other => other?,
@@ -49,7 +57,7 @@ impl Containers {
         let made = files
             .write(bundle::CONFIG, &config, 0o600)
             .map_err(OciError::from)
-            .and_then(|()| make(&given, &files, &spec, wish));
+            .and_then(|()| make(manager, &given, &files, &spec, wish));
         drop(lock);
         if made.is_err() {
             // The first error is the one to tell; `delete --force` finds what stayed.
@@ -71,11 +79,17 @@ fn allow_default_devices(spec: &mut Spec) {
     }
 }
 
-fn make(given: &Bundle, files: &Bundle, spec: &Spec, wish: &Wish<'_>) -> Result<Process> {
+fn make(
+    manager: Option<&Manager>,
+    given: &Bundle,
+    files: &Bundle,
+    spec: &Spec,
+    wish: &Wish<'_>,
+) -> Result<Process> {
     let listener = sys::socket::listen(files.dir(), START).map_err(failed("the start socket"))?;
     let stdio = streams()?;
     let signals = Signals::hold()?;
-    let cgroups = Cgroups::create(spec, files.id(), None)?;
+    let cgroups = Cgroups::create(manager, spec, files.id(), None)?;
     let join = |pid| cgroups.join(pid);
     let order = Order {
         spec,
@@ -94,6 +108,7 @@ fn make(given: &Bundle, files: &Bundle, spec: &Spec, wish: &Wish<'_>) -> Result<
     let launched = Launch::fork(&order, None)
         .map_err(OciError::from)
         .and_then(|launch| {
+            cgroups.settle();
             write_record(given, files, launch.pid(), cgroups.paths())?;
             Ok(launch.finish(&[signals.as_fd()], || signals.interrupted())?)
         });

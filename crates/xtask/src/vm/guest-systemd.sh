@@ -32,6 +32,16 @@ told)
     strata stop stopped
     is they_run 6 "$(strata ps -q | wc -l)"
     is the_unit_is_active active "$(systemctl is-active strata)"
+    /vm/oci root
+    # An ordinary user, whose systemd is started as a login would start it.
+    echo "user:x:1000:1000::/home/user:/bin/sh" >>/etc/passwd
+    echo "user:x:1000:" >>/etc/group
+    echo "user:*:20000:0:99999:7:::" >>/etc/shadow
+    mkdir -m 777 /vm/user
+    systemctl start user@1000.service || journalctl -q -b -n 30
+    setpriv --reuid 1000 --regid 1000 --clear-groups env XDG_RUNTIME_DIR=/run/user/1000 systemctl --user start oci
+    is the_users_part_ends 0 $?
+    cat /vm/user/said
     echo killed >/vm/stage
     ;;
 killed)

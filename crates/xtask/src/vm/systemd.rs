@@ -16,6 +16,7 @@ use crate::build::{self, TestProgram};
 use crate::libtest::Tally;
 
 const CHECK: &str = include_str!("guest-systemd.sh");
+const CHECK_OCI: &str = include_str!("guest-oci.sh");
 
 /// Comes after strata's own unit.
 const UNIT: &str = "[Unit]
@@ -24,6 +25,12 @@ After=strata.service
 ExecStart=/vm/check
 [Install]
 WantedBy=multi-user.target
+";
+
+/// An ordinary user's, in the user's own systemd.
+const USER_UNIT: &str = "[Service]
+Type=oneshot
+ExecStart=/vm/oci user
 ";
 
 /// How each run of the machine ends, as `guest-systemd.sh` names it.
@@ -73,7 +80,7 @@ pub(super) fn test(show: bool, kernel: &Kernel, dir: &Path) -> Result<Tally> {
 
 /// Debian comes from a mirror once, and is kept.
 fn write_disk(dir: &Path, strata: &Path) -> Result<()> {
-    let debian = dir.join("debian.tar");
+    let debian = dir.join("debian-2.tar");
     if !debian.exists() {
         let new = dir.join("new.tar");
         disk::run(
@@ -81,7 +88,8 @@ fn write_disk(dir: &Path, strata: &Path) -> Result<()> {
                 .args([
                     "--quiet",
                     "--variant=minbase",
-                    "--include=systemd-sysv",
+                    // The last two are for the systemd of a user.
+                    "--include=systemd-sysv,dbus,libpam-systemd",
                     "bookworm",
                 ])
                 .arg(&new),
@@ -96,8 +104,14 @@ fn write_disk(dir: &Path, strata: &Path) -> Result<()> {
     fs::create_dir(root.join("vm"))?;
     busybox(dir, &root.join("vm/busybox.tar"))?;
     fs::write(root.join("vm/stage"), STAGES[0])?;
-    fs::write(root.join("vm/check"), CHECK)?;
-    fs::set_permissions(root.join("vm/check"), fs::Permissions::from_mode(0o755))?;
+    for (name, text) in [("vm/check", CHECK), ("vm/oci", CHECK_OCI)] {
+        fs::write(root.join(name), text)?;
+        fs::set_permissions(root.join(name), fs::Permissions::from_mode(0o755))?;
+    }
+    symlink("strata", root.join("usr/bin/strata-oci"))?;
+    let users_units = root.join("etc/systemd/user");
+    fs::create_dir_all(&users_units)?;
+    fs::write(users_units.join("oci.service"), USER_UNIT)?;
     let units = root.join("etc/systemd/system");
     let ours = build::workspace().join("dist/strata.service");
     fs::copy(&ours, units.join("strata.service")).with_context(|| ours.display().to_string())?;
@@ -116,7 +130,7 @@ fn busybox(dir: &Path, to: &Path) -> Result<()> {
     let bin = root.path().join("bin");
     fs::create_dir(&bin)?;
     fs::copy("/bin/busybox", bin.join("busybox")).context("/bin/busybox")?;
-    for name in ["sh", "sleep"] {
+    for name in ["sh", "sleep", "cat"] {
         symlink("busybox", bin.join(name))?;
     }
     disk::run(
