@@ -38,7 +38,7 @@ enum By {
     Supervisor(Connection),
     /// Ourselves. Signals that would end the calling thread, or threads that it starts, wait until then: a caller that
     /// ended in between would leave the container as it is.
-    Us { cgroup: Cgroup, _signals: Attention },
+    Us { cgroup: Box<Cgroup>, _signals: Attention },
 }
 
 /// Stops all processes of a container; `None` where nothing runs.
@@ -58,7 +58,7 @@ pub fn pause(bundle: &Bundle) -> Result<Option<Paused>, PauseError> {
     // An older supervisor, one that is stuck, another runtime's container, or a kernel that cannot do it, which says so here.
     let signals = Attention::begin().map_err(PauseError::Signals)?;
     let held = By::Us {
-        cgroup,
+        cgroup: Box::new(cgroup),
         _signals: signals,
     };
     if let By::Us { cgroup, .. } = &held {
