@@ -310,9 +310,30 @@ fn held_still_listed_and_limited() {
         fs::write(&file, r#"{"memory":{"limit":41943040}}"#).unwrap();
         runtime.ok(&["update", "--resources", &file, "one"]);
         assert_eq!(oci::memory_limit(&pid), 40 << 20);
+        fs::write(
+            &file,
+            r#"{"hugepageLimits":[{"pageSize":"2MB","limit":2097152}]}"#,
+        )
+        .unwrap();
+        if runtime.is_ours() {
+            runtime.refused(&["update", "--resources", &file, "one"], "huge page");
+        }
         runtime.ok(&["kill", "--all", "one", "KILL"]);
         wait_until(|| runtime.status("one") == "stopped");
         runtime.ok(&["delete", "one"]);
+        // Processors: those that a process may use are the kernel's to tell.
+        runtime.configure(|spec| spec["linux"]["resources"]["cpu"] = json!({"cpus": "0-1"}));
+        runtime.args(&["sleep", "1000"]);
+        runtime.start_in_the_background("two");
+        let allowed = |list: &str| {
+            let pid = runtime.state("two")["pid"].to_string();
+            let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+            status.contains(&format!("Cpus_allowed_list:\t{list}\n"))
+        };
+        assert!(allowed("0-1"));
+        runtime.ok(&["update", "--cpuset-cpus", "1", "two"]);
+        assert!(allowed("1"));
+        runtime.ok(&["delete", "--force", "two"]);
     });
 }
 

@@ -38,7 +38,10 @@ enum By {
     Supervisor(Connection),
     /// Ourselves. Signals that would end the calling thread, or threads that it starts, wait until then: a caller that
     /// ended in between would leave the container as it is.
-    Us { cgroup: Box<Cgroup>, _signals: Attention },
+    Us {
+        cgroup: Box<Cgroup>,
+        _signals: Attention,
+    },
 }
 
 /// Stops all processes of a container; `None` where nothing runs.

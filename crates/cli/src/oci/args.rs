@@ -233,7 +233,7 @@ pub(super) struct ListArgs {
 pub(super) struct UpdateArgs {
     /// File of limits as linux.resources has them, - for standard input; other flags are then passed over
     #[arg(short, long, value_name = "FILE", conflicts_with_all = ["memory", "memory_reservation", "memory_swap",
-        "cpu_period", "cpu_quota", "cpu_share", "pids_limit"])]
+        "blkio_weight", "cpu_burst", "cpu_period", "cpu_quota", "cpu_share", "cpuset_cpus", "cpuset_mems", "pids_limit"])]
     pub(super) resources: Option<String>,
     /// Memory, in bytes
     #[arg(long, value_name = "BYTES", allow_hyphen_values = true)]
@@ -244,6 +244,18 @@ pub(super) struct UpdateArgs {
     /// Memory and swap together, in bytes
     #[arg(long, value_name = "BYTES", allow_hyphen_values = true)]
     pub(super) memory_swap: Option<i64>,
+    /// Weight against others at block devices, 10 to 1000
+    #[arg(long, value_name = "NUMBER")]
+    pub(super) blkio_weight: Option<u16>,
+    /// Time of processors that may be saved up, in microseconds
+    #[arg(long, value_name = "USECS")]
+    pub(super) cpu_burst: Option<u64>,
+    /// Processors: 0-2,7
+    #[arg(long, value_name = "LIST")]
+    pub(super) cpuset_cpus: Option<String>,
+    /// Memory nodes: 0-2,7
+    #[arg(long, value_name = "LIST")]
+    pub(super) cpuset_mems: Option<String>,
     /// Period of the quota, in microseconds
     #[arg(long, value_name = "USECS")]
     pub(super) cpu_period: Option<u64>,

@@ -29,7 +29,11 @@ pub(super) fn update(container: &Container, args: &UpdateArgs) -> Outcome {
                 "period": args.cpu_period,
                 "quota": args.cpu_quota,
                 "shares": args.cpu_share,
+                "burst": args.cpu_burst,
+                "cpus": args.cpuset_cpus,
+                "mems": args.cpuset_mems,
             },
+            "blockIO": {"weight": args.blkio_weight},
             "pids": args.pids_limit.map(|limit| json!({"limit": limit})),
         }),
     };

@@ -91,6 +91,13 @@ impl Cgroup {
                     written.extend(lifted.map(|(file, value)| ((*file).to_owned(), (*value).to_owned())));
                     written.extend(settings.into_iter().map(|one| (one.file, one.value)));
                 }
+                // The kernel's words for v2 mean nothing on v1.
+                _ if limit.is_some_and(|limit| limit.legacy.is_none()) => {
+                    return Err(CgroupError::Unsupported {
+                        limit: "a value of \"unified\"",
+                        because: "this machine does not offer its controller on a cgroup2",
+                    });
+                }
                 _ => {
                     let settings = limit.map(|one| one.v1()).transpose()?.unwrap_or_default();
                     for (_, mark, free) in V1.iter().filter(|(known, ..)| *known == controller) {

@@ -33,8 +33,8 @@ impl Container {
         }
     }
 
-    /// Gives a container other limits of memory, processors' time and processes. What `changes`, JSON as `linux.resources` has it, do not name
-    /// stays.
+    /// Gives a container other limits of memory, processors, block devices and processes. What `changes`, JSON as
+    /// `linux.resources` has it, do not name stays.
     ///
     /// # Errors
     /// It has stopped; a limit is none of those; or the kernel refuses one.
@@ -74,23 +74,13 @@ impl Container {
     }
 }
 
+/// The controllers whose limits can be.
+const CHANGEABLE: [&str; 5] = ["cpu", "cpuset", "io", "memory", "pids"];
+
 /// A limit that is asked for and cannot be changed.
 fn fixed(changes: &LinuxResources) -> Option<&'static str> {
-    let cpu = changes.cpu().as_ref();
-    let set = |list: Option<&str>| list.is_some_and(|list| !list.is_empty());
+    let controller = |file: &String| file.split('.').next().unwrap_or_default().to_owned();
     let asked = [
-        (
-            "the CPU set",
-            set(cpu.and_then(|cpu| cpu.cpus().as_deref())) || set(cpu.and_then(|cpu| cpu.mems().as_deref())),
-        ),
-        ("a limit of block devices", {
-            let none = serde_json::json!({});
-            let asked = changes
-                .block_io()
-                .as_ref()
-                .and_then(|io| serde_json::to_value(io).ok());
-            asked.is_some_and(|asked| without_nothing(asked) != none)
-        }),
         (
             "the huge page limit",
             changes
@@ -103,8 +93,12 @@ fn fixed(changes: &LinuxResources) -> Option<&'static str> {
             changes.rdma().as_ref().is_some_and(|map| !map.is_empty()),
         ),
         (
-            "linux.resources.unified",
-            changes.unified().as_ref().is_some_and(|map| !map.is_empty()),
+            "a value of linux.resources.unified",
+            changes
+                .unified()
+                .iter()
+                .flat_map(|map| map.keys())
+                .any(|file| !CHANGEABLE.contains(&controller(file).as_str())),
         ),
     ];
     asked
@@ -174,10 +168,16 @@ mod tests {
 
     #[test]
     fn what_cannot_be_changed_is_refused() {
+        for text in [
+            r#"{"cpu":{"cpus":"0"}}"#,
+            r#"{"blockIO":{"weight":10}}"#,
+            r#"{"unified":{"memory.high":"1"}}"#,
+        ] {
+            assert_eq!(fixed(&resources(text)), None, "{text}");
+        }
         for (text, says) in [
-            (r#"{"cpu":{"cpus":"0"}}"#, "CPU set"),
-            (r#"{"blockIO":{"weight":10}}"#, "block"),
-            (r#"{"unified":{"memory.high":"1"}}"#, "unified"),
+            (r#"{"unified":{"misc.max":"1"}}"#, "unified"),
+            (r#"{"rdma":{"mlx5_1":{"hcaHandles":3}}}"#, "RDMA"),
             (r#"{"hugepageLimits":[{"pageSize":"2MB","limit":1}]}"#, "huge"),
         ] {
             assert!(fixed(&resources(text)).unwrap().contains(says), "{text}");
