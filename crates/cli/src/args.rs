@@ -212,6 +212,7 @@ Strata:
   prune        Remove what is not in use: containers that do not run, images that nothing uses, idle networks, what was left over
   dedup        Let equal files of different layers share their blocks, where the file system can (xfs, btrfs)
   fsck         Check the store, layers against their records, and what runs against what is mounted; and mend it
+  serve        Serve other engines: containerd, whose images and containers then stand on this store
   oci          Run containers for podman, containerd and buildah, which call this as they call runc
   info         Show the store, the state and what this machine offers
   version      Show the version
@@ -329,6 +330,9 @@ pub(crate) enum Command {
     Df(Late<commands::df::DfArgs>),
     Prune(Late<commands::prune::PruneArgs>),
     Dedup(Late<commands::dedup::DedupArgs>),
+    /// Serve other engines: containerd, whose images and containers then stand on this store
+    #[command(subcommand)]
+    Serve(ServeCommand),
     Fsck(Late<commands::fsck::FsckArgs>),
     Info(Late<commands::info::InfoArgs>),
     Version(Late<commands::version::VersionArgs>),
@@ -414,6 +418,12 @@ pub(crate) enum ImageCommand {
     Inspect(Late<commands::inspect::NounArgs>),
     #[command(hide = true)]
     Exists(Late<commands::exists::ExistsArgs>),
+}
+
+/// `strata serve …`.
+#[derive(Debug, Subcommand)]
+pub(crate) enum ServeCommand {
+    Snapshotter(Late<commands::serve::SnapshotterArgs>),
 }
 
 /// `strata volume …`.

@@ -88,6 +88,7 @@ pub(crate) fn enter_for(command: &Command, settings: &Settings) -> Result<(), Fa
             | Command::Logout(_)
             | Command::Mount(_)
             | Command::Umount(_)
+            | Command::Serve(_)
     );
     match stays {
         true => Ok(()),

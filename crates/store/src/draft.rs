@@ -8,10 +8,12 @@ use std::path::Path;
 
 use mount::Mount;
 use mount::fuse::Driver;
+use rustix::fs::{Gid, Mode, Uid};
 
 use crate::db::{Query, int};
 use crate::error::Fault;
 use crate::layer::next_number;
+use crate::layout::NOTHING;
 use crate::open::now;
 use crate::own::Slot;
 use crate::snapshot::{self, How, Kind, PrepareOptions, SnapshotError, labels_to};
@@ -43,6 +45,13 @@ impl Store {
             .as_deref()
             .map(|path| foreign(key, path))
             .transpose()?;
+        let lower = match options.apart && parent.is_none() && lower.is_none() && kind == Kind::Active {
+            true => {
+                self.make_nothing()?;
+                Some(NOTHING.to_owned())
+            }
+            false => lower,
+        };
         let (parent, mut lowers, first) = self.db.read(|q| {
             let Some(parent) = parent else {
                 return Ok((None, Vec::new(), next_number(q)?));
@@ -62,7 +71,7 @@ impl Store {
             };
             Ok((Some(parent), lowers, next_number(q)?))
         })?;
-        lowers.extend(lower.iter().map(|path| Lower::Foreign(path.into())));
+        lowers.extend(lower.clone().map(Lower::from));
         // A view of something is made of that alone.
         let slot = match kind == Kind::View && !lowers.is_empty() {
             true => None,
@@ -88,6 +97,16 @@ impl Store {
         })
     }
 
+    /// Makes the directory that is beneath what has nothing beneath it.
+    fn make_nothing(&self) -> Result<(), Fault> {
+        match self.layout.root.mkdir(NOTHING, Mode::from_raw_mode(0o755)) {
+            Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => {
+                Err(self.layout.fault("making", NOTHING, error))
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// A directory with `fs` and `work`, `fs` with the attributes that the root of `lowers` has.
     fn directory(
         &self,
@@ -104,6 +123,11 @@ impl Store {
             }
         }
         let fs = root::make(&self.layout, slot.dir(), lowers)?;
+        if let Some((user, group)) = options.owner {
+            let (user, group) = (Uid::from_raw(user), Gid::from_raw(group));
+            rustix::fs::fchown(&fs, Some(user), Some(group))
+                .map_err(|e| self.number_fault("giving away", slot.n(), e.into()))?;
+        }
         if !options.ephemeral {
             let snapshots = self.layout.snapshots()?;
             let sync = || {

@@ -21,6 +21,8 @@ pub(crate) const INGEST: &str = "content/ingest";
 pub(crate) const LEASES: &str = "leases";
 /// What is mounted upon in containers, as their lowest layer.
 pub(crate) const MOUNT_POINTS: &str = "mountpoints";
+/// An empty directory, which lies beneath a layer that is unpacked apart from those below it.
+pub(crate) const NOTHING: &str = "nothing";
 /// What a layer or snapshot has of its own, beneath its number.
 pub(crate) const FS: &str = "fs";
 /// The overlay's work directory, beneath a writable snapshot's number.

@@ -17,6 +17,7 @@
 //!
 //! Start reading at [`Store`] in `open.rs`, then `own.rs` for how crashes are survived, then `snapshot.rs`.
 
+mod adopt;
 mod arrive;
 mod beside;
 mod blob;
@@ -53,6 +54,7 @@ mod stack;
 mod usage;
 mod volume;
 
+pub use adopt::REF;
 pub use beside::beside;
 pub use blob::BlobError;
 pub use clones::Clones;

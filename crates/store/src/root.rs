@@ -12,7 +12,7 @@ use rustix::fs::Mode;
 use sys::Dir;
 
 use crate::error::Fault;
-use crate::layout::{FS, Layout, WORK};
+use crate::layout::{FS, Layout, NOTHING, WORK};
 use crate::stack::Lower;
 
 const PLAIN: u32 = 0o755;
@@ -35,12 +35,14 @@ pub(crate) fn make(layout: &Layout, dir: &Dir, lowers: &[Lower]) -> Result<Dir, 
     let described = lowers.iter().find(|lower| match lower {
         Lower::Number { root_counts, .. } => *root_counts,
         Lower::Foreign(_) => true,
+        Lower::Nothing => false,
     });
     if let Some(lower) = described {
         let path: PathBuf = lower.path(layout);
         let from = match lower {
             Lower::Number { n, .. } => layout.snapshots()?.open_dir(format!("{n}/{FS}")),
             Lower::Foreign(path) => Dir::open_ambient(path),
+            Lower::Nothing => layout.root.open_dir(NOTHING),
         };
         from.and_then(|from| sys::attributes::copy(&from, &fs, is_copied))
             .map_err(|e| Fault::io("copying the attributes of", path, e))?;

@@ -75,14 +75,14 @@ impl Store {
             };
             let mut lowers = from.map_or(Ok(Vec::new()), |id| stack::lowers(q, id))?;
             if row.kind == Kind::Active {
-                lowers.extend(row.lower.map(|path| Lower::Foreign(path.into())));
+                lowers.extend(row.lower.map(Lower::from));
             }
             Ok::<_, SnapshotError>((upper, lowers))
         })?;
         let lowers = lowers.into_iter().map(|lower| {
             let path = lower.path(&self.layout);
             match lower {
-                Lower::Foreign(_) => Ok(StackDir {
+                Lower::Foreign(_) | Lower::Nothing => Ok(StackDir {
                     path,
                     n: None,
                     layer: None,

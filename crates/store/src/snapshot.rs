@@ -78,6 +78,10 @@ pub struct Info {
     pub updated: Timestamp,
     /// Its labels.
     pub labels: Labels,
+    /// Number of its own directory; none for a view of something.
+    pub n: Option<u64>,
+    /// An image or a container of ours holds it: it is no client's to remove.
+    pub held: bool,
 }
 
 /// How a snapshot is made.
@@ -90,6 +94,11 @@ pub struct PrepareOptions {
     pub ephemeral: bool,
     /// A directory outside the store that lies beneath everything, such as the host's root. Only without a parent.
     pub lower: Option<PathBuf>,
+    /// Where nothing is beneath it, tell an overlay on an empty directory all the same, not a bind: who unpacks a layer
+    /// into what is mounted writes whiteouts to an overlay only. For a layer that gets its parent when it is committed.
+    pub apart: bool,
+    /// User and group of its root directory; otherwise those of the root below it.
+    pub owner: Option<(u32, u32)>,
     /// Mount with `volatile`: what is written is not synced, and the kernel refuses a second mount.
     pub volatile: bool,
     /// Mount with `userxattr`, as an unprivileged user must.
@@ -240,7 +249,8 @@ pub(crate) fn get(q: &Query<'_>, ns: &str, key: &str) -> Result<SnapshotRow, Sna
 }
 
 /// Columns for [`info`].
-pub(crate) const INFO: &str = "SELECT s.key, p.key, s.kind, s.created, s.updated, s.labels
+pub(crate) const INFO: &str = "SELECT s.key, p.key, s.kind, s.created, s.updated, s.labels, s.n,
+      s.held_by_image OR EXISTS (SELECT 1 FROM containers c WHERE c.ns = s.ns AND c.cid = s.key)
     FROM snapshots s LEFT JOIN snapshots p ON p.id = s.parent";
 
 pub(crate) fn info(row: &Row<'_>) -> rusqlite::Result<Info> {
@@ -251,7 +261,17 @@ pub(crate) fn info(row: &Row<'_>) -> rusqlite::Result<Info> {
         created: time(row, 3)?,
         updated: time(row, 4)?,
         labels: labels_from(row, 5)?,
+        n: row.get::<_, Option<i64>>(6)?.and_then(|n| u64::try_from(n).ok()),
+        held: row.get(7)?,
     })
+}
+
+/// The labels of a row.
+pub(crate) fn labels_of(q: &Query<'_>, id: i64) -> Result<Labels, Fault> {
+    let labels = q.one("SELECT labels FROM snapshots WHERE id = ?", (id,), |row| {
+        labels_from(row, 0)
+    })?;
+    Ok(labels.unwrap_or_default())
 }
 
 /// Column `index` as labels.

@@ -6,7 +6,7 @@ use mount::Mount;
 
 use crate::db::{Durability, Query, int};
 use crate::error::Fault;
-use crate::layout::SNAPSHOTS;
+use crate::layout::{NOTHING, SNAPSHOTS};
 use crate::open::now;
 use crate::own::Claim;
 use crate::snapshot::{self, *};
@@ -82,7 +82,7 @@ impl Store {
                 ));
             }
             let mut lowers = row.parent.map_or(Ok(Vec::new()), |id| stack::lowers(q, id))?;
-            lowers.extend(row.lower.map(|path| Lower::Foreign(path.into())));
+            lowers.extend(row.lower.map(Lower::from));
             beneath(&mut lowers);
             Ok(stack::mounts(&self.layout, row.kind, row.n, &row.how, &lowers))
         })
@@ -145,7 +145,7 @@ impl Store {
             };
             q.run(
                 "UPDATE snapshots SET key = ?, kind = ?, parent = ?, labels = ?, created = ?5, updated = ?5,
-                   bytes = ?, apparent = ?, inodes = ?, ephemeral = 0 WHERE id = ?",
+                   bytes = ?, apparent = ?, inodes = ?, ephemeral = 0, lower = nullif(lower, ?) WHERE id = ?",
                 (
                     name,
                     Kind::Committed,
@@ -155,6 +155,7 @@ impl Store {
                     int(usage.bytes),
                     int(usage.apparent),
                     int(usage.inodes),
+                    NOTHING,
                     row.id,
                 ),
             )?;

@@ -6,7 +6,7 @@ use mount::Mount;
 
 use crate::db::Query;
 use crate::error::Fault;
-use crate::layout::{FS, Layout, WORK};
+use crate::layout::{FS, Layout, NOTHING, WORK};
 use crate::snapshot::{How, Kind};
 
 /// One lower directory of a stack.
@@ -16,6 +16,18 @@ pub(crate) enum Lower {
     Number { n: u64, root_counts: bool },
     /// A directory that is no snapshot's.
     Foreign(PathBuf),
+    /// An empty directory: an overlay needs something beneath.
+    Nothing,
+}
+
+impl From<String> for Lower {
+    /// What column `lower` says.
+    fn from(text: String) -> Lower {
+        match text == NOTHING {
+            true => Lower::Nothing,
+            false => Lower::Foreign(text.into()),
+        }
+    }
 }
 
 impl Lower {
@@ -23,6 +35,7 @@ impl Lower {
         match self {
             Lower::Number { n, .. } => layout.of_number(*n, FS),
             Lower::Foreign(path) => path.clone(),
+            Lower::Nothing => layout.at(NOTHING),
         }
     }
 }
@@ -53,7 +66,7 @@ pub(crate) fn lowers(q: &Query<'_>, id: i64) -> Result<Vec<Lower>, Fault> {
         {
             lowers.push(Lower::Number { n, root_counts });
         }
-        lowers.extend(foreign.map(|path| Lower::Foreign(path.into())));
+        lowers.extend(foreign.map(Lower::from));
         next = parent;
     }
     Ok(lowers)

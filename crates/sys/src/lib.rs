@@ -11,6 +11,7 @@
 //!
 //! Start reading at [`dir`].
 
+pub mod activation;
 pub mod attributes;
 pub mod bpf;
 pub mod caps;

@@ -23,6 +23,7 @@ pub mod program;
 pub mod random;
 pub mod registry;
 pub mod scripted;
+pub mod snapshots;
 pub mod snapshotter;
 pub mod soak;
 pub mod wait;

@@ -98,8 +98,9 @@ fn completions_and_pages_know_every_command_and_flag() {
 }
 
 #[test]
-fn systemd_has_nothing_to_say_of_the_unit() {
-    let unit = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../dist/strata.service");
+fn systemd_has_nothing_to_say_of_the_units() {
+    let dist = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../dist");
+    let unit = dist.join("strata.service");
     let verified = |unit: &Path| {
         let verified = Command::new("systemd-analyze")
             .args(["verify", "--man=no"])
@@ -111,7 +112,10 @@ fn systemd_has_nothing_to_say_of_the_unit() {
             String::from_utf8(verified.stderr).unwrap(),
         )
     };
-    assert_eq!(verified(&unit), (true, String::new()));
+    for unit in fs::read_dir(dist).unwrap() {
+        let unit = unit.unwrap().path();
+        assert_eq!(verified(&unit), (true, String::new()), "{}", unit.display());
+    }
     // It says what is wrong where something is.
     let temp = tempfile::tempdir().unwrap();
     let wrong = temp.path().join("strata.service");

@@ -29,9 +29,21 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
             "strata-network",
         ],
     ),
+    ("strata-grpc", &[]),
+    (
+        "strata-snapshotter",
+        &["strata-sys", "strata-mount", "strata-store", "strata-grpc"],
+    ),
     (
         "strata",
-        &["strata-engine", "strata-fuse", "strata-mount", "strata-runtime"],
+        &[
+            "strata-sys",
+            "strata-engine",
+            "strata-fuse",
+            "strata-mount",
+            "strata-runtime",
+            "strata-snapshotter",
+        ],
     ),
 ];
 

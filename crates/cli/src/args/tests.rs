@@ -18,6 +18,29 @@ fn the_unit_that_is_shipped_runs_a_command_that_there_is() {
 }
 
 #[test]
+fn the_snapshotters_units_serve_where_the_program_would() {
+    let unit = include_str!("../../../../dist/strata-snapshotter.service");
+    let line = unit
+        .lines()
+        .find_map(|line| line.strip_prefix("ExecStart=/usr/bin/env "));
+    let parsed = Cli::try_parse_from(line.unwrap().split(' ')).unwrap();
+    assert!(matches!(parsed.command, Command::Serve(_)), "{line:?}");
+    let socket = include_str!("../../../../dist/strata-snapshotter.socket");
+    let listens = socket
+        .lines()
+        .find_map(|line| line.strip_prefix("ListenStream="))
+        .unwrap();
+    let help = definition();
+    let serve = help.find_subcommand("serve").unwrap();
+    let address = serve.find_subcommand("snapshotter").unwrap();
+    let address = address
+        .get_arguments()
+        .find(|arg| arg.get_id() == "address")
+        .unwrap();
+    assert_eq!(address.get_default_values(), [listens]);
+}
+
+#[test]
 fn the_definition_is_sound() {
     definition().debug_assert();
 }

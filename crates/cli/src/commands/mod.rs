@@ -41,6 +41,7 @@ pub(crate) mod rm;
 pub(crate) mod rmi;
 pub(crate) mod run;
 pub(crate) mod save;
+pub(crate) mod serve;
 pub(crate) mod squash;
 pub(crate) mod start;
 pub(crate) mod stats;
@@ -61,7 +62,8 @@ use engine::{Engine, Helper};
 use rustix::process::{Resource, getrlimit, setrlimit};
 
 use crate::args::{
-    Cli, Command, ContainerCommand, Global, ImageCommand, Late, NetworkCommand, SystemCommand, VolumeCommand,
+    Cli, Command, ContainerCommand, Global, ImageCommand, Late, NetworkCommand, ServeCommand, SystemCommand,
+    VolumeCommand,
 };
 use crate::config::Settings;
 use crate::failure::Failure;
@@ -140,11 +142,15 @@ impl Context {
 /// layers has several open for each while it is brought in. What a container may have open is its supervisor's, which
 /// was started before.
 pub(crate) fn open_engine(setup: engine::Setup) -> Result<Engine, Failure> {
+    raise_file_limit();
+    Ok(Engine::open(setup)?)
+}
+
+fn raise_file_limit() {
     let mut limit = getrlimit(Resource::Nofile);
     limit.current = limit.maximum;
     // Where it is refused the old one holds, which is enough for nearly every image.
     let _ = setrlimit(Resource::Nofile, limit);
-    Ok(Engine::open(setup)?)
 }
 
 /// Runs the command and gives the exit code, after an error is told on standard error.
@@ -308,6 +314,7 @@ fn dispatch(context: &Context, command: Command) -> Outcome {
         Command::Container(ContainerCommand::Prune(Late(args))) => prune::containers(context, args),
         Command::Image(ImageCommand::Prune(Late(args))) => prune::images(context, args),
         Command::Df(Late(args)) | Command::System(SystemCommand::Df(Late(args))) => df::run(context, args),
+        Command::Serve(ServeCommand::Snapshotter(Late(args))) => serve::snapshotter(context, args),
         Command::Info(Late(args)) | Command::System(SystemCommand::Info(Late(args))) => {
             info::run(context, args)
         }

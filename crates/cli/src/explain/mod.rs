@@ -21,6 +21,7 @@ use engine::run::VolumesError;
 use engine::tag::{FindImageError, TagError};
 use engine::volumes::CreateVolumeError;
 use runtime::bundle::BundleError;
+use snapshotter::socket::SocketError;
 
 use crate::failure::Failure;
 
@@ -426,6 +427,19 @@ impl Explain for InspectError {
             InspectError::Volume(error) => error.hint(),
             _ => None,
         }
+    }
+}
+
+impl Explain for SocketError {
+    fn hint(&self) -> Option<String> {
+        let hint = match self {
+            SocketError::Served(_) => "stop the other one, or name another socket with --address",
+            SocketError::InTheWay(_) => "remove it, or name another socket with --address",
+            SocketError::NoPath(_) => "name a socket with --address, such as /run/strata/snapshotter.sock",
+            SocketError::Passed(_) => "a unit passes one: dist/strata-snapshotter.socket is such",
+            _ => return None,
+        };
+        Some(hint.to_owned())
     }
 }
 

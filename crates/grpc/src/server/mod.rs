@@ -1,0 +1,299 @@
+//! [`Server`]: takes connections, and what a [`Service`] is told.
+
+mod connection;
+mod pool;
+mod sender;
+mod timer;
+
+use std::io;
+use std::os::fd::AsFd;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags, poll};
+
+use crate::status::{Code, Status};
+use pool::Pool;
+use sender::Sender;
+use timer::Timer;
+
+/// What is served: it answers calls, each on a thread that may block.
+pub trait Service: Send + Sync + 'static {
+    /// Which threads a call is for, by its path (`/package.Service/Method`).
+    fn lane(&self, path: &str) -> Lane;
+
+    /// Answers a call: its messages go to `reply`, one after the other. May take as long as it takes: who called is
+    /// answered when the time is over, and what is done here goes on.
+    ///
+    /// # Errors
+    /// How it ended, where not well.
+    fn call(&self, call: &Call, reply: &mut Reply<'_>) -> Result<(), Status>;
+
+    /// A call was answered.
+    fn ended(&self, _ended: &Ended<'_>) {}
+}
+
+/// Threads that calls are answered on. What only reads never waits for those that write.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Lane {
+    /// For calls that read.
+    Read,
+    /// For calls that write.
+    Write,
+}
+
+/// A call.
+#[derive(Debug)]
+pub struct Call {
+    /// `/package.Service/Method`.
+    pub path: String,
+    /// What was sent along, names in lower case.
+    pub metadata: Vec<(String, String)>,
+    /// The message.
+    pub message: Vec<u8>,
+    /// When its time is over.
+    pub deadline: Instant,
+}
+
+impl Call {
+    /// What was sent along by this name.
+    pub fn header(&self, name: &str) -> Option<&str> {
+        let found = self.metadata.iter().find(|(found, _)| found == name);
+        found.map(|(_, value)| value.as_str())
+    }
+}
+
+/// How a call was answered.
+#[derive(Debug)]
+pub struct Ended<'a> {
+    /// Its path.
+    pub path: &'a str,
+    /// What was answered.
+    pub code: Code,
+    /// How long that took, from the call's last byte.
+    pub took: Duration,
+}
+
+/// Whoever called is not there any more, or was told that the time is over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Gone;
+
+/// Where the messages of an answer go.
+pub struct Reply<'a> {
+    sender: &'a Sender,
+    stream: u32,
+    deadline: Instant,
+    /// The last is held until the next or the end, which then goes out with it.
+    held: Option<Vec<u8>>,
+}
+
+impl Reply<'_> {
+    /// Sends a message.
+    ///
+    /// # Errors
+    /// Nobody is there to take it: the call may be given up.
+    pub fn send(&mut self, message: Vec<u8>) -> Result<(), Gone> {
+        match self.held.replace(message) {
+            Some(before) => self.sender.message(self.stream, &before, self.deadline),
+            None => Ok(()),
+        }
+    }
+}
+
+/// What is bounded.
+#[derive(Debug, Clone)]
+pub struct Limits {
+    /// Threads for calls that read.
+    pub readers: usize,
+    /// Threads for calls that write.
+    pub writers: usize,
+    /// Calls of each lane that wait for a thread; a further one is refused.
+    pub queue: usize,
+    /// Connections; a further one is closed.
+    pub connections: usize,
+    /// Calls at once on one connection; a client waits by itself before it makes more.
+    pub streams: usize,
+    /// Bytes of a message that is received.
+    pub message: usize,
+    /// What a call may take, waiting for a thread included, where the client grants no less.
+    pub time: Duration,
+    /// What calls under way may still take once the server is told to stop.
+    pub drain: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Limits {
+        Limits {
+            readers: 4,
+            writers: 12,
+            queue: 256,
+            connections: 32,
+            streams: 64,
+            message: 1 << 20,
+            time: Duration::from_secs(30),
+            drain: Duration::from_secs(20),
+        }
+    }
+}
+
+/// How long clients that were answered have to leave.
+const PARTING: Duration = Duration::from_secs(1);
+
+/// Serves one service to any number of clients.
+pub struct Server {
+    shared: Arc<Shared>,
+}
+
+/// What connections and threads share.
+struct Shared {
+    service: Arc<dyn Service>,
+    limits: Limits,
+    pool: Pool,
+    timer: Timer,
+}
+
+impl Shared {
+    /// Ends a call, once: what comes later finds it ended.
+    fn end(
+        &self,
+        sender: &Sender,
+        stream: u32,
+        path: &str,
+        began: Instant,
+        message: Option<&[u8]>,
+        status: &Status,
+    ) {
+        if sender.finish(stream, message, status, began + self.limits.time) {
+            self.service.ended(&Ended {
+                path,
+                code: status.code,
+                took: began.elapsed(),
+            });
+        }
+    }
+}
+
+/// A connection that is served.
+struct Served {
+    sender: Arc<Sender>,
+    reader: JoinHandle<()>,
+}
+
+impl Server {
+    /// A server of `service`. Its threads are there from now on.
+    ///
+    /// # Errors
+    /// A thread cannot be made.
+    pub fn new(service: Arc<dyn Service>, limits: Limits) -> io::Result<Server> {
+        let shared = Arc::new(Shared {
+            pool: Pool::new(limits.queue),
+            timer: Timer::new(),
+            service,
+            limits,
+        });
+        pool::start(&shared)?;
+        timer::start(&shared)?;
+        Ok(Server { shared })
+    }
+
+    /// Takes connections until `stop` can be read. Then no further call is taken, those under way are finished as far
+    /// as [`Limits::drain`] lets them, and the connections closed.
+    ///
+    /// # Errors
+    /// The listener fails.
+    pub fn serve(&self, listener: &UnixListener, stop: impl AsFd) -> io::Result<()> {
+        listener.set_nonblocking(true)?;
+        let mut served: Vec<Served> = Vec::new();
+        let result = loop {
+            match wait(listener, &stop) {
+                Ok(true) => {}
+                Ok(false) => break Ok(()),
+                Err(error) => break Err(error),
+            }
+            served.retain(|connection| !connection.reader.is_finished());
+            match listener.accept() {
+                // One too many is told so by the end of its connection: it has not asked anything yet.
+                Ok(_) if served.len() >= self.shared.limits.connections => {}
+                Ok((socket, _)) => served.extend(self.connection(socket)),
+                Err(error) if is_passing(&error) => {}
+                Err(error) => break Err(error),
+            }
+        };
+        self.drain(served);
+        result
+    }
+
+    /// `None` where the machine has no room for another.
+    fn connection(&self, socket: UnixStream) -> Option<Served> {
+        let sender = Arc::new(Sender::new(socket.try_clone().ok()?).ok()?);
+        let (shared, to) = (self.shared.clone(), sender.clone());
+        let reader = thread("connection", move || {
+            connection::serve(&shared, &to, &socket);
+            to.unheard();
+        })
+        .ok()?;
+        Some(Served { sender, reader })
+    }
+
+    fn drain(&self, served: Vec<Served>) {
+        for connection in &served {
+            connection.sender.go_away();
+        }
+        let until = Instant::now() + self.shared.limits.drain;
+        for connection in &served {
+            connection.sender.wait_idle(until);
+        }
+        let until = Instant::now() + PARTING;
+        for connection in &served {
+            connection.sender.wait_left(until);
+        }
+        for connection in served {
+            let _ = connection.reader.join();
+        }
+        self.shared.pool.stop();
+        self.shared.timer.stop();
+    }
+}
+
+/// Waits for a connection; `false` when it is time to stop.
+fn wait(listener: &UnixListener, stop: &impl AsFd) -> io::Result<bool> {
+    let mut fds = [
+        PollFd::new(listener, PollFlags::IN),
+        PollFd::new(stop, PollFlags::IN),
+    ];
+    loop {
+        match poll(&mut fds, None) {
+            Ok(_) => return Ok(fds[1].revents().is_empty()),
+            Err(rustix::io::Errno::INTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+}
+
+/// Whether a failed accept says nothing about the next: the client has left, or the machine is short of something.
+fn is_passing(error: &io::Error) -> bool {
+    use rustix::io::Errno;
+    let short = [Errno::MFILE, Errno::NFILE, Errno::NOBUFS, Errno::NOMEM];
+    match Errno::from_io_error(error) {
+        Some(errno) if short.contains(&errno) => {
+            // The connection waits meanwhile, and with it the listener stays readable.
+            std::thread::sleep(Duration::from_millis(50));
+            true
+        }
+        Some(errno) => [Errno::AGAIN, Errno::CONNABORTED, Errno::INTR].contains(&errno),
+        None => false,
+    }
+}
+
+/// Starts a thread. Their stacks are small: nothing here is deep, and what is not touched takes no memory.
+fn thread(name: &str, body: impl FnOnce() + Send + 'static) -> io::Result<JoinHandle<()>> {
+    std::thread::Builder::new()
+        .name(name.to_owned())
+        .stack_size(512 * 1024)
+        .spawn(body)
+}
+
+#[cfg(test)]
+mod tests;

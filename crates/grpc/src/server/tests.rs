@@ -1,0 +1,445 @@
+//! A server and clients over a real socket; what a client of ours never says is said frame by frame.
+
+use std::io::{Read, Write};
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+use std::sync::Mutex;
+use std::sync::mpsc::{Receiver, Sender as Tell, channel};
+
+use super::*;
+use crate::frame::{self, FrameReader, PREFACE, flag, kind};
+use crate::{Client, ClientError};
+
+const SOON: Duration = Duration::from_secs(30);
+
+/// Answers by what the last part of the path says. Calls of `Wait` tell that they began, and end when they are let.
+struct Echo {
+    begun: Mutex<Tell<()>>,
+    go: Mutex<Receiver<()>>,
+    ended: Mutex<Vec<(String, Code)>>,
+}
+
+impl Service for Echo {
+    fn lane(&self, path: &str) -> Lane {
+        match path.contains("Wait") {
+            true => Lane::Write,
+            false => Lane::Read,
+        }
+    }
+
+    fn call(&self, call: &Call, reply: &mut Reply<'_>) -> Result<(), Status> {
+        match call.path.rsplit('/').next().unwrap() {
+            "Echo" => reply.send(call.message.clone()).map_err(|Gone| unreachable!()),
+            "Header" => {
+                let text = call.header("containerd-namespace").unwrap_or("none");
+                reply
+                    .send(text.as_bytes().to_vec())
+                    .map_err(|Gone| unreachable!())
+            }
+            "Many" => {
+                for n in 0..100u8 {
+                    if reply.send(vec![n; 50_000]).is_err() {
+                        return Ok(());
+                    }
+                }
+                Ok(())
+            }
+            "Fail" => Err(Status::new(Code::FailedPrecondition, "it is 100% \"so\"")),
+            "FailLate" => {
+                let _ = reply.send(b"one".to_vec());
+                let _ = reply.send(b"two".to_vec());
+                Err(Status::new(Code::DataLoss, "late"))
+            }
+            "Panic" => panic!("on purpose"),
+            "Wait" => {
+                self.begun.lock().unwrap().send(()).unwrap();
+                self.go.lock().unwrap().recv().unwrap();
+                reply
+                    .send(b"waited".to_vec())
+                    .map_err(|Gone| Status::new(Code::Cancelled, ""))
+            }
+            _ => Err(Status::new(Code::Unimplemented, call.path.clone())),
+        }
+    }
+
+    fn ended(&self, ended: &Ended<'_>) {
+        self.ended
+            .lock()
+            .unwrap()
+            .push((ended.path.to_owned(), ended.code));
+    }
+}
+
+struct Running {
+    path: PathBuf,
+    echo: Arc<Echo>,
+    begun: Receiver<()>,
+    go: Tell<()>,
+    stop: Option<OwnedFd>,
+    server: Option<JoinHandle<io::Result<()>>>,
+    _dir: tempfile::TempDir,
+}
+
+impl Running {
+    fn new(limits: Limits) -> Running {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("sock");
+        let listener = UnixListener::bind(&path).unwrap();
+        let (begun, told) = channel();
+        let (go, wait) = channel();
+        let echo = Arc::new(Echo {
+            begun: Mutex::new(begun),
+            go: Mutex::new(wait),
+            ended: Mutex::default(),
+        });
+        let (stop, stopper) = rustix::pipe::pipe().unwrap();
+        let server = Server::new(echo.clone(), limits).unwrap();
+        let server = std::thread::spawn(move || server.serve(&listener, &stop));
+        Running {
+            path,
+            echo,
+            begun: told,
+            go,
+            stop: Some(stopper),
+            server: Some(server),
+            _dir: dir,
+        }
+    }
+
+    fn client(&self) -> Client {
+        Client::connect(&self.path).unwrap()
+    }
+
+    /// A call by a client of its own, made in the background.
+    fn behind(&self, path: &'static str, time: Duration) -> JoinHandle<Result<Vec<Vec<u8>>, ClientError>> {
+        let mut client = self.client();
+        std::thread::spawn(move || client.call(path, &[], b"x", time))
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        drop(self.stop.take());
+        if let Some(server) = self.server.take() {
+            server.join().unwrap().unwrap();
+        }
+    }
+}
+
+fn code(result: Result<Vec<Vec<u8>>, ClientError>) -> Code {
+    result.unwrap_err().status().expect("a status").code
+}
+
+#[test]
+fn calls_are_answered() {
+    let server = Running::new(Limits::default());
+    let mut client = server.client();
+    for length in [0, 1, 1000, 16_384, 70_000, 1 << 20] {
+        let message = vec![7; length];
+        assert_eq!(client.call("/t.T/Echo", &[], &message, SOON).unwrap(), [message]);
+    }
+    let mut header = |headers: &[(&str, &str)]| client.call("/t.T/Header", headers, b"", SOON).unwrap();
+    assert_eq!(header(&[("containerd-namespace", "k8s.io")]), [b"k8s.io"]);
+    assert_eq!(header(&[]), [b"none"]);
+    let error = client.call("/t.T/Fail", &[], b"", SOON).unwrap_err();
+    assert_eq!(
+        error.status(),
+        Some(&Status::new(Code::FailedPrecondition, "it is 100% \"so\""))
+    );
+    assert_eq!(code(client.call("/t.T/FailLate", &[], b"", SOON)), Code::DataLoss);
+    assert_eq!(
+        code(client.call("/t.T/Nothing", &[], b"", SOON)),
+        Code::Unimplemented
+    );
+    assert_eq!(code(client.call("/t.T/Panic", &[], b"", SOON)), Code::Internal);
+    // One is told as ended as it was, once, right after who called.
+    let of = |path: &str| {
+        let ended = server.echo.ended.lock().unwrap();
+        let of = ended.iter().filter(|(found, _)| found == path);
+        of.map(|(_, code)| *code).collect::<Vec<_>>()
+    };
+    until(|| of("/t.T/Panic") == [Code::Internal]);
+    assert_eq!(of("/t.T/Echo"), [Code::Ok; 6]);
+}
+
+fn until(is_so: impl Fn() -> bool) {
+    let end = Instant::now() + SOON;
+    while !is_so() {
+        assert!(Instant::now() < end);
+        std::thread::yield_now();
+    }
+}
+
+#[test]
+fn an_answer_larger_than_every_window_arrives_whole() {
+    let server = Running::new(Limits::default());
+    let mut client = server.client();
+    for _ in 0..3 {
+        let messages = client.call("/t.T/Many", &[], b"", SOON).unwrap();
+        assert_eq!(messages.len(), 100);
+        for (n, message) in messages.iter().enumerate() {
+            assert_eq!(message, &vec![n as u8; 50_000]);
+        }
+    }
+}
+
+#[test]
+fn what_takes_too_long_is_answered_and_does_not_stand_in_the_way() {
+    let limits = Limits {
+        writers: 2,
+        queue: 1,
+        ..Limits::default()
+    };
+    let server = Running::new(limits);
+    let stuck = [(); 2].map(|()| {
+        let call = server.behind("/t.T/Wait", Duration::from_secs(2));
+        server.begun.recv().unwrap();
+        call
+    });
+    // All threads that write are at it; one call waits, and is answered in its time as well.
+    let waits = server.behind("/t.T/Wait", Duration::from_secs(2));
+    let mut client = server.client();
+    // Until the one that waits is in the queue, another may be there in its place.
+    let mut refused = || code(client.call("/t.T/Wait", &[], b"", Duration::from_millis(100)));
+    assert!([Code::ResourceExhausted, Code::DeadlineExceeded].contains(&refused()));
+    // What reads is served all the same.
+    assert_eq!(client.call("/t.T/Echo", &[], b"x", SOON).unwrap(), [b"x"]);
+    for call in stuck.into_iter().chain([waits]) {
+        let code = code(call.join().unwrap());
+        assert!(
+            [Code::ResourceExhausted, Code::DeadlineExceeded].contains(&code),
+            "{code:?}"
+        );
+    }
+    (0..2).for_each(|_| server.go.send(()).unwrap());
+    // What had waited was given up, not begun; the threads are free for the next.
+    let next = server.behind("/t.T/Wait", SOON);
+    server.begun.recv().unwrap();
+    server.go.send(()).unwrap();
+    assert_eq!(next.join().unwrap().unwrap(), [b"waited"]);
+    assert!(server.begun.try_recv().is_err());
+}
+
+#[test]
+fn a_call_beyond_the_queue_is_refused() {
+    let limits = Limits {
+        writers: 1,
+        queue: 0,
+        ..Limits::default()
+    };
+    let server = Running::new(limits);
+    assert_eq!(
+        code(server.client().call("/t.T/Wait", &[], b"", SOON)),
+        Code::ResourceExhausted
+    );
+    let ended = || server.echo.ended.lock().unwrap().clone();
+    until(|| ended() == [("/t.T/Wait".to_owned(), Code::ResourceExhausted)]);
+}
+
+#[test]
+fn a_message_that_is_too_large_is_refused_before_it_is_read() {
+    let limits = Limits {
+        message: 1000,
+        ..Limits::default()
+    };
+    let server = Running::new(limits);
+    let mut client = server.client();
+    assert_eq!(
+        client.call("/t.T/Echo", &[], &[1; 1000], SOON).unwrap(),
+        [[1; 1000]]
+    );
+    let mut fresh = server.client();
+    assert_eq!(
+        code(fresh.call("/t.T/Echo", &[], &[1; 1001], SOON)),
+        Code::ResourceExhausted
+    );
+    // The connection is as good as before.
+    assert_eq!(fresh.call("/t.T/Echo", &[], b"x", SOON).unwrap(), [b"x"]);
+}
+
+#[test]
+fn a_server_that_stops_finishes_what_is_under_way() {
+    let mut server = Running::new(Limits::default());
+    let mut idle = server.client();
+    idle.call("/t.T/Echo", &[], b"x", SOON).unwrap();
+    let waits = server.behind("/t.T/Wait", SOON);
+    server.begun.recv().unwrap();
+    drop(server.stop.take());
+    // No further call is taken once it has noticed, by a connection that is there either. Which end it meets is the
+    // server's timing.
+    let refused = loop {
+        if let Err(error) = idle.call("/t.T/Echo", &[], b"x", SOON) {
+            break error;
+        }
+    };
+    assert!(
+        refused
+            .status()
+            .is_none_or(|status| status.code == Code::Unavailable),
+        "{refused}"
+    );
+    server.go.send(()).unwrap();
+    assert_eq!(waits.join().unwrap().unwrap(), [b"waited"]);
+    server.server.take().unwrap().join().unwrap().unwrap();
+}
+
+#[test]
+fn a_server_that_stops_waits_only_so_long() {
+    let limits = Limits {
+        drain: Duration::from_millis(50),
+        ..Limits::default()
+    };
+    let mut server = Running::new(limits);
+    let waits = server.behind("/t.T/Wait", SOON);
+    server.begun.recv().unwrap();
+    drop(server.stop.take());
+    server.server.take().unwrap().join().unwrap().unwrap();
+    waits.join().unwrap().unwrap_err();
+    server.go.send(()).unwrap();
+}
+
+#[test]
+fn a_connection_too_many_is_closed() {
+    let limits = Limits {
+        connections: 1,
+        ..Limits::default()
+    };
+    let server = Running::new(limits);
+    let mut first = server.client();
+    first.call("/t.T/Echo", &[], b"x", SOON).unwrap();
+    let mut second = std::os::unix::net::UnixStream::connect(&server.path).unwrap();
+    assert_eq!(second.read(&mut [0]).unwrap(), 0);
+    drop(first);
+    // Its place is free once the server has seen the end of it.
+    let again = || {
+        let mut client = Client::connect(&server.path)?;
+        client.call("/t.T/Echo", &[], b"x", SOON)
+    };
+    until(|| again().is_ok());
+}
+
+/// Says frames, and reads what comes.
+struct Raw {
+    socket: UnixStream,
+    out: Vec<u8>,
+}
+
+impl Raw {
+    fn new(server: &Running) -> Raw {
+        let mut out = PREFACE.to_vec();
+        frame::put_settings(&mut out, &[]);
+        Raw {
+            socket: UnixStream::connect(&server.path).unwrap(),
+            out,
+        }
+    }
+
+    fn call(&mut self, stream: u32, path: &str) {
+        let (mut block, message) = (Vec::new(), [&message::head(1)[..], b"x"].concat());
+        headers::put_request(&mut block, path, SOON, &[]);
+        frame::put_headers(&mut self.out, 0, stream, &block);
+        frame::put(&mut self.out, kind::DATA, flag::END_STREAM, stream, &message);
+    }
+
+    /// Sends all of it; the kinds, streams and flags of what is answered, until `last` or the end.
+    fn say(&mut self, last: impl Fn(&(u8, u32, u8)) -> bool) -> Vec<(u8, u32, u8)> {
+        // A server that has ended the connection already takes no more.
+        let _ = self.socket.write_all(&self.out);
+        self.out.clear();
+        let mut heard = Vec::new();
+        let mut reader = FrameReader::new(&self.socket);
+        while let Ok(Some(frame)) = reader.next() {
+            heard.push((frame.kind, frame.stream, frame.flags));
+            if last(heard.last().unwrap()) {
+                break;
+            }
+        }
+        heard
+    }
+}
+
+use crate::{headers, message};
+
+#[test]
+fn calls_of_one_connection_run_beside_each_other_and_can_be_given_up() {
+    let server = Running::new(Limits::default());
+    let mut raw = Raw::new(&server);
+    raw.call(1, "/t.T/Wait");
+    raw.call(3, "/t.T/Wait");
+    raw.call(5, "/t.T/Echo");
+    let ends = |stream| move |heard: &(u8, u32, u8)| *heard == (kind::HEADERS, stream, 5);
+    let heard = raw.say(ends(5));
+    assert!(
+        !heard.iter().any(|(_, stream, _)| [1, 3].contains(stream)),
+        "{heard:?}"
+    );
+    (0..2).for_each(|_| server.begun.recv().unwrap());
+    frame::put_reset(&mut raw.out, 1, frame::Reason::NoError);
+    frame::put(&mut raw.out, kind::PING, 0, 0, &[1; 8]);
+    let heard = raw.say(|heard| heard.0 == kind::PING);
+    assert_eq!(heard, [(kind::PING, 0, flag::ACK)]);
+    (0..2).for_each(|_| server.go.send(()).unwrap());
+    let heard = raw.say(ends(3));
+    assert!(!heard.iter().any(|(_, stream, _)| *stream == 1), "{heard:?}");
+}
+
+#[test]
+fn streams_beyond_the_limit_are_refused_to_be_tried_again() {
+    let limits = Limits {
+        streams: 1,
+        ..Limits::default()
+    };
+    let server = Running::new(limits);
+    let mut raw = Raw::new(&server);
+    raw.call(1, "/t.T/Wait");
+    raw.call(3, "/t.T/Wait");
+    let heard = raw.say(|heard| heard.1 == 3);
+    assert_eq!(heard.last(), Some(&(kind::RST_STREAM, 3, 0)));
+    server.go.send(()).unwrap();
+    raw.say(|heard| *heard == (kind::HEADERS, 1, 5));
+}
+
+#[test]
+fn who_does_not_keep_to_the_protocol_is_told_and_left() {
+    let server = Running::new(Limits::default());
+    type Say = dyn Fn(&mut Vec<u8>);
+    let wrong: &[&Say] = &[
+        &|out| out.extend([0, 0x40, 1, 0, 0, 0, 0, 0, 1]),
+        &|out| frame::put(out, kind::DATA, 0, 0, b"x"),
+        &|out| frame::put(out, kind::DATA, 0, 7, b"x"),
+        &|out| frame::put(out, kind::HEADERS, flag::END_HEADERS, 2, b""),
+        &|out| frame::put(out, kind::HEADERS, flag::END_HEADERS, 1, &[0xff; 20]),
+        &|out| frame::put(out, kind::CONTINUATION, flag::END_HEADERS, 1, b""),
+        &|out| frame::put(out, kind::PING, 0, 0, b"x"),
+        &|out| frame::put(out, kind::SETTINGS, 0, 0, b"x"),
+        &|out| frame::put(out, kind::PUSH_PROMISE, 0, 1, b""),
+        &|out| frame::put(out, kind::WINDOW_UPDATE, 0, 0, &[0x7f, 0xff, 0xff, 0xff]),
+        &|out| frame::put(out, kind::WINDOW_UPDATE, 0, 0, &[0; 4]),
+        &|out| {
+            frame::put(out, kind::HEADERS, 0, 1, b"");
+            frame::put(out, kind::PING, 0, 0, &[0; 8]);
+        },
+        &|out| {
+            frame::put(out, kind::HEADERS, 0, 1, b"");
+            (0..10).for_each(|_| frame::put(out, kind::CONTINUATION, 0, 1, &[0; 16_384]));
+        },
+    ];
+    for (which, wrong) in wrong.iter().enumerate() {
+        let mut raw = Raw::new(&server);
+        wrong(&mut raw.out);
+        let heard = raw.say(|_| false);
+        assert_eq!(
+            heard.last().map(|heard| heard.0),
+            Some(kind::GOAWAY),
+            "{which}: {heard:?}"
+        );
+    }
+    let mut web = UnixStream::connect(&server.path).unwrap();
+    web.write_all(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        .unwrap();
+    assert_eq!(web.read(&mut [0]).unwrap_or(0), 0);
+    assert_eq!(
+        server.client().call("/t.T/Echo", &[], b"x", SOON).unwrap(),
+        [b"x"]
+    );
+}

@@ -1,0 +1,331 @@
+//! [`Snapshotter`]: each call of the service, answered from a store.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use grpc::{Call, Code, Ended, Gone, Lane, Reply, Status};
+use prost::Message;
+use store::{CommitOptions, Counts, Fault, Info, Kind, REF, SnapshotError, Store};
+
+use crate::filter::Filter;
+use crate::labels::{self, UPPERDIR};
+use crate::metrics::Metrics;
+use crate::names;
+use crate::wire::{self, HEALTH, SERVICE};
+
+/// Snapshots in one message of a listing (containerd's own number).
+const PAGE: usize = 100;
+
+/// How the service behaves where the contract leaves it open.
+#[derive(Debug, Clone, Default)]
+pub struct Options {
+    /// Tell where each snapshot's own directory is, by a label of its: some tools look for it.
+    pub upperdir_label: bool,
+    /// Options of every overlay, after its directories.
+    pub mount_options: Vec<String>,
+}
+
+/// The service.
+pub struct Snapshotter {
+    /// For calls that change something.
+    writer: Store,
+    /// For calls that look: a connection of their own, which waits for no transaction.
+    reader: Store,
+    options: Options,
+    metrics: Arc<Metrics>,
+}
+
+/// Why the store refused.
+pub(crate) type Refused = SnapshotError;
+
+/// The method of a path.
+fn method(path: &str) -> &str {
+    path.strip_prefix(SERVICE).unwrap_or_default()
+}
+
+impl Snapshotter {
+    /// A service of the store at `root`, which is made when it is missing.
+    ///
+    /// # Errors
+    /// The store cannot be made or opened.
+    pub fn open(root: &Path, options: Options) -> Result<Snapshotter, store::OpenError> {
+        let writer = Store::open(root)?;
+        Ok(Snapshotter {
+            reader: writer.reopen()?,
+            writer,
+            options,
+            metrics: Arc::new(Metrics::default()),
+        })
+    }
+
+    /// What is counted of its calls.
+    pub fn metrics(&self) -> Arc<Metrics> {
+        self.metrics.clone()
+    }
+
+    /// How much the store has.
+    ///
+    /// # Errors
+    /// It does not answer.
+    pub fn counts(&self) -> Result<Counts, Fault> {
+        self.reader.counts()
+    }
+
+    /// Prepares a snapshot or a view, unless the layer that is to be unpacked into it is here.
+    fn make(&self, call: &Call, kind: Kind) -> Result<Vec<u8>, Status> {
+        let wire::PrepareRequest {
+            key, parent, labels, ..
+        } = decode(call)?;
+        let ns = names::of_new(call, &key)?;
+        let parent = (!parent.is_empty()).then_some(parent.as_str());
+        let options = labels::options(&key, &labels)?;
+        if kind == Kind::Active
+            && let Some(chain) = labels.get(REF)
+        {
+            let kept = &options.labels;
+            if self
+                .writer
+                .adopt(&ns, chain, parent, kept)
+                .map_err(refused)?
+                .is_some()
+            {
+                self.metrics.adopted();
+                return Err(refused(SnapshotError::AlreadyExists(chain.clone())));
+            }
+        }
+        let mounts = match kind {
+            Kind::View => self.writer.view(&ns, &key, parent, &options),
+            _ => self.writer.prepare(&ns, &key, parent, &options),
+        };
+        Ok(self.mounts(mounts.map_err(refused)?))
+    }
+
+    fn mounts(&self, mounts: Vec<mount::Mount>) -> Vec<u8> {
+        let mounts = mounts.into_iter().map(|mut mount| {
+            if mount.kind == "overlay" {
+                // Behind the directories, before what the store itself says of how it is written.
+                let place = mount
+                    .options
+                    .iter()
+                    .rposition(|option| option.starts_with("lowerdir="));
+                let place = place.map_or(0, |place| place + 1);
+                mount
+                    .options
+                    .splice(place..place, self.options.mount_options.iter().cloned());
+            }
+            wire::Mount {
+                kind: mount.kind,
+                source: mount.source,
+                target: String::new(),
+                options: mount.options,
+            }
+        });
+        wire::MountsResponse {
+            mounts: mounts.collect(),
+        }
+        .encode_to_vec()
+    }
+
+    fn info(&self, info: Info) -> wire::Info {
+        let mut labels = info.labels;
+        if self.options.upperdir_label
+            && let Some(n) = info.n
+        {
+            let path = self.reader.layer_path(n).to_string_lossy().into_owned();
+            labels.insert(UPPERDIR.to_owned(), path);
+        }
+        let kind = match info.kind {
+            Kind::View => wire::Kind::View,
+            Kind::Active => wire::Kind::Active,
+            Kind::Committed => wire::Kind::Committed,
+        };
+        let time = |time: jiff::Timestamp| {
+            Some(wire::Timestamp {
+                seconds: time.as_second(),
+                nanos: time.subsec_nanosecond(),
+            })
+        };
+        wire::Info {
+            name: info.key,
+            parent: info.parent.unwrap_or_default(),
+            kind: kind as i32,
+            created_at: time(info.created),
+            updated_at: time(info.updated),
+            labels,
+        }
+    }
+
+    fn commit(&self, call: &Call) -> Result<Vec<u8>, Status> {
+        let wire::CommitRequest {
+            name,
+            key,
+            mut labels,
+            parent,
+            ..
+        } = decode(call)?;
+        let ns = names::of(call, &self.reader, &key)?;
+        labels.remove(UPPERDIR);
+        let options = CommitOptions {
+            labels,
+            parent: (!parent.is_empty()).then_some(parent),
+        };
+        self.writer.commit(&ns, &name, &key, &options).map_err(refused)?;
+        Ok(Vec::new())
+    }
+
+    fn update(&self, call: &Call) -> Result<Vec<u8>, Status> {
+        let wire::UpdateRequest {
+            info, update_mask, ..
+        } = decode(call)?;
+        let mut info =
+            info.ok_or_else(|| Status::new(Code::InvalidArgument, "an update names no snapshot"))?;
+        let ns = names::of(call, &self.reader, &info.name)?;
+        info.labels.remove(UPPERDIR);
+        let paths = update_mask.unwrap_or_default().paths;
+        let paths: Vec<&str> = paths.iter().map(String::as_str).collect();
+        let updated = self
+            .writer
+            .update(&ns, &info.name, &info.labels, &paths)
+            .map_err(refused)?;
+        let info = Some(self.info(updated));
+        Ok(wire::InfoResponse { info }.encode_to_vec())
+    }
+
+    fn list(&self, call: &Call, reply: &mut Reply<'_>) -> Result<(), Status> {
+        let wire::ListRequest { filters, .. } = decode(call)?;
+        let filter =
+            Filter::parse_all(&filters).map_err(|e| Status::new(Code::InvalidArgument, e.to_string()))?;
+        let fault = |fault: Fault| refused(fault.into());
+        let namespaces = match names::named(call)? {
+            Some(name) => vec![name.to_owned()],
+            None => self.reader.snapshot_namespaces().map_err(fault)?,
+        };
+        let mut page = wire::ListResponse::default();
+        for ns in namespaces {
+            let mut after = None;
+            loop {
+                let infos = self.reader.list(&ns, after.as_deref(), PAGE).map_err(fault)?;
+                let Some(last) = infos.last() else { break };
+                after = Some(last.key.clone());
+                for info in infos {
+                    // What images and containers of ours hold is not containerd's: it would take it for garbage.
+                    if info.held {
+                        continue;
+                    }
+                    let info = self.info(info);
+                    if !filter.matches(&info) {
+                        continue;
+                    }
+                    page.info.push(info);
+                    if page.info.len() == PAGE && reply.send(take(&mut page)) == Err(Gone) {
+                        return Ok(());
+                    }
+                }
+            }
+        }
+        if !page.info.is_empty() {
+            let _ = reply.send(take(&mut page));
+        }
+        Ok(())
+    }
+
+    fn unary(&self, call: &Call) -> Result<Vec<u8>, Status> {
+        match method(&call.path) {
+            "Prepare" => self.make(call, Kind::Active),
+            "View" => self.make(call, Kind::View),
+            "Mounts" => {
+                let wire::KeyRequest { key, .. } = decode(call)?;
+                let ns = names::of(call, &self.reader, &key)?;
+                Ok(self.mounts(self.reader.mounts(&ns, &key).map_err(refused)?))
+            }
+            "Commit" => self.commit(call),
+            "Remove" => {
+                let wire::KeyRequest { key, .. } = decode(call)?;
+                let ns = names::of(call, &self.reader, &key)?;
+                self.writer.remove(&ns, &key).map_err(refused)?;
+                Ok(Vec::new())
+            }
+            "Stat" => {
+                let wire::KeyRequest { key, .. } = decode(call)?;
+                let ns = names::of(call, &self.reader, &key)?;
+                let info = Some(self.info(self.reader.stat(&ns, &key).map_err(refused)?));
+                Ok(wire::InfoResponse { info }.encode_to_vec())
+            }
+            "Update" => self.update(call),
+            "Usage" => {
+                let wire::KeyRequest { key, .. } = decode(call)?;
+                let ns = names::of(call, &self.reader, &key)?;
+                let usage = self.reader.usage(&ns, &key).map_err(refused)?;
+                let number = |n: u64| i64::try_from(n).unwrap_or(i64::MAX);
+                let (size, inodes) = (number(usage.bytes), number(usage.inodes));
+                Ok(wire::UsageResponse { size, inodes }.encode_to_vec())
+            }
+            "Cleanup" => {
+                self.writer.collect().map_err(|e| refused(e.into()))?;
+                Ok(Vec::new())
+            }
+            _ if call.path == HEALTH => {
+                let status = if self.counts().is_ok() { 1 } else { 2 };
+                Ok(wire::HealthResponse { status }.encode_to_vec())
+            }
+            _ => Err(Status::new(
+                Code::Unimplemented,
+                format!("{} is not served here", call.path),
+            )),
+        }
+    }
+}
+
+impl grpc::Service for Snapshotter {
+    fn lane(&self, path: &str) -> Lane {
+        match method(path) {
+            "Prepare" | "View" | "Commit" | "Remove" | "Update" | "Cleanup" => Lane::Write,
+            _ => Lane::Read,
+        }
+    }
+
+    fn call(&self, call: &Call, reply: &mut Reply<'_>) -> Result<(), Status> {
+        if method(&call.path) == "List" {
+            return self.list(call, reply);
+        }
+        // One message is held until the end, so that nobody can be gone yet.
+        let _ = reply.send(self.unary(call)?);
+        Ok(())
+    }
+
+    fn ended(&self, ended: &Ended<'_>) {
+        self.metrics.count(method(ended.path), ended.code, ended.took);
+    }
+}
+
+fn decode<M: Message + Default>(call: &Call) -> Result<M, Status> {
+    M::decode(&call.message[..]).map_err(|error| {
+        let text = format!("{}: the message cannot be read: {error}", call.path);
+        Status::new(Code::InvalidArgument, text)
+    })
+}
+
+fn take(page: &mut wire::ListResponse) -> Vec<u8> {
+    let bytes = page.encode_to_vec();
+    page.info.clear();
+    bytes
+}
+
+/// What the store refused, as a status: the variants are containerd's.
+pub(crate) fn refused(error: Refused) -> Status {
+    let code = match &error {
+        SnapshotError::NotFound(_) => Code::NotFound,
+        SnapshotError::AlreadyExists(_) => Code::AlreadyExists,
+        SnapshotError::InvalidArgument { .. } => Code::InvalidArgument,
+        SnapshotError::FailedPrecondition { .. } | SnapshotError::NoQuota(_) => Code::FailedPrecondition,
+        SnapshotError::Fault(fault) => match fault {
+            Fault::Full(_) => Code::ResourceExhausted,
+            Fault::ReadOnly(_) => Code::FailedPrecondition,
+            Fault::Busy(_) => Code::Unavailable,
+            Fault::Corrupt { .. } => Code::DataLoss,
+            _ => Code::Internal,
+        },
+        _ => Code::Unknown,
+    };
+    Status::new(code, error.to_string())
+}
