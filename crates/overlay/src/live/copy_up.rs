@@ -12,7 +12,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use rustix::fs::{self, FileType, Mode, OFlags, Stat};
+use rustix::fs::{self, FallocateFlags, FileType, Mode, OFlags, Stat};
 use rustix::io::Errno;
 use sys::Dir;
 
@@ -447,6 +447,11 @@ impl Overlay {
             let copied = copy_data(self.open_place(&place)?, &upper, stat.st_size as u64, &way);
             if copied.is_ok() && way.durable {
                 fs::fsync(&upper)?;
+            }
+            if copied.is_err() {
+                // What had room is read by nobody.
+                let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+                let _ = fs::fallocate(&upper, flags, 0, stat.st_size as u64);
             }
             // Whether it was copied or not, nobody has changed it.
             set_times(&Entry::Fd(upper.as_fd()), &times_of(&stat))?;

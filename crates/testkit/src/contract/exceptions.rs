@@ -67,6 +67,12 @@ pub const WITHOUT_ATTRIBUTES: Exception = Exception {
     reason: "the kernel's overlay says EIO, having no other way to hide what is below; whiteouts in the new directory do, and it reads them",
 };
 
+/// Data that found no room leaves no trace.
+pub const NO_TRACE_OF_DATA_WITHOUT_ROOM: Exception = Exception {
+    what: "with metacopy, a file whose data finds no room in the upper directory keeps its time of modification, and takes no room",
+    reason: "nobody has changed it; the kernel's overlay leaves the time of its own attempt, and what it had copied",
+};
+
 /// Every exception.
 pub const ALL: &[Exception] = &[
     MAP_BEFORE_COPY_UP,
@@ -78,6 +84,7 @@ pub const ALL: &[Exception] = &[
     A_STRANGERS_WRITE_LEAVES_SETGID,
     CHOWN_OF_NOTHING,
     WITHOUT_ATTRIBUTES,
+    NO_TRACE_OF_DATA_WITHOUT_ROOM,
 ];
 
 impl Exception {

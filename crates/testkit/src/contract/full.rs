@@ -38,6 +38,39 @@ pub fn a_copy_up_that_does_not_fit(d: &Drivers) {
     assert_eq!(f::read(s.at("small")).unwrap(), b"s+");
 }
 
+/// Of a file whose attributes alone are copied up, the data finds no room later: content, attributes and times are what they
+/// were, and when there is room the data comes.
+pub fn data_that_does_not_fit_beside_its_attributes(d: &Drivers) {
+    let disk = Disk::tmpfs("size=4m");
+    let content = vec![b'x'; 6 << 20];
+    let s = Scene::new(d)
+        .lower(|t| t.file("big", &content).file("small", "s"))
+        .writable_in(&disk.path())
+        .option("index=off")
+        .option("metacopy=on")
+        .mount();
+    let no_trace = exceptions::NO_TRACE_OF_DATA_WITHOUT_ROOM.applies(&s);
+    let now = |name: &str| {
+        let stat = f::lstat(s.at(name)).unwrap();
+        let time = no_trace.then_some((stat.st_mtime, stat.st_mtime_nsec));
+        (stat.st_mode & 0o7777, stat.st_size, time)
+    };
+    for name in ["big", "small"] {
+        f::chmod(s.at(name), 0o600).unwrap();
+    }
+    f::write(s.at("filler"), vec![1; 3 << 20]).unwrap();
+    let before = now("big");
+    for _ in 0..2 {
+        refused(f::append(s.at("big"), "y"), Errno::NOSPC);
+        assert_eq!(now("big"), before);
+        assert!(f::read(s.at("big")).unwrap() == content);
+    }
+    if no_trace {
+        f::append(s.at("small"), "+").unwrap();
+        assert_eq!(f::read(s.at("small")).unwrap(), b"s+");
+    }
+}
+
 /// Writes to a full upper fail, and what was written before stays; removing makes room again.
 pub fn writes_to_a_full_upper(d: &Drivers) {
     let disk = Disk::tmpfs("size=4m");

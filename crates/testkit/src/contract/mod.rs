@@ -228,7 +228,7 @@ macro_rules! for_each_contract_case {
                 attributes_of_the_mount
             }
             full {
-                a_copy_up_that_does_not_fit writes_to_a_full_upper no_inodes_left a_full_disk
+                a_copy_up_that_does_not_fit data_that_does_not_fit_beside_its_attributes writes_to_a_full_upper no_inodes_left a_full_disk
             }
             names {
                 long_names odd_bytes names_that_mean_something_elsewhere deep_paths many_names
