@@ -352,3 +352,55 @@ fn a_supervisor_that_does_not_answer_holds_nobody_up() {
     strata.ok(["exec", "one", "test", "!", "-e", "/shared/executed"]);
     strata.ok(["rm", "-f", "one", "other", "third"]);
 }
+
+#[test]
+fn two_commands_at_once_on_one_container() {
+    let strata = busybox();
+    strata.ok(["create", "--name", "one", "busybox", "sleep", "1000"]);
+    let mut commands: Vec<_> = (0..6)
+        .map(|_| {
+            strata
+                .command(["start", "one"])
+                .stdout(Stdio::null())
+                .spawn()
+                .unwrap()
+        })
+        .collect();
+    // To all but one it runs already.
+    for command in &mut commands {
+        assert!(command.wait().unwrap().success());
+    }
+    assert_eq!(status(&strata, "one"), "running");
+    let asked = [
+        "events",
+        "--since",
+        "1h",
+        "--until",
+        "0s",
+        "--filter",
+        "event=start",
+        "--format",
+        "{{.Actor.ID}}",
+    ];
+    assert_eq!(strata.ok(asked).lines().count(), 1);
+    let mut commands: Vec<_> = (0..4)
+        .map(|n| {
+            let args = if n % 2 == 0 {
+                ["stop", "-t0", "one"]
+            } else {
+                ["rm", "-f", "one"]
+            };
+            strata
+                .command(args)
+                .stdout(Stdio::null())
+                .stderr(Stdio::null())
+                .spawn()
+                .unwrap()
+        })
+        .collect();
+    for command in &mut commands {
+        command.wait().unwrap();
+    }
+    assert_eq!(strata.ok(["ps", "-aq"]), "");
+    assert_eq!(strata.in_use(), (Vec::new(), Vec::new()));
+}
