@@ -87,6 +87,10 @@ fn processes_have_a_limit() {
         "8\n"
     );
     assert_eq!(sh(&strata, &["--pids-limit", "100"], script).code, 0);
+    // Nothing said, it is podman's.
+    let limit = |flags: &[&str]| said(&strata, flags, "cat /sys/fs/cgroup/pids.max");
+    assert_eq!(limit(&[]), "2048\n");
+    assert_eq!(limit(&["--pids-limit", "-1"]), "max\n");
 }
 
 #[test]

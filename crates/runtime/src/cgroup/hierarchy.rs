@@ -81,6 +81,37 @@ impl Hierarchies {
         Ok(self.legacy()?.iter().map(|one| one.mount.clone()).collect())
     }
 
+    /// Whether processes can be counted in every cgroup beneath `parent`, a place below the root of cgroup2, and at no cost:
+    /// joining a hierarchy of v1 for it would take longer than the rest of a start.
+    pub fn counts_processes(&self, parent: &Path) -> bool {
+        let Some(mount) = &self.unified else { return false };
+        let place = mount.join(parent.strip_prefix("/").unwrap_or(parent));
+        let levels = place.ancestors().take_while(|level| level.starts_with(mount));
+        for level in levels.filter(|level| level.is_dir()) {
+            let read = |file: &str| std::fs::read_to_string(level.join(file)).unwrap_or_default();
+            let has = |file| {
+                read(file)
+                    .split_whitespace()
+                    .any(|controller| controller == "pids")
+            };
+            if has("cgroup.subtree_control") {
+                return true;
+            }
+            // It has to give the controller to those below, which one that has processes itself does not, but for the
+            // root, which alone has no type.
+            let writable =
+                rustix::fs::access(level.join("cgroup.subtree_control"), rustix::fs::Access::WRITE_OK);
+            let gives = !level.join("cgroup.type").exists() || read("cgroup.procs").is_empty();
+            if writable.is_err() || !gives {
+                return false;
+            }
+            if has("cgroup.controllers") {
+                return true;
+            }
+        }
+        false
+    }
+
     fn legacy(&self) -> io::Result<&[Legacy]> {
         if self.v1.get().is_none() {
             let _ = self.v1.set(legacy(mount::table::read()?));

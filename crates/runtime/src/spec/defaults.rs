@@ -20,6 +20,9 @@ pub(super) const CAPABILITIES: [Capability; 11] = [
     Capability::SysChroot,
 ];
 
+/// As many processes and threads as podman lets a container have.
+pub(super) const PROCESSES: i64 = 2048;
+
 /// Hidden: they show the host, or let a container work on it. Both peers' lists together.
 pub(super) const MASKED: [&str; 14] = [
     "/proc/acpi",

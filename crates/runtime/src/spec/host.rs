@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use oci_spec::runtime::Capability;
 use sys::ids::Ids;
@@ -21,6 +21,8 @@ pub struct Host {
     pub abi: Option<Abi>,
     /// Whether memory and swap can be limited together; `None` to look when a limit makes it matter.
     pub counts_swap: Option<bool>,
+    /// Whether a limit of the number of processes costs nothing; `None` to look.
+    pub counts_processes: Option<bool>,
     /// CPUs that this process may run on; `None` to look when a limit makes it matter.
     pub cpus: Option<u32>,
     /// SELinux is in force or watches.
@@ -54,6 +56,7 @@ impl Host {
             kernel: version(&name.release().to_string_lossy()),
             abi: Abi::native(),
             counts_swap: None,
+            counts_processes: None,
             cpus: None,
             selinux: exists("/sys/fs/selinux/enforce"),
             cgroup_parent: match ids.are_the_machines() {
@@ -79,6 +82,17 @@ impl Host {
     pub(super) fn counts_swap(&self) -> bool {
         let look = || Hierarchies::find().is_ok_and(|hierarchies| hierarchies.counts_swap());
         self.counts_swap.unwrap_or_else(look)
+    }
+
+    /// In a cgroup beneath `asked`, where that is said.
+    pub(super) fn counts_processes(&self, asked: Option<&str>) -> bool {
+        let look = || {
+            let usual = self.cgroup_parent.as_deref();
+            let usual = usual.unwrap_or(Path::new(crate::cgroup::DEFAULT_PARENT));
+            let parent = asked.map_or(usual, Path::new);
+            Hierarchies::find().is_ok_and(|found| found.counts_processes(parent))
+        };
+        self.counts_processes.unwrap_or_else(look)
     }
 
     /// As the peers count them: those of the machine, less those that strata itself may not use.

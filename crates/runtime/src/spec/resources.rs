@@ -85,7 +85,11 @@ pub(super) fn resources(
             .set_mems(sets.1.clone());
         resources.set_cpu(Some(cpu));
     }
-    if let Some(limit) = asked.pids_limit.filter(|limit| *limit > 0) {
+    let usual = || {
+        let counted = host.counts_processes(options.cgroup_parent.as_deref());
+        counted.then_some(defaults::PROCESSES)
+    };
+    if let Some(limit) = asked.pids_limit.or_else(usual).filter(|limit| *limit > 0) {
         let mut pids = LinuxPids::default();
         pids.set_limit(limit);
         resources.set_pids(Some(pids));

@@ -39,6 +39,7 @@ fn host() -> Host {
         kernel: (6, 1),
         abi: Some(Abi::X86_64),
         counts_swap: Some(true),
+        counts_processes: Some(false),
         cpus: Some(2),
         selinux: false,
         ids: None,
@@ -479,4 +480,18 @@ fn limits_and_devices() {
     asked = options();
     asked.devices = vec![devices::device("/no/device").unwrap()];
     assert!(refusal(&asked).contains("/no/device"));
+}
+
+#[test]
+fn processes_are_limited_where_they_are_counted() {
+    let host = Host {
+        counts_processes: Some(true),
+        ..host()
+    };
+    for (limit, expected) in [(None, Some(2048)), (Some(-1), None), (Some(7), Some(7))] {
+        let mut asked = ContainerOptions::default();
+        asked.resources.pids_limit = limit;
+        let limits = resources::limits(&asked, &host).unwrap();
+        assert_eq!(limits.pids().map(|pids| pids.limit()), expected);
+    }
 }
