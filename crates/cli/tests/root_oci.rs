@@ -5,6 +5,7 @@
 mod oci;
 
 use std::fs;
+use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::UnixListener;
 use std::process::{Command, Stdio};
 
@@ -464,6 +465,18 @@ fn one_that_waits_holds_nothing_of_the_hosts() {
     assert!(refused.contains(&error.raw_os_error()), "{error}");
     let mounts = rustix::fs::statvfs(format!("/proc/{pid}/exe")).unwrap();
     assert!(mounts.f_flag.contains(rustix::fs::StatVfsMountFlags::RDONLY));
+    // It was not executed a second time for that: what was written to of its file is memory without one.
+    let maps = fs::read_to_string(format!("/proc/{pid}/maps")).unwrap();
+    let program = fs::metadata(env!("CARGO_BIN_EXE_strata"))
+        .unwrap()
+        .ino()
+        .to_string();
+    let parts: Vec<_> = maps
+        .lines()
+        .filter(|line| line.split_whitespace().nth(4) == Some(program.as_str()))
+        .collect();
+    assert!(parts.iter().any(|part| part.contains(" r-xp ")), "{maps}");
+    assert!(parts.iter().all(|part| !part.contains(" rw")), "{maps}");
     runtime.ok(&["start", "one"]);
     runtime.ok(&["delete", "--force", "one"]);
 }

@@ -11,6 +11,7 @@ use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
+use rustix::fs::{Mode, OFlags};
 use rustix::mount::MountAttrFlags;
 use sys::mount::SetAttr;
 
@@ -261,25 +262,36 @@ fn tell(
     }
 }
 
-/// Makes sure that the calling program is executed from where nobody can write to it: where it is not, executes it again
-/// with `words`, its own arguments (the name first), from such a copy. To be called first of all by a program that becomes a container's process
+/// Makes sure that the calling program is executed from where nobody can write to it: where it is not, it goes on from such a
+/// copy, or, where the kernel does not let it, is executed again from there with `words`, its own arguments (the name
+/// first). To be called first of all by a program that becomes a container's process
 /// without the help of a supervisor.
 ///
 /// # Errors
 /// The copy cannot be made.
 pub fn leave_the_disk(words: impl IntoIterator<Item = OsString>) -> io::Result<()> {
     let own = Path::new("/proc/self/exe");
-    if rustix::fs::statvfs(own)?
-        .f_flag
-        .contains(rustix::fs::StatVfsMountFlags::RDONLY)
-    {
+    let is_left =
+        || rustix::fs::statvfs(own).map(|stat| stat.f_flag.contains(rustix::fs::StatVfsMountFlags::RDONLY));
+    if is_left()? {
         return Ok(());
     }
     let copy = read_only_copy(own)?;
+    if go_on_from(&copy).is_ok() && is_left()? {
+        return Ok(());
+    }
     let mut words = words.into_iter();
     let mut command = Command::new(format!("/proc/self/fd/{}", copy.as_raw_fd()));
     command.arg0(words.next().unwrap_or_default()).args(words);
     Err(command.exec())
+}
+
+/// Goes on from `copy` without executing it.
+fn go_on_from(copy: &OwnedFd) -> io::Result<()> {
+    let path = format!("/proc/self/fd/{}", copy.as_raw_fd());
+    let flags = OFlags::RDONLY | OFlags::CLOEXEC;
+    let file = rustix::fs::open(path, flags, Mode::empty())?;
+    sys::exe::replace(file.as_fd())
 }
 
 /// A detached read-only copy of the mount that `program` lies on, rooted at it.

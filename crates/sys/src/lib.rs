@@ -18,6 +18,7 @@ pub mod caps;
 pub mod creds;
 pub mod dedupe;
 pub mod dir;
+pub mod exe;
 pub mod fd;
 pub mod fuse;
 pub mod fuse_ring;
