@@ -32,6 +32,13 @@ told)
     strata stop stopped
     is they_run 6 "$(strata ps -q | wc -l)"
     is the_unit_is_active active "$(systemctl is-active strata)"
+    is so_many_processes_are_allowed 2048 "$(strata run --rm --network none busybox cat /sys/fs/cgroup/pids.max)"
+    # Linux 6.1: layers that are id-mapped, and an overlay whose layers are named by their paths.
+    mapped='cat /proc/self/uid_map; stat -c %u:%g /bin/busybox; echo x >/bin/x; stat -c %u:%g /bin/x'
+    is ids_of_its_own "0 700000 65536 0:0 0:0" \
+        "$(echo $(strata run --rm --network none --userns 700000:65536 busybox sh -c "$mapped"))"
+    is and_what_is_below_keeps_its_owner "0:0" \
+        "$(stat -c %u:%g /var/lib/strata/snapshots/*/fs/bin/busybox | sort -u)"
     /vm/oci root
     # An ordinary user, whose systemd is started as a login would start it.
     echo "user:x:1000:1000::/home/user:/bin/sh" >>/etc/passwd

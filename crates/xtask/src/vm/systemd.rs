@@ -130,7 +130,7 @@ fn busybox(dir: &Path, to: &Path) -> Result<()> {
     let bin = root.path().join("bin");
     fs::create_dir(&bin)?;
     fs::copy("/bin/busybox", bin.join("busybox")).context("/bin/busybox")?;
-    for name in ["sh", "sleep", "cat"] {
+    for name in ["sh", "sleep", "cat", "stat"] {
         symlink("busybox", bin.join(name))?;
     }
     disk::run(
