@@ -32,6 +32,9 @@ impl Covers {
         let null = super::dev::null()?;
         let cover = sys::mount::clone_tree(null.as_fd(), "", false).during(doing)?;
         let change = SetAttr {
+            set: (MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NOEXEC)
+                .bits()
+                .into(),
             propagation: MountPropagationFlags::PRIVATE.bits().into(),
             ..SetAttr::default()
         };

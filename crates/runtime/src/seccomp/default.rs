@@ -8,7 +8,7 @@
 //!   cryptography, a large surface that OpenSSL and others do without) are not.
 //! - `socketcall`, the old i386 door whose arguments a filter cannot see, makes no sockets: otherwise any 64-bit
 //!   program could go round the list by `int 0x80`. C libraries have not needed it since Linux 4.3.
-//! - `vmsplice` and io_uring are withheld.
+//! - `vmsplice` and io_uring are withheld, and `io_pgetevents`, which podman withholds and docker does not.
 
 use std::collections::HashSet;
 
@@ -43,7 +43,7 @@ const ALLOWED: &[&str] = &[
      ppoll ppoll_time64 pselect6 pselect6_time64 select signalfd signalfd4 timerfd_create timerfd_gettime
      timerfd_gettime64 timerfd_settime timerfd_settime64",
     // Asynchronous input and output of the old kind.
-    "io_cancel io_destroy io_getevents io_pgetevents io_pgetevents_time64 io_setup io_submit",
+    "io_cancel io_destroy io_getevents io_setup io_submit",
     // Memory.
     "brk madvise map_shadow_stack membarrier memfd_create memfd_secret mincore mlock mlock2 mlockall mmap mmap2
      mprotect mremap mseal msync munlock munlockall munmap pkey_alloc pkey_free pkey_mprotect remap_file_pages",
@@ -111,7 +111,7 @@ const BY_CAPABILITY: &[(Capability, &str)] = &[
 ];
 
 /// Calls that no capability brings: not isolated per container, or too large a surface.
-const WITHHELD: &str = "add_key io_uring_enter io_uring_register io_uring_setup kexec_file_load kexec_load keyctl
+const WITHHELD: &str = "add_key io_pgetevents io_pgetevents_time64 io_uring_enter io_uring_register io_uring_setup kexec_file_load kexec_load keyctl
      migrate_pages move_pages nfsservctl pivot_root request_key swapoff swapon sysfs _sysctl uselib userfaultfd ustat
      vm86 vm86old vmsplice";
 
