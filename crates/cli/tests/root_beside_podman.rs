@@ -108,8 +108,8 @@ fn its_process_has_no_more_rights() {
 fn the_kernels_files_show_and_take_no_more() {
     let both = Both::new();
     // Opened for writing, and nothing written.
-    let script = "find /proc /sys -xdev -maxdepth 4 -type f ! -path '/proc/[0-9]*' ! -path '/proc/self/*' \
-        ! -path '/proc/thread-self/*' 2>/dev/null | while read -r file; do
+    let script = "{ find /proc -xdev -maxdepth 4 -type f ! -path '/proc/[0-9]*' ! -path '/proc/self/*' \
+        ! -path '/proc/thread-self/*'; find /sys -xdev -maxdepth 3 -type f; } 2>/dev/null | while read -r file; do
             (: >>$file) 2>/dev/null && echo writes $file
             case $file in /proc/kmsg|*/trace_pipe) continue ;; esac
             (read -r -n 1 first <$file) 2>/dev/null && echo reads $file
