@@ -11,6 +11,7 @@
 //!
 //! Nothing that users install imports this crate.
 
+pub mod containerd;
 pub mod contract;
 pub mod differential;
 pub mod disk;

@@ -10,6 +10,7 @@ mod conformance;
 mod dist;
 mod leftovers;
 mod libtest;
+mod newer;
 mod packages;
 mod soak;
 mod test;

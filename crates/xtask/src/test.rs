@@ -8,7 +8,7 @@ use anyhow::{Result, bail};
 use crate::build::{self, TestProgram};
 use crate::leftovers::{self, Before};
 use crate::libtest::{self, Tally};
-use crate::{packages, vm};
+use crate::{newer, packages, vm};
 
 /// One test program may take this long before it counts as hung. The slowest takes a tenth.
 const LIMIT: Duration = Duration::from_secs(15 * 60);
@@ -37,6 +37,7 @@ pub(crate) fn main(args: &Args) -> Result<()> {
         );
     }
     packages::install_missing()?;
+    newer::unpack()?;
     let started = Instant::now();
     let mut total = Tally::default();
     if !args.only_vm {

@@ -1,0 +1,251 @@
+//! containerd on strata's snapshots: that of Debian 12 (1.6), and that of Debian sid (2.x).
+
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use testkit::containerd::{Containerd, Version};
+use testkit::registry::Registry;
+use testkit::snapshots::Served;
+use testkit::{Ended, Image, Layer, Strata};
+
+const PROGRAM: &str = env!("CARGO_BIN_EXE_strata");
+const TARGET: &str = env!("CARGO_TARGET_TMPDIR");
+
+/// A store, its server, and a containerd on it. In the order in which they have to go.
+struct Node {
+    containerd: Containerd,
+    served: Served,
+    strata: Strata,
+}
+
+impl Node {
+    fn start(version: Version) -> Node {
+        let strata = Strata::new(PROGRAM);
+        let served = Served::start(&strata, &[]);
+        let containerd = Containerd::start(version, Path::new(TARGET), &served.socket);
+        Node {
+            containerd,
+            served,
+            strata,
+        }
+    }
+
+    fn restart_server(&mut self) {
+        self.served.kill();
+        self.served = Served::start(&self.strata, &[]);
+    }
+
+    /// `ctr run`, by the words of which `flags` come first.
+    fn run(&self, flags: &[&str], image: &str, id: &str, words: &[&str]) -> Ended {
+        let run = ["run", "--snapshotter=strata", "--null-io"];
+        let run = if flags.contains(&"--detach") {
+            &run[..]
+        } else {
+            &run[..2]
+        };
+        self.containerd.end(&[run, flags, &[image, id], words].concat())
+    }
+
+    #[track_caller]
+    fn says(&self, image: &str, id: &str, script: &str) -> String {
+        let ended = self.run(&["--rm"], image, id, &["sh", "-c", script]);
+        assert_eq!(ended.code, 0, "{ended:#?}\n{}", self.containerd.log());
+        ended.out
+    }
+
+    /// Keys of what containerd has in the store.
+    fn snapshots(&self) -> Vec<String> {
+        let infos = self.served.client("").list(&[]).unwrap();
+        infos.into_iter().map(|info| info.key).collect()
+    }
+
+    fn directories(&self) -> usize {
+        std::fs::read_dir(self.strata.root().join("snapshots"))
+            .unwrap()
+            .count()
+    }
+
+    /// Waits until containerd's collector has taken everything.
+    fn is_emptied(&self) {
+        let end = Instant::now() + Duration::from_secs(60);
+        while !self.snapshots().is_empty() || self.directories() > 0 {
+            assert!(
+                Instant::now() < end,
+                "{:?}\n{}",
+                self.snapshots(),
+                self.containerd.log()
+            );
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        let told = self.strata.end(["fsck"]);
+        assert_eq!(told.code, 0, "{}{}", told.out, told.err);
+    }
+}
+
+/// Of three layers: the second takes away what the first has, the third fills a directory anew.
+fn image(name: &str) -> Image {
+    let first = Layer::busybox()
+        .file("deleted", 0o644, "x")
+        .dir("dir", 0o755)
+        .file("dir/old", 0o644, "x")
+        .file("kept", 0o640, "first");
+    let second = Layer::new().whiteout("deleted").file("second", 0o644, "second");
+    let third = Layer::new().opaque("dir").file("dir/new", 0o644, "third");
+    Image::new(name).layer(first).layer(second).layer(third)
+}
+
+const LOOK: &str = "cat kept second dir/new; ls dir; ls -d deleted 2>&1 | grep -o 'No such'; stat -c %a kept";
+const SEEN: &str = "firstsecondthirdnew\nNo such\n640\n";
+
+fn import(node: &Node, image: &Image) {
+    let archive = node.strata.dir().join("image.tar");
+    image.write_docker_archive(&archive);
+    let archive = archive.to_str().unwrap();
+    node.containerd
+        .ok(&["image", "import", "--snapshotter=strata", archive]);
+}
+
+/// Everything that a node does with an image, from bringing to forgetting.
+fn a_nodes_life(version: Version) {
+    const NAME: &str = "docker.io/library/layers:1";
+    let mut node = Node::start(version);
+    import(&node, &image(NAME));
+    assert_eq!(node.says(NAME, "one", LOOK), SEEN);
+
+    // Several containers of one image: each writes for itself, to the same layers.
+    let work = "echo $0 >own; rm kept; sleep 1000";
+    for id in ["a", "b", "c"] {
+        let ended = node.run(&["--detach"], NAME, id, &["sh", "-c", work, id]);
+        assert_eq!(ended.code, 0, "{ended:#?}\n{}", node.containerd.log());
+    }
+    // By exit codes: what a process prints that ends at once does not always get through ctr.
+    let exec = |node: &Node, id: &str, script: &str| {
+        let exec = ["task", "exec", "--exec-id", "x", id, "sh", "-c", script, id];
+        node.containerd.ok(&exec);
+    };
+    let wait = "until [ -s own ] && ! [ -e kept ]; do sleep .01; done; [ $(cat own) = $0 ]";
+    for id in ["a", "b", "c"] {
+        exec(&node, id, wait);
+    }
+
+    // The server is killed: what runs does not notice, and what is asked meanwhile fails without blocking.
+    node.served.kill();
+    exec(&node, "a", "[ $(cat own second | tr -d '\\n') = asecond ]");
+    assert_ne!(node.run(&["--rm"], NAME, "two", &["true"]).code, 0);
+    node.restart_server();
+    let end = Instant::now() + Duration::from_secs(60);
+    // containerd connects anew by itself, after a pause of its own.
+    while node.run(&["--rm"], NAME, "again", &["true"]).code != 0 {
+        assert!(Instant::now() < end, "{}", node.containerd.log());
+        node.containerd.end(&["container", "rm", "again"]);
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    // So is containerd.
+    node.containerd.restart();
+    for id in ["a", "b", "c"] {
+        exec(&node, id, "[ $(cat own) = $0 ]");
+    }
+    assert_eq!(node.says(NAME, "three", LOOK), SEEN);
+
+    for id in ["a", "b", "c"] {
+        node.containerd.ok(&["task", "rm", "--force", id]);
+        node.containerd.ok(&["container", "rm", id]);
+    }
+    node.containerd.ok(&["image", "rm", "--sync", NAME]);
+    node.is_emptied();
+}
+
+#[test]
+fn a_nodes_life_on_1_6() {
+    a_nodes_life(Version::Installed);
+}
+
+#[test]
+fn a_nodes_life_on_2() {
+    a_nodes_life(Version::Unpacked);
+}
+
+/// An image that comes from a registry, and is forgotten while the server is killed again and again.
+fn a_pull(version: Version) {
+    let mut node = Node::start(version);
+    let registry = Registry::start();
+    let layout = tempfile::tempdir().unwrap();
+    image("layers").write_layout(layout.path());
+    registry.fill(&format!("oci:{}", layout.path().display()), "layers:1", &[]);
+    let name = registry.name("layers:1");
+    let pull = ["image", "pull", "--plain-http", "--snapshotter=strata", &name];
+    node.containerd.ok(&pull);
+    assert_eq!(node.says(&name, "one", LOOK), SEEN);
+    node.containerd.ok(&["image", "rm", "--sync", &name]);
+    node.is_emptied();
+    // Again, with the server killed in the middle: at any of its calls. What was begun can be done.
+    for round in 0..4 {
+        let pulling = node
+            .containerd
+            .command(&pull)
+            .stdout(std::process::Stdio::null())
+            .stderr(std::process::Stdio::null())
+            .spawn();
+        std::thread::sleep(Duration::from_millis(60 * round));
+        node.restart_server();
+        let _ = pulling.unwrap().wait();
+    }
+    let end = Instant::now() + Duration::from_secs(60);
+    while node.containerd.end(&pull).code != 0 {
+        assert!(Instant::now() < end, "{}", node.containerd.log());
+    }
+    assert_eq!(node.says(&name, "two", LOOK), SEEN);
+    node.containerd.ok(&["image", "rm", "--sync", &name]);
+    node.is_emptied();
+}
+
+#[test]
+fn a_pull_on_1_6() {
+    a_pull(Version::Installed);
+}
+
+#[test]
+fn a_pull_on_2() {
+    a_pull(Version::Unpacked);
+}
+
+#[test]
+fn layers_that_strata_brought_are_neither_fetched_nor_unpacked() {
+    let node = Node::start(Version::Unpacked);
+    let registry = Registry::start();
+    let layout = tempfile::tempdir().unwrap();
+    let image = image("layers");
+    image.write_layout(layout.path());
+    registry.fill(&format!("oci:{}", layout.path().display()), "layers:1", &[]);
+    let name = registry.name("layers:1");
+    let config = node.strata.dir().join("config.toml");
+    std::fs::write(
+        &config,
+        format!("[registries]\nplain_http = [\"{}\"]\n", registry.host()),
+    )
+    .unwrap();
+    node.strata.ok(["--namespace", "k8s.io", "pull", &name]);
+    let before = node.directories();
+    node.containerd
+        .ok(&["image", "pull", "--plain-http", "--snapshotter=strata", &name]);
+    assert_eq!(node.directories(), before, "the layers are those that were there");
+    let blobs = node.containerd.blobs();
+    for n in 0..3 {
+        let layer = image.build().layer(n);
+        assert!(
+            !blobs.iter().any(|blob| blob.ends_with(&layer)),
+            "layer {n} was fetched: {blobs:?}"
+        );
+    }
+    assert_eq!(node.says(&name, "one", LOOK), SEEN);
+    // Either may go first.
+    node.strata.ok(["--namespace", "k8s.io", "rmi", &name]);
+    node.strata.ok(["prune", "-f"]);
+    assert_eq!(node.says(&name, "two", LOOK), SEEN);
+    node.containerd.ok(&["image", "rm", "--sync", &name]);
+    let end = Instant::now() + Duration::from_secs(60);
+    while node.directories() > 0 {
+        assert!(Instant::now() < end, "{:?}", node.snapshots());
+        node.served.client("").cleanup().unwrap();
+    }
+}
