@@ -212,6 +212,7 @@ Strata:
   prune        Remove what is not in use: containers that do not run, images that nothing uses, idle networks, what was left over
   dedup        Let equal files of different layers share their blocks, where the file system can (xfs, btrfs)
   fsck         Check the store, layers against their records, and what runs against what is mounted; and mend it
+  snapshot     Look at what containerd keeps in this store
   serve        Serve other engines: containerd, whose images and containers then stand on this store
   oci          Run containers for podman, containerd and buildah, which call this as they call runc
   info         Show the store, the state and what this machine offers
@@ -330,6 +331,9 @@ pub(crate) enum Command {
     Df(Late<commands::df::DfArgs>),
     Prune(Late<commands::prune::PruneArgs>),
     Dedup(Late<commands::dedup::DedupArgs>),
+    /// Look at what containerd keeps in this store
+    #[command(subcommand)]
+    Snapshot(SnapshotCommand),
     /// Serve other engines: containerd, whose images and containers then stand on this store
     #[command(subcommand)]
     Serve(ServeCommand),
@@ -418,6 +422,17 @@ pub(crate) enum ImageCommand {
     Inspect(Late<commands::inspect::NounArgs>),
     #[command(hide = true)]
     Exists(Late<commands::exists::ExistsArgs>),
+}
+
+/// `strata snapshot …`.
+#[derive(Debug, Subcommand)]
+pub(crate) enum SnapshotCommand {
+    #[command(visible_alias = "list")]
+    Ls(Late<commands::snapshot::LsArgs>),
+    Tree(Late<commands::snapshot::TreeArgs>),
+    Usage(Late<commands::snapshot::UsageArgs>),
+    Diff(Late<commands::snapshot::SnapshotDiffArgs>),
+    Mount(Late<commands::snapshot::SnapshotMountArgs>),
 }
 
 /// `strata serve …`.

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use testkit::containerd::{Containerd, Version};
 use testkit::registry::Registry;
 use testkit::snapshots::Served;
+use testkit::snapshotter::Snapshotter;
 use testkit::{Ended, Image, Layer, Strata};
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_strata");
@@ -248,4 +249,123 @@ fn layers_that_strata_brought_are_neither_fetched_nor_unpacked() {
         assert!(Instant::now() < end, "{:?}", node.snapshots());
         node.served.client("").cleanup().unwrap();
     }
+}
+
+#[test]
+fn what_containerd_keeps_is_looked_at_and_what_it_forgot_is_told() {
+    const NAME: &str = "docker.io/library/layers:1";
+    let node = Node::start(Version::Installed);
+    import(&node, &image(NAME));
+    let ns = node.containerd.namespace();
+    let work = "echo mine >own; rm kept; sleep 1000";
+    let ended = node.run(&["--detach"], NAME, "looked-at", &["sh", "-c", work]);
+    assert_eq!(ended.code, 0, "{ended:#?}");
+    let wait = "until [ -s own ] && ! [ -e kept ]; do sleep .01; done";
+    node.containerd
+        .ok(&["task", "exec", "--exec-id", "x", "looked-at", "sh", "-c", wait]);
+
+    let strata = |words: &[&str]| node.strata.ok([&["--namespace", &ns], words].concat());
+    let listed = strata(&["snapshot", "ls"]);
+    let lines: Vec<&str> = listed
+        .lines()
+        .filter(|line| line.contains("/looked-at "))
+        .collect();
+    assert!(lines.len() == 1 && lines[0].contains(" active "), "{listed}");
+    assert_eq!(listed.matches(" committed ").count(), 3, "{listed}");
+    assert_eq!(strata(&["snapshot", "ls", "-q"]).lines().count(), 4);
+    assert_eq!(node.strata.ok(["snapshot", "ls", "-q"]), "");
+    assert_eq!(node.strata.ok(["snapshot", "ls", "-aq"]).lines().count(), 4);
+    let tree = strata(&["snapshot", "tree"]);
+    let depth = |line: &str| line.chars().take_while(|c| " └├│".contains(*c)).count();
+    assert_eq!(
+        tree.lines().map(depth).collect::<Vec<_>>(),
+        [0, 2, 4, 6],
+        "{tree}"
+    );
+    assert!(
+        tree.lines().last().unwrap().ends_with("/looked-at  active"),
+        "{tree}"
+    );
+    let usage: serde_json::Value =
+        serde_json::from_str(&strata(&["snapshot", "usage", "looked-at", "--format", "json"])).unwrap();
+    assert!(
+        usage[0]["bytes"].as_u64().unwrap() >= 4096 && usage[0]["inodes"].as_u64().unwrap() >= 3,
+        "{usage}"
+    );
+    assert_eq!(strata(&["snapshot", "usage"]).lines().count(), 5);
+    let diff = strata(&["snapshot", "diff", "looked-at"]);
+    assert!(diff.contains("A /own\n") && diff.contains("D /kept\n"), "{diff}");
+    let target = tempfile::tempdir().unwrap();
+    let place = target.path().to_str().unwrap();
+    strata(&["snapshot", "mount", "looked", place]);
+    let seen = std::fs::read_to_string(target.path().join("own")).unwrap();
+    let refused = std::fs::write(target.path().join("own"), "x").unwrap_err();
+    let kept = target.path().join("kept").exists();
+    node.strata.ok(["umount", place]);
+    assert_eq!((seen.as_str(), kept), ("mine\n", false));
+    assert_eq!(refused.kind(), std::io::ErrorKind::ReadOnlyFilesystem);
+    let unknown = node
+        .strata
+        .end(["--namespace", &ns, "snapshot", "diff", "nobody"]);
+    assert!(
+        unknown.err.contains("no snapshot \"nobody\"") && unknown.err.contains("hint:"),
+        "{}",
+        unknown.err
+    );
+    assert!(
+        node.strata
+            .ok(["df"])
+            .lines()
+            .any(|line| line.starts_with("Snapshots "))
+    );
+
+    // What is younger than a minute may be just being made.
+    let age = || {
+        let db = rusqlite::Connection::open(node.strata.root().join("metadata.db")).unwrap();
+        let sql = "UPDATE snapshots SET created = created - 120000000000, updated = updated - 120000000000";
+        db.busy_timeout(Duration::from_secs(60)).unwrap();
+        db.execute(sql, ()).unwrap();
+    };
+    age();
+    let asked = format!("--containerd={}", node.containerd.socket().display());
+    let fsck = |more: &[&str]| node.strata.end([&["fsck", &asked], more].concat());
+    let told = fsck(&[]);
+    assert_eq!(told.code, 0, "{told:#?}");
+    // Of a containerd whose database was put back.
+    let client = node.served.client(&ns);
+    let (work, lost, run) = (
+        format!("{ns}/900/work"),
+        format!("{ns}/901/lost"),
+        format!("{ns}/902/run"),
+    );
+    client.prepare(&work, None, &Default::default()).unwrap();
+    client.commit(&lost, &work, &Default::default(), None).unwrap();
+    client.prepare(&run, Some(&lost), &Default::default()).unwrap();
+    assert_eq!(fsck(&[]).code, 0, "they are young");
+    age();
+    let told = fsck(&[]);
+    assert_eq!(told.code, 4, "{told:#?}");
+    for key in [&lost, &run] {
+        assert!(
+            told.out
+                .contains(&format!("snapshot {key} ({ns}): containerd does not know it")),
+            "{}",
+            told.out
+        );
+    }
+    let told = fsck(&["--repair", "--offline", "--remove"]);
+    assert_eq!(told.code, 1, "{told:#?}");
+    assert_eq!(strata(&["snapshot", "ls", "-q"]).lines().count(), 4);
+    let nobody = node.strata.end(["fsck", "--containerd=/nonexistent"]);
+    assert_eq!(nobody.code, 8);
+    assert!(
+        nobody.err.contains("/nonexistent cannot be asked"),
+        "{}",
+        nobody.err
+    );
+
+    node.containerd.ok(&["task", "rm", "--force", "looked-at"]);
+    node.containerd.ok(&["container", "rm", "looked-at"]);
+    node.containerd.ok(&["image", "rm", "--sync", NAME]);
+    node.is_emptied();
 }

@@ -7,7 +7,7 @@ use image::progress::{Event, Progress};
 use overlay::Prefix;
 use rustix::fs::{FileType, Stat};
 use serde::Serialize;
-use store::{ContainerError, Fault, SnapshotError};
+use store::{ContainerError, Fault, Kind, SnapshotError};
 use sys::Dir;
 
 pub use image::changes::{ChangeKind, ChangesError};
@@ -106,6 +106,24 @@ impl Engine {
         };
         let old_details = other.as_ref().and_then(|other| other.details.as_ref());
         Ok(compare(&new, old, old_details, &told)?.0)
+    }
+
+    /// What a snapshot changed of what it stands on. A view changes nothing.
+    pub(crate) fn diff_of_snapshot(
+        &self,
+        key: &str,
+        progress: &dyn Progress,
+    ) -> Result<Vec<Change>, DiffError> {
+        let is_view = self.store.stat(self.ns(), key)?.kind == Kind::View;
+        let dirs = self.snapshot_dirs(key)?;
+        let own = usize::from(!is_view).min(dirs.len());
+        let side = self.side_of(dirs, own)?;
+        let what = "comparing directories";
+        let told = |done| {
+            let of = None;
+            progress.event(&Event::Step { what, done, of });
+        };
+        Ok(compare(&side, &side.layers[own..], None, &told)?.0)
     }
 
     /// What a name leads to: a container, else an image, else a layer.

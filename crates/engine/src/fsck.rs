@@ -87,6 +87,38 @@ impl Finding {
 }
 
 impl Engine {
+    /// Adds to a report the snapshots, by namespace and key, that containerd does not know any more; removes them where
+    /// that is asked.
+    pub fn tell_forgotten(&self, report: &mut Report, forgotten: Vec<(String, String)>, remove: bool) {
+        let found = |ns: &str, key: &str| {
+            Finding::new("snapshot", format!("{key} ({ns})"), "containerd does not know it")
+        };
+        let mut left = forgotten;
+        // What others stand on goes after them: it is tried again as long as something goes.
+        let mut before = usize::MAX;
+        while remove && left.len() < before {
+            before = left.len();
+            left.retain(|(ns, key)| {
+                let removed = self.store.remove(ns, key).is_ok();
+                if removed {
+                    report.findings.push(Finding {
+                        mended: Some("removed".to_owned()),
+                        ..found(ns, key)
+                    });
+                }
+                !removed
+            });
+        }
+        for (ns, key) in left {
+            let refused = || self.store.remove(&ns, &key).err();
+            let left = remove.then(refused).flatten().map(|error| error.to_string());
+            report.findings.push(Finding {
+                left,
+                ..found(&ns, &key)
+            });
+        }
+    }
+
     /// Checks the store, and the containers of all namespaces; with [`FsckOptions::repair`] mends what is wrong. Blobs that
     /// are damaged are fetched again with `registries`; without it nothing is fetched.
     ///

@@ -48,6 +48,7 @@ pub mod rm;
 pub mod rmi;
 pub mod run;
 pub mod save;
+pub mod snapshots;
 pub mod squash;
 pub mod state;
 pub mod stats;

@@ -11,6 +11,7 @@
 //! - [`filter`]: containerd's grammar of filters.
 //! - [`metrics`]: what is counted, as Prometheus reads it; [`page`]: where it reads it.
 //! - [`socket`]: where clients connect.
+//! - [`forgotten`]: what containerd does not know any more, asked of it.
 //!
 //! What it never does: mount, run, print, or know a command line. Nothing is kept here beside counts: the server may
 //! be killed at any moment, and the next one goes on.
@@ -18,6 +19,7 @@
 //! Start reading at [`service`].
 
 pub mod filter;
+pub mod forgotten;
 mod labels;
 pub mod metrics;
 mod names;

@@ -30,7 +30,15 @@ pub struct Containerd {
 impl Containerd {
     /// Starts one whose snapshotter `strata` is at `snapshotter`. `target` is `CARGO_TARGET_TMPDIR` of a test.
     pub fn start(version: Version, target: &Path, snapshotter: &Path) -> Containerd {
-        let dir = tempfile::Builder::new().prefix("containerd-").tempdir().unwrap();
+        Containerd::beneath(&std::env::temp_dir(), version, target, snapshotter)
+    }
+
+    /// As [`Containerd::start`], with its root in a directory of a chosen file system.
+    pub fn beneath(place: &Path, version: Version, target: &Path, snapshotter: &Path) -> Containerd {
+        let dir = tempfile::Builder::new()
+            .prefix("containerd-")
+            .tempdir_in(place)
+            .unwrap();
         let own = std::env::var("PATH").unwrap();
         let path = match version {
             Version::Installed => own,

@@ -32,12 +32,15 @@ pub(crate) fn unpack() -> Result<()> {
     fs::write(at("sources.list"), source)?;
     apt(work.path(), &["update", "-q"])?;
     apt(work.path(), &["download", "-q", "containerd"])?;
-    let packages = fs::read_dir(work.path())?.filter_map(|entry| Some(entry.ok()?.path()));
-    let package = packages
-        .filter(|path| path.extension().is_some_and(|extension| extension == "deb"))
-        .next()
+    let mut files = fs::read_dir(work.path())?.filter_map(|entry| Some(entry.ok()?.path()));
+    let package = files
+        .find(|path| path.extension().is_some_and(|extension| extension == "deb"))
         .context("apt-get download containerd brought no package")?;
-    let unpacked = Command::new("dpkg").arg("-x").arg(package).arg(at("new")).status()?;
+    let unpacked = Command::new("dpkg")
+        .arg("-x")
+        .arg(package)
+        .arg(at("new"))
+        .status()?;
     if !unpacked.success() {
         bail!("dpkg -x failed ({unpacked})");
     }
@@ -51,7 +54,13 @@ pub(crate) fn unpack() -> Result<()> {
 /// Where this machine has its Debian from.
 fn mirror() -> Result<String> {
     let told = Command::new("apt-get")
-        .args(["indextargets", "--format", "$(REPO_URI)", "Created-By: Packages", "Component: main"])
+        .args([
+            "indextargets",
+            "--format",
+            "$(REPO_URI)",
+            "Created-By: Packages",
+            "Component: main",
+        ])
         .output()
         .context("apt-get")?;
     let told = String::from_utf8_lossy(&told.stdout).into_owned();

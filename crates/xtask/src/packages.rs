@@ -28,7 +28,10 @@ const PACKAGES: &[(&str, &str)] = &[
         "busybox-static",
         "the root file system of small containers, and the virtual machine's user land",
     ),
-    ("containerd", "keeps its snapshots in our store, and is to be compared with"),
+    (
+        "containerd",
+        "keeps its snapshots in our store, and is to be compared with",
+    ),
     ("containernetworking-plugins", "makes the networks of containers"),
     (
         "crun",

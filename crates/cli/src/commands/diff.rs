@@ -2,10 +2,11 @@
 //! differ.
 
 use clap::Args;
-use engine::diff::ChangeKind;
+use engine::diff::{Change, ChangeKind};
 
 use super::{Context, Outcome, print};
 use crate::progress;
+use crate::render::style::Style;
 use crate::render::{self, Format};
 
 /// Show what a container changed in its root file system
@@ -32,8 +33,12 @@ pub(crate) fn run(context: &Context, args: DiffArgs) -> Outcome {
         .engine()?
         .diff(&args.name, args.other.as_deref(), &*progress)?;
     drop(progress);
-    let style = context.style;
-    print(|out| match args.format {
+    write_changes(&changes, args.format, context.style)
+}
+
+/// Writes changes as docker does, a letter and a path a line.
+pub(crate) fn write_changes(changes: &[Change], format: Format, style: Style) -> Outcome {
+    print(|out| match format {
         Format::Json => render::json(out, &changes),
         Format::Table => changes.iter().try_for_each(|change| {
             let letter = match change.kind {

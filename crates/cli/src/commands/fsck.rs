@@ -1,9 +1,11 @@
 //! `strata fsck`: checks the store, and mends it.
 
 use std::io::{self, Write};
+use std::path::PathBuf;
 
 use clap::Args;
 use engine::fsck::{Finding, FsckOptions, Report};
+use snapshotter::forgotten::{Kept, forgotten};
 
 use super::{Context, Outcome, print};
 use crate::render::style::Style;
@@ -29,13 +31,22 @@ pub(crate) struct FsckArgs {
     /// Fetch nothing
     #[arg(long, requires = "repair")]
     offline: bool,
-    /// Remove images, containers and volumes that cannot be mended
+    /// Remove images, containers and volumes that cannot be mended, and snapshots that containerd has forgotten
     #[arg(long, requires = "repair")]
     remove: bool,
+    /// Ask the containerd at this socket, and tell which of its snapshots it has forgotten
+    #[arg(long, value_name = "SOCKET", num_args = 0..=1, require_equals = true, default_missing_value = CONTAINERD)]
+    containerd: Option<PathBuf>,
+    /// What that containerd calls strata
+    #[arg(long, value_name = "NAME", default_value = "strata", requires = "containerd")]
+    snapshotter: String,
     /// Form of the output
     #[arg(long, value_name = "FORM", default_value = "table")]
     format: Format,
 }
+
+/// Where containerd is, unless somebody says otherwise.
+const CONTAINERD: &str = "/run/containerd/containerd.sock";
 
 /// Everything that was wrong is mended.
 const MENDED: u8 = 1;
@@ -56,8 +67,19 @@ fn check(context: &Context, args: &FsckArgs) -> Outcome {
     };
     let fetch = (args.repair && !args.offline).then(|| registries::options(&context.settings, None));
     let progress = progress::choose(false, progress::FETCH);
-    let report = context.engine()?.fsck(&options, fetch, &*progress)?;
+    let engine = context.engine()?;
+    let mut report = engine.fsck(&options, fetch, &*progress)?;
     drop(progress);
+    if let Some(socket) = &args.containerd {
+        let kept = engine.snapshots(true)?.into_iter().map(|found| Kept {
+            ns: found.namespace,
+            key: found.key,
+            updated: found.updated,
+        });
+        let forgotten = forgotten(socket, &args.snapshotter, kept.collect(), jiff::Timestamp::now())?;
+        let forgotten = forgotten.into_iter().map(|one| (one.ns, one.key)).collect();
+        engine.tell_forgotten(&mut report, forgotten, args.remove);
+    }
     print(|out| match args.format {
         Format::Json => render::json(out, &report),
         Format::Table => write(out, &report, args, context.style),

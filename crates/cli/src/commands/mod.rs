@@ -42,6 +42,7 @@ pub(crate) mod rmi;
 pub(crate) mod run;
 pub(crate) mod save;
 pub(crate) mod serve;
+pub(crate) mod snapshot;
 pub(crate) mod squash;
 pub(crate) mod start;
 pub(crate) mod stats;
@@ -62,8 +63,8 @@ use engine::{Engine, Helper};
 use rustix::process::{Resource, getrlimit, setrlimit};
 
 use crate::args::{
-    Cli, Command, ContainerCommand, Global, ImageCommand, Late, NetworkCommand, ServeCommand, SystemCommand,
-    VolumeCommand,
+    Cli, Command, ContainerCommand, Global, ImageCommand, Late, NetworkCommand, ServeCommand,
+    SnapshotCommand, SystemCommand, VolumeCommand,
 };
 use crate::config::Settings;
 use crate::failure::Failure;
@@ -314,6 +315,11 @@ fn dispatch(context: &Context, command: Command) -> Outcome {
         Command::Container(ContainerCommand::Prune(Late(args))) => prune::containers(context, args),
         Command::Image(ImageCommand::Prune(Late(args))) => prune::images(context, args),
         Command::Df(Late(args)) | Command::System(SystemCommand::Df(Late(args))) => df::run(context, args),
+        Command::Snapshot(SnapshotCommand::Ls(Late(args))) => snapshot::ls(context, args),
+        Command::Snapshot(SnapshotCommand::Tree(Late(args))) => snapshot::tree(context, &args),
+        Command::Snapshot(SnapshotCommand::Usage(Late(args))) => snapshot::usage(context, args),
+        Command::Snapshot(SnapshotCommand::Diff(Late(args))) => snapshot::diff(context, args),
+        Command::Snapshot(SnapshotCommand::Mount(Late(args))) => snapshot::mount(context, &args),
         Command::Serve(ServeCommand::Snapshotter(Late(args))) => serve::snapshotter(context, args),
         Command::Info(Late(args)) | Command::System(SystemCommand::Info(Late(args))) => {
             info::run(context, args)

@@ -18,9 +18,11 @@ use engine::ps::PsError;
 use engine::rm::RmError;
 use engine::rmi::RmiError;
 use engine::run::VolumesError;
+use engine::snapshots::ShowError;
 use engine::tag::{FindImageError, TagError};
 use engine::volumes::CreateVolumeError;
 use runtime::bundle::BundleError;
+use snapshotter::forgotten::AskError;
 use snapshotter::socket::SocketError;
 
 use crate::failure::Failure;
@@ -425,6 +427,34 @@ impl Explain for InspectError {
             InspectError::Blob(error) => error.hint(),
             InspectError::Network(error) => error.hint(),
             InspectError::Volume(error) => error.hint(),
+            _ => None,
+        }
+    }
+}
+
+impl Explain for AskError {
+    fn hint(&self) -> Option<String> {
+        let hint = "--containerd=SOCKET names its socket, --snapshotter what its configuration calls strata";
+        Some(hint.to_owned())
+    }
+}
+
+impl Explain for ShowError {
+    fn fault(&self) -> Option<&Fault> {
+        match self {
+            ShowError::Store(fault) => Some(fault),
+            ShowError::Snapshot(error) => error.fault(),
+            ShowError::Diff(error) => error.fault(),
+            _ => None,
+        }
+    }
+
+    fn hint(&self) -> Option<String> {
+        match self {
+            ShowError::NotFound { .. } => Some("strata snapshot ls --all-namespaces lists them".to_owned()),
+            ShowError::Ambiguous { .. } => {
+                Some("strata snapshot ls lists them; write more of the key".to_owned())
+            }
             _ => None,
         }
     }

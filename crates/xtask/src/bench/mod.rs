@@ -9,6 +9,7 @@ mod images;
 mod lifecycle;
 mod oci;
 mod peers;
+mod snapshotter;
 mod start;
 
 use std::fmt::Write as _;
@@ -34,6 +35,8 @@ pub(crate) enum Bench {
     Unpack(images::Args),
     /// The same from a registry
     Pull(images::Args),
+    /// What containerd asks of a snapshotter, with up to ten thousand snapshots, against its own overlayfs
+    Snapshotter(snapshotter::Args),
 }
 
 pub(crate) fn main(bench: &Bench) -> Result<()> {
@@ -48,6 +51,7 @@ pub(crate) fn main(bench: &Bench) -> Result<()> {
         Bench::Fuse(args) => fuse::main(args),
         Bench::Unpack(args) => images::unpack(args),
         Bench::Pull(args) => images::pull(args),
+        Bench::Snapshotter(args) => snapshotter::main(args),
     }
 }
 
