@@ -261,7 +261,7 @@ impl Store {
             }
             Ok::<_, Fault>(suspects)
         })?;
-        let mut removed = Collected::default();
+        let (mut removed, mut failed) = (Collected::default(), None);
         for portion in suspects.chunks(PORTION) {
             let mut claims = Vec::new();
             for name in portion {
@@ -280,11 +280,14 @@ impl Store {
             })?;
             let orphans = claims.into_iter().zip(owned).filter(|(_, owned)| !owned);
             for (claim, _) in orphans {
-                claim.remove().map_err(fault)?;
-                removed.orphans += 1;
+                // One that cannot be removed keeps no other from it.
+                match claim.remove() {
+                    Ok(()) => removed.orphans += 1,
+                    Err(error) => failed = failed.or(Some(error)),
+                }
             }
         }
-        Ok(removed)
+        failed.map_or(Ok(removed), |error| Err(fault(error)))
     }
 }
 

@@ -2,6 +2,8 @@
 //!
 //! A directory is made and filled before the transaction that names it, and removed after the one that forgets it.
 
+use std::time::{Duration, Instant};
+
 use mount::Mount;
 
 use crate::db::{Durability, Query, int};
@@ -111,12 +113,9 @@ impl Store {
         };
         let (before, n) = self.db.read(active)?;
         // Locked, its number cannot be used for another meanwhile.
-        let claim = Claim::take(self.layout.snapshots()?, &n.to_string());
-        let _claim = claim
-            .map_err(|e| self.number_fault("locking", n, e))?
-            .ok_or_else(|| {
-                SnapshotError::precondition(key, "another process is committing or removing it")
-            })?;
+        let _claim = self.claim_soon(n)?.ok_or_else(|| {
+            SnapshotError::precondition(key, "another process is committing or removing it")
+        })?;
         let usage = Usage::of(&self.layer_dir(n)?).map_err(|e| self.number_fault("measuring", n, e))?;
         self.sync_disk()?;
         self.db.write(Durability::Full, |q| {
@@ -163,11 +162,34 @@ impl Store {
         })
     }
 
+    /// The lock of a directory's number, which a collector has for a moment while it looks whose it is.
+    fn claim_soon(&self, n: u64) -> Result<Option<Claim<'_>>, SnapshotError> {
+        let deadline = Instant::now() + Duration::from_secs(2);
+        loop {
+            let claim = Claim::take(self.layout.snapshots()?, &n.to_string());
+            let claim = claim.map_err(|e| self.number_fault("locking", n, e))?;
+            if claim.is_some() || Instant::now() > deadline {
+                return Ok(claim);
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+
     /// Forgets a snapshot that nothing stands on, then removes its directory. What is mounted of it must have been
     /// unmounted.
     pub fn remove(&self, ns: &str, key: &str) -> Result<(), SnapshotError> {
+        let claim = self.forget_alone(ns, key)?;
+        self.take_away(claim)
+    }
+
+    /// As [`Store::remove`], but its directory is left to [`Store::collect`]: for who must not be held up by a large one.
+    pub fn remove_later(&self, ns: &str, key: &str) -> Result<(), SnapshotError> {
+        self.forget_alone(ns, key).map(drop)
+    }
+
+    fn forget_alone(&self, ns: &str, key: &str) -> Result<Option<Claim<'_>>, SnapshotError> {
         let ephemeral = self.db.read(|q| snapshot::get(q, ns, key))?.ephemeral;
-        let claim = self.free(durability(ephemeral), |q| {
+        self.free(durability(ephemeral), |q| {
             let row = snapshot::get(q, ns, key)?;
             let holder = "SELECT name FROM containers WHERE ns = ? AND cid = ?";
             if let Some(name) = q.one(holder, (ns, key), |row| row.get::<_, String>(0))? {
@@ -179,8 +201,7 @@ impl Store {
                 return Err(SnapshotError::precondition(key, why));
             }
             self.forget(q, &row, key)
-        })?;
-        self.take_away(claim)
+        })
     }
 
     /// Deletes a snapshot's row. If nothing else needs its directory, answers that, locked, for
@@ -282,6 +303,12 @@ impl Store {
     /// What a snapshot takes itself, without what it stands on. Recorded of committed ones; of active ones the
     /// directory is walked.
     pub fn usage(&self, ns: &str, key: &str) -> Result<Usage, SnapshotError> {
+        self.usage_until(ns, key, None)
+    }
+
+    /// As [`Store::usage`]; an error of the kind `TimedOut` where a writable directory is so large that it would take longer
+    /// than `until`.
+    pub fn usage_until(&self, ns: &str, key: &str, until: Option<Instant>) -> Result<Usage, SnapshotError> {
         let (row, recorded) = self.db.read(|q| {
             let row = snapshot::get(q, ns, key)?;
             let sql = "SELECT coalesce(l.bytes, s.bytes), coalesce(l.apparent, s.apparent),
@@ -295,7 +322,8 @@ impl Store {
             (Some(usage), _) => Ok(usage),
             (None, None) => Ok(Usage::default()),
             (None, Some(n)) => {
-                Ok(Usage::of(&self.layer_dir(n)?).map_err(|e| self.number_fault("measuring", n, e))?)
+                let usage = Usage::of_until(&self.layer_dir(n)?, until);
+                Ok(usage.map_err(|e| self.number_fault("measuring", n, e))?)
             }
         }
     }

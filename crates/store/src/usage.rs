@@ -1,12 +1,13 @@
 //! [`Usage`]: what a directory costs.
 
 use std::collections::HashSet;
+use std::ffi::OsString;
 use std::io;
 use std::ops::AddAssign;
-use std::path::{Path, PathBuf};
+use std::time::Instant;
 
 use rusqlite::Row;
-use rustix::fs::FileType;
+use rustix::fs::{FileType, Stat};
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 use sys::Dir;
@@ -44,14 +45,18 @@ pub(crate) fn usage_from(row: &Row<'_>, index: usize) -> rusqlite::Result<Usage>
 impl Usage {
     /// Walks the tree of `dir`, the directory itself included. Entries that vanish meanwhile are not counted.
     pub fn of(dir: &Dir) -> io::Result<Usage> {
+        Usage::of_until(dir, None)
+    }
+
+    /// As [`Usage::of`]; `TimedOut` when that would take longer than `until`.
+    pub fn of_until(dir: &Dir, until: Option<Instant>) -> io::Result<Usage> {
         let mut usage = Usage::default();
-        let mut linked = HashSet::new();
         usage.count(&dir.metadata()?);
-        usage.walk(dir, &mut linked)?;
+        usage.walk(dir, until)?;
         Ok(usage)
     }
 
-    fn count(&mut self, stat: &rustix::fs::Stat) {
+    fn count(&mut self, stat: &Stat) {
         self.inodes += 1;
         self.bytes += u64::try_from(stat.st_blocks).unwrap_or(0) * 512;
         if matches!(
@@ -62,49 +67,82 @@ impl Usage {
         }
     }
 
-    /// Depth is bounded by the stack of directories still to be read, not by the call stack or by descriptors.
-    fn walk(&mut self, root: &Dir, linked: &mut HashSet<(u64, u64)>) -> io::Result<()> {
-        let gone = |error: &io::Error| error.kind() == io::ErrorKind::NotFound;
-        let mut todo = vec![PathBuf::new()];
-        while let Some(rel) = todo.pop() {
-            let dir = match open_deep(root, &rel) {
-                Err(error) if gone(&error) => continue,
-                other => other?,
-            };
-            let entries = match dir.entries() {
-                Err(error) if gone(&error) => continue,
-                other => other?,
-            };
-            for entry in entries {
-                let Some(stat) = dir.try_stat(&entry.name)? else {
-                    continue;
-                };
-                let directory = FileType::from_raw_mode(stat.st_mode) == FileType::Directory;
-                if directory {
-                    todo.push(rel.join(&entry.name));
-                } else if stat.st_nlink > 1 && !linked.insert((stat.st_dev, stat.st_ino)) {
-                    continue;
+    /// Depth is bounded by neither the call stack nor the descriptors, and a level costs the same however deep it lies:
+    /// whoever writes the tree chooses its depth.
+    fn walk(&mut self, root: &Dir, until: Option<Instant>) -> io::Result<()> {
+        let mut linked = HashSet::new();
+        let mut levels = vec![self.level(root.try_clone()?, &mut linked)?];
+        while let Some(level) = levels.last_mut() {
+            if until.is_some_and(|until| Instant::now() > until) {
+                return Err(io::ErrorKind::TimedOut.into());
+            }
+            let next = level.inside.pop();
+            let (Some(name), Some(dir)) = (next, &level.dir) else {
+                let done = levels.pop().and_then(|level| level.dir);
+                if let (Some(above), Some(done)) = (levels.last_mut(), done)
+                    && above.dir.is_none()
+                {
+                    // Moved elsewhere meanwhile, the rest of it is not counted, as what vanishes is not.
+                    above.dir = present(done.parent(above.id))?.flatten();
                 }
-                self.count(&stat);
+                continue;
+            };
+            let Some(dir) = present(dir.open_dir(&name))? else {
+                continue;
+            };
+            let level = self.level(dir, &mut linked)?;
+            levels.push(level);
+            if let Some(far) = levels.len().checked_sub(OPEN).and_then(|at| levels.get_mut(at)) {
+                far.dir = None;
             }
         }
         Ok(())
     }
+
+    /// Counts what is in a directory.
+    fn level(&mut self, dir: Dir, linked: &mut HashSet<(u64, u64)>) -> io::Result<Level> {
+        let stat = dir.metadata()?;
+        let mut inside = Vec::new();
+        for entry in present(dir.entries())?.unwrap_or_default() {
+            let Some(stat) = dir.try_stat(&entry.name)? else {
+                continue;
+            };
+            if FileType::from_raw_mode(stat.st_mode) == FileType::Directory {
+                inside.push(entry.name);
+            } else if stat.st_nlink > 1 && !linked.insert((stat.st_dev, stat.st_ino)) {
+                continue;
+            }
+            self.count(&stat);
+        }
+        Ok(Level {
+            dir: Some(dir),
+            id: (stat.st_dev, stat.st_ino),
+            inside,
+        })
+    }
 }
 
-/// Opens a directory whose path may be longer than the kernel takes at once.
-fn open_deep(root: &Dir, rel: &Path) -> io::Result<Dir> {
-    match root.open_dir(rel) {
-        Err(error) if Errno::from_io_error(&error) == Some(Errno::NAMETOOLONG) => {
-            let names: Vec<_> = rel.components().collect();
-            let (above, below) = names.split_at(names.len() / 2);
-            if above.is_empty() {
-                return Err(error);
-            }
-            let above = open_deep(root, &above.iter().collect::<PathBuf>())?;
-            open_deep(&above, &below.iter().collect::<PathBuf>())
-        }
-        other => other,
+/// How many directories are open at once.
+const OPEN: usize = 32;
+
+/// A directory that is being walked.
+struct Level {
+    /// `None` while the walk is far below it.
+    dir: Option<Dir>,
+    /// Device and inode.
+    id: (u64, u64),
+    /// Directories in it that are still to be walked.
+    inside: Vec<OsString>,
+}
+
+/// `None` for what vanished, or is no directory any more.
+fn present<T>(opened: io::Result<T>) -> io::Result<Option<T>> {
+    match opened {
+        Ok(opened) => Ok(Some(opened)),
+        Err(error) => match Errno::from_io_error(&error) {
+            Some(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => Ok(None),
+            _ => Err(error),
+        },
     }
 }
 
@@ -139,6 +177,30 @@ mod tests {
             at = at.open_dir(&name).unwrap();
         }
         assert_eq!(Usage::of(&dir).unwrap().inodes, 101);
+        let late = Usage::of_until(&dir, Some(Instant::now())).unwrap_err();
+        assert_eq!(late.kind(), io::ErrorKind::TimedOut);
         dir.remove_tree(&name).unwrap();
+    }
+
+    /// Each level has a second directory, so that the walk comes back to it; by paths it would take minutes.
+    #[test]
+    fn a_deep_tree_costs_what_its_levels_cost() {
+        // In memory: a disk takes its time to make and remove so many.
+        let temp = tempfile::tempdir_in("/dev/shm").unwrap();
+        let dir = Dir::open_ambient(temp.path()).unwrap();
+        let mut at = dir.try_clone().unwrap();
+        for _ in 0..20_000 {
+            for name in ["a", "b"] {
+                at.mkdir(name, Mode::RWXU).unwrap();
+            }
+            at = at.open_dir("a").unwrap();
+        }
+        let begun = Instant::now();
+        assert_eq!(Usage::of(&dir).unwrap().inodes, 40_001);
+        let took = begun.elapsed();
+        assert!(took.as_secs() < 20, "{took:?}");
+        for name in ["a", "b"] {
+            dir.remove_tree(name).unwrap();
+        }
     }
 }

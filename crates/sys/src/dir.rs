@@ -14,13 +14,16 @@ use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io;
 use std::mem::MaybeUninit;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Component, Path};
 
 use rustix::fs::{
-    self, AtFlags, CWD, FileType, Gid, Mode, OFlags, RawDir, RenameFlags, ResolveFlags, Stat, Timestamps, Uid,
+    self, AtFlags, CWD, FileType, Gid, IFlags, Mode, OFlags, RawDir, RenameFlags, ResolveFlags, Stat,
+    Timestamps, Uid,
 };
+
+use crate::inode_flags;
 
 /// An open directory; everything reached through it stays beneath it.
 #[derive(Debug)]
@@ -133,6 +136,14 @@ impl Dir {
             BENEATH,
         )?;
         Ok(Dir { fd })
+    }
+
+    /// The directory that this one lies in, if that is still the one of this device and inode: of a tree that somebody moves
+    /// it could be any.
+    pub fn parent(&self, (dev, ino): (u64, u64)) -> io::Result<Option<Dir>> {
+        let fd = fs::openat(&self.fd, "..", DIR_FLAGS, Mode::empty())?;
+        let stat = fs::fstat(&fd)?;
+        Ok(((stat.st_dev, stat.st_ino) == (dev, ino)).then_some(Dir { fd }))
     }
 
     /// Opens `rel` beneath this directory, following no link, with `O_CLOEXEC`.
@@ -256,21 +267,18 @@ impl Dir {
 
     /// Removes `name` and everything beneath it; what is already gone is no error. Never follows a link and
     /// never crosses into another mount: a mount point in the tree answers `EBUSY` or `EXDEV`. Works on trees
-    /// of any depth with a bounded number of descriptors.
+    /// of any depth with a bounded number of descriptors. What chattr(1) protects goes too.
     pub fn remove_tree(&self, name: impl AsRef<OsStr>) -> io::Result<()> {
         let name = single(name.as_ref())?;
-        match fs::unlinkat(&self.fd, name, AtFlags::empty()) {
-            Ok(()) | Err(rustix::io::Errno::NOENT) => return Ok(()),
-            // Linux answers EISDIR for a directory, POSIX allows EPERM.
-            Err(rustix::io::Errno::ISDIR | rustix::io::Errno::PERM) => {}
-            Err(error) => return Err(error.into()),
+        if self.unlink_any(name)? {
+            return Ok(());
         }
         let tree = match self.open_for_removal(name) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
             other => other?,
         };
         tree.remove_contents(0)?;
-        match fs::unlinkat(&self.fd, name, AtFlags::REMOVEDIR) {
+        match self.unlink_freed(name, AtFlags::REMOVEDIR) {
             Ok(()) | Err(rustix::io::Errno::NOENT) => Ok(()),
             Err(error) => Err(error.into()),
         }
@@ -298,12 +306,8 @@ impl Dir {
             for entry in self.entries()? {
                 found = true;
                 let name = entry.name.as_os_str();
-                if entry.file_type.0 != FileType::Directory {
-                    match fs::unlinkat(&self.fd, name, AtFlags::empty()) {
-                        Ok(()) | Err(rustix::io::Errno::NOENT) => continue,
-                        Err(rustix::io::Errno::ISDIR | rustix::io::Errno::PERM) => {}
-                        Err(error) => return Err(error.into()),
-                    }
+                if entry.file_type.0 != FileType::Directory && self.unlink_any(name)? {
+                    continue;
                 }
                 let child = match self.open_for_removal(name) {
                     Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
@@ -315,7 +319,7 @@ impl Dir {
                     child.hoist_into(self)?;
                 }
                 drop(child);
-                match fs::unlinkat(&self.fd, name, AtFlags::REMOVEDIR) {
+                match self.unlink_freed(name, AtFlags::REMOVEDIR) {
                     Ok(()) | Err(rustix::io::Errno::NOENT | rustix::io::Errno::NOTEMPTY) => {}
                     Err(error) => return Err(error.into()),
                 }
@@ -330,15 +334,65 @@ impl Dir {
     fn hoist_into(&self, parent: &Dir) -> io::Result<()> {
         for (index, entry) in self.entries()?.into_iter().enumerate() {
             let name = entry.name.as_os_str();
-            match fs::unlinkat(&self.fd, name, AtFlags::empty()) {
-                Ok(()) | Err(rustix::io::Errno::NOENT) => continue,
-                Err(rustix::io::Errno::ISDIR | rustix::io::Errno::PERM) => {}
-                Err(error) => return Err(error.into()),
+            if self.unlink_any(name)? {
+                continue;
             }
-            let fresh = format!(".removing-{}-{index}", entry.ino);
-            fs::renameat_with(&self.fd, name, &parent.fd, fresh.as_str(), RenameFlags::NOREPLACE)?;
+            // Whoever made the tree may have made such names, too.
+            for fresh in 0_u64.. {
+                let fresh = format!(".removing-{}-{index}-{fresh}", entry.ino);
+                let moved =
+                    || fs::renameat_with(&self.fd, name, &parent.fd, fresh.as_str(), RenameFlags::NOREPLACE);
+                match moved() {
+                    Err(rustix::io::Errno::EXIST) => continue,
+                    Err(rustix::io::Errno::PERM) if self.unprotect(name) => moved()?,
+                    other => other?,
+                }
+                break;
+            }
         }
         Ok(())
+    }
+
+    /// Unlinks what is no directory, or is gone; false for a directory.
+    fn unlink_any(&self, name: &OsStr) -> io::Result<bool> {
+        match self.unlink_freed(name, AtFlags::empty()) {
+            Ok(()) | Err(rustix::io::Errno::NOENT) => Ok(true),
+            Err(rustix::io::Errno::ISDIR) => Ok(false),
+            // POSIX allows it for a directory.
+            Err(rustix::io::Errno::PERM) if self.open_for_removal(name).is_ok() => Ok(false),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// unlinkat(2), once more where chattr(1) stood in the way.
+    fn unlink_freed(&self, name: &OsStr, flags: AtFlags) -> rustix::io::Result<()> {
+        match fs::unlinkat(&self.fd, name, flags) {
+            Err(rustix::io::Errno::PERM) if self.unprotect(name) => fs::unlinkat(&self.fd, name, flags),
+            other => other,
+        }
+    }
+
+    /// Takes from this directory and its entry `name` the flags of inodes that forbid to unlink; whether there were any.
+    fn unprotect(&self, name: &OsStr) -> bool {
+        let free = |fd: &OwnedFd| {
+            let protecting = IFlags::IMMUTABLE | IFlags::APPEND;
+            inode_flags::get(fd).is_ok_and(|flags| {
+                flags.intersects(protecting) && inode_flags::set(fd, flags - protecting).is_ok()
+            })
+        };
+        let opened = || -> io::Result<OwnedFd> {
+            let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+            let entry = self.openat2(Path::new(name), flags, Mode::empty(), BENEATH)?;
+            // A device's driver would hear of being opened.
+            match FileType::from_raw_mode(fs::fstat(&entry)?.st_mode) {
+                FileType::RegularFile | FileType::Directory => {}
+                _ => return Err(rustix::io::Errno::INVAL.into()),
+            }
+            let path = format!("/proc/self/fd/{}", entry.as_raw_fd());
+            Ok(fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?)
+        };
+        let entry = opened().is_ok_and(|entry| free(&entry));
+        free(&self.fd) || entry
     }
 
     /// Moves `name` to `to` in the directory `to_dir`, replacing what is there as `rename(2)` does.

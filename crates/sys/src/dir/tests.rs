@@ -79,3 +79,34 @@ fn a_tree_deeper_than_any_limit_is_removed_and_links_are_not_entered() {
     assert!(dir.try_stat("tree").unwrap().is_none());
     assert!(dir.open_dir("keep/me").is_ok());
 }
+
+/// Beneath the depth at which directories are moved up there is one of the name that the next would get.
+#[test]
+fn a_tree_that_foresees_how_it_is_removed() {
+    let (_temp, dir) = scratch();
+    let mut at = dir.try_clone().unwrap();
+    for _ in 0..Dir::REMOVAL_DEPTH + 1 {
+        at.mkdir("d", Mode::RWXU).unwrap();
+        at = at.open_dir("d").unwrap();
+    }
+    let deep = at.mkdir_all("c/moved", Mode::RWXU).unwrap();
+    let ino = deep.metadata().unwrap().st_ino;
+    for index in 0..2 {
+        at.mkdir(format!(".removing-{ino}-{index}-0"), Mode::RWXU)
+            .unwrap();
+    }
+    dir.remove_tree("d").unwrap();
+    assert!(dir.try_stat("d").unwrap().is_none());
+}
+
+/// Needs root, and a file system that has such flags (not tmpfs before Linux 6.6).
+#[test]
+fn root_removes_what_is_immutable_all_the_same() {
+    let (_temp, dir) = scratch();
+    let inner = dir.mkdir_all("tree/inner", Mode::RWXU).unwrap();
+    let file = inner.create_new("file", Mode::RWXU).unwrap();
+    inode_flags::set(&file, IFlags::IMMUTABLE).unwrap();
+    inode_flags::set(&inner.fd, IFlags::APPEND).unwrap();
+    dir.remove_tree("tree").unwrap();
+    assert!(dir.try_stat("tree").unwrap().is_none());
+}
