@@ -10,9 +10,9 @@
 //! that every start of a container would map, and functions that must not block where the store's all do. What is
 //! left out is what gRPC over a unix socket never has: TLS, compression, push, priorities, HTTP/1.
 //!
-//! What is bounded: connections, calls at once on each and in all, bytes of a call, and the time of each, whatever the
-//! service does meanwhile ([`Limits`]). A call that waits for its turn too long, or whose service does, is answered; no
-//! client waits for ever.
+//! What is bounded: connections, calls at once on each and in all, bytes of a call and of those that have not come whole,
+//! and the time of each from its headers on, whatever the service does meanwhile ([`Limits`]). A call that waits for its
+//! turn too long, or whose service does, or whose client, is answered; no client waits for ever, nor for another one.
 //!
 //! What it never does: print, read the environment, know a service.
 //!

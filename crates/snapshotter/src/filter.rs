@@ -4,11 +4,15 @@
 //! selectors := selector ("," selector)*       all of them hold
 //! selector  := fieldpath (operator value)     or the field is there
 //! fieldpath := field ("." field)*
-//! field     := quoted | [A-Za-z] [A-Za-z0-9_]*
+//! field     := quoted | [A-Za-z0-9_-]+
 //! operator  := "==" | "!=" | "~="             the last: a regular expression
-//! value     := quoted | [^\s,]+
+//! value     := quoted | [^\s,=!~] [^\s,]*
 //! quoted    := a string of Go's in "…"; of an expression also in /…/ or |…|
 //! ```
+//!
+//! Blanks may stand before a field, an operator and a value, not before a comma or a dot, nor at the end: so does
+//! containerd's scanner have it. A value may begin with a dot, where containerd wants quotes around it. A regular expression that is none is refused, where containerd logs that and finds
+//! nothing: whoever asked cannot read that log.
 //!
 //! Of several filters one must hold; where there is none, everything does. The fields are `name`, `parent`, `kind`
 //! (`view`, `active`, `committed`) and `labels."a label"`.
@@ -88,7 +92,8 @@ impl Selector {
             Test::Equal(wanted) => value == Some(wanted),
             // One that is not there is not equal to anything.
             Test::NotEqual(other) => value.unwrap_or_default() != other,
-            Test::Matches(regex) => value.is_some_and(|value| regex.is_match(value)),
+            // Nor is it asked for here whether it is there.
+            Test::Matches(regex) => regex.is_match(value.unwrap_or_default()),
         }
     }
 }
@@ -134,6 +139,18 @@ impl Parser<'_> {
         self.rest().chars().next()
     }
 
+    fn skip_blanks(&mut self) {
+        self.at += self.rest().len() - self.rest().trim_start().len();
+    }
+
+    /// As many characters as are so.
+    fn take_while(&mut self, is_so: impl Fn(char) -> bool) -> String {
+        let rest = self.rest();
+        let taken = rest[..rest.find(|c| !is_so(c)).unwrap_or(rest.len())].to_owned();
+        self.at += taken.len();
+        taken
+    }
+
     fn eat(&mut self, wanted: &str) -> bool {
         let is = self.rest().starts_with(wanted);
         self.at += if is { wanted.len() } else { 0 };
@@ -165,55 +182,52 @@ impl Parser<'_> {
             path.push(self.field()?);
         }
         let field = Field::new(path);
-        let test = if matches!(self.peek(), None | Some(',')) {
-            Test::Present
-        } else if self.eat("==") {
-            Test::Equal(self.value(&['"'])?)
-        } else if self.eat("!=") {
-            Test::NotEqual(self.value(&['"'])?)
-        } else if self.eat("~=") {
-            let expression = self.value(&['"', '/', '|'])?;
-            match Regex::new(&expression) {
-                Ok(regex) => Test::Matches(regex),
-                Err(error) => return self.error(format!("no regular expression before ({error})")),
+        if matches!(self.peek(), None | Some(',')) {
+            let test = Test::Present;
+            return Ok(Selector { field, test });
+        }
+        self.skip_blanks();
+        let at = self.at;
+        let test = match self.take_while(|c| "=!~".contains(c)).as_str() {
+            "==" => Test::Equal(self.value(&['"'])?),
+            "!=" => Test::NotEqual(self.value(&['"'])?),
+            "~=" => {
+                let expression = self.value(&['"', '/', '|'])?;
+                match Regex::new(&expression) {
+                    Ok(regex) => Test::Matches(regex),
+                    Err(error) => return self.error(format!("no regular expression before ({error})")),
+                }
             }
-        } else {
-            return self.error("an operator (== != ~=) is expected");
+            _ => {
+                self.at = at;
+                return self.error("an operator (== != ~=) is expected");
+            }
         };
         Ok(Selector { field, test })
     }
 
     fn field(&mut self) -> Result<String, FilterError> {
+        self.skip_blanks();
         if self.peek() == Some('"') {
             return self.quoted();
         }
-        let is_field = |c: char| c.is_ascii_alphanumeric() || c == '_';
-        let length = self.rest().find(|c| !is_field(c)).unwrap_or(self.rest().len());
-        if !self
-            .rest()
-            .starts_with(|c: char| c.is_ascii_alphabetic() || c == '_')
-        {
-            return self.error("a field's name is expected");
+        match self.take_while(|c| c.is_ascii_alphanumeric() || "_-".contains(c)) {
+            empty if empty.is_empty() => self.error("a field's name is expected"),
+            field => Ok(field),
         }
-        let field = self.rest()[..length].to_owned();
-        self.at += length;
-        Ok(field)
     }
 
     fn value(&mut self, quotes: &[char]) -> Result<String, FilterError> {
+        self.skip_blanks();
         match self.peek() {
             Some(quote) if quotes.contains(&quote) => return self.quoted(),
             Some('/' | '|') => return self.error("only a regular expression is quoted so"),
             _ => {}
         }
-        let end = self.rest().find(|c: char| c == ',' || c.is_whitespace());
-        let length = end.unwrap_or(self.rest().len());
-        if length == 0 {
-            return self.error("a value is expected");
+        match self.take_while(|c| c != ',' && !c.is_whitespace()) {
+            empty if empty.is_empty() => self.error("a value is expected"),
+            value => Ok(value),
         }
-        let value = self.rest()[..length].to_owned();
-        self.at += length;
-        Ok(value)
     }
 
     /// A string in quotes, which the next character is. Of an expression's own quotes, only they themselves are
@@ -347,7 +361,17 @@ mod tests {
             ("labels.absent", false),
             ("labels.absent==\"\"", false),
             ("labels.absent!=x", true),
-            ("labels.absent~=.*", false),
+            ("labels.absent~=.*", true),
+            ("labels.absent~=\".*\"", true),
+            ("labels.absent~=.", false),
+            ("kind==committed, name~=k8s", true),
+            ("kind==active, name~=k8s", false),
+            (" name ==  k8s.io/3/sha256:abc", true),
+            ("name\t!=\tk8s.io", true),
+            ("labels. empty", true),
+            ("labels.1a==x", false),
+            ("labels.1-a!=x", true),
+            ("1==2", false),
             ("labels.\"a, \\\"b\\\"\"==\"x y\"", true),
             ("labels.\"\\x65mpty\"", true),
             ("labels.\"\\145\\u006dpty\"", true),
@@ -375,7 +399,12 @@ mod tests {
             ("name==", 6),
             ("name==,", 6),
             ("name==a b", 7),
-            ("name ==a", 4),
+            ("name ", 5),
+            ("name , kind", 5),
+            ("name .x==a", 5),
+            ("name==a ", 7),
+            ("name===a", 4),
+            ("name ~a", 5),
             ("name==/a/", 6),
             ("name==\"a", 8),
             ("name==\"\\q\"", 9),
@@ -383,7 +412,6 @@ mod tests {
             ("name==\"\\xff\"", 12),
             ("name==\"\\ud800\"", 13),
             ("name~=(", 7),
-            ("1==2", 0),
             ("labels.==x", 7),
             (".name", 0),
         ] {

@@ -6,11 +6,11 @@
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::Snapshotter;
 
-/// How long a client may take with each step.
+/// How long a client may take, to ask and to take the answer: the next one waits meanwhile.
 const PATIENCE: Duration = Duration::from_secs(2);
 
 /// Bytes of a request that are read.
@@ -39,9 +39,11 @@ pub fn serve(service: Arc<Snapshotter>, address: SocketAddr) -> io::Result<Socke
     Ok(address)
 }
 
-fn answer(service: &Snapshotter, mut connection: TcpStream) -> io::Result<()> {
-    connection.set_read_timeout(Some(PATIENCE))?;
-    connection.set_write_timeout(Some(PATIENCE))?;
+fn answer(service: &Snapshotter, connection: TcpStream) -> io::Result<()> {
+    let mut connection = Hurried {
+        connection,
+        until: Instant::now() + PATIENCE,
+    };
     let mut request = Vec::new();
     let mut some = [0; 1024];
     while !request.windows(4).any(|end| end == b"\r\n\r\n") && request.len() < LONGEST {
@@ -57,6 +59,39 @@ fn answer(service: &Snapshotter, mut connection: TcpStream) -> io::Result<()> {
     );
     connection.write_all(head.as_bytes())?;
     connection.write_all(body.as_bytes())
+}
+
+/// A connection whose steps share one time: a client that gives or takes a byte now and then gets no more of it.
+struct Hurried {
+    connection: TcpStream,
+    until: Instant,
+}
+
+impl Hurried {
+    fn left(&self) -> io::Result<Option<Duration>> {
+        match self.until.saturating_duration_since(Instant::now()) {
+            Duration::ZERO => Err(io::ErrorKind::TimedOut.into()),
+            left => Ok(Some(left)),
+        }
+    }
+}
+
+impl Read for Hurried {
+    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        self.connection.set_read_timeout(self.left()?)?;
+        self.connection.read(into)
+    }
+}
+
+impl Write for Hurried {
+    fn write(&mut self, from: &[u8]) -> io::Result<usize> {
+        self.connection.set_write_timeout(self.left()?)?;
+        self.connection.write(from)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
 }
 
 fn page(service: &Snapshotter, request: &[u8]) -> (&'static str, &'static str, String) {
@@ -84,5 +119,28 @@ fn page(service: &Snapshotter, request: &[u8]) -> (&'static str, &'static str, S
             PLAIN,
             "these pages are read only\n".to_owned(),
         ),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_client_that_drips_is_left_when_its_time_is_over() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let mut client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let mut hurried = Hurried {
+            connection: listener.accept().unwrap().0,
+            until: Instant::now(),
+        };
+        // There is something to read and room to write, and no time.
+        client.write_all(b"x").unwrap();
+        let kind = |result: io::Result<usize>| result.unwrap_err().kind();
+        assert_eq!(kind(hurried.read(&mut [0])), io::ErrorKind::TimedOut);
+        assert_eq!(kind(hurried.write(b"x")), io::ErrorKind::TimedOut);
+        hurried.until += Duration::from_secs(60);
+        assert_eq!(hurried.read(&mut [0]).unwrap(), 1);
+        assert_eq!(hurried.write(b"x").unwrap(), 1);
     }
 }

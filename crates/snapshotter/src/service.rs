@@ -218,7 +218,8 @@ impl Snapshotter {
                     }
                     page.info.push(info);
                     if page.info.len() == PAGE && reply.send(take(&mut page)) == Err(Gone) {
-                        return Ok(());
+                        let text = "the listing was not taken in its time";
+                        return Err(Status::new(Code::DeadlineExceeded, text));
                     }
                 }
             }
@@ -265,6 +266,11 @@ impl Snapshotter {
                 Ok(Vec::new())
             }
             _ if call.path == HEALTH => {
+                let wire::HealthRequest { service } = decode(call)?;
+                if !service.is_empty() && format!("/{service}/") != SERVICE {
+                    let text = format!("there is no service {service:?} here");
+                    return Err(Status::new(Code::NotFound, text));
+                }
                 let status = if self.counts().is_ok() { 1 } else { 2 };
                 Ok(wire::HealthResponse { status }.encode_to_vec())
             }
@@ -328,4 +334,43 @@ pub(crate) fn refused(error: Refused) -> Status {
         _ => Code::Unknown,
     };
     Status::new(code, error.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::net::UnixListener;
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn the_health_of_what_is_not_served_is_not_known() {
+        let dir = tempfile::tempdir().unwrap();
+        let service = Snapshotter::open(&dir.path().join("store"), Options::default()).unwrap();
+        let server = grpc::Server::new(Arc::new(service), grpc::Limits::default()).unwrap();
+        let socket = dir.path().join("socket");
+        let listener = UnixListener::bind(&socket).unwrap();
+        let (stop, stopper) = std::io::pipe().unwrap();
+        std::thread::scope(|scope| {
+            scope.spawn(|| server.serve(&listener, &stop).unwrap());
+            let mut client = grpc::Client::connect(&socket).unwrap();
+            let mut health = |service: &str| {
+                let service = service.to_owned();
+                let request = wire::HealthRequest { service }.encode_to_vec();
+                let answer = client.call(HEALTH, &[], &request, Duration::from_secs(30));
+                answer.map_err(|error| error.status().unwrap().code)
+            };
+            let serving = wire::HealthResponse { status: 1 }.encode_to_vec();
+            assert_eq!(health(""), Ok(vec![serving.clone()]));
+            assert_eq!(
+                health("containerd.services.snapshots.v1.Snapshots"),
+                Ok(vec![serving])
+            );
+            assert_eq!(
+                health("containerd.services.content.v1.Content"),
+                Err(Code::NotFound)
+            );
+            drop(stopper);
+        });
+    }
 }

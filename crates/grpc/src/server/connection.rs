@@ -1,16 +1,25 @@
 //! What comes in on one connection: frames become calls, which go to the threads that answer them.
 //!
 //! What a client may send is bounded by what it is granted: a message's bytes on each stream, never more, and
-//! [`CONNECTION`] that is not yet read. So a call that is too large is known before it fills any memory.
+//! [`CONNECTION`] that is not yet read. So a call that is too large is known before it fills any memory; and of
+//! messages that have not come whole, no connection holds more than [`UNFINISHED`] bytes.
+//!
+//! The thread that reads also tells a client that the time of a call is over, whatever the service does: so a client
+//! that takes nothing keeps nobody else from being told. It wakes for that as seldom as it can: when the time of the
+//! first call is over that was made since it last looked.
 
+use std::cell::Cell;
 use std::collections::HashMap;
+use std::io::{self, Read};
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use rustix::event::PollFlags;
+
 use super::pool::Job;
 use super::sender::{Admission, Sender};
-use super::{Call, Shared};
+use super::{Call, Shared, ready};
 use crate::frame::{self, Frame, FrameReader, ReadError, Reason, WINDOW, flag, kind, setting};
 use crate::headers::{self, Request};
 use crate::hpack::Decoder;
@@ -20,7 +29,13 @@ use crate::status::{Code, Status};
 /// What a client may send that is not yet read.
 const CONNECTION: u32 = 1 << 20;
 
-/// Bytes of a call's headers.
+/// Bytes of messages that have not come whole, of all calls of a connection.
+const UNFINISHED: usize = 4 << 20;
+
+/// Calls known at which those that have been answered are let go of before the time.
+const MANY: usize = 256;
+
+/// Bytes of a call's headers. Clients are told.
 const HEADERS: usize = 64 * 1024;
 
 /// How long a client may take to say that it speaks HTTP/2.
@@ -33,15 +48,18 @@ pub(super) fn serve(shared: &Arc<Shared>, sender: &Arc<Sender>, socket: &UnixStr
         sender,
         decoder: Decoder::new(),
         calls: HashMap::new(),
+        timed: Vec::new(),
+        wakes: None,
         last: 0,
         block: None,
         unread: 0,
     };
-    let mut reader = FrameReader::new(socket);
-    let greeted = socket.set_read_timeout(Some(GREETING)).is_ok()
-        && reader.preface().is_ok_and(|is| is)
-        && socket.set_read_timeout(None).is_ok();
-    if !greeted {
+    let socket = Patient {
+        socket,
+        until: Cell::new(Some(Instant::now() + GREETING)),
+    };
+    let mut reader = FrameReader::new(&socket);
+    if !reader.preface().is_ok_and(|is| is) {
         return sender.break_off();
     }
     let limits = &shared.limits;
@@ -51,17 +69,20 @@ pub(super) fn serve(shared: &Arc<Shared>, sender: &Arc<Sender>, socket: &UnixStr
         let settings = [
             (setting::MAX_CONCURRENT_STREAMS, streams),
             (setting::INITIAL_WINDOW_SIZE, stream),
+            (setting::MAX_HEADER_LIST_SIZE, HEADERS as u32),
         ];
         frame::put_settings(out, &settings);
         frame::put_window(out, 0, CONNECTION - WINDOW as u32);
     });
     let ended = loop {
+        socket.until.set(connection.wakes);
         match reader.next() {
             Ok(Some(frame)) => {
                 if let Err(reason) = connection.frame(&frame) {
                     break Some(reason);
                 }
             }
+            Err(ReadError::Io(error)) if error.kind() == io::ErrorKind::TimedOut => connection.expire(),
             Ok(None) | Err(ReadError::Io(_)) => break None,
             Err(ReadError::TooLarge) => break Some(Reason::FrameSize),
         }
@@ -72,12 +93,32 @@ pub(super) fn serve(shared: &Arc<Shared>, sender: &Arc<Sender>, socket: &UnixStr
     }
 }
 
+/// Reads from a socket until a time.
+struct Patient<'a> {
+    socket: &'a UnixStream,
+    until: Cell<Option<Instant>>,
+}
+
+impl Read for &Patient<'_> {
+    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        if let Some(until) = self.until.get() {
+            ready(self.socket, PollFlags::IN, until)?;
+        }
+        let mut socket = self.socket;
+        socket.read(into)
+    }
+}
+
 struct Connection<'a> {
     shared: &'a Arc<Shared>,
     sender: &'a Arc<Sender>,
     decoder: Decoder,
     /// Calls whose message has not come whole.
     calls: HashMap<u32, Incoming>,
+    /// Calls whose time may come to be over.
+    timed: Vec<Timed>,
+    /// When the first of them may have.
+    wakes: Option<Instant>,
     last: u32,
     /// Headers that have not come whole.
     block: Option<Block>,
@@ -87,7 +128,16 @@ struct Connection<'a> {
 
 struct Incoming {
     request: Request,
+    began: Instant,
+    deadline: Instant,
     data: Vec<u8>,
+}
+
+struct Timed {
+    stream: u32,
+    path: String,
+    began: Instant,
+    deadline: Instant,
 }
 
 struct Block {
@@ -172,7 +222,10 @@ impl Connection<'_> {
         if block.stream <= self.last {
             // The end of a message; of a call that has ended, nobody cares.
             return match block.ends {
-                true => self.whole(block.stream),
+                true => {
+                    self.said(block.stream);
+                    Ok(())
+                }
                 false => Err(Reason::Protocol),
             };
         }
@@ -182,17 +235,64 @@ impl Connection<'_> {
         }
         match headers::request(fields) {
             Ok(request) => {
-                let data = Vec::new();
-                self.calls.insert(block.stream, Incoming { request, data });
-                match block.ends {
-                    true => self.whole(block.stream),
-                    false => Ok(()),
+                let began = Instant::now();
+                let most = self.shared.limits.time;
+                let deadline = began + request.timeout.map_or(most, |timeout| timeout.min(most));
+                self.time(block.stream, &request.path, began, deadline);
+                let incoming = Incoming {
+                    request,
+                    began,
+                    deadline,
+                    data: Vec::new(),
+                };
+                self.calls.insert(block.stream, incoming);
+                if block.ends {
+                    self.said(block.stream);
                 }
             }
             Err(status) => {
+                if block.ends {
+                    self.sender.heard(block.stream);
+                }
                 self.refuse(block.stream, "", &status);
-                Ok(())
             }
+        }
+        Ok(())
+    }
+
+    /// The time of a call begins.
+    fn time(&mut self, stream: u32, path: &str, began: Instant, deadline: Instant) {
+        if self.timed.len() == self.timed.capacity() && self.timed.len() >= MANY {
+            self.timed.retain(|timed| self.sender.wants(timed.stream));
+        }
+        self.timed.push(Timed {
+            stream,
+            path: path.to_owned(),
+            began,
+            deadline,
+        });
+        self.wakes = Some(self.wakes.map_or(deadline, |wakes| wakes.min(deadline)));
+    }
+
+    /// Answers the calls whose time is over.
+    fn expire(&mut self) {
+        let now = Instant::now();
+        self.timed.retain(|timed| self.sender.wants(timed.stream));
+        let over = |timed: &mut Timed| timed.deadline <= now;
+        let overdue: Vec<Timed> = self.timed.extract_if(.., over).collect();
+        self.timed.shrink_to(MANY);
+        self.wakes = self.timed.iter().map(|timed| timed.deadline).min();
+        for Timed {
+            stream, path, began, ..
+        } in overdue
+        {
+            let took = began.elapsed().as_secs_f32();
+            let text = match self.calls.remove(&stream) {
+                Some(_) => format!("{path} had not come whole after {took:.1} s"),
+                None => format!("{path} took longer than {took:.1} s: what it began goes on"),
+            };
+            let status = Status::new(Code::DeadlineExceeded, text);
+            self.shared.end(self.sender, stream, &path, began, None, &status);
         }
     }
 
@@ -210,34 +310,52 @@ impl Connection<'_> {
             return Ok(());
         };
         incoming.data.extend_from_slice(frame.content()?);
-        // Its length is known from the beginning: one that is too long need not come whole.
-        if incoming.data.len() >= message::HEAD {
-            let announced = u32::from_be_bytes([1, 2, 3, 4].map(|at| incoming.data[at])) as usize;
-            if announced > self.shared.limits.message {
-                let most = self.shared.limits.message;
-                let text = format!("a message of {announced} bytes is larger than the limit of {most}");
-                let path = self.calls.remove(&frame.stream).map(|call| call.request.path);
-                let status = Status::new(Code::ResourceExhausted, text);
-                self.refuse(frame.stream, &path.unwrap_or_default(), &status);
-                return Ok(());
-            }
+        let most = self.shared.limits.message;
+        let come = incoming.data.len().saturating_sub(message::HEAD);
+        let head = incoming.data.first_chunk::<{ message::HEAD }>();
+        let announced = head.map(|[_, a, b, c, d]| u32::from_be_bytes([*a, *b, *c, *d]) as usize);
+        if frame.has(flag::END_STREAM) {
+            self.said(frame.stream);
+        } else if let Some(announced) = announced
+            // Its length is known from the beginning: one that is too long need not come whole.
+            && announced > most
+        {
+            let text = format!("a message of {announced} bytes is larger than the limit of {most}");
+            self.give_up(frame.stream, text);
+        } else if announced.is_some_and(|announced| come >= announced) {
+            // There is one message to a call. A client that does not say so waits for the answer all the same.
+            self.whole(frame.stream);
+        } else if self.calls.values().map(|call| call.data.len()).sum::<usize>() > UNFINISHED {
+            let text =
+                format!("more than {UNFINISHED} bytes of calls on this connection have not come whole");
+            self.give_up(frame.stream, text);
         }
-        match frame.has(flag::END_STREAM) {
-            true => self.whole(frame.stream),
-            // What is sent beyond the message that was announced is more than was granted, too.
-            false
-                if incoming.data.len() > self.shared.limits.message.max(WINDOW as usize) + message::HEAD =>
-            {
-                Err(Reason::FlowControl)
-            }
-            false => Ok(()),
-        }
+        Ok(())
+    }
+
+    /// Answers a call of which too much has come.
+    fn give_up(&mut self, stream: u32, text: String) {
+        let path = self.calls.remove(&stream).map(|call| call.request.path);
+        let status = Status::new(Code::ResourceExhausted, text);
+        self.refuse(stream, &path.unwrap_or_default(), &status);
+    }
+
+    /// A client has said all that it says on a stream.
+    fn said(&mut self, stream: u32) {
+        self.sender.heard(stream);
+        self.whole(stream);
     }
 
     /// A call has come whole.
-    fn whole(&mut self, stream: u32) -> Result<(), Reason> {
-        let Some(Incoming { request, mut data }) = self.calls.remove(&stream) else {
-            return Ok(());
+    fn whole(&mut self, stream: u32) {
+        let Some(Incoming {
+            request,
+            began,
+            deadline,
+            mut data,
+        }) = self.calls.remove(&stream)
+        else {
+            return;
         };
         let limits = &self.shared.limits;
         let message = message::take(&mut data, limits.message)
@@ -252,13 +370,9 @@ impl Connection<'_> {
             Ok(message) => message,
             Err(status) => {
                 self.refuse(stream, &request.path, &status);
-                return Ok(());
+                return;
             }
         };
-        let began = Instant::now();
-        let time = request
-            .timeout
-            .map_or(limits.time, |timeout| timeout.min(limits.time));
         let job = Job {
             sender: self.sender.clone(),
             stream,
@@ -267,11 +381,10 @@ impl Connection<'_> {
                 path: request.path,
                 metadata: request.metadata,
                 message,
-                deadline: began + time,
+                deadline,
             },
         };
         let lane = self.shared.service.lane(&job.call.path);
-        self.shared.timer.watch(&job);
         if let Err(job) = self.shared.pool.push(lane, job) {
             let text = format!(
                 "{} calls wait already: the disk is slow, or too much is asked",
@@ -280,7 +393,6 @@ impl Connection<'_> {
             let status = Status::new(Code::ResourceExhausted, text);
             self.refuse(stream, &job.call.path, &status);
         }
-        Ok(())
     }
 
     fn refuse(&self, stream: u32, path: &str, status: &Status) {

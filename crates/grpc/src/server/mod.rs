@@ -3,7 +3,6 @@
 mod connection;
 mod pool;
 mod sender;
-mod timer;
 
 use std::io;
 use std::os::fd::AsFd;
@@ -12,12 +11,11 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use rustix::event::{PollFd, PollFlags, poll};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use crate::status::{Code, Status};
 use pool::Pool;
 use sender::Sender;
-use timer::Timer;
 
 /// What is served: it answers calls, each on a thread that may block.
 pub trait Service: Send + Sync + 'static {
@@ -72,7 +70,7 @@ pub struct Ended<'a> {
     pub path: &'a str,
     /// What was answered.
     pub code: Code,
-    /// How long that took, from the call's last byte.
+    /// How long that took, from the call's headers.
     pub took: Duration,
 }
 
@@ -111,14 +109,17 @@ pub struct Limits {
     pub writers: usize,
     /// Calls of each lane that wait for a thread; a further one is refused.
     pub queue: usize,
-    /// Connections; a further one is closed.
+    /// Connections; for a further one that is closed on which there was no call for the longest, or, where there are
+    /// calls on all, the further one.
     pub connections: usize,
     /// Calls at once on one connection; a client waits by itself before it makes more.
     pub streams: usize,
     /// Bytes of a message that is received.
     pub message: usize,
-    /// What a call may take, waiting for a thread included, where the client grants no less.
+    /// What a call may take from its headers on, waiting for a thread included, where the client grants no less.
     pub time: Duration,
+    /// How long a client may grant no room at all to an answer: the thread that waits for it is one of few.
+    pub room: Duration,
     /// What calls under way may still take once the server is told to stop.
     pub drain: Duration,
 }
@@ -133,6 +134,7 @@ impl Default for Limits {
             streams: 64,
             message: 1 << 20,
             time: Duration::from_secs(30),
+            room: Duration::from_secs(2),
             drain: Duration::from_secs(20),
         }
     }
@@ -151,7 +153,6 @@ struct Shared {
     service: Arc<dyn Service>,
     limits: Limits,
     pool: Pool,
-    timer: Timer,
 }
 
 impl Shared {
@@ -165,10 +166,10 @@ impl Shared {
         message: Option<&[u8]>,
         status: &Status,
     ) {
-        if sender.finish(stream, message, status, began + self.limits.time) {
+        if let Some(code) = sender.finish(stream, message, status, began + self.limits.time) {
             self.service.ended(&Ended {
                 path,
-                code: status.code,
+                code,
                 took: began.elapsed(),
             });
         }
@@ -189,12 +190,10 @@ impl Server {
     pub fn new(service: Arc<dyn Service>, limits: Limits) -> io::Result<Server> {
         let shared = Arc::new(Shared {
             pool: Pool::new(limits.queue),
-            timer: Timer::new(),
             service,
             limits,
         });
         pool::start(&shared)?;
-        timer::start(&shared)?;
         Ok(Server { shared })
     }
 
@@ -215,7 +214,7 @@ impl Server {
             served.retain(|connection| !connection.reader.is_finished());
             match listener.accept() {
                 // One too many is told so by the end of its connection: it has not asked anything yet.
-                Ok(_) if served.len() >= self.shared.limits.connections => {}
+                Ok(_) if served.len() >= self.shared.limits.connections && !make_room(&mut served) => {}
                 Ok((socket, _)) => served.extend(self.connection(socket)),
                 Err(error) if is_passing(&error) => {}
                 Err(error) => break Err(error),
@@ -227,7 +226,7 @@ impl Server {
 
     /// `None` where the machine has no room for another.
     fn connection(&self, socket: UnixStream) -> Option<Served> {
-        let sender = Arc::new(Sender::new(socket.try_clone().ok()?).ok()?);
+        let sender = Arc::new(Sender::new(socket.try_clone().ok()?, self.shared.limits.room));
         let (shared, to) = (self.shared.clone(), sender.clone());
         let reader = thread("connection", move || {
             connection::serve(&shared, &to, &socket);
@@ -237,23 +236,57 @@ impl Server {
         Some(Served { sender, reader })
     }
 
+    /// Each connection has a thread of its own: one client that takes nothing keeps no other waiting.
     fn drain(&self, served: Vec<Served>) {
-        for connection in &served {
-            connection.sender.go_away();
-        }
         let until = Instant::now() + self.shared.limits.drain;
-        for connection in &served {
-            connection.sender.wait_idle(until);
-        }
-        let until = Instant::now() + PARTING;
-        for connection in &served {
-            connection.sender.wait_left(until);
-        }
+        std::thread::scope(|scope| {
+            for Served { sender, .. } in &served {
+                let part = move || {
+                    sender.go_away();
+                    sender.wait_idle(until);
+                    sender.wait_left(Instant::now() + PARTING);
+                };
+                let own = std::thread::Builder::new().stack_size(STACK);
+                if own.spawn_scoped(scope, part).is_err() {
+                    part();
+                }
+            }
+        });
         for connection in served {
             let _ = connection.reader.join();
         }
         self.shared.pool.stop();
-        self.shared.timer.stop();
+    }
+}
+
+/// Ends the connection that had no call for the longest; whether there was one.
+fn make_room(served: &mut Vec<Served>) -> bool {
+    let idle = (0..served.len()).filter_map(|at| Some((served[at].sender.idle_since()?, at)));
+    match idle.min() {
+        Some((_, at)) if served[at].sender.give_way() => {
+            let _ = served.swap_remove(at).reader.join();
+            true
+        }
+        _ => false,
+    }
+}
+
+/// Waits until something can be read from `fd`, or written to it.
+///
+/// # Errors
+/// `TimedOut`, whatever there is, once it is `until`.
+fn ready(fd: &impl AsFd, what: PollFlags, until: Instant) -> io::Result<()> {
+    loop {
+        let left = until.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return Err(io::ErrorKind::TimedOut.into());
+        }
+        let left = Timespec::try_from(left).map_err(|_| io::ErrorKind::InvalidInput)?;
+        match poll(&mut [PollFd::new(fd, what)], Some(&left)) {
+            Ok(0) | Err(rustix::io::Errno::INTR) => {}
+            Ok(_) => return Ok(()),
+            Err(error) => return Err(error.into()),
+        }
     }
 }
 
@@ -287,11 +320,14 @@ fn is_passing(error: &io::Error) -> bool {
     }
 }
 
-/// Starts a thread. Their stacks are small: nothing here is deep, and what is not touched takes no memory.
+/// Bytes of a thread's stack: nothing here is deep, and what is not touched takes no memory.
+const STACK: usize = 512 * 1024;
+
+/// Starts a thread.
 fn thread(name: &str, body: impl FnOnce() + Send + 'static) -> io::Result<JoinHandle<()>> {
     std::thread::Builder::new()
         .name(name.to_owned())
-        .stack_size(512 * 1024)
+        .stack_size(STACK)
         .spawn(body)
 }
 

@@ -1,27 +1,33 @@
 //! What goes out on one connection: answers within the windows that the client grants, and frames that govern.
 //!
-//! One lock is held while bytes are written: that bounds how much of an answer lies in memory, and a client that
-//! takes nothing for [`STALL`] loses its connection. A stream is here until it is answered, reset or timed out,
-//! whichever is first; the others then find it gone.
+//! One lock is held while bytes are written: that bounds how much of an answer lies in memory, and a client that does
+//! not take what is written within [`STALL`] loses its connection. So the lock may be long in coming, and only the
+//! connection's own threads wait for it. A stream is here until it is answered, reset or timed out, whichever is
+//! first; the others then find it gone.
 
 use std::collections::HashMap;
-use std::io::{self, Write};
+use std::io;
 use std::net::Shutdown;
 use std::os::unix::net::UnixStream;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use super::Gone;
+use rustix::event::PollFlags;
+use rustix::net::{SendFlags, send};
+
+use super::{Gone, ready};
 use crate::frame::{self, MAX_PAYLOAD, MAX_WINDOW, Reason, WINDOW, flag, kind};
 use crate::headers;
 use crate::message;
-use crate::status::Status;
+use crate::status::{Code, Status};
 
-/// How long a client may take nothing at all.
+/// How long a client may take for what is written at once.
 const STALL: Duration = Duration::from_secs(10);
 
 pub(super) struct Sender {
     socket: UnixStream,
+    /// How long a client may grant no room at all to an answer.
+    room: Duration,
     state: Mutex<State>,
     /// A window grew, a stream ended, or the connection did.
     changed: Condvar,
@@ -38,6 +44,8 @@ struct State {
     last: u32,
     draining: bool,
     broken: bool,
+    /// Since when there was no call, where there is none.
+    idle: Instant,
     /// Nothing is read any more.
     unheard: bool,
     /// What is to be written.
@@ -48,6 +56,8 @@ struct Open {
     window: i64,
     /// The answer's headers were sent.
     begun: bool,
+    /// The client has said all that it says.
+    heard: bool,
 }
 
 /// What becomes of a new stream.
@@ -59,10 +69,10 @@ pub(super) enum Admission {
 }
 
 impl Sender {
-    pub(super) fn new(socket: UnixStream) -> io::Result<Sender> {
-        socket.set_write_timeout(Some(STALL))?;
-        Ok(Sender {
+    pub(super) fn new(socket: UnixStream, room: Duration) -> Sender {
+        Sender {
             socket,
+            room,
             state: Mutex::new(State {
                 window: WINDOW,
                 initial: WINDOW,
@@ -70,11 +80,12 @@ impl Sender {
                 last: 0,
                 draining: false,
                 broken: false,
+                idle: Instant::now(),
                 unheard: false,
                 out: Vec::new(),
             }),
             changed: Condvar::new(),
-        })
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -83,12 +94,32 @@ impl Sender {
 
     /// Writes what has gathered.
     fn flush(&self, state: &mut State) {
-        if !state.broken && (&self.socket).write_all(&state.out).is_err() {
+        self.flush_within(state, STALL);
+    }
+
+    fn flush_within(&self, state: &mut State, time: Duration) {
+        if !state.broken && self.write(&state.out, time).is_err() {
             self.break_now(state);
         }
         state.out.clear();
         // A list of ten thousand is no reason to keep its room.
         state.out.shrink_to(4 * MAX_PAYLOAD);
+    }
+
+    fn write(&self, mut bytes: &[u8], time: Duration) -> io::Result<()> {
+        let mut until = None;
+        while !bytes.is_empty() {
+            match send(&self.socket, bytes, SendFlags::DONTWAIT | SendFlags::NOSIGNAL) {
+                Ok(sent) => bytes = &bytes[sent..],
+                Err(rustix::io::Errno::INTR) => {}
+                Err(rustix::io::Errno::AGAIN) => {
+                    let until = *until.get_or_insert_with(|| Instant::now() + time);
+                    ready(&self.socket, PollFlags::OUT, until)?;
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(())
     }
 
     fn break_now(&self, state: &mut State) {
@@ -101,6 +132,8 @@ impl Sender {
 
     /// Ends the connection: nobody on it is answered any more.
     pub(super) fn break_off(&self) {
+        // Whoever writes, and holds the lock, is let go by it.
+        let _ = self.socket.shutdown(Shutdown::Both);
         self.break_now(&mut self.lock());
     }
 
@@ -121,8 +154,42 @@ impl Sender {
         }
         let window = state.initial;
         state.last = stream;
-        state.open.insert(stream, Open { window, begun: false });
+        let open = Open {
+            window,
+            begun: false,
+            heard: false,
+        };
+        state.open.insert(stream, open);
         Admission::Taken
+    }
+
+    /// The client has said all that it says on a stream.
+    pub(super) fn heard(&self, stream: u32) {
+        if let Some(open) = self.lock().open.get_mut(&stream) {
+            open.heard = true;
+        }
+    }
+
+    /// Since when there is no call; `None` where there is one, or something is being done.
+    pub(super) fn idle_since(&self) -> Option<Instant> {
+        let state = self.state.try_lock().ok()?;
+        state.open.is_empty().then_some(state.idle)
+    }
+
+    /// Ends the connection unless there is a call, without waiting for anything; whether it did.
+    pub(super) fn give_way(&self) -> bool {
+        let Ok(mut state) = self.state.try_lock() else {
+            return false;
+        };
+        if !state.open.is_empty() {
+            return false;
+        }
+        // What is under way is told to be unheard, and may be said again elsewhere.
+        let last = state.last;
+        frame::put_goaway(&mut state.out, last, Reason::NoError);
+        self.flush_within(&mut state, Duration::ZERO);
+        self.break_now(&mut state);
+        true
     }
 
     /// Whether the call still wants an answer.
@@ -132,7 +199,9 @@ impl Sender {
 
     /// The client has given a call up.
     pub(super) fn forget(&self, stream: u32) {
-        self.lock().open.remove(&stream);
+        let mut state = self.lock();
+        state.open.remove(&stream);
+        state.idle = Instant::now();
         self.changed.notify_all();
     }
 
@@ -168,7 +237,7 @@ impl Sender {
         Ok(())
     }
 
-    /// Sends a message of an answer, waiting for room until `deadline`.
+    /// Sends a message of an answer, waiting for room until `deadline`, and less while none comes.
     pub(super) fn message(&self, stream: u32, message: &[u8], deadline: Instant) -> Result<(), Gone> {
         let mut state = self.put_message(self.lock(), stream, message, deadline)?;
         self.flush(&mut state);
@@ -185,7 +254,7 @@ impl Sender {
     ) -> Result<MutexGuard<'a, State>, Gone> {
         let head = message::head(message.len());
         let rest = [&head[..], message].concat();
-        let mut at = 0;
+        let (mut at, mut until) = (0, None);
         while at < rest.len() {
             let State {
                 window, open, out, ..
@@ -199,10 +268,13 @@ impl Sender {
                 at += some;
                 *window -= some as i64;
                 open.window -= some as i64;
+                until = None;
                 continue;
             }
             self.flush(&mut state);
-            let left = deadline.saturating_duration_since(Instant::now());
+            let now = Instant::now();
+            let until = *until.get_or_insert(deadline.min(now + self.room));
+            let left = until.saturating_duration_since(now);
             if left.is_zero() {
                 return Err(Gone);
             }
@@ -215,25 +287,26 @@ impl Sender {
         Ok(state)
     }
 
-    /// Ends a call, with a last message where there is one; `false` where it had ended.
+    /// Ends a call, with a last message where there is one; how that was told, `None` where it had ended.
     pub(super) fn finish(
         &self,
         stream: u32,
         message: Option<&[u8]>,
         status: &Status,
         deadline: Instant,
-    ) -> bool {
+    ) -> Option<Code> {
         let mut state = self.lock();
         if let Some(message) = message {
             state = match self.put_message(state, stream, message, deadline) {
                 Ok(state) => state,
-                Err(Gone) => return false,
+                Err(Gone) => {
+                    let status = Status::new(Code::DeadlineExceeded, "the answer was not taken in its time");
+                    return self.finish(stream, None, &status, deadline);
+                }
             };
         }
         let State { open, out, .. } = &mut *state;
-        let Some(mut ended) = open.remove(&stream) else {
-            return false;
-        };
+        let mut ended = open.remove(&stream)?;
         // An answer without messages is headers alone, which its status ends (gRPC's "Trailers-Only").
         let mut block = Vec::with_capacity(64);
         if message.is_none() && !ended.begun {
@@ -243,9 +316,14 @@ impl Sender {
         }
         headers::put_status(&mut block, status);
         frame::put_headers(out, flag::END_STREAM, stream, &block);
+        // A client that would say more is told that nobody listens (RFC 9113, section 8.1).
+        if !ended.heard {
+            frame::put_reset(out, stream, Reason::NoError);
+        }
+        state.idle = Instant::now();
         self.flush(&mut state);
         self.changed.notify_all();
-        true
+        Some(status.code)
     }
 
     /// Tells the client to make no more calls here.

@@ -38,12 +38,12 @@ impl Service for Echo {
             }
             "Many" => {
                 for n in 0..100u8 {
-                    if reply.send(vec![n; 50_000]).is_err() {
-                        return Ok(());
-                    }
+                    let sent = reply.send(vec![n; 50_000]);
+                    sent.map_err(|Gone| Status::new(Code::DeadlineExceeded, ""))?;
                 }
                 Ok(())
             }
+            "Large" => reply.send(vec![0; 100_000]).map_err(|Gone| unreachable!()),
             "Fail" => Err(Status::new(Code::FailedPrecondition, "it is 100% \"so\"")),
             "FailLate" => {
                 let _ = reply.send(b"one".to_vec());
@@ -305,17 +305,36 @@ fn a_connection_too_many_is_closed() {
         ..Limits::default()
     };
     let server = Running::new(limits);
-    let mut first = server.client();
-    first.call("/t.T/Echo", &[], b"x", SOON).unwrap();
-    let mut second = std::os::unix::net::UnixStream::connect(&server.path).unwrap();
+    let first = server.behind("/t.T/Wait", SOON);
+    server.begun.recv().unwrap();
+    let mut second = UnixStream::connect(&server.path).unwrap();
     assert_eq!(second.read(&mut [0]).unwrap(), 0);
-    drop(first);
-    // Its place is free once the server has seen the end of it.
-    let again = || {
-        let mut client = Client::connect(&server.path)?;
-        client.call("/t.T/Echo", &[], b"x", SOON)
+    server.go.send(()).unwrap();
+    first.join().unwrap().unwrap();
+}
+
+#[test]
+fn connections_without_calls_give_way_the_longest_idle_first() {
+    let limits = Limits {
+        connections: 3,
+        ..Limits::default()
     };
-    until(|| again().is_ok());
+    let server = Running::new(limits);
+    let busy = server.behind("/t.T/Wait", SOON);
+    server.begun.recv().unwrap();
+    let mut called = server.client();
+    called.call("/t.T/Echo", &[], b"x", SOON).unwrap();
+    let mut silent = Raw::new(&server);
+    silent.say(|heard| heard.0 == kind::SETTINGS);
+    // The other was idle for longer, until now.
+    called.call("/t.T/Echo", &[], b"x", SOON).unwrap();
+    let mut last = server.client();
+    last.call("/t.T/Echo", &[], b"x", SOON).unwrap();
+    let heard = silent.say(|_| false);
+    assert_eq!(heard.last(), Some(&(kind::GOAWAY, 0, 0)));
+    called.call("/t.T/Echo", &[], b"x", SOON).unwrap();
+    server.go.send(()).unwrap();
+    busy.join().unwrap().unwrap();
 }
 
 /// Says frames, and reads what comes.
@@ -328,9 +347,18 @@ impl Raw {
     fn new(server: &Running) -> Raw {
         let mut out = PREFACE.to_vec();
         frame::put_settings(&mut out, &[]);
-        Raw {
-            socket: UnixStream::connect(&server.path).unwrap(),
-            out,
+        let socket = UnixStream::connect(&server.path).unwrap();
+        socket.set_read_timeout(Some(SOON)).unwrap();
+        Raw { socket, out }
+    }
+
+    /// Begins a call, with as much of its message as there is, and does not say that this is all.
+    fn begin(&mut self, stream: u32, path: &str, data: &[u8]) {
+        let mut block = Vec::new();
+        headers::put_request(&mut block, path, SOON, &[]);
+        frame::put_headers(&mut self.out, 0, stream, &block);
+        for some in data.chunks(frame::MAX_PAYLOAD) {
+            frame::put(&mut self.out, kind::DATA, 0, stream, some);
         }
     }
 
@@ -442,4 +470,113 @@ fn who_does_not_keep_to_the_protocol_is_told_and_left() {
         server.client().call("/t.T/Echo", &[], b"x", SOON).unwrap(),
         [b"x"]
     );
+}
+
+#[test]
+fn a_call_that_is_not_said_to_have_come_whole_is_answered() {
+    let limits = Limits {
+        time: Duration::from_millis(50),
+        ..Limits::default()
+    };
+    let server = Running::new(limits);
+    // Its message has not come: it is in time that it is answered.
+    let mut raw = Raw::new(&server);
+    raw.begin(1, "/t.T/Echo", b"");
+    let heard = raw.say(|heard| heard.0 == kind::RST_STREAM);
+    assert!(
+        heard.ends_with(&[(kind::HEADERS, 1, 5), (kind::RST_STREAM, 1, 0)]),
+        "{heard:?}"
+    );
+    let ended = || server.echo.ended.lock().unwrap().clone();
+    until(|| ended() == [("/t.T/Echo".to_owned(), Code::DeadlineExceeded)]);
+
+    // Its message has: a client that may say more waits for the answer to that, as grpcurl does.
+    let server = Running::new(Limits::default());
+    let mut raw = Raw::new(&server);
+    for (stream, path) in [(1, "/t.T/Nothing"), (3, "/t.T/Echo")] {
+        raw.begin(stream, path, &message::head(0));
+        let heard = raw.say(|heard| heard.0 == kind::RST_STREAM);
+        assert!(
+            heard.ends_with(&[(kind::HEADERS, stream, 5), (kind::RST_STREAM, stream, 0)]),
+            "{heard:?}"
+        );
+    }
+}
+
+/// A client that grants any room, and takes only the first of what is sent.
+fn stalled(server: &Running) -> Raw {
+    let mut raw = Raw::new(server);
+    frame::put_settings(&mut raw.out, &[(frame::setting::INITIAL_WINDOW_SIZE, 1 << 30)]);
+    frame::put_window(&mut raw.out, 0, 1 << 30);
+    raw.call(1, "/t.T/Many");
+    raw.say(|heard| heard.0 == kind::DATA);
+    raw
+}
+
+#[test]
+fn a_client_that_takes_nothing_keeps_no_other_waiting() {
+    let server = Running::new(Limits::default());
+    let _stalled = stalled(&server);
+    let waits = server.behind("/t.T/Wait", Duration::from_secs(3));
+    server.begun.recv().unwrap();
+    assert_eq!(code(waits.join().unwrap()), Code::DeadlineExceeded);
+    assert_eq!(
+        server.client().call("/t.T/Echo", &[], b"x", SOON).unwrap(),
+        [b"x"]
+    );
+    server.go.send(()).unwrap();
+}
+
+#[test]
+fn an_answer_that_is_given_no_room_lets_its_thread_go() {
+    let limits = Limits {
+        readers: 1,
+        room: Duration::from_millis(50),
+        ..Limits::default()
+    };
+    let server = Running::new(limits);
+    let mut raw = Raw::new(&server);
+    raw.call(1, "/t.T/Many");
+    raw.call(3, "/t.T/Large");
+    raw.say(|heard| *heard == (kind::HEADERS, 3, 5));
+    let ended = || server.echo.ended.lock().unwrap().clone();
+    let late = |path: &str| (path.to_owned(), Code::DeadlineExceeded);
+    until(|| ended() == [late("/t.T/Many"), late("/t.T/Large")]);
+    let echo = server
+        .client()
+        .call("/t.T/Echo", &[], b"x", Duration::from_secs(10));
+    assert_eq!(echo.unwrap(), [b"x"]);
+}
+
+#[test]
+fn messages_that_do_not_come_whole_are_bounded_together() {
+    let server = Running::new(Limits::default());
+    let mut raw = Raw::new(&server);
+    let data = [&message::head(1 << 20)[..], &[0; (1 << 20) - 1]].concat();
+    (0..4).for_each(|n| raw.begin(2 * n + 1, "/t.T/Echo", &data));
+    let heard = raw.say(|heard| heard.0 == kind::RST_STREAM);
+    assert_eq!(heard.last(), Some(&(kind::RST_STREAM, 7, 0)));
+    let ended = || server.echo.ended.lock().unwrap().clone();
+    until(|| ended() == [("/t.T/Echo".to_owned(), Code::ResourceExhausted)]);
+}
+
+#[test]
+fn what_is_granted_is_told_first() {
+    let server = Running::new(Limits::default());
+    let mut raw = Raw::new(&server);
+    raw.socket.write_all(&raw.out).unwrap();
+    let mut reader = FrameReader::new(&raw.socket);
+    let frame = reader.next().unwrap().unwrap();
+    assert_eq!(frame.kind, kind::SETTINGS);
+    let settings: Vec<_> = frame.settings().unwrap().collect();
+    assert_eq!(settings, [(3, 64), (4, (1 << 20) + 5), (6, 64 * 1024)]);
+}
+
+#[test]
+fn time_that_is_over_is_over_whatever_there_is_to_read() {
+    let (ours, mut theirs) = UnixStream::pair().unwrap();
+    theirs.write_all(b"x").unwrap();
+    let late = ready(&ours, PollFlags::IN, Instant::now()).unwrap_err();
+    assert_eq!(late.kind(), io::ErrorKind::TimedOut);
+    ready(&ours, PollFlags::IN, Instant::now() + SOON).unwrap();
 }
