@@ -354,6 +354,16 @@ fn labels_and_flags_say_how_a_snapshot_is_mounted() {
     assert_eq!(&updated["containerd.io/snapshot/overlay.upperdir"], path);
     assert_eq!(updated["new"], "1");
     assert_eq!(remote.list(&["name==mapped"]).unwrap()[0].labels, updated);
+
+    // A containerd that has changed the owners itself gets none of it.
+    drop(served);
+    let served = Served::start(&strata, &["--no-remap-ids"]);
+    let remote = served.client("k8s.io");
+    for key in ["mapped", "bare"] {
+        let unmapped = remote.mounts(key).unwrap();
+        let mapped = |option: &String| option.contains("idmap=");
+        assert!(!unmapped[0].options.iter().any(mapped), "{unmapped:?}");
+    }
 }
 
 #[test]

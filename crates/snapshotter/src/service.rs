@@ -2,6 +2,7 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use grpc::{Call, Code, Ended, Gone, Lane, Reply, Status};
 use prost::Message;
@@ -16,6 +17,10 @@ use crate::wire::{self, HEALTH, SERVICE};
 /// Snapshots in one message of a listing (containerd's own number).
 const PAGE: usize = 100;
 
+/// How long a writable directory may be walked: containerd asks for each of them every ten seconds, and does not wait for
+/// the answer before it asks again.
+const WALK: Duration = Duration::from_secs(10);
+
 /// How the service behaves where the contract leaves it open.
 #[derive(Debug, Clone, Default)]
 pub struct Options {
@@ -23,6 +28,8 @@ pub struct Options {
     pub upperdir_label: bool,
     /// Options of every overlay, after its directories.
     pub mount_options: Vec<String>,
+    /// Map no ids by mounts: containerd has changed the owners itself.
+    pub no_remap_ids: bool,
 }
 
 /// The service.
@@ -101,7 +108,11 @@ impl Snapshotter {
     }
 
     fn mounts(&self, mounts: Vec<mount::Mount>) -> Vec<u8> {
+        let maps = |option: &String| option.starts_with("uidmap=") || option.starts_with("gidmap=");
         let mounts = mounts.into_iter().map(|mut mount| {
+            if self.options.no_remap_ids {
+                mount.options.retain(|option| !maps(option));
+            }
             if mount.kind == "overlay" {
                 // Behind the directories, before what the store itself says of how it is written.
                 let place = mount
@@ -243,7 +254,8 @@ impl Snapshotter {
             "Remove" => {
                 let wire::KeyRequest { key, .. } = decode(call)?;
                 let ns = names::of(call, &self.reader, &key)?;
-                self.writer.remove(&ns, &key).map_err(refused)?;
+                // containerd holds a lock meanwhile that starts of containers wait for, and asks for a Cleanup afterwards.
+                self.writer.remove_later(&ns, &key).map_err(refused)?;
                 Ok(Vec::new())
             }
             "Stat" => {
@@ -256,7 +268,8 @@ impl Snapshotter {
             "Usage" => {
                 let wire::KeyRequest { key, .. } = decode(call)?;
                 let ns = names::of(call, &self.reader, &key)?;
-                let usage = self.reader.usage(&ns, &key).map_err(refused)?;
+                let until = Some(Instant::now() + WALK);
+                let usage = self.reader.usage_until(&ns, &key, until).map_err(refused)?;
                 let number = |n: u64| i64::try_from(n).unwrap_or(i64::MAX);
                 let (size, inodes) = (number(usage.bytes), number(usage.inodes));
                 Ok(wire::UsageResponse { size, inodes }.encode_to_vec())
@@ -329,6 +342,9 @@ pub(crate) fn refused(error: Refused) -> Status {
             Fault::ReadOnly(_) => Code::FailedPrecondition,
             Fault::Busy(_) => Code::Unavailable,
             Fault::Corrupt { .. } => Code::DataLoss,
+            Fault::Io { source, .. } if source.kind() == std::io::ErrorKind::TimedOut => {
+                Code::DeadlineExceeded
+            }
             _ => Code::Internal,
         },
         _ => Code::Unknown,

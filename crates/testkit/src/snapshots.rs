@@ -190,13 +190,6 @@ impl Remote {
             .map(|page| wire::ListResponse::decode(&page[..]).unwrap());
         Ok(pages.flat_map(|page| page.info).map(info).collect())
     }
-
-    /// Frees what is left of snapshots that were removed.
-    pub fn cleanup(&self) -> Result<(), SnapshotError> {
-        let snapshotter = self.name.clone();
-        self.ask::<wire::Empty>("Cleanup", &wire::CleanupRequest { snapshotter })
-            .map(drop)
-    }
 }
 
 impl Snapshotter for Remote {
@@ -277,6 +270,12 @@ impl Snapshotter for Remote {
             apparent: 0,
             inodes: answer.inodes as u64,
         })
+    }
+
+    fn cleanup(&self) -> Result<(), SnapshotError> {
+        let snapshotter = self.name.clone();
+        self.ask::<wire::Empty>("Cleanup", &wire::CleanupRequest { snapshotter })
+            .map(drop)
     }
 }
 

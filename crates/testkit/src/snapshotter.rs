@@ -39,6 +39,8 @@ pub trait Snapshotter {
     fn walk(&self, visit: &mut dyn FnMut(Info)) -> Result<(), SnapshotError>;
     /// What one takes, without its parents.
     fn usage(&self, key: &str) -> Result<Usage, SnapshotError>;
+    /// Frees what is left of those that were removed.
+    fn cleanup(&self) -> Result<(), SnapshotError>;
 }
 
 /// One rule, on an empty snapshotter.
@@ -168,6 +170,7 @@ fn basic(s: &dyn Snapshotter) {
     for key in ["run", "two", "base"] {
         s.remove(key).unwrap();
     }
+    s.cleanup().unwrap();
     for gone in [base, next, run] {
         assert!(!upper(&gone).exists());
     }

@@ -35,6 +35,9 @@ pub(crate) struct SnapshotterArgs {
     /// Tell where each snapshot's own directory is, by the label containerd.io/snapshot/overlay.upperdir
     #[arg(long)]
     upperdir_label: bool,
+    /// Map no ids by mounts: for a containerd that does not know the capability remap-ids and changes owners itself
+    #[arg(long)]
+    no_remap_ids: bool,
     /// Options of every overlay mount, with commas between
     #[arg(long, value_name = "OPTIONS", value_delimiter = ',')]
     mount_options: Vec<String>,
@@ -66,6 +69,7 @@ pub(crate) fn snapshotter(context: &Context, args: SnapshotterArgs) -> Outcome {
     let options = Options {
         upperdir_label: args.upperdir_label,
         mount_options: args.mount_options,
+        no_remap_ids: args.no_remap_ids,
     };
     let service = Arc::new(Snapshotter::open(&context.settings.root, options)?);
     let time = Duration::from_secs(args.timeout);

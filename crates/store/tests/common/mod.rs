@@ -264,4 +264,8 @@ impl Snapshotter for Subject {
     fn usage(&self, key: &str) -> Result<Usage, SnapshotError> {
         self.store.usage("ns", key)
     }
+
+    fn cleanup(&self) -> Result<(), SnapshotError> {
+        Ok(self.store.collect().map(drop)?)
+    }
 }
