@@ -21,6 +21,9 @@ const PAGE: usize = 100;
 /// the answer before it asks again.
 const WALK: Duration = Duration::from_secs(10);
 
+/// What waiting for the disk may take.
+const PATIENCE: Duration = Duration::from_secs(600);
+
 /// How the service behaves where the contract leaves it open.
 #[derive(Debug, Clone, Default)]
 pub struct Options {
@@ -298,8 +301,17 @@ impl Snapshotter {
 impl grpc::Service for Snapshotter {
     fn lane(&self, path: &str) -> Lane {
         match method(path) {
-            "Prepare" | "View" | "Commit" | "Remove" | "Update" | "Cleanup" => Lane::Write,
+            "Prepare" | "View" | "Commit" | "Remove" | "Update" => Lane::Write,
+            "Usage" | "Cleanup" => Lane::Walk,
             _ => Lane::Read,
+        }
+    }
+
+    /// A commit waits until the disk has what was unpacked, and a clean-up until trees are removed: as long as they are large.
+    fn time(&self, path: &str, usual: Duration) -> Duration {
+        match method(path) {
+            "Commit" | "Cleanup" => usual.max(PATIENCE),
+            _ => usual,
         }
     }
 

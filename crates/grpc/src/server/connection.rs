@@ -236,7 +236,7 @@ impl Connection<'_> {
         match headers::request(fields) {
             Ok(request) => {
                 let began = Instant::now();
-                let most = self.shared.limits.time;
+                let most = self.shared.service.time(&request.path, self.shared.limits.time);
                 let deadline = began + request.timeout.map_or(most, |timeout| timeout.min(most));
                 self.time(block.stream, &request.path, began, deadline);
                 let incoming = Incoming {

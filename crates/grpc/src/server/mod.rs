@@ -29,17 +29,24 @@ pub trait Service: Send + Sync + 'static {
     /// How it ended, where not well.
     fn call(&self, call: &Call, reply: &mut Reply<'_>) -> Result<(), Status>;
 
+    /// What a call may take, by its path; `usual` is [`Limits::time`].
+    fn time(&self, _path: &str, usual: Duration) -> Duration {
+        usual
+    }
+
     /// A call was answered.
     fn ended(&self, _ended: &Ended<'_>) {}
 }
 
-/// Threads that calls are answered on. What only reads never waits for those that write.
+/// Threads that calls are answered on. What only reads never waits for those that write, nor either for what walks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Lane {
     /// For calls that read.
     Read,
     /// For calls that write.
     Write,
+    /// For calls that take as long as somebody else's data is large, and that nobody needs soon.
+    Walk,
 }
 
 /// A call.
@@ -107,6 +114,8 @@ pub struct Limits {
     pub readers: usize,
     /// Threads for calls that write.
     pub writers: usize,
+    /// Threads for calls that walk.
+    pub walkers: usize,
     /// Calls of each lane that wait for a thread; a further one is refused.
     pub queue: usize,
     /// Connections; for a further one that is closed on which there was no call for the longest, or, where there are
@@ -129,6 +138,7 @@ impl Default for Limits {
         Limits {
             readers: 4,
             writers: 12,
+            walkers: 3,
             queue: 256,
             connections: 32,
             streams: 64,

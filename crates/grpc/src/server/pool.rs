@@ -1,4 +1,4 @@
-//! The threads that answer calls: two lanes, each with a queue that has an end.
+//! The threads that answer calls: three lanes, each with a queue that has an end.
 
 use std::collections::VecDeque;
 use std::io;
@@ -20,7 +20,7 @@ pub(super) struct Job {
 
 pub(super) struct Pool {
     most: usize,
-    lanes: [Queue; 2],
+    lanes: [Queue; 3],
 }
 
 #[derive(Default)]
@@ -84,6 +84,7 @@ pub(super) fn start(shared: &Arc<Shared>) -> io::Result<()> {
     let lanes = [
         (Lane::Read, "read", shared.limits.readers),
         (Lane::Write, "write", shared.limits.writers),
+        (Lane::Walk, "walk", shared.limits.walkers),
     ];
     for (lane, name, threads) in lanes {
         for _ in 0..threads {

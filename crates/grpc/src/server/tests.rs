@@ -187,6 +187,7 @@ fn an_answer_larger_than_every_window_arrives_whole() {
 fn what_takes_too_long_is_answered_and_does_not_stand_in_the_way() {
     let limits = Limits {
         writers: 2,
+        walkers: 1,
         queue: 1,
         ..Limits::default()
     };
@@ -224,6 +225,7 @@ fn what_takes_too_long_is_answered_and_does_not_stand_in_the_way() {
 fn a_call_beyond_the_queue_is_refused() {
     let limits = Limits {
         writers: 1,
+        walkers: 1,
         queue: 0,
         ..Limits::default()
     };
