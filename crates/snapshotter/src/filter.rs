@@ -11,8 +11,8 @@
 //! ```
 //!
 //! Blanks may stand before a field, an operator and a value, not before a comma or a dot, nor at the end: so does
-//! containerd's scanner have it. A value may begin with a dot, where containerd wants quotes around it. A regular expression that is none is refused, where containerd logs that and finds
-//! nothing: whoever asked cannot read that log.
+//! containerd's scanner have it. A value may begin with a dot, where containerd wants quotes around it. A regular
+//! expression that is none is refused, where containerd logs that and finds nothing: whoever asked cannot read that log.
 //!
 //! Of several filters one must hold; where there is none, everything does. The fields are `name`, `parent`, `kind`
 //! (`view`, `active`, `committed`) and `labels."a label"`.

@@ -214,10 +214,19 @@ fn what_takes_too_long_is_answered_and_does_not_stand_in_the_way() {
     }
     (0..2).for_each(|_| server.go.send(()).unwrap());
     // What had waited was given up, not begun; the threads are free for the next.
-    let next = server.behind("/t.T/Wait", SOON);
-    server.begun.recv().unwrap();
     server.go.send(()).unwrap();
-    assert_eq!(next.join().unwrap().unwrap(), [b"waited"]);
+    // Until a thread has taken it out of the queue, there is no room in that for the next.
+    let next = loop {
+        match server.behind("/t.T/Wait", SOON).join().unwrap() {
+            Err(error)
+                if error
+                    .status()
+                    .is_some_and(|is| is.code == Code::ResourceExhausted) => {}
+            next => break next,
+        }
+    };
+    assert_eq!(next.unwrap(), [b"waited"]);
+    server.begun.recv().unwrap();
     assert!(server.begun.try_recv().is_err());
 }
 
@@ -316,25 +325,24 @@ fn a_connection_too_many_is_closed() {
 }
 
 #[test]
-fn connections_without_calls_give_way_the_longest_idle_first() {
+fn connections_without_calls_give_way_to_further_ones() {
     let limits = Limits {
-        connections: 3,
+        connections: 2,
         ..Limits::default()
     };
     let server = Running::new(limits);
     let busy = server.behind("/t.T/Wait", SOON);
     server.begun.recv().unwrap();
-    let mut called = server.client();
-    called.call("/t.T/Echo", &[], b"x", SOON).unwrap();
     let mut silent = Raw::new(&server);
     silent.say(|heard| heard.0 == kind::SETTINGS);
-    // The other was idle for longer, until now.
-    called.call("/t.T/Echo", &[], b"x", SOON).unwrap();
-    let mut last = server.client();
-    last.call("/t.T/Echo", &[], b"x", SOON).unwrap();
+    // Whether something is just being said to the one that is to give way is the server's timing.
+    let further = || {
+        let mut client = Client::connect(&server.path)?;
+        client.call("/t.T/Echo", &[], b"x", SOON)
+    };
+    until(|| further().is_ok());
     let heard = silent.say(|_| false);
     assert_eq!(heard.last(), Some(&(kind::GOAWAY, 0, 0)));
-    called.call("/t.T/Echo", &[], b"x", SOON).unwrap();
     server.go.send(()).unwrap();
     busy.join().unwrap().unwrap();
 }
