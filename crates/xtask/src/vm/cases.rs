@@ -111,7 +111,7 @@ const DEBIANS: &[&str] = &[
 ];
 
 /// Emulation is slow, and a case that hangs must not cost the whole run.
-pub(super) const LIMIT: Duration = Duration::from_secs(480);
+pub(super) const LIMIT: Duration = Duration::from_secs(900);
 
 /// Test targets named `vm_*` run only here: their package says `test = false` for them. Builds all of them.
 pub(crate) fn chosen(only: Option<&str>) -> Result<Cases> {
