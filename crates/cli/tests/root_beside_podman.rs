@@ -173,6 +173,26 @@ fn it_shares_no_more_with_the_machine() {
     }
 }
 
+/// No container fills the machine with processes, whatever counts them here.
+#[test]
+fn it_has_no_more_processes() {
+    let both = Both::new();
+    let script =
+        "(n=0; while [ $n -lt 3000 ]; do sleep 60 & n=$((n+1)); echo $n; done) 2>/dev/null | tail -n 1";
+    let [ours, theirs] = both.say(script).map(|said| said.trim().parse::<u32>().unwrap());
+    assert!(theirs < 3000, "podman's are not counted: {theirs}");
+    assert!(ours <= theirs, "{ours} {theirs}");
+    both.strata.ok(["create", "--name", "box", "busybox"]);
+    let told = |name| {
+        both.strata
+            .ok(["inspect", "-f", "{{.HostConfig.PidsLimit}}", name])
+    };
+    assert_eq!(told("box"), "2048\n");
+    both.strata
+        .ok(["create", "--name", "free", "--pids-limit=-1", "busybox"]);
+    assert_ne!(told("free"), "2048\n");
+}
+
 /// Each system call that podman's filter refuses, ours refuses.
 #[cfg(target_arch = "x86_64")]
 #[test]

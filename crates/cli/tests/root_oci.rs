@@ -311,14 +311,6 @@ fn held_still_listed_and_limited() {
         fs::write(&file, r#"{"memory":{"limit":41943040}}"#).unwrap();
         runtime.ok(&["update", "--resources", &file, "one"]);
         assert_eq!(oci::memory_limit(&pid), 40 << 20);
-        fs::write(
-            &file,
-            r#"{"hugepageLimits":[{"pageSize":"2MB","limit":2097152}]}"#,
-        )
-        .unwrap();
-        if runtime.is_ours() {
-            runtime.refused(&["update", "--resources", &file, "one"], "huge page");
-        }
         runtime.ok(&["kill", "--all", "one", "KILL"]);
         wait_until(|| runtime.status("one") == "stopped");
         runtime.ok(&["delete", "one"]);
@@ -417,7 +409,6 @@ fn what_ours_refuses_by_name() {
     let runtime = Runtime::ours();
     runtime.args(&["true"]);
     runtime.refused(&["--systemd-cgroup", "create", "one"], "SLICE:PREFIX:NAME");
-    runtime.refused(&["create", "--no-pivot", "one"], "--no-pivot is not supported");
     runtime.refused(&["checkpoint", "one"], "unrecognized subcommand");
     runtime.refused(&["create", "--nosuch", "one"], "--nosuch");
     runtime.configure(|spec| spec["linux"]["intelRdt"] = json!({}));

@@ -119,7 +119,14 @@ impl Engine {
         let Some(plan) = Details::of(&row).plan.filter(|_| state.is_up()) else {
             return Ok(());
         };
-        let limits = spec::limits(&plan.container, host)?;
+        let mut limits = spec::limits(&plan.container, host)?;
+        let mut spec = bundle.spec()?;
+        let running = spec.linux().as_ref();
+        let running = running.and_then(|linux| linux.resources().as_ref());
+        if plan.container.resources.pids_limit.is_none() && running.is_none_or(|all| all.pids().is_none()) {
+            // Nobody asked for a limit of them, and it was started where there was none.
+            limits.set_pids(None);
+        }
         let cgroup = |source| UpdateError::Cgroup {
             name: row.name.clone(),
             source,
@@ -131,7 +138,6 @@ impl Engine {
             changed.map_err(cgroup)?;
         }
         // What others read, and what a supervisor starts it from again.
-        let mut spec = bundle.spec()?;
         if let Some(linux) = spec.linux_mut().as_mut() {
             let mut all = linux.resources().clone().unwrap_or_default();
             all.set_memory(*limits.memory())

@@ -14,7 +14,7 @@
 //! removes when they have become empty; nothing stays behind.
 //!
 //! ```text
-//! create(spec, id) → fd() for clone3, join_v1(pid) → … kill(), freeze(), oom_kills() … → remove()
+//! create(spec, id) → fd() for clone3, doors() for the process itself → … kill(), freeze(), oom_kills() … → remove()
 //! ```
 
 mod hierarchy;
@@ -37,6 +37,7 @@ use sys::Dir;
 
 use crate::devices::{Loaded, RuleError, Rules};
 pub use hierarchy::Hierarchies;
+pub use node::Door;
 use node::{Node, controllers, make, open};
 pub use sweep::{FORGOTTEN, sweep};
 pub use systemd::{Manager, Unit};
@@ -295,17 +296,12 @@ impl Cgroup {
         self.unified.as_ref().map(|node| node.dir.as_fd())
     }
 
-    /// Whether [`Cgroup::join_v1`] has anything to do, which takes milliseconds.
-    pub fn has_v1(&self) -> bool {
-        !self.v1.is_empty()
-    }
-
-    /// Puts a process, which must have no children yet, into the v1 hierarchies that limits need.
+    /// The ways into the v1 hierarchies that limits need: a process is not born there, but can go by itself.
     ///
     /// # Errors
-    /// The kernel refuses it.
-    pub fn join_v1(&self, pid: i32) -> Result<(), CgroupError> {
-        self.v1.iter().try_for_each(|node| node.join(pid))
+    /// One cannot be opened.
+    pub fn doors(&self) -> Result<Vec<Door>, CgroupError> {
+        self.v1.iter().map(Door::of).collect()
     }
 
     /// Puts a process into the cgroup2, for kernels without `CLONE_INTO_CGROUP` (before 5.7).

@@ -224,6 +224,12 @@ pub fn limits(options: &ContainerOptions, host: &Host) -> Result<LinuxResources,
     resources::limits(options, host)
 }
 
+/// How many processes and threads a container of these options may have: what was asked for, or what it has where
+/// nothing was and they can be counted.
+pub fn process_limit(options: &ContainerOptions, host: &Host) -> Option<i64> {
+    resources::process_limit(options, host)
+}
+
 /// The program and its arguments: the user's command after the entrypoint. A new entrypoint drops the image's command
 /// with the image's entrypoint.
 ///

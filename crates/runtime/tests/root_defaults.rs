@@ -206,6 +206,7 @@ fn without_cgroups_the_root_has_no_devices() {
         options.cap_add = vec![security::capability("--cap-add", "mknod").unwrap()];
         options.devices = vec![devices::device("/dev/urandom:/dev/listed").unwrap()];
         options.mounts = vec![mounts::tmpfs("/memory:dev").unwrap()];
+        options.resources.pids_limit = Some(-1);
         for volume in [
             format!("{source}:/shared:dev"),
             "/dev/null:/not-wanted".to_owned(),
@@ -225,6 +226,7 @@ fn without_cgroups_the_root_has_no_devices() {
 
     let (ended, _) = run(&container("true", |options| {
         options.cgroup_parent = Some("/batch".to_owned());
+        options.resources.pids_limit = Some(-1);
     }));
     let error = ended.unwrap_err().to_string();
     assert!(

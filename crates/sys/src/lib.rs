@@ -34,6 +34,7 @@ pub mod process;
 pub mod pty;
 pub mod quota;
 pub mod record_lock;
+pub mod route;
 pub mod seccomp;
 pub mod signal;
 pub mod socket;

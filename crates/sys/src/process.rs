@@ -297,6 +297,22 @@ pub fn set_io_priority(class: u16, level: u16) -> io::Result<()> {
     check(unsafe { libc::syscall(libc::SYS_ioprio_set, WHO_PROCESS, 0, value) })
 }
 
+/// Sets from which memory nodes the calling thread takes its memory (`set_mempolicy(2)`): a mode with its flags, and the
+/// nodes, a bit each.
+pub fn set_memory_policy(mode: i32, nodes: &[u64]) -> io::Result<()> {
+    // The kernel takes one less than it is told.
+    let length = match nodes.len() {
+        0 => 0,
+        words => words * 64 + 1,
+    };
+    let mask = match nodes.is_empty() {
+        true => std::ptr::null(),
+        false => nodes.as_ptr(),
+    };
+    // SAFETY: the kernel reads as many bits as `length` says less one, which is what `nodes` has; none where it is null.
+    check(unsafe { libc::syscall(libc::SYS_set_mempolicy, mode, mask, length) })
+}
+
 /// What `sched_setattr(2)` sets; times are nanoseconds.
 #[derive(Debug, Default, Clone, Copy)]
 pub struct Scheduling {

@@ -99,7 +99,7 @@ pub(super) struct CreateArgs {
     /// Directory of config.json
     #[arg(short, long, value_name = "DIR", default_value = ".")]
     pub(super) bundle: PathBuf,
-    /// Refused: a root that is moved to, not changed to
+    /// Move its root over the host's, where that is an initramfs that cannot be exchanged
     #[arg(long)]
     pub(super) no_pivot: bool,
     #[command(flatten)]
@@ -142,7 +142,7 @@ pub(super) struct ExecArgs {
     pub(super) detach: bool,
     /// File of JSON that says everything of the process
     #[arg(short, long, value_name = "FILE", conflicts_with_all = ["user", "additional_gids", "cwd", "env",
-        "cap", "no_new_privs", "apparmor", "words"])]
+        "cap", "no_new_privs", "apparmor", "process_label", "words"])]
     pub(super) process: Option<PathBuf>,
     /// Give it a terminal, whatever the file says
     #[arg(short, long)]
@@ -168,6 +168,9 @@ pub(super) struct ExecArgs {
     /// AppArmor profile
     #[arg(long, value_name = "PROFILE")]
     pub(super) apparmor: Option<String>,
+    /// SELinux label
+    #[arg(long, value_name = "LABEL")]
+    pub(super) process_label: Option<String>,
     #[command(flatten)]
     pub(super) wish: WishArgs,
     /// The container

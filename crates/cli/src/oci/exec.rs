@@ -22,6 +22,7 @@ pub(super) fn exec(containers: &Containers, args: ExecArgs) -> Outcome {
             capabilities: args.cap,
             no_new_privileges: args.no_new_privs,
             apparmor: args.apparmor,
+            label: args.process_label,
         })?,
     };
     if args.tty {

@@ -27,16 +27,12 @@ fn made(
     systemd_cgroup: bool,
     detach: bool,
 ) -> Result<Process, Failure> {
-    if args.no_pivot {
-        return Err(
-            "--no-pivot is not supported: without a change of root the host's tree stays in reach".into(),
-        );
-    }
     let preserved = runtime::oci::inherited(args.wish.preserve_fds)?;
     Ok(containers.create(&CreateRequest {
         id: &args.id,
         bundle: &args.bundle,
         systemd_cgroup,
+        no_pivot: args.no_pivot,
         wish: wish(&args.wish, &preserved, detach),
     })?)
 }

@@ -9,6 +9,7 @@ use runtime::options::limits::CPU_PERIOD;
 use runtime::options::mounts::MountKind;
 use runtime::options::namespaces::NamespaceOption;
 use runtime::options::security::CapabilityOption;
+use runtime::spec::{Host, process_limit};
 use serde_json::{Value, json};
 use store::{Container, Quota};
 
@@ -100,13 +101,18 @@ pub(super) fn told(plan: &Plan, row: &Container, quota: Option<&Quota>) -> Value
         "CpuShares": resources.cpu_shares.unwrap_or_default(),
         "CpusetCpus": resources.cpuset_cpus.as_deref().unwrap_or_default(),
         "CpusetMems": resources.cpuset_mems.as_deref().unwrap_or_default(),
-        "PidsLimit": resources.pids_limit.filter(|limit| *limit > 0),
+        "PidsLimit": processes(plan),
         "BlkioWeight": resources.blkio_weight.unwrap_or_default(),
     });
     // More than the macro takes.
     told["UsernsMode"] = json!(users_mode(plan));
     told["OomScoreAdj"] = json!(options.oom_score_adj.unwrap_or_default());
     told
+}
+
+/// What the next start has, where nobody asked: it hangs on the machine.
+fn processes(plan: &Plan) -> Option<i64> {
+    process_limit(&plan.container, &Host::probe().ok()?)
 }
 
 /// `SOURCE:PLACE:OPTIONS` of each directory of the machine and each volume.

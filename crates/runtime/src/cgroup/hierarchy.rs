@@ -4,8 +4,12 @@ use std::cell::OnceCell;
 use std::io;
 use std::path::{Path, PathBuf};
 
-/// `CGROUP2_SUPER_MAGIC` (linux/magic.h).
+/// `CGROUP_SUPER_MAGIC` and `CGROUP2_SUPER_MAGIC` (linux/magic.h).
+const CGROUP_MAGIC: u32 = 0x0027_e0eb;
 const CGROUP2_MAGIC: u32 = 0x6367_7270;
+
+/// Where everybody mounts the v1 hierarchy that every start wants.
+const USUAL_PIDS: &str = "/sys/fs/cgroup/pids";
 
 /// The hierarchies of a machine: unified (v2), v1, or both beside each other (hybrid), where the v2 one usually has no
 /// controllers but everything else.
@@ -36,7 +40,7 @@ impl Hierarchies {
     /// The mount table cannot be read.
     pub fn find() -> io::Result<Hierarchies> {
         for usual in ["/sys/fs/cgroup", "/sys/fs/cgroup/unified"] {
-            if rustix::fs::statfs(usual).is_ok_and(|stat| stat.f_type as u32 == CGROUP2_MAGIC) {
+            if is(usual, CGROUP2_MAGIC) {
                 return Ok(Hierarchies {
                     unified: Some(usual.into()),
                     v1: OnceCell::new(),
@@ -64,11 +68,15 @@ impl Hierarchies {
         self.unified.as_deref()
     }
 
-    /// Where the v1 hierarchy with this controller is mounted.
+    /// Where the v1 hierarchy with this controller is mounted. That of `pids` is looked for in its usual place first: with
+    /// many containers the mount table is long.
     ///
     /// # Errors
     /// The mount table cannot be read.
     pub fn v1(&self, controller: &str) -> io::Result<Option<PathBuf>> {
+        if controller == "pids" && self.v1.get().is_none() && is(USUAL_PIDS, CGROUP_MAGIC) {
+            return Ok(Some(USUAL_PIDS.into()));
+        }
         let has = |one: &&Legacy| one.controllers.iter().any(|known| known == controller);
         Ok(self.legacy()?.iter().find(has).map(|one| one.mount.clone()))
     }
@@ -81,9 +89,17 @@ impl Hierarchies {
         Ok(self.legacy()?.iter().map(|one| one.mount.clone()).collect())
     }
 
-    /// Whether processes can be counted in every cgroup beneath `parent`, a place below the root of cgroup2, and at no cost:
-    /// joining a hierarchy of v1 for it would take longer than the rest of a start.
+    /// Whether processes can be counted in every cgroup beneath `parent`, a place below the root of a hierarchy: by
+    /// cgroup2, or in a hierarchy of v1 in which cgroups may be made.
     pub fn counts_processes(&self, parent: &Path) -> bool {
+        let in_v1 = || {
+            let mount = self.v1("pids").ok().flatten();
+            mount.is_some_and(|mount| rustix::fs::access(mount, rustix::fs::Access::WRITE_OK).is_ok())
+        };
+        self.counts_processes_unified(parent) || in_v1()
+    }
+
+    fn counts_processes_unified(&self, parent: &Path) -> bool {
         let Some(mount) = &self.unified else { return false };
         let place = mount.join(parent.strip_prefix("/").unwrap_or(parent));
         let levels = place.ancestors().take_while(|level| level.starts_with(mount));
@@ -131,6 +147,10 @@ impl Hierarchies {
             }),
         }
     }
+}
+
+fn is(path: &str, magic: u32) -> bool {
+    rustix::fs::statfs(path).is_ok_and(|stat| stat.f_type as u32 == magic)
 }
 
 fn legacy(table: Vec<mount::table::Entry>) -> Vec<Legacy> {

@@ -1,7 +1,7 @@
 //! One directory of a cgroup in one hierarchy: making it, and the files in it.
 
 use std::io;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{Mode, OFlags};
@@ -78,6 +78,46 @@ impl Node {
             }
         }
         Ok(())
+    }
+}
+
+/// The way into a v1 directory for a process that goes by itself.
+///
+/// A thread that moves itself, by its file `tasks`, need not wait until nobody on the machine forks or ends any more, as
+/// every move by `cgroup.procs` and of somebody else does (since Linux 5.5): 30 µs in place of 5 to 20 ms. A process just
+/// forked is one thread.
+#[derive(Debug)]
+pub struct Door {
+    file: OwnedFd,
+    path: PathBuf,
+}
+
+impl Door {
+    pub(super) fn of(node: &Node) -> Result<Door, CgroupError> {
+        let opened = node.dir.open_file("tasks", OFlags::WRONLY, Mode::empty());
+        Ok(Door {
+            file: opened
+                .map_err(|source| failed("open", &node.path, source))?
+                .into(),
+            path: node.path.clone(),
+        })
+    }
+
+    /// Puts the calling thread there, which is to be the only one of its process.
+    ///
+    /// # Errors
+    /// The kernel refuses it.
+    pub fn enter(&self) -> Result<(), CgroupError> {
+        match rustix::io::write(&self.file, b"0") {
+            Ok(_) => Ok(()),
+            Err(error) => Err(failed("join", &self.path, error.into())),
+        }
+    }
+}
+
+impl AsFd for Door {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.file.as_fd()
     }
 }
 

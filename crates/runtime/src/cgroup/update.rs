@@ -10,7 +10,7 @@ use super::{Cgroup, CgroupError, Hierarchies, failed};
 
 /// What can be changed, by controller: a file that the controller always has, and the files that are written with what they
 /// hold where nothing is limited. Of v1, memory and swap together come before the memory, which may not be above it.
-const UNIFIED: [Limited; 5] = [
+const UNIFIED: [Limited; 7] = [
     (
         "memory",
         "memory.max",
@@ -32,8 +32,10 @@ const UNIFIED: [Limited; 5] = [
         &[("io.bfq.weight", "100"), ("io.weight", "default 100")],
     ),
     ("pids", "pids.max", &[("pids.max", "max")]),
+    ("hugetlb", EACH, &[]),
+    ("rdma", "rdma.max", &[]),
 ];
-const V1: [Limited; 5] = [
+const V1: [Limited; 7] = [
     (
         "memory",
         "memory.limit_in_bytes",
@@ -55,7 +57,12 @@ const V1: [Limited; 5] = [
         &[("blkio.weight", "500"), ("blkio.bfq.weight", "100")],
     ),
     ("pids", "pids.max", &[("pids.max", "max")]),
+    ("hugetlb", EACH, &[]),
+    ("rdma", "rdma.max", &[]),
 ];
+
+/// In the place of a file that the controller always has, where each has others: one for each size of page.
+const EACH: &str = "";
 
 /// A controller, by its name in v2.
 type Limited = (
@@ -66,7 +73,7 @@ type Limited = (
 
 impl Cgroup {
     /// Limits memory, time of processors, block I/O and number of tasks as `resources` say, and lifts the limits of these
-    /// that they do not name. Which processors and memory nodes it has is only changed.
+    /// that they do not name. Which processors and memory nodes it has, and how much of huge pages and RDMA, is only changed.
     ///
     /// # Errors
     /// The kernel refuses a value; or a limit needs a v1 hierarchy that the container was not put into when it was started.
@@ -117,6 +124,11 @@ impl Cgroup {
     }
 
     fn update_v1(&self, mark: &str, free: &[(&str, &str)], settings: &[Setting]) -> Result<(), CgroupError> {
+        let mark = match (mark, settings.first()) {
+            (EACH, Some(first)) => first.file.as_str(),
+            (EACH, None) => return Ok(()),
+            (mark, _) => mark,
+        };
         let has = |node: &&Node| node.path.join(mark).exists();
         match (self.v1.iter().find(has), settings.first()) {
             (Some(node), _) => {

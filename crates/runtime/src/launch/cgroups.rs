@@ -5,7 +5,7 @@ use std::os::fd::BorrowedFd;
 
 use oci_spec::runtime::{LinuxNamespaceType, Spec};
 
-use crate::cgroup::{Cgroup, CgroupPaths, DeviceControl, Hierarchies, Manager};
+use crate::cgroup::{Cgroup, CgroupPaths, DeviceControl, Door, Hierarchies, Manager};
 use crate::control::Concern;
 use crate::devices::Loaded;
 
@@ -42,7 +42,6 @@ impl Cgroups {
         id: &str,
         loaded: Option<&Loaded>,
     ) -> Result<Cgroups> {
-        let fault = |error: &dyn std::fmt::Display| Fault::new(error.to_string()).about(Concern::Cgroup);
         let hierarchies = Hierarchies::find().map_err(|error| fault(&error))?;
         let own = match manager {
             Some(manager) => Cgroup::create_as_unit(manager, &hierarchies, spec, id),
@@ -72,17 +71,10 @@ impl Cgroups {
         self.own.as_ref().and_then(Cgroup::fd)
     }
 
-    /// Whether there are others that it has to be put into.
-    pub(crate) fn must_be_joined(&self) -> bool {
-        self.own.as_ref().is_some_and(Cgroup::has_v1)
-    }
-
-    /// Puts the process into those.
-    pub(crate) fn join(&self, pid: i32) -> Result<()> {
-        let joined = self.own.as_ref().map(|own| own.join_v1(pid));
-        joined
-            .unwrap_or(Ok(()))
-            .map_err(|error| Fault::new(error.to_string()).about(Concern::Cgroup))
+    /// The ways into the others, which it has to go by itself.
+    pub(crate) fn doors(&self) -> Result<Vec<Door>> {
+        let doors = self.own.as_ref().map(Cgroup::doors);
+        doors.unwrap_or(Ok(Vec::new())).map_err(|error| fault(&error))
     }
 
     /// The container's first process is there.
@@ -137,4 +129,16 @@ impl Cgroups {
             .and_then(|own| own.remove().err())
             .map(|error| error.to_string())
     }
+}
+
+fn fault(error: &dyn std::fmt::Display) -> Fault {
+    Fault::new(error.to_string()).about(Concern::Cgroup)
+}
+
+/// Puts the calling process, which has one thread, into all that these lead to.
+pub(super) fn enter(doors: &[Door]) -> Result<()> {
+    doors
+        .iter()
+        .try_for_each(Door::enter)
+        .map_err(|error| fault(&error))
 }

@@ -6,7 +6,7 @@ use sys::process::namespaces as kind;
 
 use super::fault::{About, Fault, Result};
 use super::namespaces::Namespaces;
-use super::{apparmor, listener};
+use super::{apparmor, listener, memory_policy, net_devices, selinux};
 use crate::control::Concern;
 
 /// Refuses what cannot be done, and specs that contradict themselves.
@@ -37,22 +37,10 @@ pub(super) fn check(spec: &Spec, namespaces: &Namespaces) -> Result<()> {
     if linux.intel_rdt().is_some() {
         return refuse("linux.intelRdt");
     }
-    if linux.memory_policy().is_some() {
-        return refuse("linux.memoryPolicy");
-    }
-    if linux
-        .net_devices()
-        .as_ref()
-        .is_some_and(|devices| !devices.is_empty())
-    {
-        return refuse("linux.netDevices");
-    }
-    if linux
-        .mount_label()
-        .as_deref()
-        .is_some_and(|label| !label.is_empty())
-    {
-        return refuse("linux.mountLabel");
+    memory_policy::check(linux)?;
+    net_devices::check(spec, namespaces)?;
+    if let Some(label) = selinux::of_mounts(Some(linux)) {
+        selinux::check("linux.mountLabel", label)?;
     }
     if let Some(seccomp) = linux.seccomp() {
         listener::check(seccomp)?;
@@ -84,9 +72,8 @@ pub(super) fn check_process(process: &Process) -> Result<()> {
         let text = format!("working directory {:?} is not absolute", process.cwd().display());
         return Err(Fault::new(text).about(Concern::Directory));
     }
-    let label = process.selinux_label().as_deref().unwrap_or_default();
-    if !label.is_empty() {
-        return Err(Fault::new("process.selinuxLabel is not supported"));
+    if let Some(label) = selinux::wanted(process) {
+        selinux::check("process.selinuxLabel", label)?;
     }
     if let Some(profile) = apparmor::wanted(process) {
         apparmor::check(profile).about(Concern::Apparmor)?;
@@ -111,7 +98,12 @@ mod tests {
         checked(&spec("", "")).unwrap();
         for (linux, rest, says) in [
             (r#","intelRdt":{}"#, "", "intelRdt"),
-            (r#","mountLabel":"x""#, "", "mountLabel"),
+            (
+                r#","memoryPolicy":{"mode":"MPOL_BIND","nodes":"x"}"#,
+                "",
+                "memoryPolicy",
+            ),
+            (r#","netDevices":{"eth1":{}}"#, "", "netDevices"),
             (r#","rootfsPropagation":"sideways""#, "", "sideways"),
             (
                 r#","uidMappings":[{"hostID":1,"containerID":0,"size":1}]"#,

@@ -17,7 +17,7 @@ use super::rootfs::{self, Tree};
 use super::steps::{self, Steps};
 use super::sync::{Sync, Word};
 use super::sysctl::{self, Proc};
-use super::{Order, apparmor};
+use super::{Order, cgroups};
 use crate::control::Concern;
 
 /// What was prepared before the fork.
@@ -27,7 +27,7 @@ pub(super) struct Prepared {
     /// For each of the spec's mounts, what the child could not make itself: see [`super::idmap::prepare`] and
     /// [`super::mounts::make_sysfs`].
     pub(super) ready: Vec<Option<OwnedFd>>,
-    /// The launcher has something to do before the child may go on: id maps, cgroups that are joined by number.
+    /// The launcher has something to do before the child may go on: id maps.
     pub(super) waits_for_parent: bool,
 }
 
@@ -76,6 +76,7 @@ impl Child<'_> {
             sync: self.sync,
         };
         steps::begin()?;
+        cgroups::enter(self.order.doors)?;
         self.enter_namespaces()?;
         let proc = Proc::open()?;
         let tree = Tree::open(self.spec, self.order, &self.prepared.ready).about(Concern::Mount)?;
@@ -94,7 +95,7 @@ impl Child<'_> {
             self.sync.wait()?;
             self.run_hooks("createContainer", "created")?;
         }
-        rootfs::change_root(self.spec, &root).about(Concern::Mount)?;
+        rootfs::change_root(self.spec, &root, self.order.no_pivot).about(Concern::Mount)?;
         drop(root);
 
         let filter = self.sync.wait_for_program()?;
@@ -109,15 +110,10 @@ impl Child<'_> {
             None => steps,
         };
         self.run_hooks("startContainer", "created")?;
-        let profile = apparmor::wanted(process);
-        if let Some(profile) = profile {
-            apparmor::at_exec(&proc, profile).about(Concern::Apparmor)?;
-        }
+        steps.confine_program(&proc)?;
         if super::wants_init(self.spec) {
             // The init process executes nothing, and is to be confined as what it stands before.
-            stand_before(&steps, filter.as_ref(), || {
-                profile.map_or(Ok(()), |name| apparmor::now(&proc, name).about(Concern::Apparmor))
-            })
+            stand_before(&steps, filter.as_ref(), || steps.confine_this(&proc))
         } else {
             drop(proc);
             steps.execute(filter.as_ref())

@@ -27,7 +27,8 @@ use super::root::Root;
 use super::steps::{self, Steps};
 use super::sync::{Sync, Word};
 use super::sysctl::Proc;
-use super::{apparmor, check, console, namespaces, sibling};
+use super::{cgroups, check, console, namespaces, sibling};
+use crate::cgroup::Door;
 use crate::control::Concern;
 
 /// What is to be executed, and in which container.
@@ -50,8 +51,8 @@ pub(crate) struct ExecOrder<'a> {
     pub(crate) size: Option<(u16, u16)>,
     /// The cgroup2 directory that the process is born in.
     pub(crate) cgroup: Option<BorrowedFd<'a>>,
-    /// Puts the process of this number into the cgroups that cannot be born in.
-    pub(crate) join: Option<&'a dyn Fn(i32) -> Result<()>>,
+    /// Ways into cgroups that it cannot be born in.
+    pub(crate) doors: &'a [Door],
 }
 
 /// A process on its way to its program. Dropped before that, it is killed; whoever dropped it reaps it.
@@ -114,6 +115,7 @@ pub(crate) fn fork(order: &ExecOrder<'_>) -> Result<Joining> {
     kept.extend(order.stdio.iter().map(AsFd::as_fd));
     kept.extend(order.preserved.iter().map(AsFd::as_fd));
     kept.extend(order.cgroup);
+    kept.extend(order.doors.iter().map(AsFd::as_fd));
     // The cgroup namespace comes last: a cgroup is not born into from a namespace in which it cannot be seen.
     let go = || {
         sys::process::join_namespaces(order.first, kinds & !kind::CGROUP)
@@ -127,12 +129,10 @@ pub(crate) fn fork(order: &ExecOrder<'_>) -> Result<Joining> {
         executing: false,
         agent,
     };
-    let tell = || "telling the process".to_owned();
-    if let Some(join) = order.join {
-        join(joining.pid())?;
-        joining.sync.allow().during(tell)?;
-    }
-    joining.sync.allow_program(filter.as_ref()).during(tell)?;
+    joining
+        .sync
+        .allow_program(filter.as_ref())
+        .during(|| "telling the process".into())?;
     Ok(joining)
 }
 
@@ -236,9 +236,7 @@ impl Newcomer<'_> {
         let (order, steps, sync) = (self.order, &self.steps, self.steps.sync);
         steps::hide()?;
         steps::begin()?;
-        if order.join.is_some() {
-            sync.wait()?;
-        }
+        cgroups::enter(order.doors)?;
         if self.kinds & kind::CGROUP != 0 {
             sys::process::join_namespaces(order.first, kind::CGROUP)
                 .during(|| "joining the container's cgroup namespace".into())
@@ -254,9 +252,7 @@ impl Newcomer<'_> {
         let filter: Option<Filter> = sync.wait_for_program()?;
         steps.take_streams(pty)?;
         program::enter_directory(order.process.cwd().as_os_str())?;
-        if let Some(profile) = apparmor::wanted(order.process) {
-            apparmor::at_exec(self.proc, profile).about(Concern::Apparmor)?;
-        }
+        steps.confine_program(self.proc)?;
         steps.execute(filter.as_ref())
     }
 

@@ -20,14 +20,17 @@ pub(crate) mod hooks;
 mod identity;
 mod idmap;
 mod listener;
+mod memory_policy;
 mod mounts;
 mod namespaces;
+mod net_devices;
 mod options;
 mod paths;
 mod program;
 mod root;
 mod rootfs;
 mod scheduling;
+mod selinux;
 mod sibling;
 mod steps;
 mod sync;
@@ -41,6 +44,7 @@ use rustix::event::{PollFd, PollFlags};
 use rustix::process::{Signal, WaitId, WaitIdOptions};
 use sys::process::{Fork, namespaces as kind};
 
+use crate::cgroup::Door;
 use crate::control::Concern;
 pub(crate) use cgroups::Cgroups;
 use child::Prepared;
@@ -79,10 +83,12 @@ pub(crate) struct Order<'a> {
     pub(crate) size: Option<(u16, u16)>,
     /// The cgroup2 directory that the process is born in.
     pub(crate) cgroup: Option<BorrowedFd<'a>>,
-    /// Puts the process of this number into the cgroups that cannot be born in.
-    pub(crate) join: Option<&'a dyn Fn(i32) -> Result<()>>,
+    /// Ways into cgroups that it cannot be born in.
+    pub(crate) doors: &'a [Door],
     /// What a mount of type `cgroup` shows.
     pub(crate) cgroup_view: CgroupView,
+    /// The root is moved over the host's and gone into: what it lies on is none that can be exchanged.
+    pub(crate) no_pivot: bool,
     /// No device node opens anything but those that the spec lists: nobody else refuses them.
     pub(crate) nodev: bool,
 }
@@ -134,7 +140,7 @@ impl<'a> Launch<'a> {
             .as_ref()
             .ok_or_else(|| Fault::new("the configuration has no process"))?;
         let mut prepared = Prepared {
-            waits_for_parent: namespaces.makes(kind::USER) || order.join.is_some(),
+            waits_for_parent: namespaces.makes(kind::USER),
             program: Program::of(process)?,
             ready: idmap::prepare(order.spec, order.bundle).about(Concern::Mount)?,
             namespaces,
@@ -174,13 +180,9 @@ impl<'a> Launch<'a> {
             sync: own_end.ok_or_else(|| Fault::new("the child's memory is not its own"))?,
             filter: None,
         };
+        net_devices::give(order.spec, &prepared.namespaces, launch.pid())?;
         if prepared.waits_for_parent {
-            if prepared.namespaces.makes(kind::USER) {
-                launch.map_ids()?;
-            }
-            if let Some(join) = order.join {
-                join(launch.pid())?;
-            }
+            launch.map_ids()?;
             launch.allow()?;
         }
         // The child has enough to do until it needs it.

@@ -10,10 +10,10 @@ use rustix::io::Errno;
 use rustix::mount::MountAttrFlags;
 use sys::mount::FsContext;
 
-use super::dev;
 use super::fault::{About, During, Fault, Result};
 use super::options::{self, NODEV, Options};
 use super::root::{self, Kind, Root};
+use super::{dev, selinux};
 use crate::control::Concern;
 
 /// File systems whose superblock others share: `ro` is an attribute of our mount and never the superblock's.
@@ -47,6 +47,8 @@ pub(super) struct Planned<'s> {
     options: Options<'s>,
     /// A detached copy of what is bound.
     bound: Option<OwnedFd>,
+    /// SELinux's, of what is made.
+    label: Option<&'s str>,
 }
 
 /// How the cgroup file system is shown in the container.
@@ -62,16 +64,19 @@ pub(crate) enum CgroupView {
 
 /// Reads the mounts of a spec and opens the sources of bind mounts. This is done while the process still has its
 /// rights on the host; a relative source lies in the bundle.
-/// `ready` is what the launcher made of them before the fork. With `nodev`, device nodes in them open nothing.
+/// `ready` is what the launcher made of them before the fork. With `nodev`, device nodes in them open nothing. What is made
+/// here has the `label`.
 pub(super) fn plan<'s>(
     mounts: &'s [Mount],
     bundle: &Path,
     cgroup: &CgroupView,
     ready: &[Option<OwnedFd>],
     nodev: bool,
+    label: Option<&'s str>,
 ) -> Result<Vec<Planned<'s>>> {
     let one = |(mount, ready): (&'s Mount, &Option<OwnedFd>)| {
         let mut planned = plan_one(mount, bundle, cgroup, ready.as_ref())?;
+        planned.label = label.filter(|_| planned.kind != REMOUNT);
         if nodev {
             planned.withhold_devices()?;
         }
@@ -96,6 +101,7 @@ fn plan_one<'s>(
         source: source.unwrap_or(mount.typ().as_deref().unwrap_or("none")),
         options,
         bound: None,
+        label: None,
     };
     if planned.destination == Path::new("/") {
         return Err(Fault::new("a mount at / would hide the root file system"));
@@ -276,10 +282,10 @@ impl Planned<'_> {
 
     /// Gives a file system its own options.
     fn configure(&self, context: &FsContext, doing: impl Fn() -> String) -> Result<()> {
-        for option in &self.options.data {
-            match option.split_once('=') {
-                Some((key, value)) => context.set(key, value),
-                None => context.flag(option),
+        for (key, value) in selinux::options(self.kind, &self.options.data, self.label) {
+            match value {
+                Some(value) => context.set(key, value),
+                None => context.flag(key),
             }
             .during(&doing)?;
         }
@@ -336,6 +342,9 @@ impl Planned<'_> {
         let attributes = std::mem::take(&mut self.options.own).set;
         let attributes = u32::try_from(attributes).map(MountAttrFlags::from_bits_retain);
         let made = context.mount(attributes.unwrap_or(MountAttrFlags::empty()));
+        if let Ok(tree) = &made {
+            selinux::label_root(self.kind, tree.as_fd(), self.label)?;
+        }
         match made {
             Err(error) if self.kind == "proc" && error.errno.kind() == ErrorKind::PermissionDenied => {
                 // mount_too_revealing() of the kernel.

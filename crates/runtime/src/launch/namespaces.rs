@@ -1,6 +1,6 @@
 //! Which namespaces a container gets: made anew, joined by path, or shared with the supervisor.
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use oci_spec::runtime::{LinuxNamespaceType, Spec};
@@ -159,6 +159,12 @@ impl Namespaces {
     /// The one of this kind that is joined.
     pub(super) fn joins(&self, kind: u64) -> Option<&Joined> {
         self.joined.iter().find(|joined| joined.kind == kind)
+    }
+
+    /// The network namespace that the container comes into, where it is not born with one of its own.
+    pub(super) fn network(&self) -> Option<BorrowedFd<'_>> {
+        let joined = self.joins(kind::NETWORK).map(|joined| joined.fd.as_fd());
+        joined.or(self.ready.as_ref().map(|SpareNetwork(fd)| fd.as_fd()))
     }
 
     /// Whether the network namespace that is joined belongs to others than the container's own users, who could not set

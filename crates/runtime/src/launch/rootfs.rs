@@ -5,15 +5,16 @@ use std::path::Path;
 
 use oci_spec::runtime::Spec;
 use rustix::fs::{CWD, Mode, OFlags};
+use rustix::io::Errno;
 use rustix::mount::{MountAttrFlags, MountPropagationFlags, UnmountFlags};
-use sys::mount::SetAttr;
+use sys::mount::{FsContext, SetAttr};
 use sys::pty::Pty;
 
 use super::fault::{About, During, Fault, Result};
 use super::mounts::{self, Planned};
 use super::paths::{self, Mounted};
 use super::root::{self, Kind, Root};
-use super::{Order, console, dev, options};
+use super::{Order, console, dev, options, selinux};
 use crate::control::Concern;
 
 /// A container's tree before anything is mounted in it: the root attached in a mount namespace that tells the host
@@ -56,6 +57,7 @@ impl<'s> Tree<'s> {
             &order.cgroup_view,
             ready,
             order.nodev,
+            selinux::of_mounts(spec.linux().as_ref()),
         )?;
         let tree = sys::mount::clone_tree_at(&path, true).during(doing)?;
         if let Some(propagation) = own {
@@ -153,14 +155,18 @@ impl<'s> Tree<'s> {
     }
 }
 
-/// Makes `root` the root of the calling process and lets go of the host's tree.
-pub(super) fn change_root(spec: &Spec, root: &Root) -> Result<()> {
+/// Makes `root` the root of the calling process and lets go of the host's tree; with `no_pivot`, what of it could do harm
+/// where it is not exchanged.
+pub(super) fn change_root(spec: &Spec, root: &Root, no_pivot: bool) -> Result<()> {
     let doing = || "changing the root".to_owned();
     let wanted = spec
         .linux()
         .as_ref()
         .and_then(|linux| linux.rootfs_propagation().as_deref());
     rustix::process::fchdir(root).during(doing)?;
+    if no_pivot {
+        return move_root(root, wanted);
+    }
     // The old root comes to lie on the new one, at the same place, and is taken off it there: no directory in the
     // container is needed for it (pivot_root(2), "pivot_root(".", ".")").
     rustix::process::pivot_root(".", ".").during(doing)?;
@@ -176,6 +182,43 @@ pub(super) fn change_root(spec: &Spec, root: &Root) -> Result<()> {
             .during(|| "rootfsPropagation".into())?;
     }
     Ok(())
+}
+
+/// Moves `root`, the working directory, over the host's root and goes in. That one stays beneath, where nobody comes who
+/// cannot mount; what is mounted of its procfs and sysfs goes before, since a user namespace may mount new ones where it sees
+/// whole ones.
+fn move_root(root: &Root, propagation_wanted: Option<&str>) -> Result<()> {
+    let doing = || "moving the root".to_owned();
+    let own = sys::mount::mount_id(root.as_fd()).during(doing)?;
+    let table = mount::table::read().during(doing)?;
+    let place = table.iter().find(|entry| entry.id == own);
+    let place = place.map_or(Path::new("/"), |entry| entry.target.as_path());
+    let of_kernel = |entry: &&mount::table::Entry| matches!(entry.kind.as_str(), "proc" | "sysfs");
+    // The last that was mounted goes first.
+    for entry in table.iter().rev().filter(of_kernel) {
+        if entry.target.starts_with(place) {
+            continue;
+        }
+        let doing = || format!("letting go of the host's {}", entry.target.display());
+        rustix::mount::mount_change(&entry.target, propagation(slave(), true)).during(doing)?;
+        match rustix::mount::unmount(&entry.target, UnmountFlags::DETACH) {
+            // One that is locked in this user namespace is covered.
+            Err(Errno::INVAL | Errno::PERM) => {
+                let context = FsContext::open("tmpfs").during(doing)?;
+                let cover = context.mount(MountAttrFlags::empty()).during(doing)?;
+                sys::mount::attach_at(cover.as_fd(), &entry.target).during(doing)?;
+            }
+            other => other.during(doing)?,
+        }
+    }
+    sys::mount::attach_at(root.as_fd(), "/").during(doing)?;
+    rustix::process::chroot(".").during(doing)?;
+    rustix::process::chdir("/").during(doing)?;
+    match propagation_wanted.and_then(options::propagation) {
+        Some((bit, recursive)) => rustix::mount::mount_change("/", propagation(bit, recursive))
+            .during(|| "rootfsPropagation".into()),
+        None => Ok(()),
+    }
 }
 
 fn slave() -> u64 {

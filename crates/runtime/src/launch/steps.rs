@@ -12,13 +12,14 @@ use sys::pty::Pty;
 use sys::seccomp::Flags;
 use sys::signal::Set;
 
-use super::fault::{During, Result};
+use super::fault::{About, During, Result};
 use super::identity::{self, Filter};
 use super::listener::Courier;
 use super::program::Program;
-use super::scheduling;
 use super::sync::{Sync, Word};
 use super::sysctl::Proc;
+use super::{apparmor, memory_policy, scheduling, selinux};
+use crate::control::Concern;
 
 /// What the steps need to know.
 #[derive(Clone, Copy)]
@@ -72,9 +73,20 @@ impl Steps<'_> {
         }
         identity::limit(self.process, |kind| kind != Kind::RlimitNofile)?;
         scheduling::apply(self.process, self.linux)?;
+        memory_policy::apply(self.linux)?;
         if !self.new_keyring {
             return Ok(());
         }
+        let label = selinux::wanted(self.process);
+        if let Some(label) = label {
+            selinux::of_keys(proc, label)?;
+        }
+        self.make_keyring()?;
+        // Those that it makes later are its own program's.
+        label.map_or(Ok(()), |_| selinux::of_keys(proc, ""))
+    }
+
+    fn make_keyring(&self) -> Result<()> {
         match sys::process::join_new_session_keyring() {
             // A kernel without keys has none to hide.
             Err(error) if Errno::from_io_error(&error) != Some(Errno::NOSYS) => {
@@ -82,6 +94,22 @@ impl Steps<'_> {
             }
             _ => Ok(()),
         }
+    }
+
+    /// What the security modules of the kernel are to confine the next exec to.
+    pub(super) fn confine_program(&self, proc: &Proc) -> Result<()> {
+        if let Some(profile) = apparmor::wanted(self.process) {
+            apparmor::at_exec(proc, profile).about(Concern::Apparmor)?;
+        }
+        selinux::wanted(self.process).map_or(Ok(()), |label| selinux::at_exec(proc, label))
+    }
+
+    /// The same for the calling process, which executes nothing.
+    pub(super) fn confine_this(&self, proc: &Proc) -> Result<()> {
+        if let Some(profile) = apparmor::wanted(self.process) {
+            apparmor::now(proc, profile).about(Concern::Apparmor)?;
+        }
+        selinux::wanted(self.process).map_or(Ok(()), |label| selinux::now(proc, label))
     }
 
     /// Gives the master to the supervisor and keeps the slave.

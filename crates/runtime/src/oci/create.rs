@@ -24,6 +24,8 @@ pub struct CreateRequest<'a> {
     pub bundle: &'a Path,
     /// Its cgroup is to be a unit of systemd's.
     pub systemd_cgroup: bool,
+    /// Its root is not exchanged for the host's, which cannot be where that is an initramfs, but moved over it.
+    pub no_pivot: bool,
     /// The rest.
     pub wish: Wish<'a>,
 }
@@ -39,6 +41,7 @@ impl Containers {
             id,
             bundle,
             systemd_cgroup,
+            no_pivot,
             wish,
         } = request;
         let manager = Some(&self.manager).filter(|_| *systemd_cgroup);
@@ -57,7 +60,7 @@ impl Containers {
         let made = files
             .write(bundle::CONFIG, &config, 0o600)
             .map_err(OciError::from)
-            .and_then(|()| make(manager, &given, &files, &spec, wish));
+            .and_then(|()| make(manager, &given, &files, &spec, *no_pivot, wish));
         drop(lock);
         if made.is_err() {
             // The first error is the one to tell; `delete --force` finds what stayed.
@@ -84,35 +87,34 @@ fn make(
     given: &Bundle,
     files: &Bundle,
     spec: &Spec,
+    no_pivot: bool,
     wish: &Wish<'_>,
 ) -> Result<Process> {
     let listener = sys::socket::listen(files.dir(), START).map_err(failed("the start socket"))?;
     let stdio = streams()?;
     let signals = Signals::hold()?;
     let cgroups = Cgroups::create(manager, spec, files.id(), None)?;
-    let join = |pid| cgroups.join(pid);
-    let order = Order {
-        spec,
-        bundle: given.path(),
-        id: files.id(),
-        stdio,
-        preserved: wish.preserved,
-        new_keyring: !wish.keep_keyring,
-        start: Some(listener.as_fd()),
-        size: None,
-        cgroup: cgroups.birth_place(),
-        join: cgroups.must_be_joined().then_some(&join),
-        cgroup_view: cgroups.view(),
-        nodev: !cgroups.refuse_devices(),
-    };
-    let launched = Launch::fork(&order, None)
-        .map_err(OciError::from)
-        .and_then(|launch| {
-            cgroups.settle();
-            write_record(given, files, launch.pid(), cgroups.paths())?;
-            Ok(launch.finish(&[signals.as_fd()], || signals.interrupted())?)
-        });
-    drop(order);
+    let launched = cgroups.doors().map_err(OciError::from).and_then(|doors| {
+        let order = Order {
+            spec,
+            bundle: given.path(),
+            id: files.id(),
+            stdio,
+            preserved: wish.preserved,
+            new_keyring: !wish.keep_keyring,
+            start: Some(listener.as_fd()),
+            size: None,
+            cgroup: cgroups.birth_place(),
+            doors: &doors,
+            cgroup_view: cgroups.view(),
+            no_pivot,
+            nodev: !cgroups.refuse_devices(),
+        };
+        let launch = Launch::fork(&order, None)?;
+        cgroups.settle();
+        write_record(given, files, launch.pid(), cgroups.paths())?;
+        Ok(launch.finish(&[signals.as_fd()], || signals.interrupted())?)
+    });
     let handed_over = launched.and_then(|Launched { child, console }| {
         let mut process = Process { child, console };
         match wish.hand_over(&mut process) {

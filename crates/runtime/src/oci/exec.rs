@@ -46,6 +46,8 @@ pub struct ExecFlags {
     pub no_new_privileges: bool,
     /// AppArmor profile.
     pub apparmor: Option<String>,
+    /// SELinux label.
+    pub label: Option<String>,
 }
 
 /// Reads a process from a file of JSON.
@@ -125,6 +127,9 @@ impl Container {
         if let Some(profile) = &flags.apparmor {
             process.set_apparmor_profile(Some(profile.clone()));
         }
+        if let Some(label) = &flags.label {
+            process.set_selinux_label(Some(label.clone()));
+        }
         Ok(process)
     }
 
@@ -151,7 +156,7 @@ impl Container {
             }
         };
         let cgroups = Cgroups::of(self.cgroup()?);
-        let join = |pid| cgroups.join(pid);
+        let doors = cgroups.doors()?;
         let signals = Signals::hold()?;
         let mut joining = exec::fork(&ExecOrder {
             spec: &self.spec,
@@ -164,7 +169,7 @@ impl Container {
             new_keyring: !wish.keep_keyring,
             size: None,
             cgroup: cgroups.birth_place(),
-            join: cgroups.must_be_joined().then_some(&join),
+            doors: &doors,
         })?;
         let Started { child, console } = loop {
             match joining.advance() {

@@ -2,7 +2,7 @@
 
 use std::io;
 
-use oci_spec::runtime::LinuxResources;
+use oci_spec::runtime::{LinuxHugepageLimit, LinuxResources};
 use serde_json::Value;
 
 use super::container::Container;
@@ -33,7 +33,7 @@ impl Container {
         }
     }
 
-    /// Gives a container other limits of memory, processors, block devices and processes. What `changes`, JSON as
+    /// Gives a container other limits of memory, processors, block devices, processes, huge pages and RDMA. What `changes`, JSON as
     /// `linux.resources` has it, do not name stays.
     ///
     /// # Errors
@@ -75,35 +75,15 @@ impl Container {
 }
 
 /// The controllers whose limits can be.
-const CHANGEABLE: [&str; 5] = ["cpu", "cpuset", "io", "memory", "pids"];
+const CHANGEABLE: [&str; 7] = ["cpu", "cpuset", "hugetlb", "io", "memory", "pids", "rdma"];
 
 /// A limit that is asked for and cannot be changed.
 fn fixed(changes: &LinuxResources) -> Option<&'static str> {
     let controller = |file: &String| file.split('.').next().unwrap_or_default().to_owned();
-    let asked = [
-        (
-            "the huge page limit",
-            changes
-                .hugepage_limits()
-                .as_ref()
-                .is_some_and(|list| !list.is_empty()),
-        ),
-        (
-            "the RDMA limit",
-            changes.rdma().as_ref().is_some_and(|map| !map.is_empty()),
-        ),
-        (
-            "a value of linux.resources.unified",
-            changes
-                .unified()
-                .iter()
-                .flat_map(|map| map.keys())
-                .any(|file| !CHANGEABLE.contains(&controller(file).as_str())),
-        ),
-    ];
-    asked
-        .into_iter()
-        .find_map(|(limit, asked)| asked.then_some(limit))
+    let mut values = changes.unified().iter().flat_map(|map| map.keys());
+    values
+        .any(|file| !CHANGEABLE.contains(&controller(file).as_str()))
+        .then_some("a value of linux.resources.unified")
 }
 
 /// What a writer spells out to say nothing: null, nought, an empty list.
@@ -124,7 +104,8 @@ fn without_nothing(value: Value) -> Value {
     }
 }
 
-/// `before` with every number of `changes` in place of its own. A nought, which many write for "nothing", changes nothing.
+/// `before` with every number of `changes` in place of its own. A nought, which many write for "nothing", changes nothing;
+/// but of huge pages it is a limit.
 fn merge(before: &LinuxResources, changes: &LinuxResources) -> Option<LinuxResources> {
     fn over(before: &mut Value, changes: Value) {
         match (before, changes) {
@@ -136,12 +117,20 @@ fn merge(before: &LinuxResources, changes: &LinuxResources) -> Option<LinuxResou
             (before, changes) => *before = changes,
         }
     }
+    let pages = changes.hugepage_limits().as_ref().filter(|list| !list.is_empty());
     let mut all = serde_json::to_value(before).ok()?;
     let mut changes = without_nothing(serde_json::to_value(changes).ok()?);
     // The devices are no limits, and stay what they were created with.
     changes.as_object_mut()?.remove("devices");
+    changes.as_object_mut()?.remove("hugepageLimits");
     over(&mut all, changes);
-    serde_json::from_value(all).ok()
+    let mut all: LinuxResources = serde_json::from_value(all).ok()?;
+    if let Some(huge) = pages {
+        let same = |one: &LinuxHugepageLimit| huge.iter().any(|new| new.page_size() == one.page_size());
+        let kept = before.hugepage_limits().iter().flatten().filter(|one| !same(one));
+        all.set_hugepage_limits(Some(kept.chain(huge).cloned().collect()));
+    }
+    Some(all)
 }
 
 #[cfg(test)]
@@ -167,18 +156,34 @@ mod tests {
     }
 
     #[test]
+    fn huge_pages_are_limited_by_their_size() {
+        let pages = |text: &str| resources(&format!(r#"{{"hugepageLimits":[{text}]}}"#));
+        let before = pages(r#"{"pageSize":"2MB","limit":100},{"pageSize":"1GB","limit":7}"#);
+        let after = merge(&before, &pages(r#"{"pageSize":"2MB","limit":0}"#)).unwrap();
+        let after: Vec<_> = after.hugepage_limits().iter().flatten().collect();
+        let after: Vec<_> = after
+            .iter()
+            .map(|one| (one.page_size().as_str(), one.limit()))
+            .collect();
+        assert_eq!(after, [("1GB", 7), ("2MB", 0)]);
+        let untouched = merge(&before, &resources("{}")).unwrap();
+        assert_eq!(untouched.hugepage_limits(), before.hugepage_limits());
+    }
+
+    #[test]
     fn what_cannot_be_changed_is_refused() {
         for text in [
             r#"{"cpu":{"cpus":"0"}}"#,
             r#"{"blockIO":{"weight":10}}"#,
             r#"{"unified":{"memory.high":"1"}}"#,
+            r#"{"rdma":{"mlx5_1":{"hcaHandles":3}}}"#,
+            r#"{"hugepageLimits":[{"pageSize":"2MB","limit":1}]}"#,
         ] {
             assert_eq!(fixed(&resources(text)), None, "{text}");
         }
         for (text, says) in [
             (r#"{"unified":{"misc.max":"1"}}"#, "unified"),
-            (r#"{"rdma":{"mlx5_1":{"hcaHandles":3}}}"#, "RDMA"),
-            (r#"{"hugepageLimits":[{"pageSize":"2MB","limit":1}]}"#, "huge"),
+            (r#"{"unified":{"cgroup.freeze":"1"}}"#, "unified"),
         ] {
             assert!(fixed(&resources(text)).unwrap().contains(says), "{text}");
         }

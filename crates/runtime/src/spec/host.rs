@@ -21,7 +21,7 @@ pub struct Host {
     pub abi: Option<Abi>,
     /// Whether memory and swap can be limited together; `None` to look when a limit makes it matter.
     pub counts_swap: Option<bool>,
-    /// Whether a limit of the number of processes costs nothing; `None` to look.
+    /// Whether the number of a container's processes can be limited; `None` to look.
     pub counts_processes: Option<bool>,
     /// CPUs that this process may run on; `None` to look when a limit makes it matter.
     pub cpus: Option<u32>,

@@ -85,11 +85,7 @@ pub(super) fn resources(
             .set_mems(sets.1.clone());
         resources.set_cpu(Some(cpu));
     }
-    let usual = || {
-        let counted = host.counts_processes(options.cgroup_parent.as_deref());
-        counted.then_some(defaults::PROCESSES)
-    };
-    if let Some(limit) = asked.pids_limit.or_else(usual).filter(|limit| *limit > 0) {
+    if let Some(limit) = process_limit(options, host) {
         let mut pids = LinuxPids::default();
         pids.set_limit(limit);
         resources.set_pids(Some(pids));
@@ -100,6 +96,15 @@ pub(super) fn resources(
         resources.set_block_io(Some(io));
     }
     Ok(resources)
+}
+
+pub(super) fn process_limit(options: &ContainerOptions, host: &Host) -> Option<i64> {
+    let usual = || {
+        let counted = host.counts_processes(options.cgroup_parent.as_deref());
+        counted.then_some(defaults::PROCESSES)
+    };
+    let limit = options.resources.pids_limit.or_else(usual);
+    limit.filter(|limit| *limit > 0)
 }
 
 /// Nodes to make beside the default ones, and the rules for all.

@@ -215,22 +215,23 @@ impl Launcher {
     ) -> Result<StartedAgain> {
         let bundle = &self.bundle;
         let cgroups = Cgroups::create(None, spec, bundle.id(), spare.devices.as_ref())?;
-        let join = |pid| cgroups.join(pid);
-        let order = Order {
-            spec,
-            bundle: bundle.path(),
-            id: bundle.id(),
-            stdio,
-            preserved: &[],
-            new_keyring: true,
-            start: None,
-            size: self.size,
-            cgroup: cgroups.birth_place(),
-            join: cgroups.must_be_joined().then_some(&join),
-            cgroup_view: cgroups.view(),
-            nodev: !cgroups.refuse_devices(),
-        };
-        let launched = Launch::fork(&order, spare.network).and_then(|launch| {
+        let launched = cgroups.doors().and_then(|doors| {
+            let order = Order {
+                spec,
+                bundle: bundle.path(),
+                id: bundle.id(),
+                stdio,
+                preserved: &[],
+                new_keyring: true,
+                start: None,
+                size: self.size,
+                cgroup: cgroups.birth_place(),
+                doors: &doors,
+                cgroup_view: cgroups.view(),
+                no_pivot: false,
+                nodev: !cgroups.refuse_devices(),
+            };
+            let launch = Launch::fork(&order, spare.network)?;
             write_down(bundle, launch.pid(), cgroups.paths())?;
             let owner = watched.owner.map(AsFd::as_fd);
             let fds: Vec<_> = [Some(watched.signals.as_fd()), owner]
@@ -239,7 +240,6 @@ impl Launcher {
                 .collect();
             launch.finish(&fds, || interrupted(watched))
         });
-        drop(order);
         match launched {
             Ok(launched) => Ok(StartedAgain {
                 running: Running::new(launched.child.pid, launched.child.pidfd, launched.console),

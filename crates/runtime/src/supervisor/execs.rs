@@ -296,7 +296,7 @@ fn make(
     };
     let process = read_process(file)?;
     let spec = bundle.spec().map_err(|error| Fault::new(error.to_string()))?;
-    let join = |pid| left.cgroups.join(pid);
+    let doors = left.cgroups.doors()?;
     let joining = exec::fork(&ExecOrder {
         spec: &spec,
         id: bundle.id(),
@@ -308,7 +308,7 @@ fn make(
         new_keyring: true,
         size,
         cgroup: left.cgroups.birth_place(),
-        join: left.cgroups.must_be_joined().then_some(&join),
+        doors: &doors,
     })?;
     Ok((joining, process.args().clone().unwrap_or_default()))
 }
