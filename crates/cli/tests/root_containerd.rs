@@ -16,24 +16,31 @@ const TARGET: &str = env!("CARGO_TARGET_TMPDIR");
 struct Node {
     containerd: Containerd,
     served: Served,
+    flags: &'static [&'static str],
     strata: Strata,
 }
 
 impl Node {
     fn start(version: Version) -> Node {
+        Node::with(version, &[])
+    }
+
+    /// One whose server has these flags.
+    fn with(version: Version, flags: &'static [&'static str]) -> Node {
         let strata = Strata::new(PROGRAM);
-        let served = Served::start(&strata, &[]);
+        let served = Served::start(&strata, flags);
         let containerd = Containerd::start(version, Path::new(TARGET), &served.socket);
         Node {
             containerd,
             served,
+            flags,
             strata,
         }
     }
 
     fn restart_server(&mut self) {
         self.served.kill();
-        self.served = Served::start(&self.strata, &[]);
+        self.served = Served::start(&self.strata, self.flags);
     }
 
     /// `ctr run`, by the words of which `flags` come first.
@@ -107,9 +114,8 @@ fn import(node: &Node, image: &Image) {
 }
 
 /// Everything that a node does with an image, from bringing to forgetting.
-fn a_nodes_life(version: Version) {
+fn a_nodes_life(mut node: Node) {
     const NAME: &str = "docker.io/library/layers:1";
-    let mut node = Node::start(version);
     import(&node, &image(NAME));
     assert_eq!(node.says(NAME, "one", LOOK), SEEN);
 
@@ -158,12 +164,17 @@ fn a_nodes_life(version: Version) {
 
 #[test]
 fn a_nodes_life_on_1_6() {
-    a_nodes_life(Version::Installed);
+    a_nodes_life(Node::start(Version::Installed));
 }
 
 #[test]
 fn a_nodes_life_on_2() {
-    a_nodes_life(Version::Unpacked);
+    a_nodes_life(Node::start(Version::Unpacked));
+}
+
+#[test]
+fn a_nodes_life_on_overlays_that_strata_serves() {
+    a_nodes_life(Node::with(Version::Unpacked, &["--driver", "fuse"]));
 }
 
 /// An image that comes from a registry, and is forgotten while the server is killed again and again.

@@ -8,6 +8,7 @@ use grpc::{Call, Code, Ended, Gone, Lane, Reply, Status};
 use prost::Message;
 use store::{CommitOptions, Counts, Fault, Info, Kind, REF, SnapshotError, Store};
 
+use crate::Fuse;
 use crate::filter::Filter;
 use crate::labels::{self, UPPERDIR};
 use crate::metrics::Metrics;
@@ -25,7 +26,7 @@ const WALK: Duration = Duration::from_secs(10);
 const PATIENCE: Duration = Duration::from_secs(600);
 
 /// How the service behaves where the contract leaves it open.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Default)]
 pub struct Options {
     /// Tell where each snapshot's own directory is, by a label of its: some tools look for it.
     pub upperdir_label: bool,
@@ -33,6 +34,8 @@ pub struct Options {
     pub mount_options: Vec<String>,
     /// Map no ids by mounts: containerd has changed the owners itself.
     pub no_remap_ids: bool,
+    /// Overlays are mounted by this driver, and told as binds; otherwise containerd mounts them.
+    pub fuse: Option<Fuse>,
 }
 
 /// The service.
@@ -107,12 +110,15 @@ impl Snapshotter {
             Kind::View => self.writer.view(&ns, &key, parent, &options),
             _ => self.writer.prepare(&ns, &key, parent, &options),
         };
-        Ok(self.mounts(mounts.map_err(refused)?))
+        self.mounts(&ns, &key, mounts.map_err(refused)?).inspect_err(|_| {
+            // What cannot be mounted is not there, so that it may be prepared again.
+            let _ = self.writer.remove(&ns, &key);
+        })
     }
 
-    fn mounts(&self, mounts: Vec<mount::Mount>) -> Vec<u8> {
+    fn mounts(&self, ns: &str, key: &str, mut mounts: Vec<mount::Mount>) -> Result<Vec<u8>, Status> {
         let maps = |option: &String| option.starts_with("uidmap=") || option.starts_with("gidmap=");
-        let mounts = mounts.into_iter().map(|mut mount| {
+        for mount in &mut mounts {
             if self.options.no_remap_ids {
                 mount.options.retain(|option| !maps(option));
             }
@@ -127,17 +133,23 @@ impl Snapshotter {
                     .options
                     .splice(place..place, self.options.mount_options.iter().cloned());
             }
-            wire::Mount {
-                kind: mount.kind,
-                source: mount.source,
-                target: String::new(),
-                options: mount.options,
-            }
-        });
-        wire::MountsResponse {
-            mounts: mounts.collect(),
         }
-        .encode_to_vec()
+        // To a layer that is unpacked apart, containerd writes whiteouts itself, where it is an overlay of the kernel's.
+        if let Some(fuse) = &self.options.fuse
+            && !mounts.iter().any(|mount| self.reader.is_apart(mount))
+        {
+            mounts = fuse
+                .mounts(ns, key, mounts)
+                .map_err(|error| not_mounted(key, &error))?;
+        }
+        let mounts = mounts.into_iter().map(|mount| wire::Mount {
+            kind: mount.kind,
+            source: mount.source,
+            target: String::new(),
+            options: mount.options,
+        });
+        let mounts = mounts.collect();
+        Ok(wire::MountsResponse { mounts }.encode_to_vec())
     }
 
     fn info(&self, info: Info) -> wire::Info {
@@ -169,6 +181,25 @@ impl Snapshotter {
         }
     }
 
+    /// Unmounts what the driver in user space has mounted of a snapshot.
+    fn release(&self, ns: &str, key: &str) -> Result<(), Status> {
+        match &self.options.fuse {
+            Some(fuse) => fuse.release(ns, key).map_err(|error| not_mounted(key, &error)),
+            None => Ok(()),
+        }
+    }
+
+    /// Unmounts what that driver has mounted of snapshots that somebody else took from the store.
+    fn sweep(&self) {
+        if let Some(fuse) = &self.options.fuse {
+            let is_there = |ns: &str, key: &str| {
+                let found = self.reader.stat(ns, key);
+                !matches!(found, Err(SnapshotError::NotFound(_)))
+            };
+            fuse.sweep(is_there);
+        }
+    }
+
     fn commit(&self, call: &Call) -> Result<Vec<u8>, Status> {
         let wire::CommitRequest {
             name,
@@ -183,6 +214,7 @@ impl Snapshotter {
             labels,
             parent: (!parent.is_empty()).then_some(parent),
         };
+        self.release(&ns, &key)?;
         self.writer.commit(&ns, &name, &key, &options).map_err(refused)?;
         Ok(Vec::new())
     }
@@ -251,12 +283,14 @@ impl Snapshotter {
             "Mounts" => {
                 let wire::KeyRequest { key, .. } = decode(call)?;
                 let ns = names::of(call, &self.reader, &key)?;
-                Ok(self.mounts(self.reader.mounts(&ns, &key).map_err(refused)?))
+                let mounts = self.reader.mounts(&ns, &key).map_err(refused)?;
+                self.mounts(&ns, &key, mounts)
             }
             "Commit" => self.commit(call),
             "Remove" => {
                 let wire::KeyRequest { key, .. } = decode(call)?;
                 let ns = names::of(call, &self.reader, &key)?;
+                self.release(&ns, &key)?;
                 // containerd holds a lock meanwhile that starts of containers wait for, and asks for a Cleanup afterwards.
                 self.writer.remove_later(&ns, &key).map_err(refused)?;
                 Ok(Vec::new())
@@ -278,6 +312,7 @@ impl Snapshotter {
                 Ok(wire::UsageResponse { size, inodes }.encode_to_vec())
             }
             "Cleanup" => {
+                self.sweep();
                 self.writer.collect().map_err(|e| refused(e.into()))?;
                 Ok(Vec::new())
             }
@@ -302,6 +337,8 @@ impl grpc::Service for Snapshotter {
     fn lane(&self, path: &str) -> Lane {
         match method(path) {
             "Prepare" | "View" | "Commit" | "Remove" | "Update" => Lane::Write,
+            // Something may have to be mounted, by a process that has to be started.
+            "Mounts" if self.options.fuse.is_some() => Lane::Write,
             "Usage" | "Cleanup" => Lane::Walk,
             _ => Lane::Read,
         }
@@ -340,6 +377,19 @@ fn take(page: &mut wire::ListResponse) -> Vec<u8> {
     let bytes = page.encode_to_vec();
     page.info.clear();
     bytes
+}
+
+fn not_mounted(key: &str, error: &mount::MountError) -> Status {
+    let code = match error {
+        mount::MountError::Io { error, .. } if error.kind() == std::io::ErrorKind::ResourceBusy => {
+            Code::Unavailable
+        }
+        mount::MountError::Io { error, .. } if error.kind() == std::io::ErrorKind::InvalidFilename => {
+            Code::InvalidArgument
+        }
+        _ => Code::Internal,
+    };
+    Status::new(code, format!("snapshot {key:?}: {error}"))
 }
 
 /// What the store refused, as a status: the variants are containerd's.

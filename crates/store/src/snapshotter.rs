@@ -90,6 +90,11 @@ impl Store {
         })
     }
 
+    /// Whether an overlay stands on the empty directory of [`PrepareOptions::apart`].
+    pub fn is_apart(&self, overlay: &Mount) -> bool {
+        mount::overlay::Overlay::parse(&overlay.options).lower == [self.layout.at(NOTHING)]
+    }
+
     /// Makes the active snapshot `key` a committed one called `name`, once its data is on disk. What it was mounted
     /// as must not be written any more.
     pub fn commit(

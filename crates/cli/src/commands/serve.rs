@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use clap::Args;
 use snapshotter::socket::Socket;
-use snapshotter::{Limits, Options, Server, Snapshotter, page};
+use snapshotter::{Fuse, Limits, Options, Server, Snapshotter, page};
 use sys::signal::{Set, SignalFd, set_mask};
 
 use super::{Context, Outcome};
@@ -38,6 +38,9 @@ pub(crate) struct SnapshotterArgs {
     /// Map no ids by mounts: for a containerd that does not know the capability remap-ids and changes owners itself
     #[arg(long)]
     no_remap_ids: bool,
+    /// Who mounts overlays: containerd, as the kernel's (kernel), or strata, each served by a process of its own (fuse)
+    #[arg(long, value_name = "DRIVER", default_value = "kernel", value_parser = ["kernel", "fuse"])]
+    driver: String,
     /// Options of every overlay mount, with commas between
     #[arg(long, value_name = "OPTIONS", value_delimiter = ',')]
     mount_options: Vec<String>,
@@ -52,6 +55,10 @@ pub(crate) fn snapshotter(context: &Context, args: SnapshotterArgs) -> Outcome {
         return Err(Failure::user(format!(
             "--mount-options {option}: the directories are strata's to name"
         )));
+    }
+    let is_fuse = args.driver == "fuse";
+    if is_fuse {
+        fuse::options::Options::parse(&args.mount_options).map_err(Failure::user)?;
     }
     let failed = |what: &str, error: io::Error| Failure::user(format!("{what}: {error}"));
     // Before there is a second thread: all of them hold the signals back, and this one is told.
@@ -70,6 +77,7 @@ pub(crate) fn snapshotter(context: &Context, args: SnapshotterArgs) -> Outcome {
         upperdir_label: args.upperdir_label,
         mount_options: args.mount_options,
         no_remap_ids: args.no_remap_ids,
+        fuse: is_fuse.then(|| Fuse::new(crate::overlay::helper(), &context.settings.state)),
     };
     let service = Arc::new(Snapshotter::open(&context.settings.root, options)?);
     let time = Duration::from_secs(args.timeout);

@@ -1,0 +1,251 @@
+//! `strata serve snapshotter --driver fuse`: overlays that strata serves, and containerd binds.
+
+use std::cell::Cell;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use grpc::Code;
+use mount::Mount;
+use snapshotter::wire;
+use store::{Labels, REF};
+use testkit::Strata;
+use testkit::program::mounts_beneath;
+use testkit::snapshots::{Remote, Served};
+use testkit::snapshotter::{Snapshotter, mounted_contract};
+
+const PROGRAM: &str = env!("CARGO_BIN_EXE_strata");
+const FUSE: &[&str] = &["--driver", "fuse"];
+
+fn none() -> Labels {
+    Labels::default()
+}
+
+/// Does something in what is mounted of a snapshot, as containerd does.
+fn within(mounts: &[Mount], work: impl FnOnce(&Path)) {
+    let target = tempfile::tempdir().unwrap();
+    mount::attach(&mounts[0], target.path()).unwrap();
+    work(target.path());
+    mount::detach(target.path()).unwrap();
+}
+
+/// Two layers: the second takes away something of the first.
+fn layers(remote: &Remote) {
+    let layer = |name: &str, parent: Option<&str>, work: &dyn Fn(&Path)| {
+        let mounts = remote.prepare("k8s.io/1/work", parent, &none()).unwrap();
+        assert_eq!(mounts[0].kind, "bind");
+        within(&mounts, work);
+        remote.commit(name, "k8s.io/1/work", &none(), None).unwrap();
+    };
+    layer("one", None, &|root| {
+        fs::write(root.join("deleted"), "").unwrap();
+        fs::write(root.join("kept"), "one").unwrap();
+    });
+    layer("two", Some("one"), &|root| {
+        fs::remove_file(root.join("deleted")).unwrap();
+        fs::write(root.join("new"), "two").unwrap();
+    });
+}
+
+/// The place of a bind, which lies in the state directory.
+fn place(strata: &Strata, mounts: &[Mount]) -> PathBuf {
+    assert_eq!(mounts[0].kind, "bind", "{mounts:?}");
+    let place = PathBuf::from(&mounts[0].source);
+    assert!(place.starts_with(strata.state()), "{}", place.display());
+    place
+}
+
+fn kind(place: &Path) -> Option<String> {
+    mount::table::at(place).unwrap().map(|entry| entry.kind)
+}
+
+#[test]
+fn the_contract_holds_on_overlays_that_strata_serves() {
+    let strata = Strata::new(PROGRAM);
+    let served = Served::start(&strata, FUSE);
+    let next = Cell::new(0);
+    let make = || -> Box<dyn Snapshotter> {
+        next.set(next.get() + 1);
+        Box::new(served.client(&format!("ns-{}", next.get())))
+    };
+    // What its cases say of mounts as values is the kernel's driver's.
+    mounted_contract(&make);
+    // Each ends what serves it; those that others stand on go after these.
+    for n in 1..=next.get() {
+        let remote = served.client(&format!("ns-{n}"));
+        loop {
+            let there = remote.list(&[]).unwrap();
+            let gone = there
+                .iter()
+                .filter(|info| remote.remove(&info.key).is_ok())
+                .count();
+            match (there.len(), gone) {
+                (0, _) => break,
+                (left, gone) => assert!(gone > 0, "{left} stay"),
+            }
+        }
+    }
+    assert!(mounts_beneath(strata.dir()).is_empty());
+}
+
+#[test]
+fn a_served_overlay_outlives_the_server_of_the_service() {
+    let strata = Strata::new(PROGRAM);
+    let mut served = Served::start(&strata, FUSE);
+    let remote = served.client("k8s.io");
+    layers(&remote);
+    let mounts = remote.prepare("k8s.io/3/run", Some("two"), &none()).unwrap();
+    assert_eq!(mounts[0].options, ["rw", "rbind"]);
+    let place = place(&strata, &mounts);
+    assert_eq!(kind(&place).as_deref(), Some("fuse.strata"));
+    assert_eq!(remote.mounts("k8s.io/3/run").unwrap(), mounts);
+    assert_eq!(
+        mounts_beneath(strata.dir()).len(),
+        1,
+        "one mount, however often it is asked for"
+    );
+
+    // A container goes on writing while the service is killed and started again, and stopped and started again.
+    let target = tempfile::tempdir().unwrap();
+    mount::attach(&mounts[0], target.path()).unwrap();
+    let open = fs::File::create(target.path().join("open")).unwrap();
+    served.kill();
+    fs::write(target.path().join("written"), "by a container").unwrap();
+    assert!(!target.path().join("deleted").exists());
+    let mut served = Served::start(&strata, FUSE);
+    assert_eq!(served.client("k8s.io").mounts("k8s.io/3/run").unwrap(), mounts);
+    assert_eq!(served.stop(), 0);
+    std::io::Write::write_all(&mut &open, b"still").unwrap();
+    let served = Served::start(&strata, FUSE);
+    let remote = served.client("k8s.io");
+    assert_eq!(fs::read_to_string(target.path().join("open")).unwrap(), "still");
+    drop(open);
+    mount::detach(target.path()).unwrap();
+
+    // After the machine was started nothing is mounted: it is when it is asked for.
+    mount::fuse::detach(&place).unwrap();
+    assert_eq!(kind(&place), None);
+    assert_eq!(remote.mounts("k8s.io/3/run").unwrap(), mounts);
+    assert_eq!(
+        fs::read_to_string(place.join("written")).unwrap(),
+        "by a container"
+    );
+
+    // What was committed lies in the store, and is mounted no more.
+    let begun = Instant::now();
+    remote.commit("three", "k8s.io/3/run", &none(), None).unwrap();
+    assert!(
+        begun.elapsed() < Duration::from_secs(8),
+        "its server ends when it is told to"
+    );
+    assert!(!place.exists());
+    let mounts = remote.prepare("k8s.io/4/next", Some("three"), &none()).unwrap();
+    within(&mounts, |root| {
+        assert_eq!(
+            fs::read_to_string(root.join("written")).unwrap(),
+            "by a container"
+        );
+        assert!(!root.join("deleted").exists());
+    });
+    for key in ["k8s.io/4/next", "three", "two", "one"] {
+        remote.remove(key).unwrap();
+    }
+    assert!(mounts_beneath(strata.dir()).is_empty());
+}
+
+#[test]
+fn a_view_is_read_only_and_what_needs_no_overlay_is_a_bind_of_the_store() {
+    let strata = Strata::new(PROGRAM);
+    let served = Served::start(&strata, FUSE);
+    let remote = served.client("k8s.io");
+    layers(&remote);
+    let view = remote.view("k8s.io/4/look", Some("two"), &none()).unwrap();
+    place(&strata, &view);
+    within(&view, |root| {
+        let error = fs::write(root.join("kept"), "x").unwrap_err();
+        assert_eq!(error.kind(), std::io::ErrorKind::ReadOnlyFilesystem);
+        assert_eq!(fs::read_to_string(root.join("new")).unwrap(), "two");
+    });
+    let lone = remote.view("k8s.io/5/lone", Some("one"), &none()).unwrap();
+    assert!(Path::new(&lone[0].source).starts_with(strata.root()), "{lone:?}");
+    // containerd writes whiteouts itself, to what it sees as an overlay.
+    let apart = Labels::from([(REF.to_owned(), "x".to_owned())]);
+    let apart = remote.prepare("k8s.io/6/apart", None, &apart).unwrap();
+    assert_eq!(apart[0].kind, "overlay");
+    for key in ["k8s.io/4/look", "k8s.io/5/lone", "k8s.io/6/apart"] {
+        remote.remove(key).unwrap();
+    }
+    assert!(mounts_beneath(strata.dir()).is_empty());
+}
+
+#[test]
+fn what_is_left_is_cleaned_and_what_cannot_be_mounted_is_not_there() {
+    let strata = Strata::new(PROGRAM);
+    let served = Served::start(&strata, FUSE);
+    let remote = served.client("k8s.io");
+    layers(&remote);
+    // Taken from the store by another.
+    let left = remote.prepare("k8s.io/5/left", Some("two"), &none()).unwrap();
+    let left = place(&strata, &left);
+    let store = store::Store::open(&strata.root()).unwrap();
+    store.remove("k8s.io", "k8s.io/5/left").unwrap();
+    remote.cleanup().unwrap();
+    assert!(!left.exists());
+    // Its server was killed: whoever asks for the mounts gets a new one.
+    let mounts = remote.prepare("k8s.io/6/killed", Some("two"), &none()).unwrap();
+    let killed = place(&strata, &mounts);
+    fs::write(killed.join("kept"), "changed").unwrap();
+    let server = kill_server(&killed);
+    assert!(fs::metadata(&killed).is_err(), "{server} is dead");
+    assert_eq!(remote.mounts("k8s.io/6/killed").unwrap(), mounts);
+    assert_eq!(fs::read_to_string(killed.join("kept")).unwrap(), "changed");
+    // Dead again, it can be removed all the same.
+    kill_server(&killed);
+    remote.remove("k8s.io/6/killed").unwrap();
+    assert!(fs::symlink_metadata(&killed).is_err());
+
+    let long = wire::PrepareRequest {
+        key: "x".repeat(300),
+        parent: "two".into(),
+        ..wire::PrepareRequest::default()
+    };
+    let status = remote.status("Prepare", &long);
+    assert_eq!(status.code, Code::InvalidArgument, "{status}");
+    let there: Vec<_> = remote
+        .list(&[])
+        .unwrap()
+        .into_iter()
+        .map(|info| info.key)
+        .collect();
+    assert_eq!(there, ["one", "two"]);
+    let refused = strata.end([
+        "serve",
+        "snapshotter",
+        "--driver",
+        "fuse",
+        "--mount-options",
+        "nosuch=1",
+    ]);
+    assert!(
+        refused.code != 0 && refused.err.contains("nosuch"),
+        "{}",
+        refused.err
+    );
+    assert!(mounts_beneath(strata.dir()).is_empty());
+}
+
+/// Kills the process that serves a place.
+fn kill_server(place: &Path) -> i32 {
+    let mut text = [0; 64];
+    let length = rustix::fs::getxattr(place, "security.strata.server", &mut text).unwrap();
+    let text = std::str::from_utf8(&text[..length]).unwrap();
+    let pid = text.split(' ').next().unwrap().parse().unwrap();
+    let process = rustix::process::Pid::from_raw(pid).unwrap();
+    rustix::process::kill_process(process, rustix::process::Signal::KILL).unwrap();
+    let end = Instant::now() + Duration::from_secs(60);
+    while rustix::fs::statfs(place).is_ok() {
+        assert!(Instant::now() < end, "it does not end");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    pid
+}
