@@ -139,6 +139,28 @@ fn how_far_a_check_and_a_comparison_are() {
 }
 
 #[test]
+fn how_far_a_removal_is() {
+    let strata = common::busybox();
+    strata.ok(["run", "--name", "ended", "busybox", "true"]);
+    for (words, told) in [
+        (&["prune", "--force", "blobs"][..], &["checking layers"][..]),
+        (
+            &["prune", "--force", "--all"],
+            &["removing containers", "removing layers and blobs"],
+        ),
+    ] {
+        let mut screen = on_terminal(&strata, words, 30, 100);
+        for told in told {
+            screen.until(told);
+        }
+        screen.until("Freed");
+        assert_eq!(screen.code(), Some(0));
+    }
+    let ended = strata.end(["prune", "--force"]);
+    assert_eq!((ended.code, ended.err.as_str()), (0, ""), "no terminal");
+}
+
+#[test]
 fn plain_lines_where_there_is_no_terminal() {
     let strata = empty();
     let (_server, name) = registry(&ready());

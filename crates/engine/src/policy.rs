@@ -59,7 +59,7 @@ impl Engine {
             ..PruneOptions::default()
         };
         if options.blobs || options.images.is_some() {
-            let pruned = self.prune(&options)?;
+            let pruned = self.prune(&options, &image::progress::Silent)?;
             if let Some(why) = pruned.failed.into_iter().next() {
                 return Err(PolicyError::Left(why));
             }

@@ -4,10 +4,13 @@
 //! anything is removed; nothing that is taken into use meanwhile is lost by it, since a container keeps what it was made
 //! from.
 
+mod needs;
+
 use std::collections::{HashMap, HashSet};
 use std::path::Path;
 use std::time::Duration;
 
+use image::progress::{Event, Progress};
 use jiff::Timestamp;
 use serde::Serialize;
 use store::{Collected, Digest, Disk, Fault, GRACE, ImageError, SnapshotError, VolumeError};
@@ -17,6 +20,7 @@ use crate::find::familiar;
 use crate::rm::RmError;
 use crate::rm::hold_bundles;
 use crate::state::State;
+use needs::Needs;
 
 /// Which images are removed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -120,14 +124,14 @@ impl Engine {
     ///
     /// # Errors
     /// Disk or database; what could not be removed for other reasons is told in the answer.
-    pub fn prune(&self, options: &PruneOptions) -> Result<Pruned, Fault> {
+    pub fn prune(&self, options: &PruneOptions, progress: &dyn Progress) -> Result<Pruned, Fault> {
         let disk = self.store.disk()?;
         let mut told = Pruned {
             dry_run: options.dry_run,
             ..Pruned::default()
         };
         let gone = match options.containers {
-            true => self.prune_containers(options, &disk, &mut told)?,
+            true => self.prune_containers(options, &disk, &mut told, progress)?,
             false => HashSet::new(),
         };
         let mut needs = Needs::new(&disk, self.users(&gone)?);
@@ -145,7 +149,7 @@ impl Engine {
             self.prune_idle_networks(options, &gone, &mut told);
         }
         if options.blobs {
-            self.prune_blobs(options, &disk, &needs, &mut told)?;
+            self.prune_blobs(options, &disk, &needs, &mut told, progress)?;
         }
         if options.dry_run {
             told.left_over = if options.unfinished { idle } else { 0 };
@@ -153,7 +157,9 @@ impl Engine {
             let grace = if options.unfinished { Duration::ZERO } else { GRACE };
             self.sweep()?;
             runtime::cgroup::sweep(runtime::cgroup::FORGOTTEN);
-            let collected = self.store.collect_older_than(grace)?;
+            let collected = self.store.collect_telling(grace, &mut |done| {
+                step(progress, "removing layers and blobs", done, None)
+            })?;
             told.left_over = match collected == Collected::default() {
                 true => 0,
                 false => {
@@ -185,6 +191,7 @@ impl Engine {
         options: &PruneOptions,
         disk: &Disk,
         told: &mut Pruned,
+        progress: &dyn Progress,
     ) -> Result<HashSet<String>, Fault> {
         // One that is just being started looks lost; while a directory of bundles is held, none of it is.
         let mut held = HashMap::new();
@@ -219,6 +226,7 @@ impl Engine {
                 .iter()
                 .find(|it| it.ns == row.ns && it.key == row.id);
             gone.insert(row.id.clone());
+            step(progress, "removing containers", gone.len() as u64, None);
             told.containers.push(Gone {
                 id: row.id.clone(),
                 names: vec![row.name.clone()],
@@ -446,9 +454,12 @@ impl Engine {
         disk: &Disk,
         needs: &Needs<'_>,
         told: &mut Pruned,
+        progress: &dyn Progress,
     ) -> Result<(), Fault> {
         let bytes: HashMap<Digest, u64> = disk.blobs.iter().map(|blob| (blob.digest, blob.bytes)).collect();
-        for layer in self.store.spare_blobs()? {
+        let spare = self.store.spare_blobs()?;
+        for (done, layer) in (0..).zip(&spare) {
+            step(progress, "checking layers", done, Some(spare.len() as u64));
             let digest = layer.blob.digest;
             if !needs.needs_blob(&digest) {
                 continue;
@@ -490,6 +501,10 @@ impl Engine {
     }
 }
 
+fn step(progress: &dyn Progress, what: &str, done: u64, of: Option<u64>) {
+    progress.event(&Event::Step { what, done, of });
+}
+
 /// Whether what has these labels is removed.
 fn fits<'a>(filters: &[LabelFilter], label: impl Fn(&str) -> Option<&'a str>) -> bool {
     filters.iter().all(|filter| {
@@ -497,103 +512,4 @@ fn fits<'a>(filters: &[LabelFilter], label: impl Fn(&str) -> Option<&'a str>) ->
             .is_some_and(|value| filter.value.as_deref().is_none_or(|wanted| wanted == value));
         has != filter.not
     })
-}
-
-/// Which layers and blobs the manifests in use need.
-struct Needs<'a> {
-    disk: &'a Disk,
-    /// How many names and containers lead to each manifest.
-    users: HashMap<Digest, u64>,
-    layers: HashMap<u64, Need>,
-    blobs: HashMap<Digest, Need>,
-    /// Bytes of all that is needed.
-    total: u64,
-}
-
-struct Need {
-    bytes: u64,
-    count: u64,
-}
-
-impl Needs<'_> {
-    fn new(disk: &Disk, users: HashMap<Digest, u64>) -> Needs<'_> {
-        let need = |bytes| Need { bytes, count: 0 };
-        let mut needs = Needs {
-            layers: disk
-                .layers
-                .iter()
-                .map(|it| (it.n, need(it.usage.bytes + it.overhead)))
-                .collect(),
-            blobs: disk.blobs.iter().map(|it| (it.digest, need(it.bytes))).collect(),
-            disk,
-            users,
-            total: 0,
-        };
-        for manifest in disk
-            .manifests
-            .iter()
-            .filter(|it| needs.users.contains_key(&it.digest))
-        {
-            each(&mut needs.layers, &mut needs.blobs, manifest, |need| {
-                needs.total += if need.count == 0 { need.bytes } else { 0 };
-                need.count += 1;
-            });
-        }
-        for n in &disk.beneath {
-            if let Some(need) = needs.layers.get_mut(n) {
-                need.count += 1;
-            }
-        }
-        needs
-    }
-
-    /// Takes so many users from a manifest; the bytes that nothing needs then.
-    fn release(&mut self, digest: &Digest, users: u64) -> u64 {
-        let Some(left) = self.users.get_mut(digest) else {
-            return 0;
-        };
-        *left = left.saturating_sub(users);
-        if *left > 0 {
-            return 0;
-        }
-        self.users.remove(digest);
-        let mut freed = 0;
-        for manifest in self.disk.manifests.iter().filter(|it| it.digest == *digest) {
-            each(&mut self.layers, &mut self.blobs, manifest, |need| {
-                need.count = need.count.saturating_sub(1);
-                freed += if need.count == 0 { need.bytes } else { 0 };
-            });
-        }
-        self.total = self.total.saturating_sub(freed);
-        freed
-    }
-
-    fn needs_blob(&self, digest: &Digest) -> bool {
-        self.blobs.get(digest).is_some_and(|need| need.count > 0)
-    }
-
-    /// Bytes of what nothing needs.
-    fn idle(&self) -> u64 {
-        let needs = self.layers.values().chain(self.blobs.values());
-        needs.filter(|need| need.count == 0).map(|need| need.bytes).sum()
-    }
-}
-
-/// Does something to all that a manifest needs and that is there.
-fn each(
-    layers: &mut HashMap<u64, Need>,
-    blobs: &mut HashMap<Digest, Need>,
-    manifest: &store::ManifestDisk,
-    mut what: impl FnMut(&mut Need),
-) {
-    for n in &manifest.layers {
-        if let Some(need) = layers.get_mut(n) {
-            what(need);
-        }
-    }
-    for digest in &manifest.blobs {
-        if let Some(need) = blobs.get_mut(digest) {
-            what(need);
-        }
-    }
 }

@@ -66,6 +66,16 @@ impl Store {
     /// As [`Store::collect`], with another grace period; with none, everything unfinished that nobody is busy with
     /// goes too.
     pub fn collect_older_than(&self, grace: Duration) -> Result<Collected, Fault> {
+        self.collect_telling(grace, &mut |_| ())
+    }
+
+    /// As [`Store::collect_older_than`]; `told` hears, whenever the files of a layer or a blob are gone, of how many they are.
+    pub fn collect_telling(&self, grace: Duration, told: &mut dyn FnMut(u64)) -> Result<Collected, Fault> {
+        let mut gone = 0;
+        let mut one_more = || {
+            gone += 1;
+            told(gone);
+        };
         let mut collected = Collected {
             leases: self.end_leases(grace)?,
             ..Collected::default()
@@ -73,12 +83,12 @@ impl Store {
         let (manifests, snapshots) = self.free(Durability::Full, forget_unreachable)?;
         collected.snapshots = snapshots;
         let mut after = 0;
-        while let Some((last, freed)) = self.free_layers(after)? {
+        while let Some((last, freed)) = self.free_layers(after, &mut one_more)? {
             collected += freed;
             after = last;
         }
         let mut after = String::new();
-        while let Some((last, freed)) = self.free_blobs(&after)? {
+        while let Some((last, freed)) = self.free_blobs(&after, &mut one_more)? {
             collected += freed;
             after = last;
         }
@@ -133,7 +143,7 @@ impl Store {
     }
 
     /// Frees layers with numbers above `after`; tells the last one looked at.
-    fn free_layers(&self, after: u64) -> Result<Option<(u64, Collected)>, Fault> {
+    fn free_layers(&self, after: u64, one_more: &mut dyn FnMut()) -> Result<Option<(u64, Collected)>, Fault> {
         let snapshots = self.layout.snapshots()?;
         let fault = |error| self.layout.fault("removing layers from", SNAPSHOTS, error);
         let free = "SELECT n, bytes FROM layers l WHERE n > ?
@@ -163,12 +173,17 @@ impl Store {
         })?;
         for claim in claims {
             claim.remove().map_err(fault)?;
+            one_more();
         }
         Ok((last > after).then_some((last, freed)))
     }
 
     /// Frees blobs with digests after `after`; tells the last one looked at.
-    fn free_blobs(&self, after: &str) -> Result<Option<(String, Collected)>, Fault> {
+    fn free_blobs(
+        &self,
+        after: &str,
+        one_more: &mut dyn FnMut(),
+    ) -> Result<Option<(String, Collected)>, Fault> {
         let blobs = self.layout.blobs()?;
         let fault = |error| self.layout.fault("removing blobs from", BLOBS, error);
         let free = "SELECT digest, size FROM blobs WHERE digest > ?
@@ -201,6 +216,7 @@ impl Store {
         })?;
         for claim in claims {
             claim.remove().map_err(fault)?;
+            one_more();
         }
         Ok(last.map(|last| (last, freed)))
     }

@@ -9,6 +9,7 @@ use jiff::{Span, SpanRelativeTo, Timestamp};
 
 use super::{Context, Outcome, print};
 use crate::failure::{EXIT, Failure};
+use crate::progress;
 use crate::render::size::human;
 use crate::render::{self, Format, size};
 
@@ -262,7 +263,9 @@ fn prune(context: &Context, how: &How, images: Option<bool>, mut options: PruneO
     if !how.force && !how.dry_run {
         confirm(&options)?;
     }
-    let pruned = context.engine()?.prune(&options)?;
+    let progress = progress::choose(false, progress::READ);
+    let pruned = context.engine()?.prune(&options, &*progress)?;
+    drop(progress);
     print(|out| match how.format {
         Format::Json => render::json(out, &pruned),
         Format::Table => write(out, &pruned),
