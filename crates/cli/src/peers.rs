@@ -6,7 +6,10 @@ pub(crate) fn command(name: &str) -> Option<&'static str> {
     Some(match name {
         "checkpoint" | "restore" => "strata --help lists what can be done with a container",
         "build" => "strata runs images that others build; strata commit makes one of a container",
-        "secret" | "pod" | "compose" | "kube" | "generate" | "play" | "swarm" | "context" => {
+        "generate" => {
+            "a unit of systemd's executes strata run, in the foreground: that ends when the container does"
+        }
+        "secret" | "pod" | "compose" | "kube" | "play" | "swarm" | "context" => {
             "containers have networks by --network, and directories of this machine or volumes by -v"
         }
         "oci" => "it takes none of strata's own flags: strata oci --help tells which it takes",

@@ -472,6 +472,40 @@ fn one_that_waits_holds_nothing_of_the_hosts() {
     runtime.ok(&["delete", "--force", "one"]);
 }
 
+/// CVE-2016-9962, where no supervisor is there to be hidden: what comes in is looked into from there, as is the first process
+/// of another container that comes among its own.
+#[test]
+fn one_that_comes_in_cannot_be_looked_into() {
+    let runtime = Runtime::ours();
+    let script = "while :; do for p in /proc/[0-9]*; do
+        e=$(readlink $p/exe 2>/dev/null)
+        case $e in ''|/bin/busybox) ;; *) echo $p is $e >>/seen; ls -l $p/fd >>/seen ;; esac
+    done; done";
+    runtime.args(&["sh", "-c", script]);
+    runtime.start_in_the_background("one");
+    let pid = runtime.state("one")["pid"].to_string();
+    // So many places are looked into for the program that a process stands there for long with no more rights than those
+    // who are there.
+    let path = format!("PATH={}/bin", "/x:".repeat(40_000));
+    runtime.configure(|spec| {
+        spec["process"]["args"] = json!(["true"]);
+        spec["process"]["env"] = json!([path]);
+        spec["linux"]["cgroupsPath"] = json!(format!("/{}", runtime.unique("other")));
+        for one in spec["linux"]["namespaces"].as_array_mut().unwrap() {
+            if one["type"] == "pid" {
+                one["path"] = json!(format!("/proc/{pid}/ns/pid"));
+            }
+        }
+    });
+    for _ in 0..15 {
+        runtime.ok(&["exec", "--env", &path, "one", "true"]);
+        runtime.ok(&["run", "two"]);
+    }
+    runtime.ok(&["delete", "--force", "one"]);
+    let seen = fs::read_to_string(runtime.dir().join("rootfs/seen")).unwrap_or_default();
+    assert_eq!(seen, "");
+}
+
 /// Eight at a time: nothing of one is in another's way, and of two that start the same one, one does.
 #[test]
 fn several_at_once() {

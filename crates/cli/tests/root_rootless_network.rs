@@ -165,6 +165,9 @@ fn it_is_the_default_and_what_it_is_not_is_refused() {
         &run(&["--network", "pasta", "--network-alias", "db"]),
         &["pasta", "name"],
     );
+    let ended = run(&["-p", "80:80"]);
+    refused(&ended, &["port 80/tcp"]);
+    assert!(ended.err.contains("ip_unprivileged_port_start"), "{ended:#?}");
     assert_eq!(run(&["--network", "none"]).code, 0);
     assert_eq!(user.ok(&["ps", "-aq"]), "");
 }

@@ -286,6 +286,27 @@ pub fn leave_the_disk(words: impl IntoIterator<Item = OsString>) -> io::Result<(
     Err(command.exec())
 }
 
+/// Whether the same can be done later, when a process is made and with nothing executed again: what it costs falls then on
+/// code that has little left to do.
+pub fn can_leave_later() -> bool {
+    sys::exe::can_be_replaced()
+}
+
+/// [`leave_the_disk`] where [`can_leave_later`].
+pub(crate) fn leave_now() -> io::Result<()> {
+    let is_left = || {
+        let own = rustix::fs::statvfs("/proc/self/exe")?;
+        Ok::<_, io::Error>(own.f_flag.contains(rustix::fs::StatVfsMountFlags::RDONLY))
+    };
+    if !is_left()? {
+        go_on_from(&read_only_copy(Path::new("/proc/self/exe"))?)?;
+    }
+    match is_left()? {
+        true => Ok(()),
+        false => Err(io::ErrorKind::Unsupported.into()),
+    }
+}
+
 /// Goes on from `copy` without executing it.
 fn go_on_from(copy: &OwnedFd) -> io::Result<()> {
     let path = format!("/proc/self/fd/{}", copy.as_raw_fd());

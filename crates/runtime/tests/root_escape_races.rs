@@ -63,7 +63,12 @@ fn over(dev: &Path, script: &str) -> Box {
 
 /// Runs one more program in a container that runs.
 fn execute(container: &Box, args: &[&str], stdout: &OwnedFd) {
-    let process = json!({"args": args, "cwd": "/", "env": ["PATH=/bin"], "user": {"uid": 0, "gid": 0}});
+    execute_by(container, args, "PATH=/bin", stdout);
+}
+
+/// The same, with a variable of the environment.
+fn execute_by(container: &Box, args: &[&str], variable: &str, stdout: &OwnedFd) {
+    let process = json!({"args": args, "cwd": "/", "env": [variable], "user": {"uid": 0, "gid": 0}});
     let null = null();
     let started = runtime::exec(&ExecRequest {
         bundle: &container.bundle,
@@ -197,12 +202,26 @@ fn one_that_comes_in_cannot_be_looked_into() {
         ls -l $p/fd 2>/dev/null | grep -e socket: -e ' /proc$' -e cgroup
         cat $p/environ 2>/dev/null | tr '\\0' '\\n' | grep -v -e ^PATH= -e ^SHLVL= -e ^PWD= -e ^OLDPWD=
     done; done";
+    // Who comes in looks for its program in so many places that it stands for long where it has no more rights than those
+    // who are there.
+    let path = format!("PATH={}/bin", "/x:".repeat(40_000));
     let container = Box::script(script);
     let (running, mut out) = container.ready();
     let begin = Instant::now();
     let null = null();
     while begin.elapsed() < LONG_ENOUGH {
-        execute(&container, &["/bin/true"], &null);
+        execute_by(&container, &["true"], &path, &null);
+        // The first process of another container that comes among these.
+        let other = Box::new().with(|spec| {
+            spec["process"]["args"] = json!(["true"]);
+            spec["process"]["env"] = json!([path]);
+            for one in spec["linux"]["namespaces"].as_array_mut().unwrap() {
+                if one["type"] == "pid" {
+                    one["path"] = json!(format!("/proc/{}/ns/pid", running.pid()));
+                }
+            }
+        });
+        other.run();
     }
     running.kill(libc::SIGKILL).unwrap();
     let mut seen = String::new();

@@ -226,7 +226,7 @@ fn on_its_way_it_holds_nothing_that_it_does_not_need() {
         let sockets = links
             .iter()
             .filter(|link| link.starts_with("socket:") || link.to_string_lossy().starts_with("socket:"));
-        assert_eq!(sockets.count(), 2, "{links:?}");
+        assert_eq!(sockets.count(), 1, "{links:?}");
 
         // The supervisor does not wait for it.
         let other = Connection::open(&container.bundle).unwrap();
@@ -238,6 +238,51 @@ fn on_its_way_it_holds_nothing_that_it_does_not_need() {
         assert!(!asking.is_finished());
         drop(frozen);
         assert_eq!(asking.join().unwrap().code, 0);
+    });
+    first.kill(15).unwrap();
+}
+
+/// A container's root that has every right in a user namespace may look into whatever comes into that one, unless that is hidden
+/// from its birth on.
+#[test]
+fn on_its_way_it_is_hidden_from_the_first_step_on() {
+    let container = Box::script(WAITING).with(|spec| {
+        let namespaces = spec["linux"]["namespaces"].as_array_mut().unwrap();
+        namespaces.push(json!({"type": "user"}));
+        for kind in ["uidMappings", "gidMappings"] {
+            spec["linux"][kind] = json!([{"containerID": 0, "hostID": 100_000, "size": 65536}]);
+        }
+    });
+    std::os::unix::fs::chown(container.inside("tmp"), Some(100_000), Some(100_000)).unwrap();
+    for path in [container.temp.path(), container.bundle.path()] {
+        std::fs::set_permissions(path, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    }
+    let (first, _out) = container.ready();
+    let cgroup = cgroup(&container);
+    let frozen = Frozen::new(&cgroup);
+    let before = cgroup.pids().unwrap();
+    let request = process(&container, &["true"], |_| {});
+    std::thread::scope(|scope| {
+        let frozen = frozen;
+        let asking = scope.spawn(|| {
+            let null = null();
+            let mut one = begin(&container, &request, [&null, &null, &null]).unwrap();
+            one.wait().unwrap()
+        });
+        eventually("it is born", || {
+            cgroup.pids().unwrap().iter().any(|pid| !before.contains(pid))
+        });
+        let script = "for p in /proc/[0-9]*; do echo here; readlink $p/exe >/dev/null || echo hidden; done";
+        let seen = std::process::Command::new("nsenter")
+            .args(["--target", &first.pid().to_string()])
+            .args(["--user", "--pid", "--mount", "/bin/sh", "-c", script])
+            .output()
+            .unwrap();
+        let seen = String::from_utf8(seen.stdout).unwrap();
+        drop(frozen);
+        assert_eq!(asking.join().unwrap().code, 0);
+        assert!(seen.matches("here").count() >= 3, "{seen}");
+        assert_eq!(seen.matches("hidden").count(), 1, "{seen}");
     });
     first.kill(15).unwrap();
 }

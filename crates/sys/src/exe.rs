@@ -83,6 +83,19 @@ pub fn replace(file: BorrowedFd<'_>) -> io::Result<()> {
     answer(result == 0)
 }
 
+/// Whether the kernel lets the calling process do that.
+pub fn can_be_replaced() -> bool {
+    let mut size: libc::c_uint = 0;
+    // SAFETY: the kernel writes one `unsigned int`, the size of `prctl_mm_map`; one that has none answers with an error.
+    let asked = unsafe { libc::prctl(libc::PR_SET_MM, libc::PR_SET_MM_MAP_SIZE, &raw mut size, 0, 0) };
+    let rights = ["SYS_ADMIN", "CHECKPOINT_RESTORE"];
+    let has = |own: crate::caps::Sets| {
+        let named = rights.iter().filter_map(|name| crate::caps::Set::named(name));
+        named.into_iter().any(|right| own.effective.contains(right))
+    };
+    asked == 0 && size as usize == size_of::<Layout>() && crate::caps::current().is_ok_and(has)
+}
+
 fn answer(succeeded: bool) -> io::Result<()> {
     match succeeded {
         true => Ok(()),

@@ -31,7 +31,7 @@ pub(crate) fn run(context: &Context, args: VersionArgs) -> Outcome {
         version: env!("CARGO_PKG_VERSION"),
         os,
         arch,
-        runtime_spec: "1.2.0",
+        runtime_spec: "1.3.0",
     };
     let style = context.style;
     print(|out| match args.format {

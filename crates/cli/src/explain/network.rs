@@ -51,6 +51,9 @@ impl Explain for NetworkError {
             NetworkError::Port(error) if error.source.kind() == ErrorKind::AddrNotAvailable => {
                 "ip address lists those it has"
             }
+            NetworkError::Port(error) if error.source.kind() == ErrorKind::PermissionDenied => {
+                "an ordinary user listens from net.ipv4.ip_unprivileged_port_start on, usually 1024: -p 8080:80"
+            }
             NetworkError::Port(_) => "each published port is an open file of strata's: ulimit -n limits them",
             NetworkError::Unfit { .. } => "strata network inspect shows what it has",
             NetworkError::Wrong { .. } => "strata network create --help lists the flags and what they take",

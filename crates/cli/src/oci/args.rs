@@ -10,7 +10,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
     name = "oci",
     bin_name = "strata oci",
     display_name = "strata-oci",
-    version = concat!(env!("CARGO_PKG_VERSION"), "\nspec: 1.2.1"),
+    version = concat!(env!("CARGO_PKG_VERSION"), "\nspec: 1.3.0"),
     disable_help_subcommand = true,
     args_override_self = true,
     max_term_width = 110

@@ -102,7 +102,7 @@ fn users_runtime_dir() -> Option<PathBuf> {
 }
 
 fn run(cli: Cli, log: &Log) -> Outcome {
-    if cli.command.makes_processes() {
+    if cli.command.makes_processes() && !runtime::can_leave_later() {
         runtime::leave_the_disk(std::env::args_os())
             .map_err(|error| format!("a read-only copy of this program: {error}"))?;
     }

@@ -170,12 +170,41 @@ pub(super) fn cpu_weight(shares: u64) -> u64 {
         0..=2 => 1,
         262_144.. => 10_000,
         shares => {
-            let log = (shares as f64).log2();
+            let log = logarithm(shares);
             let exponent = (log * log + 125.0 * log) / 612.0 - 7.0 / 34.0;
             // The ordinary one must come out as 100, not as 101 by a rounding error.
-            (10f64.powf(exponent) - 1e-9).ceil() as u64
+            (power_of_ten(exponent) - 1e-9).ceil() as u64
         }
     }
+}
+
+/// To the base of 2. By series, as is the power: nothing else of the program needs the C library's mathematics, and whoever
+/// starts it waits until that is loaded.
+fn logarithm(number: u64) -> f64 {
+    let whole = number.max(1).ilog2();
+    let rest = number as f64 / (1_u64 << whole) as f64;
+    // ln(rest) = 2 artanh((rest - 1) / (rest + 1)), where rest is from 1 to 2.
+    let step = (rest - 1.0) / (rest + 1.0);
+    let mut term = step;
+    let mut sum = 0.0;
+    for odd in (1..60).step_by(2) {
+        sum += term / f64::from(odd);
+        term *= step * step;
+    }
+    f64::from(whole) + 2.0 * sum * std::f64::consts::LOG2_E
+}
+
+/// 10 to this.
+fn power_of_ten(exponent: f64) -> f64 {
+    let whole = exponent as i32;
+    let rest = (exponent - f64::from(whole)) * std::f64::consts::LN_10;
+    let mut term = 1.0;
+    let mut sum = 1.0;
+    for next in 1..60 {
+        term *= rest / f64::from(next);
+        sum += term;
+    }
+    (0..whole).fold(sum, |power, _| power * 10.0)
 }
 
 /// Weight of the io controller (1 to 10,000) for one of blkio (10 to 1,000), linearly, as runc does.
@@ -202,6 +231,13 @@ mod tests {
         }
         let all: Vec<u64> = (2..300_000).map(cpu_weight).collect();
         assert!(all.is_sorted());
+        for shares in 3..262_144_u64 {
+            let log = (shares as f64).log2();
+            assert!((logarithm(shares) - log).abs() < 1e-12, "{shares}");
+            let exponent = (log * log + 125.0 * log) / 612.0 - 7.0 / 34.0;
+            let power = 10_f64.powf(exponent);
+            assert!((power_of_ten(exponent) / power - 1.0).abs() < 1e-12, "{shares}");
+        }
         for (blkio, weight) in [(10, 1), (500, 4950), (1000, 10_000)] {
             assert_eq!(io_weight(blkio), weight, "{blkio}");
         }

@@ -118,10 +118,16 @@ pub(crate) fn fork(order: &ExecOrder<'_>) -> Result<Joining> {
     kept.extend(order.doors.iter().map(AsFd::as_fd));
     // The cgroup namespace comes last: a cgroup is not born into from a namespace in which it cannot be seen.
     let go = || {
+        steps::leave_the_disk()?;
         sys::process::join_namespaces(order.first, kinds & !kind::CGROUP)
             .during(|| "joining the container's namespaces".into())
     };
-    let child = sibling::fork(go, Some(&kept), &request, || newcomer.run()).about(Concern::Namespace)?;
+    let run = || newcomer.run();
+    let child = match kinds & kind::TIME {
+        0 => sibling::fork_lending(go, &kept, &request, run),
+        _ => sibling::fork(go, Some(&kept), &request, run),
+    };
+    let child = child.about(Concern::Namespace)?;
     let joining = Joining {
         child: Some(child),
         sync,
@@ -234,7 +240,6 @@ impl Newcomer<'_> {
 
     fn become_one_of_the_containers(&self) -> Result<Infallible> {
         let (order, steps, sync) = (self.order, &self.steps, self.steps.sync);
-        steps::hide()?;
         steps::begin()?;
         cgroups::enter(order.doors)?;
         if self.kinds & kind::CGROUP != 0 {

@@ -154,6 +154,8 @@ impl<'a> Launch<'a> {
         if prepared.namespaces.borrow_a_network() {
             mounts::make_sysfs(order.spec, &mut prepared.ready).about(Concern::Mount)?;
         }
+        // In another mount namespace there is no copying this one's mounts.
+        steps::leave_the_disk()?;
         let request = Fork {
             namespaces: prepared.namespaces.for_clone(),
             cgroup: order.cgroup,
@@ -165,6 +167,9 @@ impl<'a> Launch<'a> {
             own_end.take();
             child::run(order, &prepared, childs_end)
         };
+        // Among others it is born hidden.
+        let among_others = !prepared.namespaces.makes(kind::PID);
+        let hidden = among_others.then(steps::Hidden::new).transpose()?;
         let child = match prepared.namespaces.joins(kind::USER) {
             Some(joined) => {
                 sibling::fork(|| joined.enter(), None, &request, run).about(Concern::Namespace)?
@@ -173,7 +178,7 @@ impl<'a> Launch<'a> {
                 .during(|| "making the container's process and namespaces".into())
                 .about(Concern::Namespace)?,
         };
-        drop(place);
+        drop((place, hidden));
         let mut launch = Launch {
             order,
             child: Some(child),

@@ -10,6 +10,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use sys::process::{Child, Fork};
 
 use super::fault::{During, Fault, Result};
+use super::steps;
 
 const MAX_WORD: usize = 4096;
 
@@ -35,7 +36,9 @@ pub(super) fn fork(
             }
             None => Ok(()),
         };
-        let made = leave_behind().and_then(|()| go()).and_then(|()| {
+        // From its birth on nobody who is there already may look into it.
+        let made = leave_behind().and_then(|()| steps::hide()).and_then(|()| go());
+        let made = made.and_then(|()| {
             sys::process::fork(&sibling, run)
                 .during(|| "making the container's process and namespaces".into())
         });
@@ -62,6 +65,38 @@ pub(super) fn fork(
         }),
         None => Err(Fault::new(String::from_utf8_lossy(&message.bytes))),
     }
+}
+
+/// As [`fork`], with a helper that has the calling process's memory: no more than half as dear. The helper is in the caller's
+/// pid namespace, and goes into no time namespace, which is for those alone who share their memory with nobody.
+pub(super) fn fork_lending(
+    go: impl FnOnce() -> Result<()>,
+    kept: &[BorrowedFd<'_>],
+    request: &Fork<'_>,
+    run: impl FnOnce() -> u8,
+) -> Result<Child> {
+    let doing = || "a helper in the container's namespaces".to_owned();
+    // A matter of memory, and so of both; what is forked is hidden from its birth on.
+    let hidden = steps::Hidden::new()?;
+    let made = sys::process::lend(|| {
+        sys::fd::keep_only(kept).during(|| "closing descriptors".into())?;
+        go()?;
+        let sibling = Fork {
+            sibling: true,
+            ..*request
+        };
+        let made = sys::process::fork(&sibling, run);
+        let made = made.during(|| "making the container's process and namespaces".into())?;
+        // Its descriptor is one of the helper's own.
+        Ok(made.pid)
+    });
+    drop(hidden);
+    let pid = made.during(doing)??;
+    let process =
+        rustix::process::Pid::from_raw(pid).ok_or_else(|| Fault::new("a process without a number"))?;
+    // The caller's child: its number is nobody else's before it is reaped.
+    let pidfd = rustix::process::pidfd_open(process, rustix::process::PidfdFlags::empty()).during(doing)?;
+    Ok(Child { pid, pidfd })
 }
 
 /// The process's number here: the helper may have been born into another pid namespace, and know another.

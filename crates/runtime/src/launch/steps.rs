@@ -43,10 +43,33 @@ pub(super) fn begin() -> Result<()> {
     Ok(())
 }
 
+/// Goes on from where nobody can write to the program on disk, if that is still to be done (CVE-2019-5736).
+pub(super) fn leave_the_disk() -> Result<()> {
+    crate::start::leave_now().during(|| "a read-only copy of this program".into())
+}
+
 /// Lets nobody in the container look into the calling process while it still holds the host's files.
 pub(super) fn hide() -> Result<()> {
     rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable)
         .during(|| "hiding from the container's processes".into())
+}
+
+/// While this lives the calling process is hidden as [`hide`] does it, and what it forks is so from its birth on.
+pub(super) struct Hidden(DumpableBehavior);
+
+impl Hidden {
+    pub(super) fn new() -> Result<Hidden> {
+        let before = rustix::process::dumpable_behavior().during(|| "looking at oneself".into())?;
+        hide()?;
+        Ok(Hidden(before))
+    }
+}
+
+impl Drop for Hidden {
+    fn drop(&mut self) {
+        // It fails for a value alone that cannot be set, and this one was.
+        let _ = rustix::process::set_dumpable_behavior(self.0);
+    }
 }
 
 /// Takes user and group 0 of the user namespace that the calling process has come into.

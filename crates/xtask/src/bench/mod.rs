@@ -9,6 +9,7 @@ mod images;
 mod lifecycle;
 mod oci;
 mod peers;
+mod rootless;
 mod snapshotter;
 mod start;
 

@@ -212,11 +212,16 @@ pub(crate) struct WithoutCgroup2 {
 
 impl WithoutCgroup2 {
     pub(crate) fn new() -> Result<WithoutCgroup2> {
+        WithoutCgroup2::prepared(|| Ok(()))
+    }
+
+    /// The same, where `prepare` has changed more of what is mounted.
+    pub(crate) fn prepared(prepare: impl FnOnce() -> Result<()> + Send + 'static) -> Result<WithoutCgroup2> {
         let (orders, taken) = std::sync::mpsc::channel::<Command>();
         let (given, outcomes) = std::sync::mpsc::channel();
         let (ready, is_ready) = std::sync::mpsc::channel();
         std::thread::spawn(move || {
-            let _ = ready.send(hide_cgroup2());
+            let _ = ready.send(hide_cgroup2().and_then(|()| prepare()));
             for mut command in taken {
                 if given.send(timed(&mut command)).is_err() {
                     break;

@@ -10,6 +10,7 @@ use sys::mount::{FsContext, MountAttrFlags};
 use testkit::{Image, Layer, Strata};
 
 use super::peers::{Bundle, Podman, WithoutCgroup2, timed};
+use super::rootless;
 use super::{Release, Sample, machine, table};
 
 #[derive(clap::Args)]
@@ -17,6 +18,9 @@ pub(crate) struct Args {
     /// How often each is started
     #[arg(short, default_value_t = 50)]
     n: usize,
+    /// As an ordinary user, beside podman as that user and strata as root
+    #[arg(long)]
+    rootless: bool,
     /// Leave out what starts a hundred at once and puts a thousand in the store
     #[arg(long)]
     short: bool,
@@ -35,6 +39,9 @@ struct Contestant<'a> {
 
 pub(crate) fn main(args: &Args) -> Result<()> {
     let release = Release::build()?;
+    if args.rootless {
+        return rootless::main(&release, args.n);
+    }
     // On the file system of /var/lib, as the stores of all of them are.
     let place = tempfile::Builder::new()
         .prefix("strata-bench-")
@@ -149,7 +156,7 @@ fn contestants<'a>(
 }
 
 /// The word came from inside, and the exit code is the word's.
-fn check(name: &str, token: &str, output: &Output) -> Result<()> {
+pub(super) fn check(name: &str, token: &str, output: &Output) -> Result<()> {
     if output.status.success() && output.stdout == format!("{token}\n").as_bytes() {
         return Ok(());
     }
