@@ -49,6 +49,15 @@ impl Drop for Cable {
     }
 }
 
+/// A network namespace by its name, taken away with the value.
+struct Namespace<'a>(&'a str);
+
+impl Drop for Namespace<'_> {
+    fn drop(&mut self) {
+        let _ = Command::new("ip").args(["netns", "del", self.0]).output();
+    }
+}
+
 #[test]
 fn a_device_of_the_network_goes_in_with_its_addresses() {
     let runtime = Runtime::ours();
@@ -91,15 +100,37 @@ fn one_that_cannot_go_stays_as_it_was() {
         assert!(cables.iter().all(Cable::is_here), "{says}");
         for device in [first, second] {
             let shown = ip(&format!("addr show dev {device}"));
-            assert!(shown.contains(INSIDE), "{says}: {shown}");
+            assert!(shown.contains(INSIDE) && shown.contains(",UP"), "{says}: {shown}");
         }
     }
+    // What fails when they are inside already brings them back.
+    runtime.configure(|spec| spec["linux"]["netDevices"] = json!({ first: {"name": "inside0"} }));
+    runtime.args(&["/no/such/program"]);
+    runtime.refused(&["create", "one"], "/no/such/program");
+    let shown = ip(&format!("addr show dev {first}"));
+    assert!(shown.contains(INSIDE) && shown.contains(",UP"), "{shown}");
     runtime.configure(|spec| {
         spec["linux"]["netDevices"] = json!({ first: {} });
         let kept = |one: &serde_json::Value| one["type"] != "network";
         spec["linux"]["namespaces"].as_array_mut().unwrap().retain(kept);
     });
     runtime.refused(&["create", "one"], "shares the host's network");
+}
+
+/// Parameters of a device are there when they are set.
+#[test]
+fn parameters_of_a_device_that_goes_in() {
+    let runtime = Runtime::ours();
+    for _ in 0..5 {
+        let cable = Cable::new('f');
+        let device = cable.0[0].as_str();
+        runtime.configure(|spec| {
+            spec["linux"]["netDevices"] = json!({ device: {"name": "inside0"} });
+            spec["linux"]["sysctl"] = json!({"net.ipv4.conf.inside0.rp_filter": "2"});
+        });
+        runtime.args(&["cat", "/proc/sys/net/ipv4/conf/inside0/rp_filter"]);
+        assert_eq!(runtime.ok(&["run", "one"]), "2\n");
+    }
 }
 
 /// The specification: whoever owns a namespace sees to what is in it.
@@ -110,6 +141,7 @@ fn in_a_network_that_is_joined_it_stays() {
     let device = cable.0[0].as_str();
     let namespace = format!("so{}", std::process::id());
     ip(&format!("netns add {namespace}"));
+    let _namespace = Namespace(&namespace);
     runtime.configure(|spec| {
         spec["linux"]["netDevices"] = json!({ device: {} });
         for one in spec["linux"]["namespaces"].as_array_mut().unwrap() {
@@ -121,7 +153,6 @@ fn in_a_network_that_is_joined_it_stays() {
     runtime.args(&["true"]);
     runtime.ok(&["run", "one"]);
     let shown = ip(&format!("-n {namespace} addr show dev {device}"));
-    ip(&format!("netns del {namespace}"));
     assert!(shown.contains(INSIDE) && shown.contains(",UP"), "{shown}");
 }
 

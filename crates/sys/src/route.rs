@@ -103,6 +103,19 @@ impl Devices {
         self.ask(request, |_, _| {})
     }
 
+    /// Whether a device is up.
+    pub fn is_up(&self, index: u32) -> io::Result<bool> {
+        let mut request = Request::new(RTM_GETLINK, NLM_F_REQUEST);
+        request.link(index, 0, 0);
+        let mut flags = 0;
+        self.ask(request, |kind, body| {
+            if kind == RTM_NEWLINK {
+                flags = body.get(8..12).and_then(number).unwrap_or(0);
+            }
+        })?;
+        Ok(flags & IFF_UP == IFF_UP)
+    }
+
     /// Brings a device up.
     pub fn up(&self, index: u32) -> io::Result<()> {
         let mut request = Request::new(RTM_NEWLINK, NLM_F_REQUEST | NLM_F_ACK);

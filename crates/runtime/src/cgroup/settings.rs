@@ -84,8 +84,12 @@ fn in_both(controller: &str, resources: &LinuxResources, settings: &mut Settings
 /// Limits of huge pages, in files whose names end so.
 fn huge_pages(resources: &LinuxResources, end: &str, settings: &mut Settings) {
     for limit in resources.hugepage_limits().iter().flatten() {
-        let file = format!("hugetlb.{}.{end}", limit.page_size());
-        settings.add("the huge page limit", file, limit.limit());
+        let (size, limit) = (limit.page_size(), limit.limit());
+        let file = format!("hugetlb.{size}.{end}");
+        settings.add("the huge page limit", &file, limit);
+        // What is reserved too, before a page of it is touched (runtime spec, "Huge page limits"), where the kernel counts it.
+        let reserved = format!("hugetlb.{size}.rsvd.{end}");
+        settings.add("the huge page limit", reserved, limit).instead = Some((file, limit.to_string()));
     }
 }
 

@@ -56,6 +56,7 @@ pub(crate) use mounts::CgroupView;
 pub(crate) use namespaces::SpareNetwork;
 pub(crate) use namespaces::makes as makes_namespace;
 use namespaces::{BirthPlace, Namespaces};
+use net_devices::Given;
 use program::Program;
 pub use root::make_directory;
 pub(crate) use sync::{Sync, Word};
@@ -113,6 +114,8 @@ pub(crate) struct Launch<'a> {
     child: Option<sys::process::Child>,
     sync: Sync,
     filter: Option<Filter>,
+    /// Of the host's network, given to it.
+    devices: Option<Given<'a>>,
 }
 
 /// A container's program was executed, or waits to be told to start.
@@ -140,12 +143,18 @@ impl<'a> Launch<'a> {
             .as_ref()
             .ok_or_else(|| Fault::new("the configuration has no process"))?;
         let mut prepared = Prepared {
-            waits_for_parent: namespaces.makes(kind::USER),
+            // Its sysctls may be those of devices that it is given.
+            waits_for_parent: namespaces.makes(kind::USER) || net_devices::wanted(order.spec).is_some(),
             program: Program::of(process)?,
             ready: idmap::prepare(order.spec, order.bundle).about(Concern::Mount)?,
             namespaces,
         };
         let (sync, childs_end) = Sync::pair()?;
+        let mut devices = None;
+        if prepared.namespaces.borrow_a_network() {
+            // What is set there next may be theirs.
+            devices = net_devices::give(order.spec, &prepared.namespaces, 0)?;
+        }
         let place = BirthPlace::prepare(&prepared.namespaces, order.spec)?;
         if let Some(sysctls) = sysctls.filter(|_| prepared.namespaces.borrow_a_network()) {
             // From where the child will be, and with the rights that it will not have there.
@@ -184,10 +193,15 @@ impl<'a> Launch<'a> {
             child: Some(child),
             sync: own_end.ok_or_else(|| Fault::new("the child's memory is not its own"))?,
             filter: None,
+            devices,
         };
-        net_devices::give(order.spec, &prepared.namespaces, launch.pid())?;
+        if launch.devices.is_none() {
+            launch.devices = net_devices::give(order.spec, &prepared.namespaces, launch.pid())?;
+        }
         if prepared.waits_for_parent {
-            launch.map_ids()?;
+            if prepared.namespaces.makes(kind::USER) {
+                launch.map_ids()?;
+            }
             launch.allow()?;
         }
         // The child has enough to do until it needs it.
@@ -281,7 +295,10 @@ impl<'a> Launch<'a> {
             }
         }
         match self.child.take() {
-            Some(child) => Ok(Launched { child, console }),
+            Some(child) => {
+                self.devices.take().into_iter().for_each(Given::keep);
+                Ok(Launched { child, console })
+            }
             None => Err(Fault::new("the container's process is gone")),
         }
     }

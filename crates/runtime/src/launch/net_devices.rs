@@ -1,12 +1,13 @@
 //! `linux.netDevices` (OCI runtime spec 1.3, "Network Devices"): devices of the host's network that go into the
 //! container's, with their lasting global addresses, and are brought up there.
 //!
-//! Nobody brings them back: as the specification has it, what becomes of a device hangs on the network namespace. When that
+//! Of a start that fails they come back as they were. Nobody brings them back later: as the specification has it, what becomes of
+//! a device hangs on the network namespace. When that
 //! ends, the kernel puts hardware back into the machine's own and removes what is virtual; one that was joined keeps them.
 
 use std::collections::HashMap;
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use oci_spec::runtime::{LinuxNetDevice, Spec};
 use rustix::fs::{CWD, Mode, OFlags};
@@ -18,7 +19,7 @@ use super::fault::{During, Fault, Result};
 use super::namespaces::Namespaces;
 
 /// Those that a spec names; none where it names none.
-fn wanted(spec: &Spec) -> Option<&HashMap<String, LinuxNetDevice>> {
+pub(super) fn wanted(spec: &Spec) -> Option<&HashMap<String, LinuxNetDevice>> {
     let devices = spec.linux().as_ref()?.net_devices().as_ref()?;
     Some(devices).filter(|devices| !devices.is_empty())
 }
@@ -50,11 +51,34 @@ fn name_of<'a>(device: &'a str, inside: &'a LinuxNetDevice) -> &'a str {
     asked.unwrap_or(device)
 }
 
-/// Moves all of them from the calling process's network into that of process `pid`, or into the one that it joins. After a
-/// fault none is left there.
-pub(super) fn give(spec: &Spec, namespaces: &Namespaces, pid: i32) -> Result<()> {
+/// Devices that were given: dropped, they are taken back as far as they have come.
+pub(super) struct Given<'a> {
+    here: Devices,
+    there: Devices,
+    own: OwnedFd,
+    moved: Vec<Move<'a>>,
+}
+
+impl Given<'_> {
+    /// The container runs, and keeps them.
+    pub(super) fn keep(mut self) {
+        self.moved.clear();
+    }
+}
+
+impl Drop for Given<'_> {
+    fn drop(&mut self) {
+        // Gone back or not, what made it necessary is the fault to tell.
+        for one in &self.moved {
+            let _ = one.undo(&self.here, &self.there, self.own.as_fd());
+        }
+    }
+}
+
+/// Moves all of them from the calling process's network into that of process `pid`, or into the one that it joins.
+pub(super) fn give<'a>(spec: &'a Spec, namespaces: &Namespaces, pid: i32) -> Result<Option<Given<'a>>> {
     let Some(devices) = wanted(spec) else {
-        return Ok(());
+        return Ok(None);
     };
     let open = |path: &str| {
         let flags = OFlags::RDONLY | OFlags::CLOEXEC;
@@ -73,25 +97,23 @@ pub(super) fn give(spec: &Spec, namespaces: &Namespaces, pid: i32) -> Result<()>
     let there = Devices::here();
     sys::process::setns(own.as_fd(), kind::NETWORK)
         .during(|| "going back to the network namespace".into())?;
-    let there = there.during(doing)?;
-    let mut moved = Vec::new();
-    let all = devices.iter().try_for_each(|(device, inside)| {
+    let mut given = Given {
+        here,
+        there: there.during(doing)?,
+        own,
+        moved: Vec::new(),
+    };
+    for (device, inside) in devices {
         let name = name_of(device, inside);
-        let one = Move::prepare(&here, &there, device, name)
+        let one = Move::prepare(&given.here, &given.there, device, name)
             .during(|| format!("linux.netDevices {device:?} to {name:?}"))?;
         let done = one
-            .go(&here, &there, target.as_fd())
+            .go(&given.here, &given.there, target.as_fd())
             .during(|| format!("linux.netDevices {device:?} to {:?}", one.name));
-        moved.push(one);
-        done
-    });
-    if all.is_err() {
-        // Gone back or not, the first fault is the one to tell.
-        moved.iter().for_each(|one| {
-            let _ = one.undo(&here, &there, own.as_fd());
-        });
+        given.moved.push(one);
+        done?;
     }
-    all
+    Ok(Some(given))
 }
 
 /// One device on its way.
@@ -100,6 +122,7 @@ struct Move<'a> {
     index: u32,
     name: String,
     addresses: Vec<Address>,
+    was_up: bool,
     /// The other namespace has one that is called as this one was.
     namesake: bool,
 }
@@ -127,6 +150,7 @@ impl<'a> Move<'a> {
             index,
             name,
             addresses: here.addresses(index)?,
+            was_up: here.is_up(index)?,
             namesake: taken(device)?,
         })
     }
@@ -156,6 +180,9 @@ impl<'a> Move<'a> {
         let index = here.find(self.device)?.ok_or(Errno::NODEV)?;
         for address in &self.addresses {
             here.add(index, address)?;
+        }
+        if self.was_up {
+            here.up(index)?;
         }
         Ok(())
     }

@@ -42,7 +42,7 @@ impl Covers {
         Ok(cover)
     }
 
-    fn directory(&mut self) -> Result<OwnedFd> {
+    fn directory(&mut self, label: Option<&str>) -> Result<OwnedFd> {
         let doing = || "a cover for masked directories".to_owned();
         if let Some(empty) = &self.empty {
             return sys::mount::clone_tree(empty.as_fd(), "", false).during(doing);
@@ -51,6 +51,9 @@ impl Covers {
         context.set("source", "masked").during(doing)?;
         context.set("nr_inodes", "1").during(doing)?;
         context.set("mode", "0555").during(doing)?;
+        if let Some(label) = label {
+            context.set("context", label).during(doing)?;
+        }
         let attributes = MountAttrFlags::MOUNT_ATTR_RDONLY
             | MountAttrFlags::MOUNT_ATTR_NOSUID
             | MountAttrFlags::MOUNT_ATTR_NODEV
@@ -59,8 +62,8 @@ impl Covers {
     }
 }
 
-/// Covers every path of `masked` that exists.
-pub(super) fn mask(root: &Root, masked: &[String], mounted: &Mounted) -> Result<()> {
+/// Covers every path of `masked` that exists; the covers of directories have the SELinux label `label`.
+pub(super) fn mask(root: &Root, masked: &[String], mounted: &Mounted, label: Option<&str>) -> Result<()> {
     let mut covers = Covers::default();
     for path in masked {
         let doing = || format!("masking {path}");
@@ -69,7 +72,7 @@ pub(super) fn mask(root: &Root, masked: &[String], mounted: &Mounted) -> Result<
         };
         mounted.check(path, &target)?;
         if root::is_directory(target.as_fd()).during(doing)? {
-            let cover = covers.directory()?;
+            let cover = covers.directory(label)?;
             sys::mount::attach(cover.as_fd(), target.as_fd()).during(doing)?;
             covers.empty.get_or_insert(cover);
         } else {

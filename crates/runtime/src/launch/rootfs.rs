@@ -136,6 +136,7 @@ impl<'s> Tree<'s> {
                 &root,
                 linux.masked_paths().as_deref().unwrap_or_default(),
                 &mounted,
+                selinux::of_mounts(Some(linux)),
             )?;
         }
         if spec
@@ -192,7 +193,8 @@ fn move_root(root: &Root, propagation_wanted: Option<&str>) -> Result<()> {
     let own = sys::mount::mount_id(root.as_fd()).during(doing)?;
     let table = mount::table::read().during(doing)?;
     let place = table.iter().find(|entry| entry.id == own);
-    let place = place.map_or(Path::new("/"), |entry| entry.target.as_path());
+    let place = place.ok_or_else(|| Fault::new("moving the root: it is not in the table of mounts"))?;
+    let place = place.target.as_path();
     let of_kernel = |entry: &&mount::table::Entry| matches!(entry.kind.as_str(), "proc" | "sysfs");
     // The last that was mounted goes first.
     for entry in table.iter().rev().filter(of_kernel) {

@@ -2,7 +2,6 @@
 //! the container can have touched.
 
 use std::collections::HashMap;
-use std::io::Write;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 
@@ -41,7 +40,11 @@ impl Proc {
         let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS | ResolveFlags::NO_XDEV;
         let flags = OFlags::WRONLY | OFlags::CLOEXEC;
         let fd = rustix::fs::openat2(&self.0, path, flags, Mode::empty(), resolve)?;
-        std::fs::File::from(fd).write_all(value.as_bytes())
+        // One call, even of nothing: an empty value takes some back.
+        match rustix::io::write(&fd, value.as_bytes())? {
+            all if all == value.len() => Ok(()),
+            _ => Err(std::io::ErrorKind::WriteZero.into()),
+        }
     }
 }
 

@@ -105,7 +105,7 @@ fn without_nothing(value: Value) -> Value {
 }
 
 /// `before` with every number of `changes` in place of its own. A nought, which many write for "nothing", changes nothing;
-/// but of huge pages it is a limit.
+/// but of huge pages and RDMA it is a limit.
 fn merge(before: &LinuxResources, changes: &LinuxResources) -> Option<LinuxResources> {
     fn over(before: &mut Value, changes: Value) {
         match (before, changes) {
@@ -119,7 +119,12 @@ fn merge(before: &LinuxResources, changes: &LinuxResources) -> Option<LinuxResou
     }
     let pages = changes.hugepage_limits().as_ref().filter(|list| !list.is_empty());
     let mut all = serde_json::to_value(before).ok()?;
-    let mut changes = without_nothing(serde_json::to_value(changes).ok()?);
+    let told = serde_json::to_value(changes).ok()?;
+    let rdma = told.get("rdma").filter(|rdma| !rdma.is_null()).cloned();
+    let mut changes = without_nothing(told);
+    if let Some(rdma) = rdma {
+        changes.as_object_mut()?.insert("rdma".to_owned(), rdma);
+    }
     // The devices are no limits, and stay what they were created with.
     changes.as_object_mut()?.remove("devices");
     changes.as_object_mut()?.remove("hugepageLimits");
@@ -168,6 +173,18 @@ mod tests {
         assert_eq!(after, [("1GB", 7), ("2MB", 0)]);
         let untouched = merge(&before, &resources("{}")).unwrap();
         assert_eq!(untouched.hugepage_limits(), before.hugepage_limits());
+    }
+
+    #[test]
+    fn rdma_is_limited_by_its_device() {
+        let before = resources(r#"{"rdma":{"a":{"hcaHandles":3,"hcaObjects":4},"b":{"hcaHandles":5}}}"#);
+        let after = merge(&before, &resources(r#"{"rdma":{"a":{"hcaHandles":0}}}"#)).unwrap();
+        let after = after.rdma().as_ref().unwrap();
+        assert_eq!(
+            (after["a"].hca_handles(), after["a"].hca_objects()),
+            (Some(0), Some(4))
+        );
+        assert_eq!(after["b"].hca_handles(), Some(5));
     }
 
     #[test]

@@ -200,7 +200,10 @@ mod tests {
             (
                 "hugetlb",
                 r#"{"hugepageLimits": [{"pageSize": "2MB", "limit": 4194304}]}"#,
-                vec!["hugetlb.2MB.limit_in_bytes 4194304"],
+                vec![
+                    "hugetlb.2MB.limit_in_bytes 4194304",
+                    "hugetlb.2MB.rsvd.limit_in_bytes 4194304",
+                ],
             ),
             (
                 "net_cls",

@@ -214,7 +214,7 @@ mod tests {
             (
                 "hugetlb",
                 r#"{"hugepageLimits": [{"pageSize": "2MB", "limit": 4194304}]}"#,
-                vec!["hugetlb.2MB.max 4194304"],
+                vec!["hugetlb.2MB.max 4194304", "hugetlb.2MB.rsvd.max 4194304"],
             ),
             (
                 "rdma",
