@@ -5,8 +5,13 @@
 //! killed. It is served by a process of its own, which outlives this one. Before its snapshot is committed or removed it is
 //! unmounted, so that what was written has reached the store's directories and nobody writes there any more.
 //!
-//! What is done at one place is done by one thread at a time; the others are not kept waiting, and whoever wants the same
-//! place waits for [`TURN`] at most, so that a server that hangs takes no more with it than its own snapshot.
+//! What is done at one place, and with the row that it belongs to, is done by one thread at a time; the others are not kept
+//! waiting, and whoever wants the same
+//! place waits for [`TURN`] at most. A server that hangs holds the thread that has to do with it, and so takes no more with it than its
+//! own snapshot.
+//!
+//! The service may be started with the other driver while overlays stand: what is mounted here is answered as long as it is
+//! served, and is unmounted with its snapshot, whoever mounts the next.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -17,7 +22,7 @@ use std::process::Child;
 use std::sync::{Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use mount::fuse::{Helper, Request, attach, detach, is_ours};
+use mount::fuse::{Helper, Request, attach, detach, is_ours, refuse_in_use};
 use mount::overlay::Overlay;
 use mount::{Mount, MountError, table};
 use rustix::io::Errno;
@@ -35,6 +40,8 @@ const TURN: Duration = Duration::from_secs(10);
 #[derive(Debug)]
 pub struct Fuse {
     helper: Helper,
+    /// Overlays are mounted here; otherwise only those are looked after that were.
+    serves: bool,
     places: PathBuf,
     doing: Mutex<Doing>,
     done: Condvar,
@@ -49,9 +56,20 @@ struct Doing {
 }
 
 /// A place, as long as nobody else may do anything there.
-struct Turn<'a> {
+#[derive(Debug)]
+pub(crate) struct Turn<'a> {
     fuse: &'a Fuse,
     place: PathBuf,
+}
+
+impl Turn<'_> {
+    /// Unmounts what is mounted here.
+    pub(crate) fn release(&self) -> Result<(), MountError> {
+        match is_there(&self.place) {
+            true => unmount(&self.place),
+            false => Ok(()),
+        }
+    }
 }
 
 impl Drop for Turn<'_> {
@@ -63,27 +81,43 @@ impl Drop for Turn<'_> {
 }
 
 impl Fuse {
-    /// A driver whose servers are started by `helper`, and whose overlays lie beneath `state`.
-    pub fn new(helper: Helper, state: &Path) -> Fuse {
-        Fuse {
+    /// A driver whose servers are started by `helper`, and whose overlays lie beneath `state`. Unless it `serves`, it
+    /// looks after those alone that are there.
+    ///
+    /// # Errors
+    /// The state directory cannot be made.
+    pub fn new(helper: Helper, state: &Path, serves: bool) -> io::Result<Fuse> {
+        fs::DirBuilder::new().recursive(true).mode(0o700).create(state)?;
+        Ok(Fuse {
             helper,
-            places: state.join(PLACES),
+            serves,
+            // As the mount table has it, without links.
+            places: state.canonicalize()?.join(PLACES),
             doing: Mutex::default(),
             done: Condvar::new(),
-        }
+        })
+    }
+
+    /// Whether overlays are mounted by this driver.
+    pub(crate) fn serves(&self) -> bool {
+        self.serves
     }
 
     /// What containerd mounts for a snapshot: a bind of what is served, where the store says an overlay.
-    pub(crate) fn mounts(&self, ns: &str, key: &str, mounts: Vec<Mount>) -> Result<Vec<Mount>, MountError> {
+    pub(crate) fn mounts(&self, turn: &Turn<'_>, mounts: Vec<Mount>) -> Result<Vec<Mount>, MountError> {
         let [mount] = &mounts[..] else { return Ok(mounts) };
-        if mount.kind != "overlay" {
+        let place = &turn.place;
+        if mount.kind != "overlay" || !(self.serves || is_there(place)) {
             return Ok(mounts);
         }
-        let turn = self.turn(self.place(ns, key)?)?;
-        let place = &turn.place;
         if !is_served(place) {
             // What a server left that was killed.
-            detach(place)?;
+            unmount(place)?;
+            if !self.serves {
+                return Ok(mounts);
+            }
+            // The kernel's takes no lock: a container may stand on one that was made before this driver was chosen.
+            refuse_in_use(mount)?;
             make(place)?;
             // Ids are mapped where it is bound.
             let mut served = mount.clone();
@@ -99,20 +133,25 @@ impl Fuse {
         Ok(vec![bind])
     }
 
-    /// Unmounts a snapshot, where it is mounted.
-    pub(crate) fn release(&self, ns: &str, key: &str) -> Result<(), MountError> {
+    /// Waits until nobody else does anything with a snapshot, and keeps others from it as long as the answer lives. A key that
+    /// is too long for a place is an error only where places are made.
+    pub(crate) fn turn_of(&self, ns: &str, key: &str) -> Result<Option<Turn<'_>>, MountError> {
+        match self.place(ns, key) {
+            Ok(place) => self.turn(place).map(Some),
+            Err(error) if self.serves => Err(error),
+            Err(_) => Ok(None),
+        }
+    }
+
+    /// Unmounts a snapshot, where it is mounted, and keeps it so as long as the answer lives.
+    pub(crate) fn release(&self, ns: &str, key: &str) -> Result<Option<Turn<'_>>, MountError> {
         // What has too long a name was never mounted.
         let Ok(place) = self.place(ns, key) else {
-            return Ok(());
+            return Ok(None);
         };
         let turn = self.turn(place)?;
-        // Whoever serves it is not asked: there is an entry, or there is none.
-        if fs::symlink_metadata(&turn.place).is_ok() || is_mounted(&turn.place) {
-            detach(&turn.place)?;
-            // Its own alone: whatever else were in it is not ours to remove.
-            let _ = fs::remove_dir(&turn.place);
-        }
-        Ok(())
+        turn.release()?;
+        Ok(Some(turn))
     }
 
     /// Unmounts what is there of snapshots that are not.
@@ -122,9 +161,10 @@ impl Fuse {
             for place in entries(&ns.path()) {
                 let (ns, name) = (ns.file_name(), place.file_name());
                 if let (Some(ns), Some(key)) = (ns.to_str(), name.to_str().map(decode))
+                    && let Ok(Some(turn)) = self.turn_of(ns, &key)
                     && !is_there(ns, &key)
                 {
-                    let _ = self.release(ns, &key);
+                    let _ = turn.release();
                 }
             }
         }
@@ -171,6 +211,19 @@ fn failed(what: &'static str, place: &Path, error: io::Error) -> MountError {
 fn make(place: &Path) -> Result<(), MountError> {
     let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(place);
     made.map_err(|error| failed("making", place, error))
+}
+
+/// Unmounts what is there, and removes the place.
+fn unmount(place: &Path) -> Result<(), MountError> {
+    detach(place)?;
+    // Its own alone: whatever else were in it is not ours to remove.
+    let _ = fs::remove_dir(place);
+    Ok(())
+}
+
+/// Whether there is a place, or a mount that hides whether there is.
+fn is_there(place: &Path) -> bool {
+    !matches!(fs::symlink_metadata(place), Err(error) if error.kind() == io::ErrorKind::NotFound)
 }
 
 fn is_mapping(option: &str) -> bool {
@@ -240,7 +293,7 @@ mod tests {
             args: Vec::new(),
         };
         let temp = tempfile::tempdir().unwrap();
-        let fuse = Fuse::new(helper, temp.path());
+        let fuse = Fuse::new(helper, temp.path(), true).unwrap();
         let place = |key: &str| fuse.place("ns", key).unwrap();
         let first = fuse.turn(place("a")).unwrap();
         drop(fuse.turn(place("b")).unwrap());
@@ -252,7 +305,7 @@ mod tests {
             assert!(second.join().unwrap());
         });
         let key = "x".repeat(256);
-        assert!(fuse.place("ns", &key).is_err());
-        fuse.release("ns", &key).unwrap();
+        assert!(fuse.turn_of("ns", &key).is_err());
+        assert!(fuse.release("ns", &key).unwrap().is_none());
     }
 }

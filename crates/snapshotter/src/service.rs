@@ -8,8 +8,8 @@ use grpc::{Call, Code, Ended, Gone, Lane, Reply, Status};
 use prost::Message;
 use store::{CommitOptions, Counts, Fault, Info, Kind, REF, SnapshotError, Store};
 
-use crate::Fuse;
 use crate::filter::Filter;
+use crate::fuse::{Fuse, Turn};
 use crate::labels::{self, UPPERDIR};
 use crate::metrics::Metrics;
 use crate::names;
@@ -34,7 +34,7 @@ pub struct Options {
     pub mount_options: Vec<String>,
     /// Map no ids by mounts: containerd has changed the owners itself.
     pub no_remap_ids: bool,
-    /// Overlays are mounted by this driver, and told as binds; otherwise containerd mounts them.
+    /// The driver by which overlays are mounted, and told as binds, or were: containerd mounts the others.
     pub fuse: Option<Fuse>,
 }
 
@@ -106,17 +106,28 @@ impl Snapshotter {
                 return Err(refused(SnapshotError::AlreadyExists(chain.clone())));
             }
         }
+        let turn = self.turn(&ns, &key)?;
         let mounts = match kind {
             Kind::View => self.writer.view(&ns, &key, parent, &options),
             _ => self.writer.prepare(&ns, &key, parent, &options),
         };
-        self.mounts(&ns, &key, mounts.map_err(refused)?).inspect_err(|_| {
+        let mounts = mounts.map_err(refused)?;
+        // What is mounted there is of one that was called so, and that somebody else took from the store.
+        let released = turn.as_ref().map_or(Ok(()), Turn::release);
+        let released = released.map_err(|error| not_mounted(&key, &error));
+        let answer = released.and_then(|()| self.mounts(turn.as_ref(), &key, mounts));
+        answer.inspect_err(|_| {
             // What cannot be mounted is not there, so that it may be prepared again.
             let _ = self.writer.remove(&ns, &key);
         })
     }
 
-    fn mounts(&self, ns: &str, key: &str, mut mounts: Vec<mount::Mount>) -> Result<Vec<u8>, Status> {
+    fn mounts(
+        &self,
+        turn: Option<&Turn<'_>>,
+        key: &str,
+        mut mounts: Vec<mount::Mount>,
+    ) -> Result<Vec<u8>, Status> {
         let maps = |option: &String| option.starts_with("uidmap=") || option.starts_with("gidmap=");
         for mount in &mut mounts {
             if self.options.no_remap_ids {
@@ -135,11 +146,11 @@ impl Snapshotter {
             }
         }
         // To a layer that is unpacked apart, containerd writes whiteouts itself, where it is an overlay of the kernel's.
-        if let Some(fuse) = &self.options.fuse
+        if let (Some(fuse), Some(turn)) = (&self.options.fuse, turn)
             && !mounts.iter().any(|mount| self.reader.is_apart(mount))
         {
             mounts = fuse
-                .mounts(ns, key, mounts)
+                .mounts(turn, mounts)
                 .map_err(|error| not_mounted(key, &error))?;
         }
         let mounts = mounts.into_iter().map(|mount| wire::Mount {
@@ -181,11 +192,19 @@ impl Snapshotter {
         }
     }
 
-    /// Unmounts what the driver in user space has mounted of a snapshot.
-    fn release(&self, ns: &str, key: &str) -> Result<(), Status> {
+    /// Keeps others from a snapshot's place among what the driver in user space mounts.
+    fn turn(&self, ns: &str, key: &str) -> Result<Option<Turn<'_>>, Status> {
+        match &self.options.fuse {
+            Some(fuse) => fuse.turn_of(ns, key).map_err(|error| not_mounted(key, &error)),
+            None => Ok(None),
+        }
+    }
+
+    /// Unmounts what that driver has mounted of a snapshot.
+    fn release(&self, ns: &str, key: &str) -> Result<Option<Turn<'_>>, Status> {
         match &self.options.fuse {
             Some(fuse) => fuse.release(ns, key).map_err(|error| not_mounted(key, &error)),
-            None => Ok(()),
+            None => Ok(None),
         }
     }
 
@@ -214,7 +233,7 @@ impl Snapshotter {
             labels,
             parent: (!parent.is_empty()).then_some(parent),
         };
-        self.release(&ns, &key)?;
+        let _turn = self.release(&ns, &key)?;
         self.writer.commit(&ns, &name, &key, &options).map_err(refused)?;
         Ok(Vec::new())
     }
@@ -283,14 +302,15 @@ impl Snapshotter {
             "Mounts" => {
                 let wire::KeyRequest { key, .. } = decode(call)?;
                 let ns = names::of(call, &self.reader, &key)?;
+                let turn = self.turn(&ns, &key)?;
                 let mounts = self.reader.mounts(&ns, &key).map_err(refused)?;
-                self.mounts(&ns, &key, mounts)
+                self.mounts(turn.as_ref(), &key, mounts)
             }
             "Commit" => self.commit(call),
             "Remove" => {
                 let wire::KeyRequest { key, .. } = decode(call)?;
                 let ns = names::of(call, &self.reader, &key)?;
-                self.release(&ns, &key)?;
+                let _turn = self.release(&ns, &key)?;
                 // containerd holds a lock meanwhile that starts of containers wait for, and asks for a Cleanup afterwards.
                 self.writer.remove_later(&ns, &key).map_err(refused)?;
                 Ok(Vec::new())
@@ -338,7 +358,7 @@ impl grpc::Service for Snapshotter {
         match method(path) {
             "Prepare" | "View" | "Commit" | "Remove" | "Update" => Lane::Write,
             // Something may have to be mounted, by a process that has to be started.
-            "Mounts" if self.options.fuse.is_some() => Lane::Write,
+            "Mounts" if self.options.fuse.as_ref().is_some_and(Fuse::serves) => Lane::Write,
             "Usage" | "Cleanup" => Lane::Walk,
             _ => Lane::Read,
         }

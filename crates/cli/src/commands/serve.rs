@@ -58,7 +58,15 @@ pub(crate) fn snapshotter(context: &Context, args: SnapshotterArgs) -> Outcome {
     }
     let is_fuse = args.driver == "fuse";
     if is_fuse {
-        fuse::options::Options::parse(&args.mount_options).map_err(Failure::user)?;
+        let options = fuse::options::Options::parse(&args.mount_options).map_err(Failure::user)?;
+        options.check(true).map_err(Failure::user)?;
+        // A layer that is unpacked apart is the kernel's all the same.
+        if let Some(option) = options.fuse_only {
+            return Err(Failure::user(format!(
+                "--mount-options {option}: the kernel's overlay has no equal for it"
+            ))
+            .hint("containerd mounts layers that it unpacks apart by the kernel's driver, with the same options"));
+        }
     }
     let failed = |what: &str, error: io::Error| Failure::user(format!("{what}: {error}"));
     // Before there is a second thread: all of them hold the signals back, and this one is told.
@@ -73,11 +81,14 @@ pub(crate) fn snapshotter(context: &Context, args: SnapshotterArgs) -> Outcome {
         Some(fds) => Socket::passed(fds)?,
         None => Socket::bind(&args.address)?,
     };
+    let state = &context.settings.state;
+    let fuse = Fuse::new(crate::overlay::helper(), state, is_fuse)
+        .map_err(|e| failed(&format!("making the state directory {}", state.display()), e))?;
     let options = Options {
         upperdir_label: args.upperdir_label,
         mount_options: args.mount_options,
         no_remap_ids: args.no_remap_ids,
-        fuse: is_fuse.then(|| Fuse::new(crate::overlay::helper(), &context.settings.state)),
+        fuse: Some(fuse),
     };
     let service = Arc::new(Snapshotter::open(&context.settings.root, options)?);
     let time = Duration::from_secs(args.timeout);
