@@ -293,11 +293,11 @@ fn what_confines_is_not_written_elsewhere() {
 #[test]
 fn what_is_open_by_chance_is_closed_for_those_who_come_later() {
     let container = Box::script("echo ready; exec sleep 1000");
-    let (running, _out) = container.ready();
-    // Without close-on-exec, as careless callers leave them.
+    // Without close-on-exec, as careless callers leave them, and before there is a supervisor that would inherit them.
     let open: Vec<OwnedFd> = (0..20)
         .map(|_| rustix::fs::open("/", OFlags::RDONLY, Mode::empty()).unwrap())
         .collect();
+    let (running, _out) = container.ready();
     let (reader, writer) = pipe();
     let script = "for n in /proc/self/fd/*; do readlink $n; done | grep -v -e pipe: -e /dev/null -e '^/proc/[0-9]*/fd$'; true";
     execute(&container, &["/bin/sh", "-c", script], &writer);
