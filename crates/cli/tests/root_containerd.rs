@@ -367,6 +367,29 @@ fn what_containerd_keeps_is_looked_at_and_what_it_forgot_is_told() {
     let told = fsck(&["--repair", "--offline", "--remove"]);
     assert_eq!(told.code, 1, "{told:#?}");
     assert_eq!(strata(&["snapshot", "ls", "-q"]).lines().count(), 4);
+    // What containerd knows is not pruned, mounted or not, unless that is asked.
+    node.containerd
+        .ok(&["task", "kill", "--signal=KILL", "looked-at"]);
+    let end = Instant::now() + Duration::from_secs(60);
+    while !node.containerd.ok(&["task", "ls"]).contains("STOPPED") {
+        assert!(Instant::now() < end, "not in time");
+    }
+    node.containerd.end(&["task", "rm", "looked-at"]);
+    let prune = |more: &[&str]| {
+        strata(
+            &[
+                &["prune", "snapshots", "--dry-run", "--format", "json", &asked],
+                more,
+            ]
+            .concat(),
+        )
+    };
+    let gone = |told: String| {
+        let told: serde_json::Value = serde_json::from_str(&told).unwrap();
+        told["Snapshots"].as_array().unwrap().len()
+    };
+    assert_eq!(gone(prune(&[])), 0);
+    assert_eq!(gone(prune(&["--all"])), 4);
     let nobody = node.strata.end(["fsck", "--containerd=/nonexistent"]);
     assert_eq!(nobody.code, 8);
     assert!(
@@ -375,7 +398,6 @@ fn what_containerd_keeps_is_looked_at_and_what_it_forgot_is_told() {
         nobody.err
     );
 
-    node.containerd.ok(&["task", "rm", "--force", "looked-at"]);
     node.containerd.ok(&["container", "rm", "looked-at"]);
     node.containerd.ok(&["image", "rm", "--sync", NAME]);
     node.is_emptied();

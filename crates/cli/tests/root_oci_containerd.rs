@@ -1,127 +1,65 @@
 //! containerd with our program as the runtime of its shim.
 
-use std::fs::{self, File};
 use std::os::unix::fs::symlink;
-use std::os::unix::net::UnixStream;
-use std::process::{Child, Command, Stdio};
+use std::path::Path;
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
+use testkit::containerd::{Containerd, Version};
 use testkit::{Ended, Image};
 
-/// A daemon with socket, root and state of its own.
-struct Containerd {
-    dir: tempfile::TempDir,
-    daemon: Child,
+/// A daemon with an image, and our program beside it.
+struct Node {
+    containerd: Containerd,
+    program: String,
 }
 
-impl Containerd {
-    fn start() -> Containerd {
-        let dir = tempfile::tempdir().unwrap();
-        let place = dir.path().to_owned();
-        let path = |name: &str| place.join(name).display().to_string();
-        let (root, state, socket) = (path("root"), path("state"), path("socket"));
-        let config = format!(
-            "version = 2\nroot = {root:?}\nstate = {state:?}\ndisabled_plugins = [\"io.containerd.grpc.v1.cri\"]\n\
-             [grpc]\naddress = {socket:?}\n[ttrpc]\naddress = \"{socket}.ttrpc\"\n"
-        );
-        fs::write(path("config.toml"), config).unwrap();
-        symlink(env!("CARGO_BIN_EXE_strata"), path("strata-oci")).unwrap();
-        let daemon = Command::new("containerd")
-            .args(["--config", &path("config.toml"), "--log-level", "error"])
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(File::create(path("log")).unwrap())
-            .spawn()
-            .expect("containerd runs: install the package containerd");
-        let containerd = Containerd { dir, daemon };
-        let deadline = Instant::now() + Duration::from_secs(20);
-        while UnixStream::connect(&socket).is_err() {
-            assert!(Instant::now() < deadline, "containerd does not start");
-            std::thread::sleep(Duration::from_millis(20));
-        }
-        let archive = path("image.tar");
+impl Node {
+    fn start() -> Node {
+        let (temp, target) = (std::env::temp_dir(), Path::new(env!("CARGO_TARGET_TMPDIR")));
+        let containerd = Containerd::beneath(&temp, Version::Installed, target, &[]);
+        let path = |name: &str| containerd.dir().join(name).display().to_string();
+        let (program, archive) = (path("strata-oci"), path("image.tar"));
+        symlink(env!("CARGO_BIN_EXE_strata"), &program).unwrap();
         Image::busybox().write_docker_archive(archive.as_ref());
-        containerd.ok(&[
+        let import = [
             "image",
             "import",
             "--no-unpack",
             "--base-name",
             "busybox",
             &archive,
-        ]);
-        containerd
-    }
-
-    /// The shim keeps its runtime's state by namespace, whichever daemon it is of.
-    fn namespace(&self) -> String {
-        let own = self.dir.path().file_name().unwrap().to_string_lossy();
-        format!("strata-{}", own.trim_start_matches('.').to_lowercase())
-    }
-
-    fn command(&self, words: &[&str]) -> Command {
-        let mut command = Command::new("ctr");
-        command
-            .arg("--address")
-            .arg(self.dir.path().join("socket"))
-            .arg("--namespace")
-            .arg(self.namespace())
-            .args(words)
-            .stdin(Stdio::null());
-        command
-    }
-
-    #[track_caller]
-    fn end(&self, words: &[&str]) -> Ended {
-        self.command(words).output().unwrap().into()
-    }
-
-    #[track_caller]
-    fn ok(&self, words: &[&str]) -> String {
-        let ended = self.end(words);
-        assert_eq!(ended.code, 0, "ctr {words:?}: {ended:#?}");
-        ended.out
+        ];
+        containerd.ok(&import);
+        Node { containerd, program }
     }
 
     fn image(&self) -> String {
-        self.ok(&["image", "ls", "--quiet"]).trim().to_owned()
+        self.containerd.ok(&["image", "ls", "--quiet"]).trim().to_owned()
     }
 
     /// `ctr run` on our program.
     fn run(&self, flags: &[&str], id: &str, words: &[&str]) -> Ended {
-        let program = self.dir.path().join("strata-oci").display().to_string();
         let image = self.image();
-        let run = ["run", "--snapshotter=native", "--runc-binary", &program];
-        self.end(&[&run[..], flags, &[&image, id], words].concat())
-    }
-}
-
-impl Drop for Containerd {
-    fn drop(&mut self) {
-        for id in self.end(&["task", "ls", "--quiet"]).out.lines() {
-            self.end(&["task", "rm", "--force", id]);
-        }
-        let _ = self.daemon.kill();
-        let _ = self.daemon.wait();
-        for entry in mount::table::read().unwrap().into_iter().rev() {
-            if entry.target.starts_with(self.dir.path()) {
-                let _ = sys::mount::detach_at(&entry.target);
-            }
-        }
+        let run = ["run", "--snapshotter=native", "--runc-binary", &self.program];
+        self.containerd
+            .end(&[&run[..], flags, &[&image, id], words].concat())
     }
 }
 
 #[test]
 fn a_tasks_life() {
-    let containerd = Containerd::start();
-    let ended = containerd.run(&["--rm"], "one", &["sh", "-c", "echo hello; exit 7"]);
+    let node = Node::start();
+    let containerd = &node.containerd;
+    let ended = node.run(&["--rm"], "one", &["sh", "-c", "echo hello; exit 7"]);
     assert_eq!((ended.code, ended.out.as_str()), (7, "hello\n"), "{ended:#?}");
-    let ended = containerd.run(&["--rm"], "two", &["nosuch"]);
+    let ended = node.run(&["--rm"], "two", &["nosuch"]);
     assert!(
         ended.code != 0 && ended.err.contains("executable file not found in $PATH"),
         "{ended:#?}"
     );
 
-    assert_eq!(containerd.run(&["--detach"], "three", &["sleep", "1000"]).code, 0);
+    assert_eq!(node.run(&["--detach"], "three", &["sleep", "1000"]).code, 0);
     let ended = containerd.end(&[
         "task",
         "exec",
@@ -149,21 +87,20 @@ fn a_tasks_life() {
 
 #[test]
 fn a_terminal() {
-    let containerd = Containerd::start();
-    let program = containerd.dir.path().join("strata-oci").display().to_string();
-    let image = containerd.image();
+    let node = Node::start();
+    let image = node.image();
     let run = [
         "run",
         "--rm",
         "--tty",
         "--snapshotter=native",
         "--runc-binary",
-        &program,
+        &node.program,
         &image,
         "one",
         "tty",
     ];
-    let call = containerd.command(&run);
+    let call = node.containerd.command(&run);
     let words: Vec<_> = std::iter::once(call.get_program())
         .chain(call.get_args())
         .map(|word| format!("'{}'", word.display()))

@@ -444,6 +444,15 @@ fn snapshots_of_others_go_when_nothing_stands_on_them() {
     assert!(told["Bytes"].as_u64().unwrap() > 100_000, "{told:#}");
     sys::mount::detach_at(&target).unwrap();
     assert_eq!(ids(&json(&strata, &["prune", "snapshots", "-f"])), ["mounted"]);
+    // What a containerd knows stays, unless that is asked; whether it does cannot be told of one that does not answer.
+    let socket = strata.dir().join("containerd.sock");
+    drop(std::os::unix::net::UnixListener::bind(&socket).unwrap());
+    store
+        .prepare("default", "default/1/gone", None, &options)
+        .unwrap();
+    let asked = format!("--containerd={}", socket.display());
+    let gone = json(&strata, &["prune", "snapshots", "-f", &asked]);
+    assert_eq!(ids(&gone), ["default/1/gone"], "nobody listens there any more");
     // What an image or a container holds is not theirs.
     assert_eq!(strata.ok(["run", "--rm", "one", "echo", "up"]), "up\n");
     assert_eq!(strata.ok(["ps", "-a", "--format", "{{.Names}}"]), "kept\n");

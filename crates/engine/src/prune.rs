@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use image::progress::{Event, Progress};
 use jiff::Timestamp;
+use rustix::fs::FlockOperation;
 use serde::Serialize;
 use store::{Collected, Digest, Disk, Fault, GRACE, ImageError, SnapshotError, VolumeError};
 
@@ -65,6 +66,8 @@ pub struct PruneOptions {
     pub blobs: bool,
     /// Snapshots of the namespace that neither an image nor a container holds and that are not mounted.
     pub snapshots: bool,
+    /// Keys of snapshots that stay, because whoever made them knows them still.
+    pub known: HashSet<String>,
     /// Volumes.
     pub volumes: Option<PruneVolumes>,
     /// Networks that no container is to be in.
@@ -356,12 +359,19 @@ impl Engine {
             let path = self.store.layer_path(n);
             let text = path.as_os_str().as_encoded_bytes();
             let within = format!("snapshots/{n}/fs");
-            mounts.iter().any(|entry| {
-                let options = entry.super_options.as_encoded_bytes();
-                let root = entry.root.strip_prefix("/").unwrap_or(&entry.root);
-                let bound = root.ends_with(&within) && path.ends_with(root);
-                bound || options.windows(text.len()).any(|part| part == text)
-            })
+            // A server of ours locks what it has mounted.
+            let served = |path: &Path| {
+                let free = std::fs::File::open(path)
+                    .map(|dir| rustix::fs::flock(&dir, FlockOperation::NonBlockingLockExclusive));
+                matches!(free, Ok(Err(rustix::io::Errno::WOULDBLOCK)))
+            };
+            served(&path)
+                || mounts.iter().any(|entry| {
+                    let options = entry.super_options.as_encoded_bytes();
+                    let root = entry.root.strip_prefix("/").unwrap_or(&entry.root);
+                    let bound = root.ends_with(&within) && path.ends_with(root);
+                    bound || options.windows(text.len()).any(|part| part == text)
+                })
         };
         let mut rows = Vec::new();
         self.store.walk(self.ns(), |info| {
@@ -375,6 +385,7 @@ impl Engine {
         };
         let goes = |info: &store::Info| {
             !held.contains(&info.key)
+                && !options.known.contains(&info.key)
                 && options.until.is_none_or(|until| info.updated < until)
                 && fits(&options.labels, |key| info.labels.get(key).map(String::as_str))
                 && !own(&info.key).is_some_and(|own| mounted(own.n))

@@ -4,10 +4,11 @@
 //! database was lost or put back, or that does not use this snapshotter any more; nobody else will remove it.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use grpc::{Client, ClientError};
+use grpc::{Client, ClientError, Code};
 use jiff::{SignedDuration, Timestamp};
 use prost::Message;
 
@@ -36,6 +37,26 @@ pub struct Kept {
 pub struct AskError {
     socket: PathBuf,
     why: ClientError,
+}
+
+impl AskError {
+    /// Whether there is nobody to ask: no socket, nobody who listens on it, or a containerd without such a snapshotter.
+    pub fn is_nobody(&self) -> bool {
+        match &self.why {
+            ClientError::Io(error) => {
+                [io::ErrorKind::NotFound, io::ErrorKind::ConnectionRefused].contains(&error.kind())
+            }
+            ClientError::Status(status) => {
+                [Code::NotFound, Code::InvalidArgument, Code::Unimplemented].contains(&status.code)
+            }
+            _ => false,
+        }
+    }
+}
+
+/// Whether a key is one that containerd gives in this namespace, or one of a layer that was here already.
+pub fn is_containerds(ns: &str, key: &str) -> bool {
+    parts(ns, key).is_some()
 }
 
 /// Those of `kept` that the containerd at `socket` does not know, in their order. `snapshotter` is what it calls this

@@ -27,6 +27,8 @@ pub(crate) fn options(key: &str, labels: &Labels) -> Result<PrepareOptions, Stat
         // committed. A layer's whiteouts are written as such to an overlay; in a bind they would be deletions of
         // what is not there.
         apart: labels.contains_key(REF),
+        // Whoever asks for its mounts gets it back.
+        remade: true,
         ..PrepareOptions::default()
     };
     // It is told, never kept: the directory may be another by then.

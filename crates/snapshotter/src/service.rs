@@ -63,8 +63,11 @@ impl Snapshotter {
     /// The store cannot be made or opened.
     pub fn open(root: &Path, options: Options) -> Result<Snapshotter, store::OpenError> {
         let writer = Store::open(root)?;
+        let reader = writer.reopen()?;
+        writer.stay_open()?;
+        reader.stay_open()?;
         Ok(Snapshotter {
-            reader: writer.reopen()?,
+            reader,
             writer,
             options,
             metrics: Arc::new(Metrics::default()),
@@ -303,7 +306,7 @@ impl Snapshotter {
                 let wire::KeyRequest { key, .. } = decode(call)?;
                 let ns = names::of(call, &self.reader, &key)?;
                 let turn = self.turn(&ns, &key)?;
-                let mounts = self.reader.mounts(&ns, &key).map_err(refused)?;
+                let mounts = self.reader.mounts_again(&ns, &key).map_err(refused)?;
                 self.mounts(turn.as_ref(), &key, mounts)
             }
             "Commit" => self.commit(call),
@@ -437,9 +440,67 @@ pub(crate) fn refused(error: Refused) -> Status {
 #[cfg(test)]
 mod tests {
     use std::os::unix::net::UnixListener;
+    use std::sync::Barrier;
+    use std::sync::atomic::{AtomicUsize, Ordering};
     use std::time::Duration;
 
     use super::*;
+
+    #[test]
+    fn calls_that_walk_keep_no_mounts_waiting() {
+        const WALKS: usize = 24;
+        let dir = tempfile::tempdir().unwrap();
+        let root = dir.path().join("store");
+        let service = Snapshotter::open(&root, Options::default()).unwrap();
+        service
+            .writer
+            .prepare("ns", "large", None, &Default::default())
+            .unwrap();
+        for n in 0..10_000 {
+            std::fs::File::create(root.join(format!("snapshots/1/fs/{n}"))).unwrap();
+        }
+        let server = grpc::Server::new(Arc::new(service), grpc::Limits::default()).unwrap();
+        let socket = dir.path().join("socket");
+        let listener = UnixListener::bind(&socket).unwrap();
+        let (stop, stopper) = std::io::pipe().unwrap();
+        let key = wire::KeyRequest {
+            key: "large".into(),
+            ..wire::KeyRequest::default()
+        };
+        let key = key.encode_to_vec();
+        let ask = |method: &str| {
+            let mut client = grpc::Client::connect(&socket).unwrap();
+            let path = format!("{SERVICE}{method}");
+            client
+                .call(&path, &[(wire::NAMESPACE, "ns")], &key, Duration::from_secs(60))
+                .unwrap()
+        };
+        let (asked, walking) = (Barrier::new(WALKS + 1), AtomicUsize::new(WALKS));
+        std::thread::scope(|scope| {
+            scope.spawn(|| server.serve(&listener, &stop).unwrap());
+            let walks: Vec<_> = (0..WALKS)
+                .map(|_| {
+                    scope.spawn(|| {
+                        asked.wait();
+                        ask("Usage");
+                        walking.fetch_sub(1, Ordering::Relaxed);
+                    })
+                })
+                .collect();
+            asked.wait();
+            while walking.load(Ordering::Relaxed) == WALKS {
+                std::thread::yield_now();
+            }
+            ask("Mounts");
+            let left = walking.load(Ordering::Relaxed);
+            assert!(
+                left > WALKS / 2,
+                "only {left} of {WALKS} walks were still under way"
+            );
+            walks.into_iter().for_each(|walk| walk.join().unwrap());
+            drop(stopper);
+        });
+    }
 
     #[test]
     fn the_health_of_what_is_not_served_is_not_known() {

@@ -8,7 +8,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -30,6 +30,11 @@ pub(crate) const PAGE: u32 = 1024;
 /// `fdatasync`, which a durable transaction notices least.
 const LOG_LIMIT_FULL: i64 = 128;
 const LOG_LIMIT_RELAXED: i64 = 512;
+/// The same for a process that keeps the store open: nobody reads the log to open it meanwhile.
+const LOG_LIMIT_OPEN: i64 = 1024;
+
+/// KiB of the database that a connection keeps in memory which stays open (SQLite's own: 2000).
+const CACHE_OPEN: u32 = 512;
 
 /// Writes something that means nothing.
 const MARK: &str = "UPDATE meta SET marks = marks + 1";
@@ -56,6 +61,9 @@ pub(crate) enum Access {
 pub(crate) struct Db {
     inner: Mutex<Inner>,
     full: AtomicBool,
+    stays_open: AtomicBool,
+    /// The connection that writes, of one that only reads: what it wrote it need not read.
+    writes: OnceLock<Arc<Db>>,
     path: PathBuf,
 }
 
@@ -96,6 +104,8 @@ impl Db {
                 durability: Durability::Relaxed,
             }),
             full: AtomicBool::new(false),
+            stays_open: AtomicBool::new(false),
+            writes: OnceLock::new(),
             path,
         })
     }
@@ -113,6 +123,23 @@ impl Db {
     ) -> Result<T, E> {
         let inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
         self.transaction(&inner.connection, TransactionBehavior::Deferred, body)
+    }
+
+    /// As [`Db::read`], for what is looked up in a moment: on the connection that writes where that is free, since this one
+    /// has to read again what was written since. It waits for no transaction of the other's, as [`Db::read`] does not.
+    pub(crate) fn look<T, E: From<Fault>>(
+        &self,
+        body: impl FnOnce(&Query<'_>) -> Result<T, E>,
+    ) -> Result<T, E> {
+        match self.writes.get().map(|writes| writes.inner.try_lock()) {
+            Some(Ok(inner)) => self.transaction(&inner.connection, TransactionBehavior::Deferred, body),
+            _ => self.read(body),
+        }
+    }
+
+    /// Tells a connection that reads which one writes, in the same process.
+    pub(crate) fn reads_beside(&self, writes: &Arc<Db>) {
+        let _ = self.writes.set(writes.clone());
     }
 
     /// Runs `body` as a writing transaction; commits what it did if it returns `Ok`, undoes it otherwise.
@@ -135,6 +162,7 @@ impl Db {
         }
         let value = self.transaction(&inner.connection, TransactionBehavior::Immediate, body)?;
         let limit = match durability {
+            _ if self.stays_open.load(Ordering::Relaxed) => LOG_LIMIT_OPEN,
             Durability::Full => LOG_LIMIT_FULL,
             Durability::Relaxed => LOG_LIMIT_RELAXED,
         };
@@ -161,6 +189,12 @@ impl Db {
             let _ = connection.execute(MARK, ());
         }
         let _ = connection.busy_handler(Some(wait_for_lock));
+    }
+
+    /// This process has the database open for long: its log may be long, and what it keeps of it in memory shall not be much.
+    pub(crate) fn stay_open(&self) -> Result<(), Fault> {
+        self.stays_open.store(true, Ordering::Relaxed);
+        self.batch(&format!("PRAGMA cache_size = -{CACHE_OPEN}"))
     }
 
     /// Begins the log anew, as [`Db::write`] does from time to time.

@@ -1,7 +1,7 @@
 //! [`Draft`]: a new snapshot that lacks only its row.
 //!
 //! Everything that takes time or can fail on disk is done before the write lock is taken: the stack is looked up, the
-//! directory made, given its root's attributes and, unless ephemeral, synced. The transaction then checks that what
+//! directory made, given its root's attributes and, unless ephemeral or made again where it is lost, synced. The transaction then checks that what
 //! was looked up still holds.
 
 use std::path::Path;
@@ -128,7 +128,8 @@ impl Store {
             rustix::fs::fchown(&fs, Some(user), Some(group))
                 .map_err(|e| self.number_fault("giving away", slot.n(), e.into()))?;
         }
-        if !options.ephemeral {
+        let comes_back = options.remade && options.owner.is_none() && options.size.is_none();
+        if !options.ephemeral && !comes_back {
             let snapshots = self.layout.snapshots()?;
             let sync = || {
                 fs.sync()

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, AtomicU64};
 
 use rustix::fs::Mode;
 use sys::Dir;
@@ -46,6 +46,8 @@ pub(crate) struct Layout {
     pub(crate) root: Dir,
     /// The reserve was given to the disk, and is to be taken back.
     pub(crate) spent: AtomicBool,
+    /// The number after the last that this process allotted; a place to look, no more.
+    pub(crate) next: AtomicU64,
     snapshots: OnceLock<Dir>,
     blobs: OnceLock<Dir>,
     ingest: OnceLock<Dir>,
@@ -59,6 +61,7 @@ impl Layout {
             path,
             root,
             spent: AtomicBool::new(false),
+            next: AtomicU64::new(0),
             snapshots,
             blobs,
             ingest,

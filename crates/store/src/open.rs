@@ -23,7 +23,7 @@ use crate::schema;
 /// See the crate's front page for what it does, and `docs/format/store.md` for what lies on disk.
 pub struct Store {
     pub(crate) layout: Arc<Layout>,
-    pub(crate) db: Db,
+    pub(crate) db: Arc<Db>,
     pub(crate) format: Format,
     pub(crate) is_up: Option<IsUp>,
 }
@@ -118,7 +118,7 @@ impl Store {
         let db = open_database(layout, Access::Write)?;
         let store = Store {
             layout: layout.clone(),
-            db,
+            db: Arc::new(db),
             format: Format::default(),
             is_up: None,
         };
@@ -138,21 +138,32 @@ impl Store {
         let db = open_database(&layout, Access::Read)?;
         let store = Store {
             layout: Arc::new(layout),
-            db,
+            db: Arc::new(db),
             format: Format::default(),
             is_up: None,
         };
         store.check_version()
     }
 
-    /// A second connection to the same store, for a thread that must not wait for another's transactions.
+    /// A second connection to the same store, for a thread that must not wait for another's transactions. What is looked
+    /// up in a moment it asks of the first one all the same, where that is free.
     pub fn reopen(&self) -> Result<Store, OpenError> {
         let mut store = match self.is_read_only() {
             true => Store::open_read_only(&self.layout.path),
             false => Store::open(&self.layout.path),
         }?;
         store.is_up.clone_from(&self.is_up);
+        store.db.reads_beside(&self.db);
         Ok(store)
+    }
+
+    /// This process keeps the store open: its log may grow longer before it is begun anew, since nobody has to read it
+    /// meanwhile, and less of the database is kept in memory.
+    ///
+    /// # Errors
+    /// The database does not answer.
+    pub fn stay_open(&self) -> Result<(), Fault> {
+        self.db.stay_open()
     }
 
     /// The root directory, absolute.

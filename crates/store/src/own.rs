@@ -7,6 +7,7 @@ use std::fs::File;
 use std::io;
 use std::os::fd::AsFd;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::SystemTime;
 
 use rustix::fs::{FlockOperation, Mode, OFlags};
@@ -101,6 +102,7 @@ impl Slot {
             match snapshots.mkdir(&name, Mode::RWXU) {
                 Ok(()) => {
                     if let Some(dir) = lock_new(snapshots, &name).map_err(fault)? {
+                        layout.next.store(n + 1, Ordering::Relaxed);
                         return Ok(Slot {
                             layout: layout.clone(),
                             n,
@@ -114,7 +116,11 @@ impl Slot {
                 Err(error) if error.kind() == io::ErrorKind::NotFound && probes < PROBES => {}
                 Err(error) => return Err(fault(error)),
             }
-            n += 1;
+            // What a removal left for the collector keeps its number until then, however many there are.
+            n = match probes {
+                0 => layout.next.load(Ordering::Relaxed).max(n + 1),
+                _ => n + 1,
+            };
             probes += 1;
             if probes % PROBES == 0 {
                 n = n.max(numbers(snapshots).map_err(fault)?.into_iter().max().unwrap_or(0) + 1);
@@ -171,6 +177,24 @@ pub(crate) fn numbers(snapshots: &Dir) -> io::Result<Vec<u64>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn directories_that_were_left_are_passed_over_at_once() {
+        let temp = tempfile::tempdir().unwrap();
+        let layout = Arc::new(Layout::new(
+            temp.path().into(),
+            Dir::open_ambient(temp.path()).unwrap(),
+        ));
+        layout.root.mkdir(SNAPSHOTS, Mode::RWXU).unwrap();
+        for n in 1..100 {
+            let slot = Slot::allot(&layout, 1).unwrap();
+            assert_eq!(slot.n(), n);
+            slot.keep();
+        }
+        // Freed, the number that is asked for is used again.
+        layout.snapshots().unwrap().rmdir("1").unwrap();
+        assert_eq!(Slot::allot(&layout, 1).unwrap().n(), 1);
+    }
 
     #[test]
     fn what_another_made_in_the_same_place_stays_the_others() {

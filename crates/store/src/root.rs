@@ -5,6 +5,7 @@
 //! below whose root was really described.
 
 use std::ffi::OsStr;
+use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 
@@ -17,7 +18,8 @@ use crate::stack::Lower;
 
 const PLAIN: u32 = 0o755;
 
-/// Makes `fs` and `work` in `dir`; the first is answered.
+/// Makes `fs` and `work` in `dir`; the first is answered. Where there is `work`, all of it is there: a file system that
+/// loses what it was told last (ext4, xfs and btrfs keep the order of such things) has lost that before the rest.
 pub(crate) fn make(layout: &Layout, dir: &Dir, lowers: &[Lower]) -> Result<Dir, Fault> {
     let path = |error| {
         Fault::io(
@@ -26,10 +28,9 @@ pub(crate) fn make(layout: &Layout, dir: &Dir, lowers: &[Lower]) -> Result<Dir, 
             error,
         )
     };
-    let fs = || {
-        dir.mkdir(WORK, Mode::RWXU)?;
-        dir.mkdir(FS, Mode::from_raw_mode(PLAIN))?;
-        dir.open_dir(FS)
+    let fs = || match dir.mkdir(FS, Mode::from_raw_mode(PLAIN)) {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(error),
+        _ => dir.open_dir(FS),
     };
     let fs = fs().map_err(path)?;
     let described = lowers.iter().find(|lower| match lower {
@@ -47,7 +48,15 @@ pub(crate) fn make(layout: &Layout, dir: &Dir, lowers: &[Lower]) -> Result<Dir, 
         from.and_then(|from| sys::attributes::copy(&from, &fs, is_copied))
             .map_err(|e| Fault::io("copying the attributes of", path, e))?;
     }
-    Ok(fs)
+    match dir.mkdir(WORK, Mode::RWXU) {
+        // Another was as fast, where it is made again.
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(Fault::io(
+            "making a directory in",
+            layout.at(crate::layout::SNAPSHOTS),
+            error,
+        )),
+        _ => Ok(fs),
+    }
 }
 
 /// The overlay's own attributes say what the directory is in its layer, not how it looks: an opaque root is not to

@@ -92,6 +92,11 @@ pub struct PrepareOptions {
     /// Nothing is synced: a power cut may take the snapshot, and it is asked for only where that ends what it is for
     /// (`run --rm`).
     pub ephemeral: bool,
+    /// Its directory is not synced, since nothing is in it: where a power cut takes it, [`Store::mounts_again`] makes it
+    /// once more. Its row is on disk all the same. Without meaning where owner or size are set, which would not come back.
+    ///
+    /// [`Store::mounts_again`]: crate::Store::mounts_again
+    pub remade: bool,
     /// A directory outside the store that lies beneath everything, such as the host's root. Only without a parent.
     pub lower: Option<PathBuf>,
     /// Where nothing is beneath it, tell an overlay on an empty directory all the same, not a bind: who unpacks a layer

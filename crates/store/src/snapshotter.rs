@@ -2,19 +2,22 @@
 //!
 //! A directory is made and filled before the transaction that names it, and removed after the one that forgets it.
 
+use std::io;
 use std::time::{Duration, Instant};
 
 use mount::Mount;
+use rustix::fs::Mode;
+use sys::Dir;
 
 use crate::db::{Durability, Query, int};
 use crate::error::Fault;
-use crate::layout::{NOTHING, SNAPSHOTS};
+use crate::layout::{NOTHING, SNAPSHOTS, WORK};
 use crate::open::now;
 use crate::own::Claim;
 use crate::snapshot::{self, *};
 use crate::stack::{self, Lower};
 use crate::usage::usage_from;
-use crate::{Store, Usage};
+use crate::{Store, Usage, root};
 
 /// What [`Store::forget`] asks and does.
 const CHILD: &str = "SELECT key FROM snapshots WHERE parent = ?";
@@ -75,7 +78,46 @@ impl Store {
         key: &str,
         beneath: impl FnOnce(&mut Vec<Lower>),
     ) -> Result<Vec<Mount>, SnapshotError> {
-        self.db.read(|q| {
+        let (row, mut lowers) = self.made_of(ns, key)?;
+        beneath(&mut lowers);
+        Ok(stack::mounts(&self.layout, row.kind, row.n, &row.how, &lowers))
+    }
+
+    /// As [`Store::mounts`], once the directory is there of an active snapshot that a power cut took it from before
+    /// anything in it was on disk ([`PrepareOptions::remade`]).
+    pub fn mounts_again(&self, ns: &str, key: &str) -> Result<Vec<Mount>, SnapshotError> {
+        let (row, lowers) = self.made_of(ns, key)?;
+        if let (Kind::Active, Some(n)) = (row.kind, row.n) {
+            self.make_again(n, &lowers)?;
+        }
+        Ok(stack::mounts(&self.layout, row.kind, row.n, &row.how, &lowers))
+    }
+
+    /// Makes the directory of a row, unless it is there. As it has a row, nobody else takes it.
+    fn make_again(&self, n: u64, lowers: &[Lower]) -> Result<(), Fault> {
+        let (snapshots, name) = (self.layout.snapshots()?, n.to_string());
+        let unfinished = || -> io::Result<Option<Dir>> {
+            let dir = match snapshots.open_dir(&name) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                    match snapshots.mkdir(&name, Mode::RWXU) {
+                        // Another asks for it at the same time.
+                        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
+                        _ => snapshots.open_dir(&name)?,
+                    }
+                }
+                other => other?,
+            };
+            Ok(dir.try_stat(WORK)?.is_none().then_some(dir))
+        };
+        match unfinished().map_err(|e| self.number_fault("making", n, e))? {
+            Some(dir) => root::make(&self.layout, &dir, lowers).map(drop),
+            None => Ok(()),
+        }
+    }
+
+    /// The row of what has mounts, and what lies beneath it.
+    fn made_of(&self, ns: &str, key: &str) -> Result<(SnapshotRow, Vec<Lower>), SnapshotError> {
+        self.db.look(|q| {
             let row = snapshot::get(q, ns, key)?;
             if row.kind == Kind::Committed {
                 return Err(SnapshotError::precondition(
@@ -84,9 +126,8 @@ impl Store {
                 ));
             }
             let mut lowers = row.parent.map_or(Ok(Vec::new()), |id| stack::lowers(q, id))?;
-            lowers.extend(row.lower.map(Lower::from));
-            beneath(&mut lowers);
-            Ok(stack::mounts(&self.layout, row.kind, row.n, &row.how, &lowers))
+            lowers.extend(row.lower.clone().map(Lower::from));
+            Ok((row, lowers))
         })
     }
 
@@ -183,18 +224,25 @@ impl Store {
     /// Forgets a snapshot that nothing stands on, then removes its directory. What is mounted of it must have been
     /// unmounted.
     pub fn remove(&self, ns: &str, key: &str) -> Result<(), SnapshotError> {
-        let claim = self.forget_alone(ns, key)?;
+        let ephemeral = self.db.read(|q| snapshot::get(q, ns, key))?.ephemeral;
+        let claim = self.forget_alone(ns, key, durability(ephemeral))?;
         self.take_away(claim)
     }
 
     /// As [`Store::remove`], but its directory is left to [`Store::collect`]: for who must not be held up by a large one.
+    /// Nothing is synced either: where a power cut takes the removal back, the snapshot is there again, and whole, since
+    /// the collector makes sure of what it goes by before it takes anything from the disk.
     pub fn remove_later(&self, ns: &str, key: &str) -> Result<(), SnapshotError> {
-        self.forget_alone(ns, key).map(drop)
+        self.forget_alone(ns, key, Durability::Relaxed).map(drop)
     }
 
-    fn forget_alone(&self, ns: &str, key: &str) -> Result<Option<Claim<'_>>, SnapshotError> {
-        let ephemeral = self.db.read(|q| snapshot::get(q, ns, key))?.ephemeral;
-        self.free(durability(ephemeral), |q| {
+    fn forget_alone(
+        &self,
+        ns: &str,
+        key: &str,
+        durability: Durability,
+    ) -> Result<Option<Claim<'_>>, SnapshotError> {
+        self.free(durability, |q| {
             let row = snapshot::get(q, ns, key)?;
             let holder = "SELECT name FROM containers WHERE ns = ? AND cid = ?";
             if let Some(name) = q.one(holder, (ns, key), |row| row.get::<_, String>(0))? {
@@ -242,7 +290,7 @@ impl Store {
 
     /// What is known of a snapshot.
     pub fn stat(&self, ns: &str, key: &str) -> Result<Info, SnapshotError> {
-        self.db.read(|q| stat(q, ns, key))
+        self.db.look(|q| stat(q, ns, key))
     }
 
     /// Changes a snapshot's labels and tells how it is now. `fields` is containerd's field mask: `labels` replaces
@@ -373,5 +421,96 @@ pub(crate) fn check_labels(key: &str, labels: &Labels) -> Result<(), SnapshotErr
             ))
         }
         None => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+    use crate::layout::FS;
+
+    fn remade() -> PrepareOptions {
+        PrepareOptions {
+            remade: true,
+            ..PrepareOptions::default()
+        }
+    }
+
+    #[test]
+    fn a_directory_that_a_power_cut_took_is_made_again() {
+        let temp = tempfile::tempdir().unwrap();
+        let store = Store::open(temp.path()).unwrap();
+        store.prepare("ns", "work", None, &remade()).unwrap();
+        let root = std::fs::Permissions::from_mode(0o1777);
+        std::fs::set_permissions(store.layout.of_number(1, FS), root).unwrap();
+        store
+            .commit("ns", "base", "work", &CommitOptions::default())
+            .unwrap();
+        let told = store.prepare("ns", "run", Some("base"), &remade()).unwrap();
+        let dir = store.layout.at(SNAPSHOTS).join("2");
+        // All of it, or what was made last.
+        for lost in ["", WORK] {
+            std::fs::remove_dir_all(dir.join(lost)).unwrap();
+            assert_eq!(store.mounts("ns", "run").unwrap(), told);
+            assert!(!dir.join(WORK).exists());
+            assert_eq!(store.mounts_again("ns", "run").unwrap(), told);
+            assert!(dir.join(WORK).is_dir());
+            let mode = std::fs::metadata(dir.join(FS)).unwrap().permissions().mode();
+            assert_eq!(mode & 0o7777, 0o1777, "as the root below it");
+        }
+        // What is there is left alone.
+        std::fs::write(dir.join("fs/file"), "x").unwrap();
+        store.mounts_again("ns", "run").unwrap();
+        assert!(dir.join("fs/file").exists());
+        let refused = store.mounts_again("ns", "base");
+        assert!(matches!(refused, Err(SnapshotError::FailedPrecondition { .. })));
+    }
+
+    #[test]
+    fn a_commit_waits_for_a_collector_that_looks_whose_a_directory_is() {
+        let temp = tempfile::tempdir().unwrap();
+        let store = Store::open(temp.path()).unwrap();
+        store.prepare("ns", "work", None, &remade()).unwrap();
+        let looks = Claim::take(store.layout.snapshots().unwrap(), "1")
+            .unwrap()
+            .unwrap();
+        std::thread::scope(|scope| {
+            let commit = scope.spawn(|| store.commit("ns", "base", "work", &CommitOptions::default()));
+            std::thread::sleep(Duration::from_millis(50));
+            assert!(!commit.is_finished());
+            drop(looks);
+            commit.join().unwrap().unwrap();
+        });
+        // Whoever keeps it is no collector.
+        store.prepare("ns", "next", None, &remade()).unwrap();
+        let _keeps = Claim::take(store.layout.snapshots().unwrap(), "2")
+            .unwrap()
+            .unwrap();
+        let began = Instant::now();
+        let refused = store.commit("ns", "never", "next", &CommitOptions::default());
+        assert!(
+            matches!(refused, Err(SnapshotError::FailedPrecondition { .. })),
+            "{refused:?}"
+        );
+        assert!(began.elapsed() >= Duration::from_secs(2));
+    }
+
+    #[test]
+    fn what_is_removed_for_later_is_whole_until_it_is_collected() {
+        let temp = tempfile::tempdir().unwrap();
+        let store = Store::open(temp.path()).unwrap();
+        store.prepare("ns", "work", None, &remade()).unwrap();
+        let file = store.layout.of_number(1, FS).join("file");
+        std::fs::write(&file, "x").unwrap();
+        store.remove_later("ns", "work").unwrap();
+        assert!(matches!(
+            store.stat("ns", "work"),
+            Err(SnapshotError::NotFound(_))
+        ));
+        assert!(file.exists());
+        store.collect().unwrap();
+        assert!(!file.exists());
     }
 }

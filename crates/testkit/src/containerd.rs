@@ -30,11 +30,16 @@ pub struct Containerd {
 impl Containerd {
     /// Starts one whose snapshotter `strata` is at `snapshotter`. `target` is `CARGO_TARGET_TMPDIR` of a test.
     pub fn start(version: Version, target: &Path, snapshotter: &Path) -> Containerd {
-        Containerd::beneath(&std::env::temp_dir(), version, target, snapshotter)
+        Containerd::beneath(&std::env::temp_dir(), version, target, &[("strata", snapshotter)])
     }
 
-    /// As [`Containerd::start`], with its root in a directory of a chosen file system.
-    pub fn beneath(place: &Path, version: Version, target: &Path, snapshotter: &Path) -> Containerd {
+    /// As [`Containerd::start`], with its root in a directory of a chosen file system, and any snapshotters.
+    pub fn beneath(
+        place: &Path,
+        version: Version,
+        target: &Path,
+        snapshotters: &[(&str, &Path)],
+    ) -> Containerd {
         let dir = tempfile::Builder::new()
             .prefix("containerd-")
             .tempdir_in(place)
@@ -62,14 +67,20 @@ impl Containerd {
                  platform = \"linux/amd64\"\nsnapshotter = \"strata\"\n"
             }
         };
+        let plugins: String = snapshotters
+            .iter()
+            .map(|(name, socket)| {
+                let socket = socket.display().to_string();
+                format!("[proxy_plugins.{name}]\ntype = \"snapshot\"\naddress = {socket:?}\n")
+            })
+            .collect();
         let config = format!(
             "version = 2\nroot = {root:?}\nstate = {state:?}\n\
              disabled_plugins = [\"io.containerd.grpc.v1.cri\", \"io.containerd.cri.v1.images\", \
              \"io.containerd.cri.v1.runtime\", \"io.containerd.internal.v1.tracing\"]\n\
              [grpc]\naddress = {socket:?}\n[ttrpc]\naddress = \"{socket}.ttrpc\"\n\
              [plugins.\"io.containerd.gc.v1.scheduler\"]\nstartup_delay = \"10ms\"\n{newer}\
-             [proxy_plugins.strata]\ntype = \"snapshot\"\naddress = {:?}\n",
-            snapshotter.display().to_string()
+             {plugins}"
         );
         fs::write(at("config.toml"), config).unwrap();
         let daemon = launch(dir.path(), &path);

@@ -21,6 +21,7 @@ pub mod image;
 pub mod layer;
 pub mod net;
 pub mod program;
+pub mod prompt;
 pub mod random;
 pub mod registry;
 pub mod scripted;

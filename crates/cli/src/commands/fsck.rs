@@ -46,7 +46,7 @@ pub(crate) struct FsckArgs {
 }
 
 /// Where containerd is, unless somebody says otherwise.
-const CONTAINERD: &str = "/run/containerd/containerd.sock";
+pub(super) const CONTAINERD: &str = "/run/containerd/containerd.sock";
 
 /// Everything that was wrong is mended.
 const MENDED: u8 = 1;

@@ -1,12 +1,17 @@
 //! `strata prune`, and `prune` of containers, images, volumes and networks under their nouns: removes what is not in use.
 
+use std::collections::HashSet;
 use std::io::{self, BufRead, Write};
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use clap::{Args, ValueEnum};
 use engine::prune::{Gone, LabelFilter, PruneImages, PruneOptions, PruneVolumes, Pruned};
 use jiff::{Span, SpanRelativeTo, Timestamp};
 
+use snapshotter::forgotten::{Kept, forgotten, is_containerds};
+
+use super::fsck::CONTAINERD;
 use super::{Context, Outcome, print};
 use crate::failure::{EXIT, Failure};
 use crate::progress;
@@ -16,15 +21,20 @@ use crate::render::{self, Format, size};
 /// Remove what is not in use: containers that do not run, images that nothing uses, idle networks, what was left over
 ///
 /// Without a KIND, containers, images and networks. Blobs are those of layers that stay: the layer's directory gives the same tar
-/// back, but for its compression, when it is needed. Snapshots are those that other engines made.
+/// back, but for its compression, when it is needed. Snapshots are those that other engines made, and that the containerd of this
+/// machine does not know: it is asked, where there is one, and with --all not.
 #[derive(Debug, Args)]
 pub(crate) struct PruneArgs {
     /// What to remove
     #[arg(value_name = "KIND")]
     kinds: Vec<Kind>,
-    /// All images that no container was made from, and all volumes that none uses, not only those without a name
+    /// All images that no container was made from, all volumes that none uses, not only those without a name, and all
+    /// snapshots that are not mounted, not only those that containerd does not know
     #[arg(short, long)]
     all: bool,
+    /// The socket of the containerd that is asked which snapshots it knows
+    #[arg(long, value_name = "SOCKET", default_value = CONTAINERD)]
+    containerd: PathBuf,
     /// Volumes that no container uses too
     #[arg(long)]
     volumes: bool,
@@ -75,7 +85,7 @@ enum Kind {
     Images,
     /// Blobs of layers that can be given back without
     Blobs,
-    /// Snapshots that neither an image nor a container holds
+    /// Snapshots that neither an image nor a container holds, and containerd does not know
     Snapshots,
     /// Volumes that no container uses
     Volumes,
@@ -175,7 +185,12 @@ pub(crate) fn run(context: &Context, args: PruneArgs) -> Outcome {
     let has = |kind: Kind| args.kinds.contains(&kind);
     let none = args.kinds.is_empty();
     let images = (none || has(Kind::Images)).then_some(args.all);
+    let known = match has(Kind::Snapshots) && !args.all {
+        true => known(context, &args.containerd)?,
+        false => HashSet::new(),
+    };
     let options = PruneOptions {
+        known,
         containers: none || has(Kind::Containers),
         blobs: has(Kind::Blobs),
         snapshots: has(Kind::Snapshots),
@@ -185,6 +200,40 @@ pub(crate) fn run(context: &Context, args: PruneArgs) -> Outcome {
         ..PruneOptions::default()
     };
     prune(context, &args.how, images, options)
+}
+
+/// Keys of the namespace's snapshots that containerd knows; none where there is no containerd, or one that has no
+/// snapshotter of ours.
+fn known(context: &Context, socket: &Path) -> Result<HashSet<String>, Failure> {
+    let kept: Vec<Kept> = context
+        .engine()?
+        .snapshots(false)?
+        .into_iter()
+        .map(|found| Kept {
+            ns: found.namespace,
+            key: found.key,
+            updated: found.updated,
+        })
+        .collect();
+    if kept.is_empty() {
+        return Ok(HashSet::new());
+    }
+    let all: HashSet<String> = kept.iter().map(|one| one.key.clone()).collect();
+    match forgotten(socket, "strata", kept, Timestamp::now()) {
+        // What has no key of containerd's is not asked for, and nobody knows it.
+        Ok(forgotten) => {
+            let gone: HashSet<String> = forgotten.into_iter().map(|one| one.key).collect();
+            let of_containerd = |key: &String| is_containerds(&context.settings.namespace, key);
+            Ok(all
+                .into_iter()
+                .filter(|key| of_containerd(key) && !gone.contains(key))
+                .collect())
+        }
+        Err(error) if error.is_nobody() => Ok(HashSet::new()),
+        Err(error) => Err(Failure::user(error).hint(
+            "strata prune snapshots --all takes what is not mounted, whether containerd knows it or not",
+        )),
+    }
 }
 
 pub(crate) fn containers(context: &Context, args: PruneContainersArgs) -> Outcome {
@@ -296,9 +345,12 @@ fn confirm(options: &PruneOptions) -> Result<(), Failure> {
         options
             .blobs
             .then(|| "blobs of layers that can be given back without".to_owned()),
-        options
-            .snapshots
-            .then(|| "snapshots that neither an image nor a container holds".to_owned()),
+        options.snapshots.then(|| match options.known.len() {
+            0 => "snapshots that neither an image nor a container holds".to_owned(),
+            known => format!(
+                "snapshots that neither an image nor a container holds, but for {known} that containerd knows"
+            ),
+        }),
         options.volumes.map(|which| match which {
             PruneVolumes::Anonymous => "volumes without a name that no container uses".to_owned(),
             PruneVolumes::Unused => "all volumes that no container uses".to_owned(),

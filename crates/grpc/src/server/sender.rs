@@ -50,6 +50,8 @@ struct State {
     unheard: bool,
     /// What is to be written.
     out: Vec<u8>,
+    /// Threads that wait for a change.
+    waiting: usize,
 }
 
 struct Open {
@@ -83,6 +85,7 @@ impl Sender {
                 idle: Instant::now(),
                 unheard: false,
                 out: Vec::new(),
+                waiting: 0,
             }),
             changed: Condvar::new(),
         }
@@ -122,12 +125,19 @@ impl Sender {
         Ok(())
     }
 
+    /// Wakes whoever waits for something to change; nearly always nobody does, and to wake nobody is a system call too.
+    fn tell(&self, state: &State) {
+        if state.waiting > 0 {
+            self.changed.notify_all();
+        }
+    }
+
     fn break_now(&self, state: &mut State) {
         state.broken = true;
         state.open.clear();
         // The thread that reads wakes up by it.
         let _ = self.socket.shutdown(Shutdown::Both);
-        self.changed.notify_all();
+        self.tell(state);
     }
 
     /// Ends the connection: nobody on it is answered any more.
@@ -202,7 +212,7 @@ impl Sender {
         let mut state = self.lock();
         state.open.remove(&stream);
         state.idle = Instant::now();
-        self.changed.notify_all();
+        self.tell(&state);
     }
 
     /// The client says how much each stream may send.
@@ -215,7 +225,7 @@ impl Sender {
         let more = window - state.initial;
         state.initial = window;
         state.open.values_mut().for_each(|open| open.window += more);
-        self.changed.notify_all();
+        self.tell(&state);
         Ok(())
     }
 
@@ -232,7 +242,7 @@ impl Sender {
             if more == 0 || *window > MAX_WINDOW {
                 return Err(Reason::FlowControl);
             }
-            self.changed.notify_all();
+            self.tell(&state);
         }
         Ok(())
     }
@@ -278,11 +288,7 @@ impl Sender {
             if left.is_zero() {
                 return Err(Gone);
             }
-            state = self
-                .changed
-                .wait_timeout(state, left)
-                .unwrap_or_else(PoisonError::into_inner)
-                .0;
+            state = self.wait_for_change(state, left);
         }
         Ok(state)
     }
@@ -322,7 +328,7 @@ impl Sender {
         }
         state.idle = Instant::now();
         self.flush(&mut state);
-        self.changed.notify_all();
+        self.tell(&state);
         Some(status.code)
     }
 
@@ -359,8 +365,9 @@ impl Sender {
 
     /// The client has left, or is not listened to any more.
     pub(super) fn unheard(&self) {
-        self.lock().unheard = true;
-        self.changed.notify_all();
+        let mut state = self.lock();
+        state.unheard = true;
+        self.tell(&state);
     }
 
     fn wait(&self, until: Instant, is_so: impl Fn(&State) -> bool) {
@@ -370,9 +377,16 @@ impl Sender {
             if left.is_zero() {
                 return;
             }
-            let waited = self.changed.wait_timeout(state, left);
-            state = waited.unwrap_or_else(PoisonError::into_inner).0;
+            state = self.wait_for_change(state, left);
         }
+    }
+
+    fn wait_for_change<'a>(&self, mut state: MutexGuard<'a, State>, left: Duration) -> MutexGuard<'a, State> {
+        state.waiting += 1;
+        let waited = self.changed.wait_timeout(state, left);
+        let mut state = waited.unwrap_or_else(PoisonError::into_inner).0;
+        state.waiting -= 1;
+        state
     }
 }
 

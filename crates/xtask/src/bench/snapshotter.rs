@@ -2,7 +2,8 @@
 //! thousand snapshots: strata's, and containerd's own overlayfs.
 //!
 //! containerd's own is reached through containerd alone, which keeps names of its own above every snapshotter; so
-//! strata is measured twice: at its socket, and through containerd as a client of containerd finds it.
+//! strata is measured twice: at its socket, and through containerd as a client of containerd finds it. What is left of the
+//! latter when a snapshotter does nothing is measured beside it.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -135,7 +136,10 @@ pub(crate) fn main(args: &Args) -> Result<()> {
     );
     let (served, served_behind) = (Served::start(&direct, &[]), Served::start(&behind, &[]));
     let tests = build::target_dir().join("tmp");
-    let containerd = Containerd::beneath(place.path(), Version::Unpacked, &tests, &served_behind.socket);
+    let prompt = place.path().join("prompt.sock");
+    testkit::prompt::serve(&prompt);
+    let snapshotters = [("strata", &*served_behind.socket), ("prompt", &*prompt)];
+    let containerd = Containerd::beneath(place.path(), Version::Unpacked, &tests, &snapshotters);
     println!(
         "{}; {}",
         machine(),
@@ -151,7 +155,8 @@ pub(crate) fn main(args: &Args) -> Result<()> {
     let where_ = [
         ("strata", served.socket.clone(), ns.clone(), "strata"),
         ("strata in containerd", at.clone(), ns.clone(), "strata"),
-        ("overlayfs in containerd", at, ns, "overlayfs"),
+        ("overlayfs in containerd", at.clone(), ns.clone(), "overlayfs"),
+        ("nothing in containerd", at, ns, "prompt"),
     ];
     let mut contestants = where_
         .iter()
