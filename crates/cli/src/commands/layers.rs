@@ -12,7 +12,8 @@ use crate::render::{self, Format, size};
 /// Show the stack of layers beneath a container or an image
 ///
 /// From the top: the merged view that a container's process sees, the directory that takes its writes, and each
-/// read-only layer with its size, the build step that made it, and who else uses it.
+/// read-only layer with its size, the build step that made it, and who else uses it. What containerd keeps here is shown by
+/// strata snapshot tree.
 #[derive(Debug, Args)]
 pub(crate) struct LayersArgs {
     /// A container or an image, by name or the beginning of its id

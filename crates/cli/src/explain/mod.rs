@@ -510,7 +510,8 @@ impl Explain for HistoryError {
     }
 }
 
-const WHAT_THERE_IS: &str = "strata ps -a lists the containers, strata images the images";
+const WHAT_THERE_IS: &str =
+    "strata ps -a lists the containers, strata images the images, strata snapshot ls what containerd keeps";
 
 #[cfg(test)]
 mod tests {
