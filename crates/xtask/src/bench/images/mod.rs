@@ -174,10 +174,13 @@ fn show(contestants: &[Contestant], costs: &[Vec<Cost>]) {
             wall / strata
         );
     }
-    println!(
-        "wanted: 5 times faster than the fastest peer   is {:.2}",
-        peers / strata
-    );
+    // Without peers there is none to be faster than.
+    if peers.is_finite() {
+        println!(
+            "wanted: 5 times faster than the fastest peer   is {:.2}",
+            peers / strata
+        );
+    }
     println!(
         "wanted: within 1.5 times of the floor          is {:.2}",
         strata / floor
