@@ -40,17 +40,16 @@ pub struct AskError {
 }
 
 impl AskError {
-    /// Whether there is nobody to ask: no socket, nobody who listens on it, or a containerd without such a snapshotter.
+    /// Whether there is nobody to ask: no socket, or nobody who listens on it.
     pub fn is_nobody(&self) -> bool {
-        match &self.why {
-            ClientError::Io(error) => {
-                [io::ErrorKind::NotFound, io::ErrorKind::ConnectionRefused].contains(&error.kind())
-            }
-            ClientError::Status(status) => {
-                [Code::NotFound, Code::InvalidArgument, Code::Unimplemented].contains(&status.code)
-            }
-            _ => false,
-        }
+        matches!(&self.why, ClientError::Io(error)
+            if [io::ErrorKind::NotFound, io::ErrorKind::ConnectionRefused].contains(&error.kind()))
+    }
+
+    /// Whether that containerd has no snapshotter of this name.
+    pub fn is_unknown(&self) -> bool {
+        matches!(&self.why, ClientError::Status(status)
+            if [Code::NotFound, Code::InvalidArgument, Code::Unimplemented].contains(&status.code))
     }
 }
 

@@ -493,8 +493,9 @@ mod tests {
             }
             ask("Mounts");
             let left = walking.load(Ordering::Relaxed);
+            // Behind them, it would have been answered with the last.
             assert!(
-                left > WALKS / 2,
+                left > WALKS / 6,
                 "only {left} of {WALKS} walks were still under way"
             );
             walks.into_iter().for_each(|walk| walk.join().unwrap());

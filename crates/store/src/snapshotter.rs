@@ -87,8 +87,11 @@ impl Store {
     /// anything in it was on disk ([`PrepareOptions::remade`]).
     pub fn mounts_again(&self, ns: &str, key: &str) -> Result<Vec<Mount>, SnapshotError> {
         let (row, lowers) = self.made_of(ns, key)?;
-        if let (Kind::Active, Some(n)) = (row.kind, row.n) {
+        if let Some(n) = row.n {
             self.make_again(n, &lowers)?;
+        }
+        if lowers.iter().any(|lower| matches!(lower, Lower::Nothing)) {
+            self.make_nothing()?;
         }
         Ok(stack::mounts(&self.layout, row.kind, row.n, &row.how, &lowers))
     }
@@ -460,6 +463,19 @@ mod tests {
             let mode = std::fs::metadata(dir.join(FS)).unwrap().permissions().mode();
             assert_eq!(mode & 0o7777, 0o1777, "as the root below it");
         }
+        // So is that of a view of nothing, and what stands on nothing.
+        let told = store.view("ns", "look", None, &remade()).unwrap();
+        std::fs::remove_dir_all(store.layout.at(SNAPSHOTS).join("3")).unwrap();
+        assert_eq!(store.mounts_again("ns", "look").unwrap(), told);
+        assert!(store.layout.of_number(3, FS).is_dir());
+        let apart = PrepareOptions {
+            apart: true,
+            ..remade()
+        };
+        store.prepare("ns", "apart", None, &apart).unwrap();
+        std::fs::remove_dir(store.layout.at(NOTHING)).unwrap();
+        store.mounts_again("ns", "apart").unwrap();
+        assert!(store.layout.at(NOTHING).is_dir());
         // What is there is left alone.
         std::fs::write(dir.join("fs/file"), "x").unwrap();
         store.mounts_again("ns", "run").unwrap();

@@ -35,6 +35,9 @@ pub(crate) struct PruneArgs {
     /// The socket of the containerd that is asked which snapshots it knows
     #[arg(long, value_name = "SOCKET", default_value = CONTAINERD)]
     containerd: PathBuf,
+    /// What that containerd calls strata
+    #[arg(long, value_name = "NAME", default_value = "strata")]
+    snapshotter: String,
     /// Volumes that no container uses too
     #[arg(long)]
     volumes: bool,
@@ -186,7 +189,7 @@ pub(crate) fn run(context: &Context, args: PruneArgs) -> Outcome {
     let none = args.kinds.is_empty();
     let images = (none || has(Kind::Images)).then_some(args.all);
     let known = match has(Kind::Snapshots) && !args.all {
-        true => known(context, &args.containerd)?,
+        true => known(context, &args.containerd, &args.snapshotter)?,
         false => HashSet::new(),
     };
     let options = PruneOptions {
@@ -202,9 +205,8 @@ pub(crate) fn run(context: &Context, args: PruneArgs) -> Outcome {
     prune(context, &args.how, images, options)
 }
 
-/// Keys of the namespace's snapshots that containerd knows; none where there is no containerd, or one that has no
-/// snapshotter of ours.
-fn known(context: &Context, socket: &Path) -> Result<HashSet<String>, Failure> {
+/// Keys of the namespace's snapshots that containerd knows; none where there is no containerd.
+fn known(context: &Context, socket: &Path, snapshotter: &str) -> Result<HashSet<String>, Failure> {
     let kept: Vec<Kept> = context
         .engine()?
         .snapshots(false)?
@@ -219,7 +221,7 @@ fn known(context: &Context, socket: &Path) -> Result<HashSet<String>, Failure> {
         return Ok(HashSet::new());
     }
     let all: HashSet<String> = kept.iter().map(|one| one.key.clone()).collect();
-    match forgotten(socket, "strata", kept, Timestamp::now()) {
+    match forgotten(socket, snapshotter, kept, Timestamp::now()) {
         // What has no key of containerd's is not asked for, and nobody knows it.
         Ok(forgotten) => {
             let gone: HashSet<String> = forgotten.into_iter().map(|one| one.key).collect();
@@ -230,6 +232,10 @@ fn known(context: &Context, socket: &Path) -> Result<HashSet<String>, Failure> {
                 .collect())
         }
         Err(error) if error.is_nobody() => Ok(HashSet::new()),
+        // By another name it may know all of them.
+        Err(error) if error.is_unknown() => Err(Failure::user(error).hint(format!(
+            "it has no snapshotter {snapshotter:?}: --snapshotter NAME is what it calls strata, and --all takes what is not mounted, whoever knows it"
+        ))),
         Err(error) => Err(Failure::user(error).hint(
             "strata prune snapshots --all takes what is not mounted, whether containerd knows it or not",
         )),
