@@ -391,9 +391,22 @@ fn what_containerd_keeps_is_looked_at_and_what_it_forgot_is_told() {
     assert_eq!(gone(prune(&[])), 0);
     assert_eq!(gone(prune(&["--all"])), 4);
     // By another name it may know them.
-    let words = ["--namespace", &ns, "prune", "snapshots", "--dry-run", &asked, "--snapshotter", "other"];
+    let words = [
+        "--namespace",
+        &ns,
+        "prune",
+        "snapshots",
+        "--dry-run",
+        &asked,
+        "--snapshotter",
+        "other",
+    ];
     let refused = node.strata.end(words);
-    assert!(refused.code != 0 && refused.err.contains("--snapshotter NAME"), "{}", refused.err);
+    assert!(
+        refused.code != 0 && refused.err.contains("--snapshotter NAME"),
+        "{}",
+        refused.err
+    );
     let nobody = node.strata.end(["fsck", "--containerd=/nonexistent"]);
     assert_eq!(nobody.code, 8);
     assert!(

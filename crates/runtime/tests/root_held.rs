@@ -347,13 +347,17 @@ fn one_who_is_attached_and_does_not_read_holds_up_no_end() {
     // As much as his pipe, the program's and the supervisor hold together.
     const LENGTH: usize = 130_000;
     let log = LogDir::new();
-    let script = format!("head -c {LENGTH} /dev/zero | tr '\\0' x; exit 4");
+    // It does not end before somebody waits for it.
+    let script = format!(
+        "until [ -e /waited-for ]; do sleep .01; done; head -c {LENGTH} /dev/zero | tr '\\0' x; exit 4"
+    );
     let container = Box::script(&script);
     let (pipes, ends) = attach::pipes(true).unwrap();
     let mut running = container.start_held(log.attached(&ends), Restart::No).unwrap();
     drop(ends);
     let waiting = Connection::open(&container.bundle).unwrap();
     waiting.send(&Request::Wait, &[]).unwrap();
+    std::fs::write(container.inside("waited-for"), "").unwrap();
     let supervisor = state::load(&container.bundle).unwrap().unwrap().supervisor;
     eventually("the supervisor has left", || !lives(supervisor.pid));
     let told = waiting.receive::<Reply>().unwrap().unwrap().0;
