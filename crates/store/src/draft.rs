@@ -98,7 +98,7 @@ impl Store {
     }
 
     /// Makes the directory that is beneath what has nothing beneath it.
-    fn make_nothing(&self) -> Result<(), Fault> {
+    pub(crate) fn make_nothing(&self) -> Result<(), Fault> {
         match self.layout.root.mkdir(NOTHING, Mode::from_raw_mode(0o755)) {
             Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => {
                 Err(self.layout.fault("making", NOTHING, error))
