@@ -3,8 +3,8 @@
 //!
 //! It enters a place where others are already, who may wait for it: it holds no descriptor of the supervisor's that it
 //! does not need from before it goes in, cannot be looked into, is born into the container's cgroup, and its working
-//! directory is checked to be inside (CVE-2024-21626). The program on disk is out of reach: the supervisor runs from a
-//! read-only copy (CVE-2019-5736).
+//! directory is checked to be inside (CVE-2024-21626). The program on disk is out of reach (CVE-2019-5736): a supervisor runs
+//! from a read-only copy, and where another engine's command makes the process, that leaves the disk before it goes in.
 //!
 //! The supervisor never waits for it: what lies in the container may hang, a working directory on a file system that a
 //! process of the container serves above all. [`Joining::advance`] takes one word at a time.
