@@ -52,7 +52,7 @@ impl AgainError {
     pub fn is_full(&self) -> bool {
         match self {
             AgainError::Unpack(error) => error.is_full(),
-            AgainError::Fault(fault) => matches!(fault, store::Fault::Full(_)),
+            AgainError::Fault(fault) => matches!(fault, store::Fault::Full(..)),
             _ => false,
         }
     }

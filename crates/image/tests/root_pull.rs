@@ -486,7 +486,7 @@ fn a_disk_that_is_full_while_a_blob_arrives() {
     match pull_with(&store, &name, None, &Silent) {
         Err(PullError::Install { source, .. }) => match *source {
             // Whichever comes first: the blob is written, or its layer unpacked.
-            InstallError::Fault(Fault::Full(path)) | InstallError::Full { store: path, .. } => {
+            InstallError::Fault(Fault::Full(path, _)) | InstallError::Full { store: path, .. } => {
                 assert!(path.starts_with(disk.path()), "{path:?}");
             }
             other => panic!("{other:?}"),

@@ -423,7 +423,7 @@ pub(crate) fn refused(error: Refused) -> Status {
         SnapshotError::InvalidArgument { .. } => Code::InvalidArgument,
         SnapshotError::FailedPrecondition { .. } | SnapshotError::NoQuota(_) => Code::FailedPrecondition,
         SnapshotError::Fault(fault) => match fault {
-            Fault::Full(_) => Code::ResourceExhausted,
+            Fault::Full(..) => Code::ResourceExhausted,
             Fault::ReadOnly(_) => Code::FailedPrecondition,
             Fault::Busy(_) => Code::Unavailable,
             Fault::Corrupt { .. } => Code::DataLoss,

@@ -144,7 +144,6 @@ impl Store {
 
     /// Frees layers with numbers above `after`; tells the last one looked at.
     fn free_layers(&self, after: u64, one_more: &mut dyn FnMut()) -> Result<Option<(u64, Collected)>, Fault> {
-        let snapshots = self.layout.snapshots()?;
         let fault = |error| self.layout.fault("removing layers from", SNAPSHOTS, error);
         let free = "SELECT n, bytes FROM layers l WHERE n > ?
               AND NOT EXISTS (SELECT 1 FROM manifest_layers m WHERE m.n = l.n)
@@ -164,7 +163,7 @@ impl Store {
             for (n, bytes) in find(q)? {
                 last = n;
                 // Gone already, or locked for a moment: what has no row is looked for later.
-                claims.extend(Claim::take(snapshots, &n.to_string()).map_err(fault)?);
+                claims.extend(Claim::of_number(&self.layout, n)?);
                 q.run("DELETE FROM layers WHERE n = ?", (int(n),))?;
                 freed.layers += 1;
                 freed.bytes += bytes;
@@ -281,7 +280,11 @@ impl Store {
         for portion in suspects.chunks(PORTION) {
             let mut claims = Vec::new();
             for name in portion {
-                claims.extend(Claim::take(dir, name).map_err(fault)?);
+                let claim = Claim::take(dir, name).map_err(fault)?;
+                claims.extend(match rel {
+                    SNAPSHOTS => claim.map(|claim| claim.numbered(&self.layout)),
+                    _ => claim,
+                });
             }
             if claims.is_empty() {
                 continue;

@@ -315,7 +315,7 @@ impl Query<'_> {
         result.map_err(|error| {
             let fault = Fault::database(self.path, error);
             self.full
-                .fetch_or(matches!(fault, Fault::Full(_)), Ordering::Relaxed);
+                .fetch_or(matches!(fault, Fault::Full(..)), Ordering::Relaxed);
             fault
         })
     }

@@ -295,7 +295,7 @@ impl Store {
         });
         match kept {
             // A full disk keeps nobody from looking at what fills it.
-            Err(Fault::Full(_)) | Ok(()) => Ok(()),
+            Err(Fault::Full(..)) | Ok(()) => Ok(()),
             Err(fault) => Err(fault),
         }
     }

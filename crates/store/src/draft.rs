@@ -129,15 +129,12 @@ impl Store {
                 .map_err(|e| self.number_fault("giving away", slot.n(), e.into()))?;
         }
         let comes_back = options.remade && options.owner.is_none() && options.size.is_none();
-        if !options.ephemeral {
+        if !options.ephemeral && !comes_back {
             let snapshots = self.layout.snapshots()?;
             let sync = || {
-                if !comes_back {
-                    fs.sync().and_then(|()| slot.dir().sync())?;
-                }
-                // In any case: what had this number before was unlinked, and nobody has made sure of that. A power cut that
-                // brought it back would give its files to the new row.
-                snapshots.sync()
+                fs.sync()
+                    .and_then(|()| slot.dir().sync())
+                    .and_then(|()| snapshots.sync())
             };
             sync().map_err(|e| self.number_fault("syncing", slot.n(), e))?;
         }

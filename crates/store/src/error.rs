@@ -14,9 +14,9 @@ use rustix::io::Errno;
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Fault {
-    /// No space, no inodes or no quota left (`ENOSPC`, `EDQUOT`, `SQLITE_FULL`).
-    #[error("no {} left on the disk for {}", lacking(.0), .0.display())]
-    Full(PathBuf),
+    /// No space, no inodes or no quota left (`ENOSPC`, `EDQUOT`, `SQLITE_FULL`): where, and which of the first two.
+    #[error("no {} left on the disk for {}", .1, .0.display())]
+    Full(PathBuf, &'static str),
     /// The file system, or the way the store was opened, allows no writing.
     #[error("{} is read-only", .0.display())]
     ReadOnly(PathBuf),
@@ -52,11 +52,17 @@ pub enum Fault {
 }
 
 impl Fault {
+    /// Asked at once what is lacking: a thing given up makes room for a smaller one.
+    fn full(path: PathBuf) -> Fault {
+        let lacks = lacking(&path);
+        Fault::Full(path, lacks)
+    }
+
     /// The fault behind a failed system call on `path`.
     pub(crate) fn io(what: &'static str, path: impl Into<PathBuf>, source: impl Into<io::Error>) -> Fault {
         let (path, source) = (path.into(), source.into());
         match Errno::from_io_error(&source) {
-            Some(Errno::NOSPC | Errno::DQUOT) => Fault::Full(path),
+            Some(Errno::NOSPC | Errno::DQUOT) => Fault::full(path),
             Some(Errno::ROFS) => Fault::ReadOnly(path),
             _ => Fault::Io { what, path, source },
         }
@@ -67,7 +73,7 @@ impl Fault {
         let path = path.to_path_buf();
         match &source {
             rusqlite::Error::SqliteFailure(error, _) => match error.code {
-                ErrorCode::DiskFull => Fault::Full(path),
+                ErrorCode::DiskFull => Fault::full(path),
                 ErrorCode::ReadOnly => Fault::ReadOnly(path),
                 ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked => Fault::Busy(path),
                 ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase => Fault::Corrupt {
@@ -75,7 +81,7 @@ impl Fault {
                     detail: source.to_string(),
                 },
                 // SQLite says "I/O error" for a quota, and "cannot open" when there is no inode for its log.
-                ErrorCode::SystemIoFailure | ErrorCode::CannotOpen if is_full(&path) => Fault::Full(path),
+                ErrorCode::SystemIoFailure | ErrorCode::CannotOpen if is_full(&path) => Fault::full(path),
                 _ => Fault::Database { path, source },
             },
             rusqlite::Error::FromSqlConversionFailure(..)

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicU64};
 
-use rustix::fs::Mode;
+use rustix::fs::{Mode, OFlags};
 use sys::Dir;
 
 use crate::error::Fault;
@@ -21,6 +21,8 @@ pub(crate) const INGEST: &str = "content/ingest";
 pub(crate) const LEASES: &str = "leases";
 /// What is mounted upon in containers, as their lowest layer.
 pub(crate) const MOUNT_POINTS: &str = "mountpoints";
+/// A sparse file, longer in bytes than any number whose directory was removed since the machine came up.
+pub(crate) const NUMBERS: &str = "numbers";
 /// An empty directory, which lies beneath a layer that is unpacked apart from those below it.
 pub(crate) const NOTHING: &str = "nothing";
 /// What a layer or snapshot has of its own, beneath its number.
@@ -76,6 +78,10 @@ impl Layout {
                 .mkdir_all(rel, PRIVATE)
                 .map_err(|e| self.fault("making", rel, e))?;
         }
+        // Now, since what is to make room on a full disk cannot make a file.
+        self.root
+            .open_file(NUMBERS, OFlags::WRONLY | OFlags::CREATE, Mode::RUSR | Mode::WUSR)
+            .map_err(|e| self.fault("making", NUMBERS, e))?;
         for rel in ["content/blobs", "content", ""] {
             let dir = self.root.open_dir(rel);
             dir.and_then(|dir| dir.sync())

@@ -102,7 +102,7 @@ impl Store {
         let layout = Arc::new(Layout::new(path, dir));
         match Store::open_layout(&layout) {
             // SQLite gives the index of its log to the disk and takes it back: on a full one it may be gone.
-            Err(OpenError::Fault(Fault::Full(_))) if layout.spend_reserve() => Store::open_layout(&layout),
+            Err(OpenError::Fault(Fault::Full(..))) if layout.spend_reserve() => Store::open_layout(&layout),
             other => other,
         }
     }
@@ -299,6 +299,9 @@ fn make(layout: &Layout) -> Result<(), OpenError> {
             || [
                 "content",
                 RESERVE,
+                layout::NUMBERS,
+                layout::MOUNT_POINTS,
+                layout::NOTHING,
                 layout::LEASES,
                 layout::SNAPSHOTS,
                 "lost+found",

@@ -15,7 +15,7 @@ use rustix::io::Errno;
 use sys::Dir;
 
 use crate::error::Fault;
-use crate::layout::{Layout, SNAPSHOTS};
+use crate::layout::{Layout, NUMBERS, SNAPSHOTS};
 use crate::quota;
 
 /// Tries to become the owner of an open file or directory, without waiting.
@@ -36,10 +36,37 @@ pub(crate) fn is_still(dir: &Dir, name: &str, open: impl AsFd) -> io::Result<boo
         .is_some_and(|found| (found.st_dev, found.st_ino) == (inode.st_dev, inode.st_ino)))
 }
 
+/// Numbers that are not given to a directory again, so that a power cut cannot give the files of one that was removed to
+/// another of its name: unlinks are not synced. What is written here is not either: after a cut no unlink is left that
+/// could be undone.
+impl Layout {
+    /// The first number of which no directory was removed since the machine came up.
+    fn passed(&self) -> io::Result<u64> {
+        let stat = self.root.try_stat(NUMBERS)?;
+        Ok(stat.map_or(0, |stat| u64::try_from(stat.st_size).unwrap_or(0)))
+    }
+
+    /// Before the directory with this number is removed.
+    fn pass(&self, n: u64) -> io::Result<()> {
+        if self.passed()? > n {
+            return Ok(());
+        }
+        let flags = OFlags::WRONLY | OFlags::CREATE;
+        let numbers = self.root.open_file(NUMBERS, flags, Mode::RUSR | Mode::WUSR)?;
+        rustix::fs::flock(&numbers, FlockOperation::LockExclusive)?;
+        match numbers.metadata()?.len() > n {
+            true => Ok(()),
+            false => numbers.set_len(n + 1),
+        }
+    }
+}
+
 /// A thing that is owned through its lock, and may be taken away.
 pub(crate) struct Claim<'a> {
     dir: &'a Dir,
     name: String,
+    /// Of a directory that has a number.
+    number: Option<(&'a Layout, u64)>,
     lock: File,
 }
 
@@ -53,8 +80,22 @@ impl<'a> Claim<'a> {
         Ok((try_lock(&lock)? && is_still(dir, name, &lock)?).then(|| Claim {
             dir,
             name: name.to_owned(),
+            number: None,
             lock,
         }))
+    }
+
+    /// Becomes the owner of a numbered directory.
+    pub(crate) fn of_number(layout: &'a Layout, n: u64) -> Result<Option<Claim<'a>>, Fault> {
+        let claim = Claim::take(layout.snapshots()?, &n.to_string());
+        let claim = claim.map_err(|error| layout.fault("locking", format!("{SNAPSHOTS}/{n}"), error))?;
+        Ok(claim.map(|claim| claim.numbered(layout)))
+    }
+
+    /// Says that its name is a number.
+    pub(crate) fn numbered(self, layout: &'a Layout) -> Claim<'a> {
+        let number = self.name.parse().ok().map(|n| (layout, n));
+        Claim { number, ..self }
     }
 
     pub(crate) fn name(&self) -> &str {
@@ -73,6 +114,9 @@ impl<'a> Claim<'a> {
 
     /// Takes it from the disk, then gives up the lock.
     pub(crate) fn remove(self) -> io::Result<()> {
+        if let Some((layout, n)) = self.number {
+            layout.pass(n)?;
+        }
         // First, so that a crash leaves no limit that nobody lifts: the directory is found again.
         quota::lift(self.dir, &self.lock);
         self.dir.remove_tree(&self.name)
@@ -91,17 +135,22 @@ pub(crate) struct Slot {
 const PROBES: u32 = 16;
 
 impl Slot {
-    /// Makes the first free directory with a number of `first` or more.
+    /// Makes the first directory with a number of `first` or more that is free, and that no directory had which was
+    /// removed since the machine came up.
     pub(crate) fn allot(layout: &Arc<Layout>, first: u64) -> Result<Slot, Fault> {
         let snapshots = layout.snapshots()?;
         let fault = |error| layout.fault("making a directory in", SNAPSHOTS, error);
-        let mut n = first.max(1);
+        let mut n = first.max(1).max(layout.passed().map_err(fault)?);
         let mut probes = 0;
         loop {
             let name = n.to_string();
             match snapshots.mkdir(&name, Mode::RWXU) {
                 Ok(()) => {
-                    if let Some(dir) = lock_new(snapshots, &name).map_err(fault)? {
+                    let dir = lock_new(snapshots, &name).map_err(fault)?;
+                    // Perhaps its number was another's until a moment ago.
+                    if dir.is_some() && layout.passed().map_err(fault)? > n {
+                        snapshots.rmdir(&name).map_err(fault)?;
+                    } else if let Some(dir) = dir {
                         layout.next.store(n + 1, Ordering::Relaxed);
                         return Ok(Slot {
                             layout: layout.clone(),
@@ -116,7 +165,7 @@ impl Slot {
                 Err(error) if error.kind() == io::ErrorKind::NotFound && probes < PROBES => {}
                 Err(error) => return Err(fault(error)),
             }
-            // What a removal left for the collector keeps its number until then, however many there are.
+            // What a removal left for the collector keeps its number, however many there are.
             n = match probes {
                 0 => layout.next.load(Ordering::Relaxed).max(n + 1),
                 _ => n + 1,
@@ -149,7 +198,10 @@ impl Drop for Slot {
         {
             quota::lift(snapshots, &self.dir);
             // What cannot be removed has no owner once the lock is gone, and the collector's turn comes.
-            let _ = snapshots.remove_tree(self.n.to_string());
+            let _ = self
+                .layout
+                .pass(self.n)
+                .and_then(|()| snapshots.remove_tree(self.n.to_string()));
         }
     }
 }
@@ -178,22 +230,57 @@ pub(crate) fn numbers(snapshots: &Dir) -> io::Result<Vec<u64>> {
 mod tests {
     use super::*;
 
+    fn layout(path: &std::path::Path) -> Arc<Layout> {
+        let layout = Layout::new(path.into(), Dir::open_ambient(path).unwrap());
+        layout.root.mkdir_all(SNAPSHOTS, Mode::RWXU).unwrap();
+        Arc::new(layout)
+    }
+
     #[test]
-    fn directories_that_were_left_are_passed_over_at_once() {
+    fn no_number_is_given_again_once_its_directory_was_removed() {
         let temp = tempfile::tempdir().unwrap();
-        let layout = Arc::new(Layout::new(
-            temp.path().into(),
-            Dir::open_ambient(temp.path()).unwrap(),
-        ));
-        layout.root.mkdir(SNAPSHOTS, Mode::RWXU).unwrap();
-        for n in 1..100 {
-            let slot = Slot::allot(&layout, 1).unwrap();
-            assert_eq!(slot.n(), n);
-            slot.keep();
-        }
-        // Freed, the number that is asked for is used again.
-        layout.snapshots().unwrap().rmdir("1").unwrap();
-        assert_eq!(Slot::allot(&layout, 1).unwrap().n(), 1);
+        let opened = layout(temp.path());
+        let (one, two) = (Slot::allot(&opened, 1).unwrap(), Slot::allot(&opened, 1).unwrap());
+        assert_eq!((one.n(), two.n()), (1, 2));
+        one.keep();
+        two.keep();
+        Claim::of_number(&opened, 2).unwrap().unwrap().remove().unwrap();
+        // Nor by another process.
+        let other = layout(temp.path());
+        let three = Slot::allot(&other, 1).unwrap();
+        assert_eq!(three.n(), 3);
+        // What was given up, too; and what had its number before the machine came up.
+        drop(three);
+        assert_eq!(Slot::allot(&opened, 1).unwrap().n(), 4);
+        opened.snapshots().unwrap().mkdir("9", Mode::RWXU).unwrap();
+        Claim::of_number(&other, 9).unwrap().unwrap().remove().unwrap();
+        assert_eq!(Slot::allot(&opened, 1).unwrap().n(), 10);
+        assert_eq!(Slot::allot(&opened, 20).unwrap().n(), 20);
+    }
+
+    #[test]
+    fn nor_while_others_remove() {
+        const EACH: usize = 400;
+        let temp = tempfile::tempdir().unwrap();
+        let opened: Vec<_> = (0..4).map(|_| layout(temp.path())).collect();
+        let mut given: Vec<u64> = std::thread::scope(|scope| {
+            let threads: Vec<_> = opened
+                .iter()
+                .map(|layout| {
+                    scope.spawn(|| {
+                        let allot = |_| Slot::allot(layout, 1).map(|slot| slot.n());
+                        (0..EACH).map(allot).collect::<Result<Vec<_>, _>>().unwrap()
+                    })
+                })
+                .collect();
+            threads
+                .into_iter()
+                .flat_map(|thread| thread.join().unwrap())
+                .collect()
+        });
+        given.sort_unstable();
+        given.dedup();
+        assert_eq!(given.len(), 4 * EACH);
     }
 
     #[test]

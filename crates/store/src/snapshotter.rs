@@ -215,8 +215,7 @@ impl Store {
     fn claim_soon(&self, n: u64) -> Result<Option<Claim<'_>>, SnapshotError> {
         let deadline = Instant::now() + Duration::from_secs(2);
         loop {
-            let claim = Claim::take(self.layout.snapshots()?, &n.to_string());
-            let claim = claim.map_err(|e| self.number_fault("locking", n, e))?;
+            let claim = Claim::of_number(&self.layout, n)?;
             if claim.is_some() || Instant::now() > deadline {
                 return Ok(claim);
             }
@@ -278,8 +277,7 @@ impl Store {
             return Ok(None);
         }
         // Nobody locks what a row names, but for a moment; if somebody does, the collector finds it later.
-        let claim = Claim::take(self.layout.snapshots()?, &n.to_string());
-        Ok(claim.map_err(|e| self.number_fault("locking", n, e))?)
+        Ok(Claim::of_number(&self.layout, n)?)
     }
 
     /// Removes from the disk what a durable transaction forgot.

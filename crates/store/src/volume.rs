@@ -189,8 +189,7 @@ impl Store {
     /// Deletes a volume's row, and answers its directory, locked, for [`Store::take_away`].
     pub(crate) fn forget_volume(&self, q: &Query<'_>, id: i64, n: u64) -> Result<Option<Claim<'_>>, Fault> {
         q.run("DELETE FROM volumes WHERE id = ?", (id,))?;
-        let claim = Claim::take(self.layout.snapshots()?, &n.to_string());
-        claim.map_err(|error| self.number_fault("locking", n, error))
+        Claim::of_number(&self.layout, n)
     }
 
     /// Begins to fill a volume that nothing was in yet; `None` for any other. Waits for who is filling it.

@@ -92,7 +92,7 @@ fn a_full_disk_is_said_so_and_space_can_be_freed_on_it() {
     }
     let (n, error) = refused.expect("a disk of 8 MiB takes no 2000 containers");
     assert!(
-        matches!(&error, ContainerError::Fault(Fault::Full(_))),
+        matches!(&error, ContainerError::Fault(Fault::Full(..))),
         "{error:?}"
     );
     assert!(error.to_string().contains("no space left"), "{error}");
@@ -105,7 +105,7 @@ fn a_full_disk_is_said_so_and_space_can_be_freed_on_it() {
     drop(ingest);
     let error = store.put_blob(&lease, &[1; 1 << 16]).unwrap_err();
     assert!(
-        matches!(&error, IngestError::Fault(Fault::Full(path)) if path.starts_with(store.root())),
+        matches!(&error, IngestError::Fault(Fault::Full(path, _)) if path.starts_with(store.root())),
         "{error:?}"
     );
 
@@ -167,7 +167,7 @@ fn no_inodes_left() {
         }
     };
     assert!(
-        matches!(&error, SnapshotError::Fault(Fault::Full(_))),
+        matches!(&error, SnapshotError::Fault(Fault::Full(..))),
         "{error:?}"
     );
     assert!(
@@ -184,7 +184,7 @@ fn no_inodes_left() {
 fn no_room_for_a_store_at_all() {
     let disk = Disk::new("size=8k");
     let error = Store::open(&disk.path().join("store")).err().unwrap();
-    assert!(matches!(&error, OpenError::Fault(Fault::Full(_))), "{error:?}");
+    assert!(matches!(&error, OpenError::Fault(Fault::Full(..))), "{error:?}");
 }
 
 #[test]

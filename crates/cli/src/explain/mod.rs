@@ -80,7 +80,7 @@ const FREE_SPACE: &str =
 
 fn fault_hint(fault: &Fault) -> Option<String> {
     let hint = match fault {
-        Fault::Full(_) => FREE_SPACE,
+        Fault::Full(..) => FREE_SPACE,
         Fault::ReadOnly(_) => "name a directory that can be written with --root",
         Fault::Busy(_) => "another strata has been writing for long; try again",
         Fault::Corrupt { .. } | Fault::Database { .. } => {
@@ -521,7 +521,7 @@ mod tests {
 
     #[test]
     fn trouble_of_the_disk_is_found_however_deep_it_lies() {
-        let error = RunError::Container(ContainerError::Fault(Fault::Full("/s".into())));
+        let error = RunError::Container(ContainerError::Fault(Fault::Full("/s".into(), "space")));
         let failure = Failure::from(error);
         assert_eq!(failure.to_string(), "no space left on the disk for /s");
         assert_eq!(failure.advice(), Some(FREE_SPACE));

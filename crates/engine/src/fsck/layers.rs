@@ -196,7 +196,7 @@ fn tell(layer: &Layer, mender: &Mender<'_>, what: &str, damage: &[Damage]) -> Re
     }
     if found.mended.is_none() {
         match mender.engine.store.mark(layer.n, true) {
-            Err(Fault::ReadOnly(_) | Fault::Full(_)) | Ok(()) => {}
+            Err(Fault::ReadOnly(_) | Fault::Full(..)) | Ok(()) => {}
             Err(fault) => return Err(fault),
         }
     }

@@ -28,6 +28,9 @@ pub(crate) struct Args {
     /// Numbers of snapshots
     #[arg(long, value_delimiter = ',', default_values_t = [10, 1_000, 10_000])]
     sizes: Vec<usize>,
+    /// Only strata at its own socket, for a profile
+    #[arg(long)]
+    alone: bool,
 }
 
 /// What is measured, in the order in which it is done to one snapshot.
@@ -158,12 +161,16 @@ pub(crate) fn main(args: &Args) -> Result<()> {
         ("overlayfs in containerd", at.clone(), ns.clone(), "overlayfs"),
         ("nothing in containerd", at, ns, "prompt"),
     ];
+    let where_ = match args.alone {
+        true => &where_[..1],
+        false => &where_[..],
+    };
     let mut contestants = where_
         .iter()
         .map(|(name, socket, ns, snapshotter)| Contestant::new(name, socket, ns, snapshotter))
         .collect::<Result<Vec<_>>>()?;
     for size in &args.sizes {
-        for (contestant, (_, socket, ns, snapshotter)) in contestants.iter_mut().zip(&where_) {
+        for (contestant, (_, socket, ns, snapshotter)) in contestants.iter_mut().zip(where_) {
             contestant.fill(*size, socket, ns, snapshotter)?;
         }
         for round in 0..args.n {
@@ -174,7 +181,8 @@ pub(crate) fn main(args: &Args) -> Result<()> {
         println!("\n{size} snapshots; n = {}", args.n);
         for (work, name) in WORKS.iter().enumerate() {
             let rows: Vec<_> = contestants.iter().map(|c| (c.name, &c.works[work])).collect();
-            println!("{name}\n{}", table(&rows, &[("overlayfs", rows[2].1)]));
+            let beside: Vec<_> = rows.get(2).map(|row| ("overlayfs", row.1)).into_iter().collect();
+            println!("{name}\n{}", table(&rows, &beside));
         }
         let (all, own) = memory(served.pid())?;
         println!("memory of strata's server: {all:.1} MiB resident, {own:.1} of them its own");
