@@ -139,6 +139,16 @@ impl<R: Read> FrameReader<R> {
         }
     }
 
+    /// Where the bytes come from.
+    pub(crate) fn source(&mut self) -> &mut R {
+        &mut self.from
+    }
+
+    /// Whether everything that was read has been used.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.start == self.end
+    }
+
     /// Reads until there are `wanted` bytes; `false` where the other end was closed before the first of them.
     fn fill(&mut self, wanted: usize) -> io::Result<bool> {
         if self.start + wanted > self.buffer.len() {

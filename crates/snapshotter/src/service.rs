@@ -363,6 +363,7 @@ impl grpc::Service for Snapshotter {
             // Something may have to be mounted, by a process that has to be started.
             "Mounts" if self.options.fuse.as_ref().is_some_and(Fuse::serves) => Lane::Write,
             "Usage" | "Cleanup" => Lane::Walk,
+            "Mounts" | "Stat" => Lane::Look,
             _ => Lane::Read,
         }
     }

@@ -8,7 +8,6 @@
 //! that takes nothing keeps nobody else from being told. It wakes for that as seldom as it can: when the time of the
 //! first call is over that was made since it last looked.
 
-use std::cell::Cell;
 use std::collections::HashMap;
 use std::io::{self, Read};
 use std::os::unix::net::UnixStream;
@@ -19,7 +18,7 @@ use rustix::event::PollFlags;
 
 use super::pool::Job;
 use super::sender::{Admission, Sender};
-use super::{Call, Shared, ready};
+use super::{Call, Lane, Shared, ready};
 use crate::frame::{self, Frame, FrameReader, ReadError, Reason, WINDOW, flag, kind, setting};
 use crate::headers::{self, Request};
 use crate::hpack::Decoder;
@@ -41,80 +40,98 @@ const HEADERS: usize = 64 * 1024;
 /// How long a client may take to say that it speaks HTTP/2.
 const GREETING: Duration = Duration::from_secs(10);
 
-/// Serves a connection until it ends.
-pub(super) fn serve(shared: &Arc<Shared>, sender: &Arc<Sender>, socket: &UnixStream) {
-    let mut connection = Connection {
-        shared,
-        sender,
-        decoder: Decoder::new(),
-        calls: HashMap::new(),
-        timed: Vec::new(),
-        wakes: None,
-        last: 0,
-        block: None,
-        unread: 0,
-    };
-    let socket = Patient {
-        socket,
-        until: Cell::new(Some(Instant::now() + GREETING)),
-    };
-    let mut reader = FrameReader::new(&socket);
-    if !reader.preface().is_ok_and(|is| is) {
-        return sender.break_off();
-    }
-    let limits = &shared.limits;
-    let stream = u32::try_from(limits.message + message::HEAD).unwrap_or(u32::MAX);
-    let streams = u32::try_from(limits.streams).unwrap_or(u32::MAX);
-    sender.govern(|out| {
-        let settings = [
-            (setting::MAX_CONCURRENT_STREAMS, streams),
-            (setting::INITIAL_WINDOW_SIZE, stream),
-            (setting::MAX_HEADER_LIST_SIZE, HEADERS as u32),
-        ];
-        frame::put_settings(out, &settings);
-        frame::put_window(out, 0, CONNECTION - WINDOW as u32);
-    });
-    let ended = loop {
-        socket.until.set(connection.wakes);
-        match reader.next() {
-            Ok(Some(frame)) => {
-                if let Err(reason) = connection.frame(&frame) {
-                    break Some(reason);
-                }
-            }
-            Err(ReadError::Io(error)) if error.kind() == io::ErrorKind::TimedOut => connection.expire(),
-            Ok(None) | Err(ReadError::Io(_)) => break None,
-            Err(ReadError::TooLarge) => break Some(Reason::FrameSize),
-        }
-    };
-    match ended {
-        Some(reason) => sender.refuse(reason),
-        None => sender.break_off(),
-    }
+/// What comes next of a connection.
+pub(super) enum Next {
+    /// A call that whoever reads may answer.
+    Look(Job),
+    /// Nothing: it has ended, or ends for this reason.
+    End(Option<Reason>),
 }
 
 /// Reads from a socket until a time.
-struct Patient<'a> {
-    socket: &'a UnixStream,
-    until: Cell<Option<Instant>>,
+struct Patient {
+    socket: UnixStream,
+    until: Option<Instant>,
 }
 
-impl Read for &Patient<'_> {
+impl Read for Patient {
     fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
-        if let Some(until) = self.until.get() {
-            ready(self.socket, PollFlags::IN, until)?;
+        if let Some(until) = self.until {
+            ready(&self.socket, PollFlags::IN, until)?;
         }
-        let mut socket = self.socket;
-        socket.read(into)
+        self.socket.read(into)
     }
 }
 
-struct Connection<'a> {
-    shared: &'a Arc<Shared>,
-    sender: &'a Arc<Sender>,
+pub(super) struct Connection {
+    reader: FrameReader<Patient>,
+    greeted: bool,
+    calls: Calls,
+}
+
+impl Connection {
+    pub(super) fn new(shared: &Arc<Shared>, sender: &Arc<Sender>, socket: UnixStream) -> Connection {
+        let until = Some(Instant::now() + GREETING);
+        Connection {
+            reader: FrameReader::new(Patient { socket, until }),
+            greeted: false,
+            calls: Calls {
+                shared: shared.clone(),
+                sender: sender.clone(),
+                decoder: Decoder::new(),
+                unfinished: HashMap::new(),
+                look: None,
+                timed: Vec::new(),
+                wakes: None,
+                last: 0,
+                block: None,
+                unread: 0,
+            },
+        }
+    }
+
+    /// Reads until there is something to do for whoever reads.
+    pub(super) fn next(&mut self) -> Next {
+        if !self.greeted {
+            if !self.reader.preface().is_ok_and(|is| is) {
+                return Next::End(None);
+            }
+            self.greeted = true;
+            self.calls.grant();
+        }
+        loop {
+            self.reader.source().until = self.calls.wakes;
+            match self.reader.next() {
+                Ok(Some(frame)) => {
+                    if let Err(reason) = self.calls.frame(&frame) {
+                        return Next::End(Some(reason));
+                    }
+                }
+                Err(ReadError::Io(error)) if error.kind() == io::ErrorKind::TimedOut => self.calls.expire(),
+                Ok(None) | Err(ReadError::Io(_)) => return Next::End(None),
+                Err(ReadError::TooLarge) => return Next::End(Some(Reason::FrameSize)),
+            }
+            if let Some(job) = self.calls.look.take() {
+                let shared = &self.calls.shared;
+                // What came after it is not to wait for it.
+                if self.reader.is_empty() && shared.watch.has_room(shared.limits.readers) {
+                    return Next::Look(job);
+                }
+                self.calls.queue(Lane::Look, job);
+            }
+        }
+    }
+}
+
+/// What has come.
+struct Calls {
+    shared: Arc<Shared>,
+    sender: Arc<Sender>,
     decoder: Decoder,
     /// Calls whose message has not come whole.
-    calls: HashMap<u32, Incoming>,
+    unfinished: HashMap<u32, Incoming>,
+    /// The call that came last, where whoever reads may answer it.
+    look: Option<Job>,
     /// Calls whose time may come to be over.
     timed: Vec<Timed>,
     /// When the first of them may have.
@@ -146,7 +163,23 @@ struct Block {
     bytes: Vec<u8>,
 }
 
-impl Connection<'_> {
+impl Calls {
+    /// Says what a client may send.
+    fn grant(&self) {
+        let limits = &self.shared.limits;
+        let stream = u32::try_from(limits.message + message::HEAD).unwrap_or(u32::MAX);
+        let streams = u32::try_from(limits.streams).unwrap_or(u32::MAX);
+        self.sender.govern(|out| {
+            let settings = [
+                (setting::MAX_CONCURRENT_STREAMS, streams),
+                (setting::INITIAL_WINDOW_SIZE, stream),
+                (setting::MAX_HEADER_LIST_SIZE, HEADERS as u32),
+            ];
+            frame::put_settings(out, &settings);
+            frame::put_window(out, 0, CONNECTION - WINDOW as u32);
+        });
+    }
+
     fn frame(&mut self, frame: &Frame<'_>) -> Result<(), Reason> {
         if let Some(block) = &self.block
             && (frame.kind, frame.stream) != (kind::CONTINUATION, block.stream)
@@ -170,7 +203,7 @@ impl Connection<'_> {
             }
             kind::RST_STREAM => {
                 frame.number()?;
-                self.calls.remove(&frame.stream);
+                self.unfinished.remove(&frame.stream);
                 self.sender.forget(frame.stream);
                 Ok(())
             }
@@ -245,7 +278,7 @@ impl Connection<'_> {
                     deadline,
                     data: Vec::new(),
                 };
-                self.calls.insert(block.stream, incoming);
+                self.unfinished.insert(block.stream, incoming);
                 if block.ends {
                     self.said(block.stream);
                 }
@@ -287,12 +320,12 @@ impl Connection<'_> {
         } in overdue
         {
             let took = began.elapsed().as_secs_f32();
-            let text = match self.calls.remove(&stream) {
+            let text = match self.unfinished.remove(&stream) {
                 Some(_) => format!("{path} had not come whole after {took:.1} s"),
                 None => format!("{path} took longer than {took:.1} s: what it began goes on"),
             };
             let status = Status::new(Code::DeadlineExceeded, text);
-            self.shared.end(self.sender, stream, &path, began, None, &status);
+            self.shared.end(&self.sender, stream, &path, began, None, &status);
         }
     }
 
@@ -306,7 +339,7 @@ impl Connection<'_> {
             return Err(Reason::Protocol);
         }
         // What comes for a call that has ended was under way when it did.
-        let Some(incoming) = self.calls.get_mut(&frame.stream) else {
+        let Some(incoming) = self.unfinished.get_mut(&frame.stream) else {
             return Ok(());
         };
         incoming.data.extend_from_slice(frame.content()?);
@@ -325,7 +358,13 @@ impl Connection<'_> {
         } else if announced.is_some_and(|announced| come >= announced) {
             // There is one message to a call. A client that does not say so waits for the answer all the same.
             self.whole(frame.stream);
-        } else if self.calls.values().map(|call| call.data.len()).sum::<usize>() > UNFINISHED {
+        } else if self
+            .unfinished
+            .values()
+            .map(|call| call.data.len())
+            .sum::<usize>()
+            > UNFINISHED
+        {
             let text =
                 format!("more than {UNFINISHED} bytes of calls on this connection have not come whole");
             self.give_up(frame.stream, text);
@@ -335,7 +374,7 @@ impl Connection<'_> {
 
     /// Answers a call of which too much has come.
     fn give_up(&mut self, stream: u32, text: String) {
-        let path = self.calls.remove(&stream).map(|call| call.request.path);
+        let path = self.unfinished.remove(&stream).map(|call| call.request.path);
         let status = Status::new(Code::ResourceExhausted, text);
         self.refuse(stream, &path.unwrap_or_default(), &status);
     }
@@ -353,7 +392,7 @@ impl Connection<'_> {
             began,
             deadline,
             mut data,
-        }) = self.calls.remove(&stream)
+        }) = self.unfinished.remove(&stream)
         else {
             return;
         };
@@ -384,19 +423,26 @@ impl Connection<'_> {
                 deadline,
             },
         };
-        let lane = self.shared.service.lane(&job.call.path);
+        match self.shared.service.lane(&job.call.path) {
+            Lane::Look => self.look = Some(job),
+            lane => self.queue(lane, job),
+        }
+    }
+
+    /// Leaves a call to the threads of its lane.
+    fn queue(&self, lane: Lane, job: Job) {
         if let Err(job) = self.shared.pool.push(lane, job) {
             let text = format!(
                 "{} calls wait already: the disk is slow, or too much is asked",
-                limits.queue
+                self.shared.limits.queue
             );
             let status = Status::new(Code::ResourceExhausted, text);
-            self.refuse(stream, &job.call.path, &status);
+            self.refuse(job.stream, &job.call.path, &status);
         }
     }
 
     fn refuse(&self, stream: u32, path: &str, status: &Status) {
         self.shared
-            .end(self.sender, stream, path, Instant::now(), None, status);
+            .end(&self.sender, stream, path, Instant::now(), None, status);
     }
 }

@@ -1,6 +1,7 @@
 //! [`Server`]: takes connections, and what a [`Service`] is told.
 
 mod connection;
+mod line;
 mod pool;
 mod sender;
 
@@ -14,6 +15,7 @@ use std::time::{Duration, Instant};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use crate::status::{Code, Status};
+use line::{Line, Watch, Watcher};
 use pool::Pool;
 use sender::Sender;
 
@@ -41,6 +43,9 @@ pub trait Service: Send + Sync + 'static {
 /// Threads that calls are answered on. What only reads never waits for those that write, nor either for what walks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Lane {
+    /// For calls that are answered in a moment, as a rule, with one small message: whoever reads them does so, which spares
+    /// waking somebody else. Where one takes longer nothing waits for it.
+    Look,
     /// For calls that read.
     Read,
     /// For calls that write.
@@ -110,7 +115,7 @@ impl Reply<'_> {
 /// What is bounded.
 #[derive(Debug, Clone)]
 pub struct Limits {
-    /// Threads for calls that read.
+    /// Threads for calls that read; and calls that may be answered at once by whoever read them.
     pub readers: usize,
     /// Threads for calls that write.
     pub writers: usize,
@@ -163,6 +168,7 @@ struct Shared {
     service: Arc<dyn Service>,
     limits: Limits,
     pool: Pool,
+    watch: Watch,
 }
 
 impl Shared {
@@ -188,8 +194,9 @@ impl Shared {
 
 /// A connection that is served.
 struct Served {
-    sender: Arc<Sender>,
-    reader: JoinHandle<()>,
+    line: Arc<Line>,
+    /// What the [`Watcher`] saw there last.
+    seen: u64,
 }
 
 impl Server {
@@ -200,6 +207,7 @@ impl Server {
     pub fn new(service: Arc<dyn Service>, limits: Limits) -> io::Result<Server> {
         let shared = Arc::new(Shared {
             pool: Pool::new(limits.queue),
+            watch: Watch::new()?,
             service,
             limits,
         });
@@ -215,13 +223,17 @@ impl Server {
     pub fn serve(&self, listener: &UnixListener, stop: impl AsFd) -> io::Result<()> {
         listener.set_nonblocking(true)?;
         let mut served: Vec<Served> = Vec::new();
+        let mut watcher = Watcher::new(&self.shared);
         let result = loop {
-            match wait(listener, &stop) {
-                Ok(true) => {}
-                Ok(false) => break Ok(()),
+            let woken = wait(listener, &stop, &self.shared.watch, watcher.left());
+            watcher.look(served.iter_mut().map(|served| (&served.line, &mut served.seen)));
+            match woken {
+                Ok(Woken::Client) => {}
+                Ok(Woken::Watch) => continue,
+                Ok(Woken::Stop) => break Ok(()),
                 Err(error) => break Err(error),
             }
-            served.retain(|connection| !connection.reader.is_finished());
+            served.retain(|served| !served.line.sender.is_unheard());
             match listener.accept() {
                 // One too many is told so by the end of its connection: it has not asked anything yet.
                 Ok(_) if served.len() >= self.shared.limits.connections && !make_room(&mut served) => {}
@@ -230,27 +242,25 @@ impl Server {
                 Err(error) => break Err(error),
             }
         };
-        self.drain(served);
+        self.drain(&served);
         result
     }
 
     /// `None` where the machine has no room for another.
     fn connection(&self, socket: UnixStream) -> Option<Served> {
         let sender = Arc::new(Sender::new(socket.try_clone().ok()?, self.shared.limits.room));
-        let (shared, to) = (self.shared.clone(), sender.clone());
-        let reader = thread("connection", move || {
-            connection::serve(&shared, &to, &socket);
-            to.unheard();
-        })
-        .ok()?;
-        Some(Served { sender, reader })
+        let line = Arc::new(Line::new(&self.shared, sender, socket));
+        let read = line.clone();
+        thread("connection", move || read.read()).ok()?;
+        Some(Served { line, seen: 0 })
     }
 
     /// Each connection has a thread of its own: one client that takes nothing keeps no other waiting.
-    fn drain(&self, served: Vec<Served>) {
+    fn drain(&self, served: &[Served]) {
         let until = Instant::now() + self.shared.limits.drain;
         std::thread::scope(|scope| {
-            for Served { sender, .. } in &served {
+            for Served { line, .. } in served {
+                let sender = &line.sender;
                 let part = move || {
                     sender.go_away();
                     sender.wait_idle(until);
@@ -262,19 +272,16 @@ impl Server {
                 }
             }
         });
-        for connection in served {
-            let _ = connection.reader.join();
-        }
         self.shared.pool.stop();
     }
 }
 
 /// Ends the connection that had no call for the longest; whether there was one.
 fn make_room(served: &mut Vec<Served>) -> bool {
-    let idle = (0..served.len()).filter_map(|at| Some((served[at].sender.idle_since()?, at)));
+    let idle = (0..served.len()).filter_map(|at| Some((served[at].line.sender.idle_since()?, at)));
     match idle.min() {
-        Some((_, at)) if served[at].sender.give_way() => {
-            let _ = served.swap_remove(at).reader.join();
+        Some((_, at)) if served[at].line.sender.give_way() => {
+            served.swap_remove(at);
             true
         }
         _ => false,
@@ -300,15 +307,36 @@ fn ready(fd: &impl AsFd, what: PollFlags, until: Instant) -> io::Result<()> {
     }
 }
 
-/// Waits for a connection; `false` when it is time to stop.
-fn wait(listener: &UnixListener, stop: &impl AsFd) -> io::Result<bool> {
+/// Why the thread that takes connections was woken.
+enum Woken {
+    Client,
+    Watch,
+    Stop,
+}
+
+/// Waits for a connection, for the end, or until it is time to look after calls.
+fn wait(
+    listener: &UnixListener,
+    stop: &impl AsFd,
+    watch: &Watch,
+    left: Option<Duration>,
+) -> io::Result<Woken> {
+    // The bell rings once for all the time in which it is looked after calls.
+    let bell = match left {
+        None => PollFlags::IN,
+        Some(_) => PollFlags::empty(),
+    };
+    let left = left.and_then(|left| Timespec::try_from(left).ok());
     let mut fds = [
         PollFd::new(listener, PollFlags::IN),
         PollFd::new(stop, PollFlags::IN),
+        PollFd::new(watch, bell),
     ];
     loop {
-        match poll(&mut fds, None) {
-            Ok(_) => return Ok(fds[1].revents().is_empty()),
+        match poll(&mut fds, left.as_ref()) {
+            Ok(_) if !fds[1].revents().is_empty() => return Ok(Woken::Stop),
+            Ok(_) if !fds[0].revents().is_empty() => return Ok(Woken::Client),
+            Ok(_) => return Ok(Woken::Watch),
             Err(rustix::io::Errno::INTR) => {}
             Err(error) => return Err(error.into()),
         }

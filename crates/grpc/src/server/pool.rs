@@ -45,7 +45,7 @@ impl Pool {
 
     /// Queues a call; it comes back where too many wait.
     pub(super) fn push(&self, lane: Lane, job: Job) -> Result<(), Job> {
-        let queue = &self.lanes[lane as usize];
+        let queue = &self.lanes[number(lane)];
         let mut waiting = queue.waiting.lock().unwrap_or_else(PoisonError::into_inner);
         if waiting.jobs.len() >= self.most {
             return Err(job);
@@ -65,7 +65,7 @@ impl Pool {
     }
 
     fn next(&self, lane: Lane) -> Option<Job> {
-        let queue = &self.lanes[lane as usize];
+        let queue = &self.lanes[number(lane)];
         let mut waiting = queue.waiting.lock().unwrap_or_else(PoisonError::into_inner);
         loop {
             if let Some(job) = waiting.jobs.pop_front() {
@@ -99,7 +99,16 @@ pub(super) fn start(shared: &Arc<Shared>) -> io::Result<()> {
     Ok(())
 }
 
-fn answer(shared: &Shared, job: &Job) {
+/// The place of a lane's queue. What whoever read it does not answer is one more call that reads.
+fn number(lane: Lane) -> usize {
+    match lane {
+        Lane::Look | Lane::Read => 0,
+        Lane::Write => 1,
+        Lane::Walk => 2,
+    }
+}
+
+pub(super) fn answer(shared: &Shared, job: &Job) {
     let Job {
         sender,
         stream,

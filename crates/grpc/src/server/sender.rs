@@ -370,6 +370,11 @@ impl Sender {
         self.tell(&state);
     }
 
+    pub(super) fn is_unheard(&self) -> bool {
+        // Somebody who has it is about to write to it.
+        self.state.try_lock().is_ok_and(|state| state.unheard)
+    }
+
     fn wait(&self, until: Instant, is_so: impl Fn(&State) -> bool) {
         let mut state = self.lock();
         while !is_so(&state) {

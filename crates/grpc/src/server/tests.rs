@@ -10,7 +10,7 @@ use super::*;
 use crate::frame::{self, FrameReader, PREFACE, flag, kind};
 use crate::{Client, ClientError};
 
-const SOON: Duration = Duration::from_secs(30);
+pub(super) const SOON: Duration = Duration::from_secs(30);
 
 /// Answers by what the last part of the path says. Calls of `Wait` tell that they began, and end when they are let.
 struct Echo {
@@ -21,15 +21,16 @@ struct Echo {
 
 impl Service for Echo {
     fn lane(&self, path: &str) -> Lane {
-        match path.contains("Wait") {
-            true => Lane::Write,
-            false => Lane::Read,
+        match path {
+            _ if path.contains("Look") => Lane::Look,
+            _ if path.contains("Wait") => Lane::Write,
+            _ => Lane::Read,
         }
     }
 
     fn call(&self, call: &Call, reply: &mut Reply<'_>) -> Result<(), Status> {
         match call.path.rsplit('/').next().unwrap() {
-            "Echo" => reply.send(call.message.clone()).map_err(|Gone| unreachable!()),
+            "Echo" | "LookEcho" => reply.send(call.message.clone()).map_err(|Gone| unreachable!()),
             "Header" => {
                 let text = call.header("containerd-namespace").unwrap_or("none");
                 reply
@@ -51,7 +52,7 @@ impl Service for Echo {
                 Err(Status::new(Code::DataLoss, "late"))
             }
             "Panic" => panic!("on purpose"),
-            "Wait" => {
+            "Wait" | "LookWait" => {
                 self.begun.lock().unwrap().send(()).unwrap();
                 self.go.lock().unwrap().recv().unwrap();
                 reply
@@ -70,18 +71,18 @@ impl Service for Echo {
     }
 }
 
-struct Running {
+pub(super) struct Running {
     path: PathBuf,
     echo: Arc<Echo>,
-    begun: Receiver<()>,
-    go: Tell<()>,
+    pub(super) begun: Receiver<()>,
+    pub(super) go: Tell<()>,
     stop: Option<OwnedFd>,
     server: Option<JoinHandle<io::Result<()>>>,
     _dir: tempfile::TempDir,
 }
 
 impl Running {
-    fn new(limits: Limits) -> Running {
+    pub(super) fn new(limits: Limits) -> Running {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("sock");
         let listener = UnixListener::bind(&path).unwrap();
@@ -106,12 +107,16 @@ impl Running {
         }
     }
 
-    fn client(&self) -> Client {
+    pub(super) fn client(&self) -> Client {
         Client::connect(&self.path).unwrap()
     }
 
     /// A call by a client of its own, made in the background.
-    fn behind(&self, path: &'static str, time: Duration) -> JoinHandle<Result<Vec<Vec<u8>>, ClientError>> {
+    pub(super) fn behind(
+        &self,
+        path: &'static str,
+        time: Duration,
+    ) -> JoinHandle<Result<Vec<Vec<u8>>, ClientError>> {
         let mut client = self.client();
         std::thread::spawn(move || client.call(path, &[], b"x", time))
     }
@@ -126,7 +131,7 @@ impl Drop for Running {
     }
 }
 
-fn code(result: Result<Vec<Vec<u8>>, ClientError>) -> Code {
+pub(super) fn code(result: Result<Vec<Vec<u8>>, ClientError>) -> Code {
     result.unwrap_err().status().expect("a status").code
 }
 
@@ -348,13 +353,13 @@ fn connections_without_calls_give_way_to_further_ones() {
 }
 
 /// Says frames, and reads what comes.
-struct Raw {
-    socket: UnixStream,
-    out: Vec<u8>,
+pub(super) struct Raw {
+    pub(super) socket: UnixStream,
+    pub(super) out: Vec<u8>,
 }
 
 impl Raw {
-    fn new(server: &Running) -> Raw {
+    pub(super) fn new(server: &Running) -> Raw {
         let mut out = PREFACE.to_vec();
         frame::put_settings(&mut out, &[]);
         let socket = UnixStream::connect(&server.path).unwrap();
@@ -372,7 +377,7 @@ impl Raw {
         }
     }
 
-    fn call(&mut self, stream: u32, path: &str) {
+    pub(super) fn call(&mut self, stream: u32, path: &str) {
         let (mut block, message) = (Vec::new(), [&message::head(1)[..], b"x"].concat());
         headers::put_request(&mut block, path, SOON, &[]);
         frame::put_headers(&mut self.out, 0, stream, &block);
@@ -380,7 +385,7 @@ impl Raw {
     }
 
     /// Sends all of it; the kinds, streams and flags of what is answered, until `last` or the end.
-    fn say(&mut self, last: impl Fn(&(u8, u32, u8)) -> bool) -> Vec<(u8, u32, u8)> {
+    pub(super) fn say(&mut self, last: impl Fn(&(u8, u32, u8)) -> bool) -> Vec<(u8, u32, u8)> {
         // A server that has ended the connection already takes no more.
         let _ = self.socket.write_all(&self.out);
         self.out.clear();
