@@ -8,7 +8,7 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 
-use oci::{Runtime, each};
+use oci::{Runtime, each, wait_until};
 use serde_json::json;
 
 const INSIDE: &str = "10.99.117.5/24";
@@ -214,6 +214,52 @@ fn beneath_a_root_that_is_moved_lies_no_procfs() {
             runtime.configure(|spec| spec["linux"]["maskedPaths"] = masked);
             assert_eq!(runtime.end(flags).out, said, "{flags:?}");
         }
+    });
+}
+
+/// CVE-2019-5736, where the kernel offers to exchange the file of a program that runs, and then does not do it: the program is
+/// executed again, and is left what it was started with.
+#[test]
+fn who_cannot_go_on_from_a_copy_begins_anew_from_it() {
+    // prctl(PR_SET_MM, PR_SET_MM_MAP) is refused, for the thread that takes the filter and what it starts.
+    let filter = serde_json::from_value(json!({
+        "defaultAction": "SCMP_ACT_ALLOW",
+        "architectures": ["SCMP_ARCH_X86_64", "SCMP_ARCH_AARCH64"],
+        "syscalls": [{"names": ["prctl"], "action": "SCMP_ACT_ERRNO", "errnoRet": 1, "args": [
+            {"index": 0, "value": 35, "op": "SCMP_CMP_EQ"}, {"index": 1, "value": 14, "op": "SCMP_CMP_EQ"}]}],
+    }));
+    let filter = runtime::seccomp::compile(&filter.unwrap()).unwrap();
+    let runtime = Runtime::ours();
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            sys::seccomp::install(&filter, sys::seccomp::Flags::default()).unwrap();
+            let script = "echo x 2>/dev/null >/proc/1/exe; readlink /proc/1/exe; echo through >&3";
+            runtime.args(&["sh", "-c", script]);
+            let through = runtime.path("through");
+            let with_three = |words: &[&str]| {
+                let call = runtime.command(words);
+                let sh = Command::new("sh")
+                    .args(["-c", "file=$1; shift; exec \"$@\" 3>$file", "sh", &through])
+                    .arg(call.get_program())
+                    .args(call.get_args())
+                    .current_dir(runtime.dir())
+                    .output()
+                    .unwrap();
+                assert!(sh.status.success(), "{sh:?}");
+                assert_eq!(fs::read_to_string(&through).unwrap(), "through\n");
+                fs::remove_file(&through).unwrap();
+                String::from_utf8(sh.stdout).unwrap()
+            };
+            let busybox = "/bin/busybox\n";
+            assert_eq!(with_three(&["run", "--preserve-fds", "1", "one"]), busybox);
+            runtime.args(&["sleep", "1000"]);
+            runtime.start_in_the_background("one");
+            let call = ["exec", "--preserve-fds", "1", "one", "sh", "-c", script];
+            assert_eq!(with_three(&call), busybox);
+            runtime.ok(&["kill", "one", "KILL"]);
+            wait_until(|| runtime.status("one") == "stopped");
+            runtime.ok(&["delete", "one"]);
+        });
     });
 }
 

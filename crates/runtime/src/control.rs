@@ -234,6 +234,9 @@ pub enum Concern {
     Interrupted,
     /// What the root file system has in a place where something must be mounted.
     Root,
+    /// The program that makes it is executed from where the container could write to it, and cannot go on from elsewhere as it
+    /// is.
+    OnDisk,
     /// Anything else.
     #[default]
     #[serde(other)]

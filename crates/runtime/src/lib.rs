@@ -68,8 +68,8 @@ pub use exec::{ExecError, ExecRequest, exec, root};
 pub use launch::{INIT_ANNOTATION, make_directory};
 pub use pause::{PauseError, Paused, pause};
 pub use start::{
-    Helper, Running, StartError, StartRequest, Streams, Summoned, can_leave_later, leave_the_disk, start,
-    summon,
+    Helper, Running, StartError, StartRequest, Streams, Summoned, can_leave_later, execute_from_a_copy,
+    leave_the_disk, start, summon,
 };
 /// For a program that starts containers, before it does: whoever started it may have had SIGCHLD ignored.
 pub use sys::signal::hear_of_children;

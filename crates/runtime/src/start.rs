@@ -5,13 +5,14 @@
 //! (CVE-2019-5736), and nothing of it is copied.
 
 use std::ffi::OsString;
+use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
-use rustix::fs::{Mode, OFlags};
+use rustix::fs::{MemfdFlags, Mode, OFlags, SealFlags};
 use rustix::mount::MountAttrFlags;
 use sys::mount::SetAttr;
 
@@ -263,41 +264,48 @@ fn tell(
 }
 
 /// Makes sure that the calling program is executed from where nobody can write to it: where it is not, it goes on from such a
-/// copy, or, where the kernel does not let it, is executed again from there with `words`, its own arguments (the name
-/// first). To be called first of all by a program that becomes a container's process
-/// without the help of a supervisor.
+/// copy, or, where the kernel does not let it, [is executed again](execute_from_a_copy) from there with `words`, its own
+/// arguments (the name first). To be called by a program that becomes a container's process without the help of a
+/// supervisor: where it [can leave later](can_leave_later) by the launcher, when a process is made; else before anything
+/// that would have to be undone.
 ///
 /// # Errors
 /// The copy cannot be made.
 pub fn leave_the_disk(words: impl IntoIterator<Item = OsString>) -> io::Result<()> {
+    match is_left()? || leave_now().is_ok() {
+        true => Ok(()),
+        false => Err(execute_from_a_copy(words)),
+    }
+}
+
+/// Executes the calling program again from a copy that nobody can write to; what comes back is why that could not be. It is to
+/// hold what it was started with: descriptors, and the signals that it listens to.
+pub fn execute_from_a_copy(words: impl IntoIterator<Item = OsString>) -> io::Error {
     let own = Path::new("/proc/self/exe");
-    let is_left =
-        || rustix::fs::statvfs(own).map(|stat| stat.f_flag.contains(rustix::fs::StatVfsMountFlags::RDONLY));
-    if is_left()? {
-        return Ok(());
-    }
-    let copy = read_only_copy(own)?;
-    if go_on_from(&copy).is_ok() && is_left()? {
-        return Ok(());
-    }
+    let copy = match read_only_copy(own) {
+        // Mounts are no business of an ordinary user's.
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => sealed_copy(own),
+        other => other,
+    };
+    let copy = match copy {
+        Ok(copy) => copy,
+        Err(error) => return error,
+    };
     let mut words = words.into_iter();
     let mut command = Command::new(format!("/proc/self/fd/{}", copy.as_raw_fd()));
     command.arg0(words.next().unwrap_or_default()).args(words);
-    Err(command.exec())
+    command.exec()
 }
 
-/// Whether the same can be done later, when a process is made and with nothing executed again: what it costs falls then on
-/// code that has little left to do.
+/// Whether the kernel has the means to do the same later, when a process is made and with nothing executed again: what it
+/// costs falls then on code that has little left to do. Whether it succeeds, only that tells
+/// ([`crate::oci::OciError::OnDisk`]).
 pub fn can_leave_later() -> bool {
     sys::exe::can_be_replaced()
 }
 
 /// [`leave_the_disk`] where [`can_leave_later`].
 pub(crate) fn leave_now() -> io::Result<()> {
-    let is_left = || {
-        let own = rustix::fs::statvfs("/proc/self/exe")?;
-        Ok::<_, io::Error>(own.f_flag.contains(rustix::fs::StatVfsMountFlags::RDONLY))
-    };
     if !is_left()? {
         go_on_from(&read_only_copy(Path::new("/proc/self/exe"))?)?;
     }
@@ -305,6 +313,33 @@ pub(crate) fn leave_now() -> io::Result<()> {
         true => Ok(()),
         false => Err(io::ErrorKind::Unsupported.into()),
     }
+}
+
+/// Whether nobody can write to what the calling program is executed from.
+fn is_left() -> io::Result<bool> {
+    let own = "/proc/self/exe";
+    let flags = rustix::fs::statvfs(own)?.f_flag;
+    if flags.contains(rustix::fs::StatVfsMountFlags::RDONLY) {
+        return Ok(true);
+    }
+    let file = rustix::fs::open(own, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
+    // A file that can have no seals answers with an error.
+    Ok(rustix::fs::fcntl_get_seals(&file).is_ok_and(|seals| seals.contains(SEALS)))
+}
+
+/// What keeps a file in memory as it is.
+const SEALS: SealFlags = SealFlags::WRITE
+    .union(SealFlags::SHRINK)
+    .union(SealFlags::GROW)
+    .union(SealFlags::SEAL);
+
+/// A copy of `program` in memory that nobody can change.
+fn sealed_copy(program: &Path) -> io::Result<OwnedFd> {
+    let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
+    let mut copy = File::from(rustix::fs::memfd_create("strata", flags)?);
+    io::copy(&mut File::open(program)?, &mut copy)?;
+    rustix::fs::fcntl_add_seals(&copy, SEALS)?;
+    Ok(copy.into())
 }
 
 /// Goes on from `copy` without executing it.

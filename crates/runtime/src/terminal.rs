@@ -72,6 +72,11 @@ impl Attention {
         Ok(Attention { signals, before })
     }
 
+    /// Holds signals back no longer.
+    pub fn end(self) -> io::Result<()> {
+        sys::signal::set_mask(self.before).map(drop)
+    }
+
     /// Passes signals on to a supervisor that is starting a container, until it has said something.
     pub(crate) fn pass_on_until_answered(&self, running: &impl Attended) -> io::Result<()> {
         loop {

@@ -43,13 +43,24 @@ pub fn close_inherited() -> io::Result<()> {
     Ok(())
 }
 
-/// Closes every descriptor but the standard streams and those of `kept`. For a child of [`crate::process::fork`] that
-/// goes among others who might look into it; whatever it goes on to use must be in `kept`.
+/// Closes every descriptor but the standard streams and those of `kept`. For a process that has a copy of its maker's
+/// descriptors, made by [`crate::process::fork`] to go among others who might look into it; whatever it goes on to use must
+/// be in `kept`.
 pub fn keep_only(kept: &[BorrowedFd<'_>]) -> io::Result<()> {
+    close_all_but(&in_order(kept))
+}
+
+/// Their numbers, as [`close_all_but`] takes them.
+pub(crate) fn in_order(kept: &[BorrowedFd<'_>]) -> Vec<RawFd> {
     let mut kept: Vec<RawFd> = kept.iter().map(AsRawFd::as_raw_fd).collect();
     kept.sort_unstable();
+    kept
+}
+
+/// [`keep_only`] with the numbers to keep in their order. It takes no memory.
+pub(crate) fn close_all_but(kept: &[RawFd]) -> io::Result<()> {
     let mut first = 3;
-    for number in kept.into_iter().filter(|number| *number > 2) {
+    for number in kept.iter().copied().filter(|number| *number > 2) {
         close_range(first, number - 1)?;
         first = number + 1;
     }
@@ -57,8 +68,10 @@ pub fn keep_only(kept: &[BorrowedFd<'_>]) -> io::Result<()> {
 }
 
 fn close_range(first: RawFd, last: RawFd) -> io::Result<()> {
-    // SAFETY: no memory is passed. The owners of what is closed live in frames of the process that this one was forked
-    // from; the copy of those frames is never returned to, so nothing here uses or closes the numbers again.
+    // SAFETY: no memory is passed. The calling process was forked, or made by `within::fork`: either way its table of
+    // descriptors is a copy. The owners of what is closed are its maker's; whether their memory was copied or is shared,
+    // they stand for entries of the maker's table, which stay. The calling process never returns to their frames, and ends
+    // with `_exit` or with another program, so that no owner ever closes or uses a number here.
     if first <= last && unsafe { libc::syscall(libc::SYS_close_range, first, last, 0) } < 0 {
         return Err(io::Error::last_os_error());
     }

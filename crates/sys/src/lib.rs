@@ -39,6 +39,7 @@ pub mod seccomp;
 pub mod signal;
 pub mod socket;
 pub mod umask;
+pub mod within;
 pub mod writeback;
 pub mod xattr;
 

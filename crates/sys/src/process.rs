@@ -150,63 +150,6 @@ pub fn fork(request: &Fork<'_>, child: impl FnOnce() -> u8) -> io::Result<Child>
     }
 }
 
-/// Has a child run `errand` in the memory of the calling process, which stands still until that is done, and reaps it. What
-/// the child does to itself, namespaces, descriptors, the working directory, is its own alone; what it leaves in memory is
-/// there. It costs a fraction of [`fork`], which has to copy how memory is laid out. Refused with `EBUSY` where the process
-/// has other threads.
-pub fn lend<T, F: FnOnce() -> T>(errand: F) -> io::Result<T> {
-    /// As much as the main thread of a small program; what is not used is not taken.
-    const STACK: usize = 1 << 20;
-    struct Errand<F, T> {
-        run: Option<F>,
-        result: Option<T>,
-    }
-    extern "C" fn go<T, F: FnOnce() -> T>(errand: *mut libc::c_void) -> libc::c_int {
-        // SAFETY: the caller below gives a pointer to an `Errand` of these types, and neither looks at it nor goes on until
-        // this process is gone.
-        let errand = unsafe { &mut *errand.cast::<Errand<F, T>>() };
-        if let Some(run) = errand.run.take() {
-            // Unwinding ends here: the frames above are another process's.
-            let run = std::panic::AssertUnwindSafe(run);
-            errand.result = std::panic::catch_unwind(run).ok();
-        }
-        0
-    }
-    if !is_single_threaded() {
-        return Err(io::Error::from_raw_os_error(libc::EBUSY));
-    }
-    let mut shared = Errand {
-        run: Some(errand),
-        result: None,
-    };
-    let (read_write, anonymous) = (
-        libc::PROT_READ | libc::PROT_WRITE,
-        libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_STACK | libc::MAP_NORESERVE,
-    );
-    // SAFETY: the stack is new memory, used by nobody but the child, and taken away only when that is gone; its lowest page
-    // ends whoever runs over it. With CLONE_VFORK this process, which has no other thread, does nothing until the child has
-    // ended, so that only one of the two ever uses what both have.
-    let (pid, failed) = unsafe {
-        let stack = libc::mmap(std::ptr::null_mut(), STACK, read_write, anonymous, -1, 0);
-        if stack == libc::MAP_FAILED {
-            return Err(io::Error::last_os_error());
-        }
-        libc::mprotect(stack, 4096, libc::PROT_NONE);
-        let flags = libc::CLONE_VM | libc::CLONE_VFORK | libc::SIGCHLD;
-        let pid = libc::clone(go::<T, F>, stack.byte_add(STACK), flags, (&raw mut shared).cast());
-        let failed = io::Error::last_os_error();
-        libc::munmap(stack, STACK);
-        (pid, failed)
-    };
-    let Some(pid) = rustix::process::Pid::from_raw(pid).filter(|_| pid > 0) else {
-        return Err(failed);
-    };
-    rustix::process::waitpid(Some(pid), rustix::process::WaitOptions::empty())?;
-    shared
-        .result
-        .ok_or_else(|| io::Error::other("the one who was sent did not come to an end"))
-}
-
 /// Makes a child in these namespaces that does nothing until it is killed, or until the thread that made it ends. Unlike
 /// [`fork`] it may be called in a process of several threads.
 pub fn idle(namespaces: u64) -> io::Result<Child> {
@@ -429,13 +372,6 @@ mod tests {
         assert!(!is_single_threaded());
         let error = fork(&Fork::default(), || 0).unwrap_err();
         assert_eq!(error.raw_os_error(), Some(libc::EBUSY));
-    }
-
-    #[test]
-    fn nothing_is_lent_beside_threads() {
-        let (_keep, wait) = std::sync::mpsc::channel::<()>();
-        std::thread::spawn(move || wait.recv());
-        assert_eq!(lend(|| 5).unwrap_err().raw_os_error(), Some(libc::EBUSY));
     }
 
     #[test]

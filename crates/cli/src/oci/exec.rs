@@ -5,7 +5,7 @@ use runtime::terminal::Attention;
 
 use super::Outcome;
 use super::args::ExecArgs;
-use super::make::{stay, wish};
+use super::make::{or_again, stay, wish};
 
 pub(super) fn exec(containers: &Containers, args: ExecArgs) -> Outcome {
     let preserved = runtime::oci::inherited(args.wish.preserve_fds)?;
@@ -32,10 +32,11 @@ pub(super) fn exec(containers: &Containers, args: ExecArgs) -> Outcome {
         true => None,
         false => Some(Attention::begin()?),
     };
-    let mut made = container.exec(&ExecRequest {
+    let made = container.exec(&ExecRequest {
         process: &process,
         wish: wish(&args.wish, &preserved, args.detach),
-    })?;
+    });
+    let (mut made, attention) = or_again(made, &preserved, attention)?;
     match attention {
         Some(attention) => stay(&mut made, &attention),
         None => Ok(0),

@@ -4,8 +4,9 @@ use std::fs::File;
 use std::io::Write;
 use std::os::fd::{AsFd, OwnedFd};
 
-use runtime::oci::{Containers, CreateRequest, Process, Wish};
+use runtime::oci::{Containers, CreateRequest, OciError, Process, Wish};
 use runtime::terminal::{Attention, Screen, attend};
+use rustix::io::FdFlags;
 
 use super::args::{CreateArgs, RunArgs, SpecArgs, WishArgs};
 use super::{Failure, Outcome};
@@ -21,24 +22,45 @@ pub(super) fn wish<'a>(args: &'a WishArgs, preserved: &'a [OwnedFd], detach: boo
     }
 }
 
+/// What came of a process that was to be made, or, where this program cannot be put out of its reach as it is, what comes of
+/// the program that is executed in its place: it is left what this one was started with.
+pub(super) fn or_again<T>(
+    made: Result<T, OciError>,
+    preserved: &[OwnedFd],
+    attention: Option<Attention>,
+) -> Result<(T, Option<Attention>), Failure> {
+    match made {
+        Err(OciError::OnDisk(_)) => {}
+        other => return Ok((other?, attention)),
+    }
+    attention.map_or(Ok(()), Attention::end)?;
+    for fd in preserved {
+        rustix::io::fcntl_setfd(fd, FdFlags::empty())?;
+    }
+    let error = runtime::execute_from_a_copy(std::env::args_os());
+    Err(format!("a read-only copy of this program: {error}").into())
+}
+
 fn made(
     containers: &Containers,
     args: &CreateArgs,
     systemd_cgroup: bool,
+    attention: Option<Attention>,
     detach: bool,
-) -> Result<Process, Failure> {
+) -> Result<(Process, Option<Attention>), Failure> {
     let preserved = runtime::oci::inherited(args.wish.preserve_fds)?;
-    Ok(containers.create(&CreateRequest {
+    let made = containers.create(&CreateRequest {
         id: &args.id,
         bundle: &args.bundle,
         systemd_cgroup,
         no_pivot: args.no_pivot,
         wish: wish(&args.wish, &preserved, detach),
-    })?)
+    });
+    or_again(made, &preserved, attention)
 }
 
 pub(super) fn create(containers: &Containers, args: CreateArgs, systemd_cgroup: bool) -> Outcome {
-    made(containers, &args, systemd_cgroup, true)?;
+    made(containers, &args, systemd_cgroup, None, true)?;
     Ok(0)
 }
 
@@ -48,7 +70,7 @@ pub(super) fn run(containers: &Containers, args: RunArgs, systemd_cgroup: bool) 
         true => None,
         false => Some(Attention::begin()?),
     };
-    let mut process = made(containers, &args.create, systemd_cgroup, args.detach)?;
+    let (mut process, attention) = made(containers, &args.create, systemd_cgroup, attention, args.detach)?;
     let container = containers.open(&args.create.id)?;
     if let Err(error) = container.start() {
         container.delete(true)?;

@@ -17,6 +17,7 @@ use oci_spec::runtime::{Process, Spec};
 use rustix::fs::{CWD, Mode, OFlags};
 use sys::process::{Child, Fork, namespaces as kind};
 use sys::seccomp::Flags;
+use sys::within::Place;
 
 use super::fault::{About, During, Fault, Result};
 use super::hooks::HookState;
@@ -117,15 +118,20 @@ pub(crate) fn fork(order: &ExecOrder<'_>) -> Result<Joining> {
     kept.extend(order.cgroup);
     kept.extend(order.doors.iter().map(AsFd::as_fd));
     // The cgroup namespace comes last: a cgroup is not born into from a namespace in which it cannot be seen.
-    let go = || {
-        steps::leave_the_disk()?;
-        sys::process::join_namespaces(order.first, kinds & !kind::CGROUP)
-            .during(|| "joining the container's namespaces".into())
-    };
+    let joined = kinds & !kind::CGROUP;
+    let go = || sys::process::join_namespaces(order.first, joined).during(|| sibling::JOINING.into());
     let run = || newcomer.run();
-    let child = match kinds & kind::TIME {
-        0 => sibling::fork_lending(go, &kept, &request, run),
-        _ => sibling::fork(go, Some(&kept), &request, run),
+    steps::leave_the_disk()?;
+    let child = match sibling::can_lend(joined) {
+        true => {
+            let place = Place {
+                first: order.first,
+                kinds: joined,
+                kept: &kept,
+            };
+            sibling::fork_lending(&place, &request, run)
+        }
+        false => sibling::fork(go, Some(&kept), &request, run),
     };
     let child = child.about(Concern::Namespace)?;
     let joining = Joining {

@@ -43,9 +43,12 @@ pub(super) fn begin() -> Result<()> {
     Ok(())
 }
 
-/// Goes on from where nobody can write to the program on disk, if that is still to be done (CVE-2019-5736).
+/// Goes on from where nobody can write to the program on disk, if that is still to be done (CVE-2019-5736). To be called by
+/// the one who makes the process, before it does.
 pub(super) fn leave_the_disk() -> Result<()> {
-    crate::start::leave_now().during(|| "a read-only copy of this program".into())
+    crate::start::leave_now()
+        .during(|| "a read-only copy of this program".into())
+        .about(Concern::OnDisk)
 }
 
 /// Lets nobody in the container look into the calling process while it still holds the host's files.

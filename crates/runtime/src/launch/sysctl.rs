@@ -3,7 +3,7 @@
 
 use std::collections::HashMap;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use rustix::fs::{CWD, Mode, OFlags, ResolveFlags};
 use sys::process::namespaces as kind;
@@ -25,12 +25,16 @@ impl AsFd for Proc {
 impl Proc {
     /// Opens /proc and looks that it is what it says.
     pub(super) fn open() -> Result<Proc> {
-        let doing = || "the host's /proc".to_owned();
+        Proc::at(Path::new("/proc"))
+    }
+
+    fn at(place: &Path) -> Result<Proc> {
+        let doing = || format!("the host's {}", place.display());
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let fd = rustix::fs::openat(CWD, "/proc", flags, Mode::empty()).during(doing)?;
+        let fd = rustix::fs::openat(CWD, place, flags, Mode::empty()).during(doing)?;
         let is_root = rustix::fs::fstat(&fd).during(doing)?.st_ino == 1;
         if root::file_system(fd.as_fd()).during(doing)? != root::PROC || !is_root {
-            return Err(Fault::new("/proc is not a procfs"));
+            return Err(Fault::new(format!("{} is not a procfs", place.display())));
         }
         Ok(Proc(fd))
     }
@@ -127,6 +131,25 @@ pub(super) fn set(proc: &Proc, sysctls: &HashMap<String, String>, due: impl Fn(&
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// CVE-2019-16884 and its siblings: what is written to in the place of /proc would do as its maker likes.
+    #[test]
+    fn a_procfs_is_one_and_whole() {
+        assert!(Proc::at(Path::new("/proc")).is_ok());
+        let fake = tempfile::tempdir().unwrap();
+        std::fs::create_dir_all(fake.path().join("self/attr")).unwrap();
+        let link = fake.path().join("link");
+        std::os::unix::fs::symlink("/proc", &link).unwrap();
+        // None at all; a part of one, as a bind mount has it; and not where it is said to be.
+        for (place, says) in [
+            (fake.path(), "is not a procfs"),
+            (Path::new("/proc/sys"), "is not a procfs"),
+            (&link, "Not a directory"),
+        ] {
+            let fault = Proc::at(place).unwrap_err();
+            assert!(fault.text.ends_with(says), "{fault}");
+        }
+    }
 
     #[test]
     fn names_and_files() {

@@ -33,6 +33,7 @@ use std::path::PathBuf;
 
 use crate::bundle::BundleError;
 use crate::cgroup::CgroupError;
+use crate::control::Concern;
 use crate::launch::{Fault, NOT_FOUND};
 
 pub use container::{Container, Containers, State, Status};
@@ -83,6 +84,10 @@ pub enum OciError {
         /// 126 or 127 where the program cannot be run or is not there, else 125.
         code: u8,
     },
+    /// The calling program cannot be put out of the container's reach as it is. Nothing was made: it is to be executed from a
+    /// copy ([`crate::execute_from_a_copy`]), and asked the same.
+    #[error("unable to start container process: {0}")]
+    OnDisk(String),
     /// Its processes do not end.
     #[error("container {0:?}: its first process does not end")]
     DoesNotEnd(String),
@@ -117,6 +122,9 @@ impl From<Fault> for OciError {
                 .replace("no such file", "no such file or directory"),
             _ => fault.text,
         };
+        if fault.concern == Concern::OnDisk {
+            return OciError::OnDisk(text);
+        }
         OciError::Launch {
             text,
             code: fault.code,
