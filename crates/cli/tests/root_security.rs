@@ -2,7 +2,9 @@
 
 mod common;
 
+use common::ordinary::{Given, Ordinary};
 use common::{Image, Layer, Strata, busybox, refused, said, sh};
+use serde_json::json;
 
 /// A line of /proc/self/status.
 fn status(strata: &Strata, flags: &[&str], field: &str) -> String {
@@ -320,4 +322,71 @@ fn set_user_id_works_unless_new_privileges_are_off() {
     };
     assert!(run(&[]).ends_with("4755\n"));
     assert!(run(&["--security-opt", "no-new-privileges"]).ends_with("4755\n"));
+}
+
+/// CVE-2019-16884: an image that asks for a volume in the place of what the kernel shows.
+#[test]
+fn an_images_volume_is_not_in_the_place_of_the_kernels_files() {
+    let image = |place: &str| {
+        let layer = Layer::busybox()
+            .dir("proc/self/attr", 0o755)
+            .file("proc/self/attr/exec", 0o644, "fake")
+            .symlink("way", "proc");
+        Image::new("docker.io/library/bad:1")
+            .layer(layer)
+            .config("Volumes", json!({place: {}}))
+    };
+    let words = ["run", "--rm", "bad:1", "cat", "/proc/self/attr/exec"];
+    let user = Ordinary::new(Given::Range);
+    for (place, named) in [
+        ("/proc", "/proc"),
+        ("/sys", "/sys"),
+        ("/dev", "/dev"),
+        ("/proc/self/attr", "/proc/self/attr"),
+        ("proc/", "/proc"),
+        ("/x/../proc", "/proc"),
+    ] {
+        let (strata, image) = (common::empty(), image(place));
+        strata.load(&image);
+        user.load(&image);
+        for end in [strata.end(words), user.end(&words)] {
+            assert!(!end.out.contains("fake"), "{place}");
+            refused(&end, &["the image asks for a volume at", named]);
+        }
+        assert_eq!(strata.ok(["volume", "ls", "-q"]), "", "{place}: none was made");
+    }
+    // What leads there by a link is for the runtime to see.
+    let (strata, linked) = (common::empty(), image("/way"));
+    strata.load(&linked);
+    user.load(&linked);
+    for end in [strata.end(words), user.end(&words)] {
+        assert!(!end.out.contains("fake"));
+        refused(&end, &["/way", "/proc"]);
+    }
+    // Beneath /sys there are places that images name in good faith.
+    let (strata, image) = (common::empty(), image("/sys/fs/cgroup"));
+    strata.load(&image);
+    strata.ok(["run", "--rm", "bad:1", "test", "-d", "/sys/kernel"]);
+    // Nor is anything of the user's there.
+    for flags in [
+        ["-v", "own:/proc"],
+        ["-v", "/proc"],
+        ["--tmpfs", "/proc"],
+        ["--mount", "type=volume,source=own,target=/proc/sys"],
+        ["-v", "/etc:/proc"],
+    ] {
+        let end = strata.end([&["run", "--rm"], &flags[..], &["bad:1", "true"]].concat());
+        assert_eq!(end.code, 125, "{flags:?}: {}", end.err);
+        assert!(end.err.contains("/proc"), "{}", end.err);
+    }
+    strata.ok([
+        "run",
+        "--rm",
+        "-v",
+        "/proc:/proc",
+        "bad:1",
+        "test",
+        "-e",
+        "/proc/1/root",
+    ]);
 }

@@ -103,6 +103,59 @@ fn an_image_cannot_move_proc() {
     assert!(error.to_string().contains("/proc"), "{error}");
 }
 
+/// CVE-2019-16884, CVE-2019-19921: something of the image's or the bundle's in the place of /proc.
+#[test]
+fn nothing_but_the_kernels_own_lies_at_proc() {
+    let refused = |container: &dyn Fn() -> Box, mount: Value, alone: bool| {
+        let made = container().with(|spec| {
+            let mounts = spec["mounts"].as_array_mut().unwrap();
+            mounts.retain(|mount| !alone || mount["destination"] != "/proc");
+            mounts.push(mount.clone());
+        });
+        let error = made.try_run().unwrap_err();
+        assert!(error.to_string().contains("/proc"), "{mount}: {error}");
+    };
+    let temp = tempfile::tempdir().unwrap();
+    let source = temp.path().join("source");
+    mkdir(&source.join("self/attr"));
+    write(&source.join("self/attr/exec"), "fake");
+    let bind = |source: &Path, to: &str| json!({"destination": to, "type": "bind", "source": source, "options": ["rbind"]});
+    let of_type = |kind: &str, to: &str| json!({"destination": to, "type": kind, "source": kind});
+    let plain: &dyn Fn() -> Box = &Box::new;
+    for alone in [true, false] {
+        for to in ["/proc", "proc", "/proc/", "/srv/../proc"] {
+            refused(plain, bind(&source, to), alone);
+            refused(plain, of_type("tmpfs", to), alone);
+        }
+        // A part of /proc is not the whole.
+        refused(plain, bind(Path::new("/proc/1"), "/proc"), alone);
+        refused(plain, of_type("sysfs", "/proc"), alone);
+        // By links, the one at the target's place or the one at /proc's.
+        let linked = || {
+            let container = Box::new();
+            symlink("proc", container.inside("volume")).unwrap();
+            container
+        };
+        refused(&linked, bind(&source, "/volume"), alone);
+    }
+    let moved = || {
+        let container = Box::new();
+        std::fs::remove_dir(container.inside("proc")).unwrap();
+        mkdir(&container.inside("real"));
+        symlink("real", container.inside("proc")).unwrap();
+        container
+    };
+    refused(&moved, bind(&source, "/proc"), true);
+    refused(&moved, bind(&source, "/real"), true);
+    // The machine's own is one.
+    let container = Box::script("cat /proc/sys/kernel/ostype").with(|spec| {
+        let mounts = spec["mounts"].as_array_mut().unwrap();
+        mounts.retain(|mount| mount["destination"] != "/proc");
+        mounts.insert(0, bind(Path::new("/proc"), "/proc"));
+    });
+    assert_eq!(container.output(), "Linux\n");
+}
+
 /// CVE-2025-31133: masking with a /dev/null that the container replaced.
 #[test]
 fn what_masks_is_the_null_device() {

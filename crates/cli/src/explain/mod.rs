@@ -183,6 +183,13 @@ impl Explain for VolumesError {
             VolumesError::Volume(error) => error.hint(),
             VolumesError::From { .. } => Some("strata ps -a lists all containers".to_owned()),
             VolumesError::Options { .. } => Some(VOLUME_OPTIONS.to_owned()),
+            VolumesError::ImageOverKernels(place) => Some(format!(
+                "an image that means well names no such place; with -v {0}:{0} it gets this machine's",
+                place.display()
+            )),
+            VolumesError::OverKernels(place) => {
+                Some(format!("-v {0}:{0} binds this machine's", place.display()))
+            }
             _ => None,
         }
     }

@@ -37,6 +37,12 @@ pub enum VolumesError {
         /// What is wrong with it.
         source: OptionsError,
     },
+    /// The image asks for one in the place of what the kernel shows.
+    #[error("the image asks for a volume at {}, in the place of what the kernel shows there", _0.display())]
+    ImageOverKernels(PathBuf),
+    /// The user asks for one there.
+    #[error("a volume at {} would lie in the place of what the kernel shows there", _0.display())]
+    OverKernels(PathBuf),
     /// The volume itself.
     #[error(transparent)]
     Volume(#[from] VolumeError),
@@ -81,8 +87,14 @@ impl Engine {
             self.take_over(from, &mut plan)?;
         }
         let wanted = image.map(|image| places(&image.volumes)).unwrap_or_default();
+        if let Some(volume) = plan.container.volumes.iter().find(|it| in_proc(&it.destination)) {
+            return Err(VolumesError::OverKernels(volume.destination.clone()));
+        }
         for place in wanted {
             if is_free(&plan, &place) {
+                if in_proc(&place) || [Path::new("/dev"), Path::new("/sys")].contains(&&*place) {
+                    return Err(VolumesError::ImageOverKernels(place));
+                }
                 plan.container.volumes.push(VolumeOption::anonymous(place));
             }
         }
@@ -208,6 +220,12 @@ fn is_free(plan: &Plan, place: &Path) -> bool {
     let (mounts, volumes) = (&plan.container.mounts, &plan.container.volumes);
     !mounts.iter().any(|mount| mount.destination == place)
         && !volumes.iter().any(|volume| volume.destination == place)
+}
+
+/// Whether a place is /proc or lies in it: files of a volume's there would pass for the kernel's. The runtime refuses
+/// whatever leads there by a link, and whatever else is mounted there; a volume would have been made and filled by then.
+fn in_proc(place: &Path) -> bool {
+    place.starts_with("/proc")
 }
 
 /// A name for a volume that was given none: 64 hexadecimal digits, as docker has it.

@@ -295,6 +295,11 @@ impl Planned<'_> {
     fn target(&self, root: &Root, kind: Kind) -> Result<OwnedFd> {
         let doing = || format!("mount target {}", self.destination.display());
         if matches!(self.kind, "proc" | "sysfs") {
+            if self.kind == "sysfs"
+                && let Some(found) = root.find(&self.destination).during(doing)?
+            {
+                self.check_proc(root, found.as_fd())?;
+            }
             // Everything that follows about /proc and /sys (masks, read-only paths) relies on their being where
             // they are named: a link could be turned elsewhere by whoever shares the directory it is in.
             return match root.find_plain(&self.destination) {
@@ -309,6 +314,7 @@ impl Planned<'_> {
             };
         }
         let target = root.find_or_make(&self.destination, kind).during(doing)?;
+        self.check_proc(root, target.as_fd())?;
         if root::file_system(target.as_fd()).during(doing)? == root::PROC {
             let allowed = PROC_TARGETS
                 .iter()
@@ -321,6 +327,31 @@ impl Planned<'_> {
             }
         }
         Ok(target)
+    }
+
+    /// Nothing takes the place of the container's /proc but what the kernel shows there (CVE-2019-16884,
+    /// CVE-2019-19921): what others look at there, and what lies over parts of it, relies on that.
+    fn check_proc(&self, root: &Root, target: BorrowedFd<'_>) -> Result<()> {
+        let doing = || format!("mount target {}", self.destination.display());
+        let proc = root.find(Path::new("/proc")).during(doing)?;
+        let is_proc = match &proc {
+            Some(proc) => root::is_same(proc.as_fd(), target).during(doing)?,
+            None => false,
+        };
+        if !is_proc {
+            return Ok(());
+        }
+        let shows = match &self.bound {
+            Some(tree) => root::is_all_of_proc(tree.as_fd()).during(doing)?,
+            None => false,
+        };
+        match shows {
+            true => Ok(()),
+            false => Err(Fault::new(format!(
+                "{}: nothing but a file system of type proc may be mounted at /proc, or a bind of one",
+                doing()
+            ))),
+        }
     }
 
     /// Makes the file system, detached.

@@ -236,6 +236,19 @@ pub(super) fn file_system(fd: BorrowedFd<'_>) -> io::Result<u64> {
     Ok(rustix::fs::fstatfs(fd)?.f_type as u64)
 }
 
+/// Whether two descriptors are of one file.
+pub(super) fn is_same(one: BorrowedFd<'_>, other: BorrowedFd<'_>) -> io::Result<bool> {
+    let (one, other) = (rustix::fs::fstat(one)?, rustix::fs::fstat(other)?);
+    Ok((one.st_dev, one.st_ino) == (other.st_dev, other.st_ino))
+}
+
+/// Whether a descriptor is the root of a procfs, and no directory in it (as /proc/1 is).
+pub(super) fn is_all_of_proc(fd: BorrowedFd<'_>) -> io::Result<bool> {
+    /// `PROC_ROOT_INO` of the kernel.
+    const ROOT: u64 = 1;
+    Ok(file_system(fd)? == PROC && rustix::fs::fstat(fd)?.st_ino == ROOT)
+}
+
 /// `PROC_SUPER_MAGIC` of linux/magic.h.
 pub(super) const PROC: u64 = 0x9fa0;
 /// `SYSFS_MAGIC`.
