@@ -331,12 +331,7 @@ fn what_containerd_keeps_is_looked_at_and_what_it_forgot_is_told() {
     );
 
     // What is younger than a minute may be just being made.
-    let age = || {
-        let db = rusqlite::Connection::open(node.strata.root().join("metadata.db")).unwrap();
-        let sql = "UPDATE snapshots SET created = created - 120000000000, updated = updated - 120000000000";
-        db.busy_timeout(Duration::from_secs(60)).unwrap();
-        db.execute(sql, ()).unwrap();
-    };
+    let age = || age(&node.strata);
     age();
     let asked = format!("--containerd={}", node.containerd.socket().display());
     let fsck = |more: &[&str]| node.strata.end([&["fsck", &asked], more].concat());
@@ -418,4 +413,62 @@ fn what_containerd_keeps_is_looked_at_and_what_it_forgot_is_told() {
     node.containerd.ok(&["container", "rm", "looked-at"]);
     node.containerd.ok(&["image", "rm", "--sync", NAME]);
     node.is_emptied();
+}
+
+/// A containerd that lost its database counts from one again: what it brings anew has lower numbers than what it forgot.
+#[test]
+fn what_another_containerd_runs_and_what_was_brought_since_a_loss_is_not_forgotten() {
+    const NAME: &str = "docker.io/library/layers:1";
+    let mut node = Node::start(Version::Installed);
+    import(&node, &image(NAME));
+    node.containerd.ok(&["image", "rm", "--sync", NAME]);
+    import(&node, &image(NAME));
+    let ended = node.run(&["--detach"], NAME, "runs", &["sleep", "1000"]);
+    assert_eq!(ended.code, 0, "{ended:#?}");
+    let fsck = |node: &Node, containerd: &Containerd| {
+        age(&node.strata);
+        let asked = format!("--containerd={}", containerd.socket().display());
+        node.strata
+            .end(["fsck", &asked, "--repair", "--offline", "--remove"])
+    };
+    let old = node.snapshots();
+    let other = Containerd::start(Version::Installed, Path::new(TARGET), &node.served.socket);
+    let told = fsck(&node, &other);
+    assert_eq!(told.code, 4, "{told:#?}");
+    assert!(told.out.contains("something runs on it"), "{}", told.out);
+    assert_eq!(node.snapshots(), old);
+    drop(other);
+
+    node.containerd.ok(&["task", "rm", "--force", "runs"]);
+    node.containerd.lose("io.containerd.metadata.v1.bolt");
+    // Some time has gone by: as much as a commit may last would leave it open which is which.
+    (0..6).for_each(|_| age(&node.strata));
+    import(&node, &image(NAME));
+    let mut all = node.snapshots();
+    all.retain(|key| !old.contains(key));
+    assert_eq!(all.len(), 3, "{all:?}");
+    let told = fsck(&node, &node.containerd);
+    assert_eq!(told.code, 1, "{told:#?}");
+    assert_eq!(node.snapshots(), all);
+    assert_eq!(node.says(NAME, "two", LOOK), SEEN);
+    let elsewhere = Node::start(Version::Installed);
+    let ns = node.containerd.namespace();
+    elsewhere
+        .served
+        .client(&ns)
+        .prepare(&format!("{ns}/1/x"), None, &Default::default())
+        .unwrap();
+    let told = fsck(&elsewhere, &node.containerd);
+    assert!(
+        told.code == 8 && told.err.contains("none of them is in this store"),
+        "{told:#?}"
+    );
+}
+
+/// As if everything in the store had been made two minutes ago.
+fn age(strata: &Strata) {
+    let db = rusqlite::Connection::open(strata.root().join("metadata.db")).unwrap();
+    let sql = "UPDATE snapshots SET created = created - 120000000000, updated = updated - 120000000000";
+    db.busy_timeout(Duration::from_secs(60)).unwrap();
+    db.execute(sql, ()).unwrap();
 }

@@ -307,6 +307,39 @@ fn a_state_directory_by_a_link() {
     assert!(mounts_beneath(strata.dir()).is_empty());
 }
 
+/// Docker's containerd beside Kubernetes': a store and a socket for each, and one state directory, with keys that both count
+/// from one.
+#[test]
+fn servers_of_two_stores_leave_each_others_overlays_alone() {
+    let strata = Strata::new(PROGRAM);
+    let first = Served::start(&strata, FUSE);
+    let root = strata.dir().join("other-root");
+    let root = root.to_str().unwrap();
+    let socket = strata.dir().join("other.sock");
+    let other = Served::at(&strata, &socket, &[FUSE, &["--root", root]].concat());
+    let run = |served: &Served, word: &str| {
+        let remote = served.client("k8s.io");
+        layers(&remote);
+        let mounts = remote.prepare("k8s.io/3/run", Some("two"), &none()).unwrap();
+        fs::write(place(&strata, &mounts).join("who"), word).unwrap();
+        mounts
+    };
+    let ours = run(&first, "first");
+    let theirs = run(&other, "other");
+    let who = |mounts: &[Mount]| fs::read_to_string(place(&strata, mounts).join("who")).unwrap();
+    assert_eq!((who(&ours), who(&theirs)), ("first".into(), "other".into()));
+    other.client("k8s.io").remove("k8s.io/3/run").unwrap();
+    other.client("k8s.io").cleanup().unwrap();
+    drop(other);
+    // Nor does one that lets containerd mount.
+    let other = Served::at(&strata, &socket, &["--root", root]);
+    other.client("k8s.io").cleanup().unwrap();
+    assert_eq!(first.client("k8s.io").mounts("k8s.io/3/run").unwrap(), ours);
+    assert_eq!(who(&ours), "first");
+    first.client("k8s.io").remove("k8s.io/3/run").unwrap();
+    assert!(mounts_beneath(strata.dir()).is_empty());
+}
+
 /// The process that serves a place.
 fn server_of(place: &Path) -> i32 {
     let mut text = [0; 64];

@@ -11,10 +11,12 @@ mod state;
 
 use image::progress::{Event, Progress};
 use image::registry::Client;
+use jiff::Timestamp;
 use serde::Serialize;
 use store::{Fault, Wrong};
 
 use crate::Engine;
+use crate::mounted::Mounted;
 use crate::pull::Registries;
 
 /// How the store is checked.
@@ -27,6 +29,17 @@ pub struct FsckOptions {
     pub repair: bool,
     /// Remove images, containers and volumes that cannot be mended.
     pub remove: bool,
+}
+
+/// A snapshot that containerd does not know any more.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Forgotten {
+    /// Its namespace.
+    pub ns: String,
+    /// Its key.
+    pub key: String,
+    /// When it was changed last: one that was changed or made since is not meant.
+    pub updated: Timestamp,
 }
 
 /// Something that is wrong.
@@ -87,35 +100,46 @@ impl Finding {
 }
 
 impl Engine {
-    /// Adds to a report the snapshots, by namespace and key, that containerd does not know any more; removes them where
-    /// that is asked.
-    pub fn tell_forgotten(&self, report: &mut Report, forgotten: Vec<(String, String)>, remove: bool) {
-        let found = |ns: &str, key: &str| {
-            Finding::new("snapshot", format!("{key} ({ns})"), "containerd does not know it")
+    /// Adds to a report the snapshots that containerd does not know any more; removes them where that is asked, but for
+    /// those that something runs on: one containerd may be asked, and another have made them.
+    pub fn tell_forgotten(&self, report: &mut Report, forgotten: Vec<Forgotten>, remove: bool) {
+        let found = |one: &Forgotten| {
+            Finding::new(
+                "snapshot",
+                format!("{} ({})", one.key, one.ns),
+                "containerd does not know it",
+            )
+        };
+        let mounted = Mounted::now();
+        let try_it = |one: &Forgotten| match self.store.stat(&one.ns, &one.key) {
+            Ok(info) if mounted.has(&self.store, &one.ns, &info) => Err(
+                "it is mounted: something runs on it, and whoever made it has to let go of it first"
+                    .to_owned(),
+            ),
+            _ => self
+                .store
+                .remove_unchanged(&one.ns, &one.key, one.updated)
+                .map_err(|error| error.to_string()),
         };
         let mut left = forgotten;
         // What others stand on goes after them: it is tried again as long as something goes.
         let mut before = usize::MAX;
         while remove && left.len() < before {
             before = left.len();
-            left.retain(|(ns, key)| {
-                let removed = self.store.remove(ns, key).is_ok();
+            left.retain(|one| {
+                let removed = try_it(one).is_ok();
                 if removed {
                     report.findings.push(Finding {
                         mended: Some("removed".to_owned()),
-                        ..found(ns, key)
+                        ..found(one)
                     });
                 }
                 !removed
             });
         }
-        for (ns, key) in left {
-            let refused = || self.store.remove(&ns, &key).err();
-            let left = remove.then(refused).flatten().map(|error| error.to_string());
-            report.findings.push(Finding {
-                left,
-                ..found(&ns, &key)
-            });
+        for one in left {
+            let left = remove.then(|| try_it(&one).err()).flatten();
+            report.findings.push(Finding { left, ..found(&one) });
         }
     }
 

@@ -33,6 +33,7 @@ pub mod load;
 pub mod login;
 pub mod logs;
 pub mod manifest;
+mod mounted;
 mod names;
 pub mod network;
 mod outfile;

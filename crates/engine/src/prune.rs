@@ -12,12 +12,12 @@ use std::time::Duration;
 
 use image::progress::{Event, Progress};
 use jiff::Timestamp;
-use rustix::fs::FlockOperation;
 use serde::Serialize;
 use store::{Collected, Digest, Disk, Fault, GRACE, ImageError, SnapshotError, VolumeError};
 
 use crate::Engine;
 use crate::find::familiar;
+use crate::mounted::Mounted;
 use crate::rm::RmError;
 use crate::rm::hold_bundles;
 use crate::state::State;
@@ -66,8 +66,8 @@ pub struct PruneOptions {
     pub blobs: bool,
     /// Snapshots of the namespace that neither an image nor a container holds and that are not mounted.
     pub snapshots: bool,
-    /// Keys of snapshots that stay, because whoever made them knows them still.
-    pub known: HashSet<String>,
+    /// Of snapshots these alone, by key and when each was changed last; all where there is no such list.
+    pub only: Option<HashMap<String, Timestamp>>,
     /// Volumes.
     pub volumes: Option<PruneVolumes>,
     /// Networks that no container is to be in.
@@ -354,25 +354,7 @@ impl Engine {
             let layers = self.store.manifest_layers(&image.manifest.digest)?;
             held.extend(layers.iter().map(|layer| layer.chain_id.to_string()));
         }
-        let mounts = mount::table::read().unwrap_or_default();
-        let mounted = |n: u64| {
-            let path = self.store.layer_path(n);
-            let text = path.as_os_str().as_encoded_bytes();
-            let within = format!("snapshots/{n}/fs");
-            // A server of ours locks what it has mounted.
-            let served = |path: &Path| {
-                let free = std::fs::File::open(path)
-                    .map(|dir| rustix::fs::flock(&dir, FlockOperation::NonBlockingLockExclusive));
-                matches!(free, Ok(Err(rustix::io::Errno::WOULDBLOCK)))
-            };
-            served(&path)
-                || mounts.iter().any(|entry| {
-                    let options = entry.super_options.as_encoded_bytes();
-                    let root = entry.root.strip_prefix("/").unwrap_or(&entry.root);
-                    let bound = root.ends_with(&within) && path.ends_with(root);
-                    bound || options.windows(text.len()).any(|part| part == text)
-                })
-        };
+        let mounted = Mounted::now();
         let mut rows = Vec::new();
         self.store.walk(self.ns(), |info| {
             rows.push(info);
@@ -385,10 +367,13 @@ impl Engine {
         };
         let goes = |info: &store::Info| {
             !held.contains(&info.key)
-                && !options.known.contains(&info.key)
+                && options
+                    .only
+                    .as_ref()
+                    .is_none_or(|only| only.get(&info.key) == Some(&info.updated))
                 && options.until.is_none_or(|until| info.updated < until)
                 && fits(&options.labels, |key| info.labels.get(key).map(String::as_str))
-                && !own(&info.key).is_some_and(|own| mounted(own.n))
+                && !mounted.has(&self.store, self.ns(), info)
         };
         // Until nothing more can go: what a snapshot stands on goes after it.
         loop {
@@ -403,7 +388,7 @@ impl Engine {
             for info in free {
                 let done = match options.dry_run {
                     true => Ok(()),
-                    false => self.store.remove(self.ns(), &info.key),
+                    false => self.store.remove_unchanged(self.ns(), &info.key, info.updated),
                 };
                 match done {
                     Ok(()) => told.snapshots.push(Gone {

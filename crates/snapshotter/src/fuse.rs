@@ -1,6 +1,7 @@
 //! The other driver: overlays that a process of ours serves, and that containerd is told to bind.
 //!
-//! Each overlay is mounted at a directory of its own beneath the state directory, `.snapshotter/<namespace>/<key>`: when it
+//! Each overlay is mounted at a directory of its own beneath the state directory, `.snapshotter/<store>/<namespace>/<key>`,
+//! since servers of several stores share that directory and each containerd counts its keys from one: when it
 //! is prepared, and when its mounts are asked for and it is not there, as after the machine was started or its server was
 //! killed. It is served by a process of its own, which outlives this one. Before its snapshot is committed or removed it is
 //! unmounted, so that what was written has reached the store's directories and nobody writes there any more.
@@ -16,7 +17,7 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::io;
-use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::process::Child;
 use std::sync::{Condvar, Mutex, PoisonError};
@@ -81,18 +82,23 @@ impl Drop for Turn<'_> {
 }
 
 impl Fuse {
-    /// A driver whose servers are started by `helper`, and whose overlays lie beneath `state`. Unless it `serves`, it
-    /// looks after those alone that are there.
+    /// A driver whose servers are started by `helper`, and whose overlays, of the store at `root`, lie beneath `state`.
+    /// Unless it `serves`, it looks after those alone that are there.
     ///
     /// # Errors
-    /// The state directory cannot be made.
-    pub fn new(helper: Helper, state: &Path, serves: bool) -> io::Result<Fuse> {
+    /// The state directory cannot be made, or there is no store.
+    pub fn new(helper: Helper, state: &Path, root: &Path, serves: bool) -> io::Result<Fuse> {
         fs::DirBuilder::new().recursive(true).mode(0o700).create(state)?;
+        // By whatever path it is named.
+        let store = fs::metadata(root)?;
         Ok(Fuse {
             helper,
             serves,
             // As the mount table has it, without links.
-            places: state.canonicalize()?.join(PLACES),
+            places: state
+                .canonicalize()?
+                .join(PLACES)
+                .join(format!("{:x}-{:x}", store.dev(), store.ino())),
             doing: Mutex::default(),
             done: Condvar::new(),
         })
@@ -293,7 +299,7 @@ mod tests {
             args: Vec::new(),
         };
         let temp = tempfile::tempdir().unwrap();
-        let fuse = Fuse::new(helper, temp.path(), true).unwrap();
+        let fuse = Fuse::new(helper, temp.path(), temp.path(), true).unwrap();
         let place = |key: &str| fuse.place("ns", key).unwrap();
         let first = fuse.turn(place("a")).unwrap();
         drop(fuse.turn(place("b")).unwrap());

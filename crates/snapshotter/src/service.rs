@@ -74,6 +74,12 @@ impl Snapshotter {
         })
     }
 
+    /// Lets a driver in user space, of the same store, mount overlays.
+    pub fn mounted_by(mut self, fuse: Fuse) -> Snapshotter {
+        self.options.fuse = Some(fuse);
+        self
+    }
+
     /// What is counted of its calls.
     pub fn metrics(&self) -> Arc<Metrics> {
         self.metrics.clone()

@@ -77,7 +77,11 @@ impl Store {
                     _ => format!("{ns}/0/{chain}.{nth}"),
                 };
                 match snapshot::find(q, ns, &key)? {
-                    Some(row) if row.n == Some(n) && row.parent == parent => return Ok(Some(key)),
+                    Some(row) if row.n == Some(n) && row.parent == parent => {
+                        // Whoever removes what containerd does not know is told that it is about to.
+                        q.run("UPDATE snapshots SET updated = max(?, created) WHERE id = ?", (now(), row.id))?;
+                        return Ok(Some(key));
+                    }
                     Some(_) => continue,
                     None => {}
                 }

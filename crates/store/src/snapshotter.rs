@@ -5,6 +5,7 @@
 use std::io;
 use std::time::{Duration, Instant};
 
+use jiff::Timestamp;
 use mount::Mount;
 use rustix::fs::Mode;
 use sys::Dir;
@@ -227,7 +228,14 @@ impl Store {
     /// unmounted.
     pub fn remove(&self, ns: &str, key: &str) -> Result<(), SnapshotError> {
         let ephemeral = self.db.read(|q| snapshot::get(q, ns, key))?.ephemeral;
-        let claim = self.forget_alone(ns, key, durability(ephemeral))?;
+        let claim = self.forget_alone(ns, key, None, durability(ephemeral))?;
+        self.take_away(claim)
+    }
+
+    /// As [`Store::remove`], but only as it was when it had changed last at `updated`: one that was changed, given again, or
+    /// made by its key since is not there for this.
+    pub fn remove_unchanged(&self, ns: &str, key: &str, updated: Timestamp) -> Result<(), SnapshotError> {
+        let claim = self.forget_alone(ns, key, Some(updated), Durability::Full)?;
         self.take_away(claim)
     }
 
@@ -235,17 +243,23 @@ impl Store {
     /// Nothing is synced either: where a power cut takes the removal back, the snapshot is there again, and whole, since
     /// the collector makes sure of what it goes by before it takes anything from the disk.
     pub fn remove_later(&self, ns: &str, key: &str) -> Result<(), SnapshotError> {
-        self.forget_alone(ns, key, Durability::Relaxed).map(drop)
+        self.forget_alone(ns, key, None, Durability::Relaxed).map(drop)
     }
 
     fn forget_alone(
         &self,
         ns: &str,
         key: &str,
+        updated: Option<Timestamp>,
         durability: Durability,
     ) -> Result<Option<Claim<'_>>, SnapshotError> {
         self.free(durability, |q| {
             let row = snapshot::get(q, ns, key)?;
+            if let Some(updated) = updated
+                && stat(q, ns, key)?.updated != updated
+            {
+                return Err(SnapshotError::NotFound(key.to_owned()));
+            }
             let holder = "SELECT name FROM containers WHERE ns = ? AND cid = ?";
             if let Some(name) = q.one(holder, (ns, key), |row| row.get::<_, String>(0))? {
                 let why = format!("cannot remove the snapshot of container {name:?}");

@@ -121,6 +121,15 @@ impl Containerd {
         self.wait();
     }
 
+    /// Kills it, and starts it again without what its plug-in `name` keeps.
+    pub fn lose(&mut self, name: &str) {
+        self.daemon.kill().unwrap();
+        self.daemon.wait().unwrap();
+        fs::remove_dir_all(self.dir.path().join("root").join(name)).unwrap();
+        self.daemon = launch(self.dir.path(), &self.path);
+        self.wait();
+    }
+
     /// The shim keeps state by namespace, whichever daemon it is of.
     pub fn namespace(&self) -> String {
         let own = self.dir.path().file_name().unwrap().to_string_lossy();

@@ -4,7 +4,7 @@ use std::io::{self, Write};
 use std::path::PathBuf;
 
 use clap::Args;
-use engine::fsck::{Finding, FsckOptions, Report};
+use engine::fsck::{Finding, Forgotten, FsckOptions, Report};
 use snapshotter::forgotten::{Kept, forgotten};
 
 use super::{Context, Outcome, print};
@@ -74,11 +74,16 @@ fn check(context: &Context, args: &FsckArgs) -> Outcome {
         let kept = engine.snapshots(true)?.into_iter().map(|found| Kept {
             ns: found.namespace,
             key: found.key,
+            created: found.created,
             updated: found.updated,
         });
         let forgotten = forgotten(socket, &args.snapshotter, kept.collect(), jiff::Timestamp::now())?;
-        let forgotten = forgotten.into_iter().map(|one| (one.ns, one.key)).collect();
-        engine.tell_forgotten(&mut report, forgotten, args.remove);
+        let forgotten = forgotten.into_iter().map(|one| Forgotten {
+            ns: one.ns,
+            key: one.key,
+            updated: one.updated,
+        });
+        engine.tell_forgotten(&mut report, forgotten.collect(), args.remove);
     }
     print(|out| match args.format {
         Format::Json => render::json(out, &report),

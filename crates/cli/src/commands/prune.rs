@@ -1,6 +1,6 @@
 //! `strata prune`, and `prune` of containers, images, volumes and networks under their nouns: removes what is not in use.
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 use std::io::{self, BufRead, Write};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
@@ -9,7 +9,7 @@ use clap::{Args, ValueEnum};
 use engine::prune::{Gone, LabelFilter, PruneImages, PruneOptions, PruneVolumes, Pruned};
 use jiff::{Span, SpanRelativeTo, Timestamp};
 
-use snapshotter::forgotten::{Kept, forgotten, is_containerds};
+use snapshotter::forgotten::{Kept, forgotten, is_containerds, is_old};
 
 use super::fsck::CONTAINERD;
 use super::{Context, Outcome, print};
@@ -22,7 +22,7 @@ use crate::render::{self, Format, size};
 ///
 /// Without a KIND, containers, images and networks. Blobs are those of layers that stay: the layer's directory gives the same tar
 /// back, but for its compression, when it is needed. Snapshots are those that other engines made, and that the containerd of this
-/// machine does not know: it is asked, where there is one, and with --all not.
+/// machine does not know: it is asked, and with --all not. What changed within the last minute stays then.
 #[derive(Debug, Args)]
 pub(crate) struct PruneArgs {
     /// What to remove
@@ -32,9 +32,9 @@ pub(crate) struct PruneArgs {
     /// snapshots that are not mounted, not only those that containerd does not know
     #[arg(short, long)]
     all: bool,
-    /// The socket of the containerd that is asked which snapshots it knows
-    #[arg(long, value_name = "SOCKET", default_value = CONTAINERD)]
-    containerd: PathBuf,
+    /// The socket of the containerd that is asked which snapshots it knows; containerd's or k3s' unless it is given
+    #[arg(long, value_name = "SOCKET")]
+    containerd: Option<PathBuf>,
     /// What that containerd calls strata
     #[arg(long, value_name = "NAME", default_value = "strata")]
     snapshotter: String,
@@ -88,7 +88,7 @@ enum Kind {
     Images,
     /// Blobs of layers that can be given back without
     Blobs,
-    /// Snapshots that neither an image nor a container holds, and containerd does not know
+    /// Snapshots that other engines made, are not mounted, and containerd does not know
     Snapshots,
     /// Volumes that no container uses
     Volumes,
@@ -188,12 +188,12 @@ pub(crate) fn run(context: &Context, args: PruneArgs) -> Outcome {
     let has = |kind: Kind| args.kinds.contains(&kind);
     let none = args.kinds.is_empty();
     let images = (none || has(Kind::Images)).then_some(args.all);
-    let known = match has(Kind::Snapshots) && !args.all {
-        true => known(context, &args.containerd, &args.snapshotter)?,
-        false => HashSet::new(),
+    let only = match has(Kind::Snapshots) && !args.all {
+        true => Some(forgotten_here(context, &args)?),
+        false => None,
     };
     let options = PruneOptions {
-        known,
+        only,
         containers: none || has(Kind::Containers),
         blobs: has(Kind::Blobs),
         snapshots: has(Kind::Snapshots),
@@ -205,42 +205,56 @@ pub(crate) fn run(context: &Context, args: PruneArgs) -> Outcome {
     prune(context, &args.how, images, options)
 }
 
-/// Keys of the namespace's snapshots that containerd knows; none where there is no containerd.
-fn known(context: &Context, socket: &Path, snapshotter: &str) -> Result<HashSet<String>, Failure> {
-    let kept: Vec<Kept> = context
-        .engine()?
-        .snapshots(false)?
-        .into_iter()
-        .map(|found| Kept {
-            ns: found.namespace,
-            key: found.key,
-            updated: found.updated,
-        })
-        .collect();
-    if kept.is_empty() {
-        return Ok(HashSet::new());
+/// The namespace's snapshots that nobody knows, by key and when each was changed last. What comes after this is none of them.
+fn forgotten_here(context: &Context, args: &PruneArgs) -> Result<HashMap<String, Timestamp>, Failure> {
+    let now = Timestamp::now();
+    let kept = context.engine()?.snapshots(false)?.into_iter().map(|found| Kept {
+        ns: found.namespace,
+        key: found.key,
+        created: found.created,
+        updated: found.updated,
+    });
+    // What has no key of containerd's is not asked for, and nobody knows it.
+    let (containerds, others): (Vec<Kept>, Vec<Kept>) =
+        kept.partition(|one| is_containerds(&one.ns, &one.key));
+    let others = others.into_iter().filter(|one| is_old(one.updated, now));
+    let mut gone: HashMap<String, Timestamp> = others.map(|one| (one.key, one.updated)).collect();
+    if !containerds.is_empty() {
+        let forgotten = ask(args, containerds, now)?;
+        gone.extend(forgotten.into_iter().map(|one| (one.key, one.updated)));
     }
-    let all: HashSet<String> = kept.iter().map(|one| one.key.clone()).collect();
-    match forgotten(socket, snapshotter, kept, Timestamp::now()) {
-        // What has no key of containerd's is not asked for, and nobody knows it.
-        Ok(forgotten) => {
-            let gone: HashSet<String> = forgotten.into_iter().map(|one| one.key).collect();
-            let of_containerd = |key: &String| is_containerds(&context.settings.namespace, key);
-            Ok(all
-                .into_iter()
-                .filter(|key| of_containerd(key) && !gone.contains(key))
-                .collect())
-        }
-        Err(error) if error.is_nobody() => Ok(HashSet::new()),
-        // By another name it may know all of them.
-        Err(error) if error.is_unknown() => Err(Failure::user(error).hint(format!(
-            "it has no snapshotter {snapshotter:?}: --snapshotter NAME is what it calls strata, and --all takes what is not mounted, whoever knows it"
-        ))),
-        Err(error) => Err(Failure::user(error).hint(
-            "strata prune snapshots --all takes what is not mounted, whether containerd knows it or not",
-        )),
-    }
+    Ok(gone)
 }
+
+/// Asks the containerd that is named, or the first that is there of those that are known by their places.
+fn ask(args: &PruneArgs, kept: Vec<Kept>, now: Timestamp) -> Result<Vec<Kept>, Failure> {
+    let sockets = match &args.containerd {
+        Some(socket) => vec![socket.as_path()],
+        None => vec![Path::new(CONTAINERD), Path::new(K3S)],
+    };
+    let mut nobody = None;
+    for socket in sockets {
+        match forgotten(socket, &args.snapshotter, kept.clone(), now) {
+            Err(error) if error.is_nobody() => nobody = nobody.or(Some(error)),
+            Ok(forgotten) => return Ok(forgotten),
+            // By another name it may know all of them.
+            Err(error) if error.is_unknown() => {
+                return Err(Failure::user(error).hint(format!(
+                    "it has no snapshotter {:?}: --snapshotter NAME is what it calls strata, and --all takes what is not mounted, whoever knows it",
+                    args.snapshotter
+                )));
+            }
+            Err(error) => return Err(Failure::user(error).hint(UNASKED)),
+        }
+    }
+    // It may be just starting anew, or listen elsewhere.
+    nobody.map_or(Ok(Vec::new()), |error| Err(Failure::user(error).hint(UNASKED)))
+}
+
+/// Where the containerd of k3s is.
+const K3S: &str = "/run/k3s/containerd/containerd.sock";
+
+const UNASKED: &str = "--containerd SOCKET names the one that these snapshots are of; --all takes what is not mounted, whether containerd knows it or not";
 
 pub(crate) fn containers(context: &Context, args: PruneContainersArgs) -> Outcome {
     let options = PruneOptions {
@@ -351,11 +365,12 @@ fn confirm(options: &PruneOptions) -> Result<(), Failure> {
         options
             .blobs
             .then(|| "blobs of layers that can be given back without".to_owned()),
-        options.snapshots.then(|| match options.known.len() {
-            0 => "snapshots that neither an image nor a container holds".to_owned(),
-            known => format!(
-                "snapshots that neither an image nor a container holds, but for {known} that containerd knows"
-            ),
+        options.snapshots.then(|| match &options.only {
+            None => {
+                "all snapshots of other engines that are not mounted, whether containerd knows them or not"
+                    .to_owned()
+            }
+            Some(only) => format!("snapshots that containerd does not know ({})", only.len()),
         }),
         options.volumes.map(|which| match which {
             PruneVolumes::Anonymous => "volumes without a name that no container uses".to_owned(),

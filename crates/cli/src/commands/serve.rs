@@ -81,16 +81,17 @@ pub(crate) fn snapshotter(context: &Context, args: SnapshotterArgs) -> Outcome {
         Some(fds) => Socket::passed(fds)?,
         None => Socket::bind(&args.address)?,
     };
-    let state = &context.settings.state;
-    let fuse = Fuse::new(crate::overlay::helper(), state, is_fuse)
-        .map_err(|e| failed(&format!("making the state directory {}", state.display()), e))?;
     let options = Options {
         upperdir_label: args.upperdir_label,
         mount_options: args.mount_options,
         no_remap_ids: args.no_remap_ids,
-        fuse: Some(fuse),
+        fuse: None,
     };
-    let service = Arc::new(Snapshotter::open(&context.settings.root, options)?);
+    let (state, root) = (&context.settings.state, &context.settings.root);
+    let service = Snapshotter::open(root, options)?;
+    let fuse = Fuse::new(crate::overlay::helper(), state, root, is_fuse)
+        .map_err(|e| failed(&format!("making the state directory {}", state.display()), e))?;
+    let service = Arc::new(service.mounted_by(fuse));
     let time = Duration::from_secs(args.timeout);
     let limits = Limits {
         time,
