@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use common::{Strata, busybox, refused};
+use common::{Strata, busybox, happened, refused};
 use runtime::bundle::Bundle;
 use runtime::state::{ProcessId, State};
 use rustix::process::{Pid, Signal, kill_process};
@@ -371,18 +371,7 @@ fn two_commands_at_once_on_one_container() {
         assert!(command.wait().unwrap().success());
     }
     assert_eq!(status(&strata, "one"), "running");
-    let asked = [
-        "events",
-        "--since",
-        "1h",
-        "--until",
-        "0s",
-        "--filter",
-        "event=start",
-        "--format",
-        "{{.Actor.ID}}",
-    ];
-    assert_eq!(strata.ok(asked).lines().count(), 1);
+    assert_eq!(happened(&strata, &["event=start"]).lines().count(), 1);
     let mut commands: Vec<_> = (0..4)
         .map(|n| {
             let args = if n % 2 == 0 {

@@ -238,3 +238,27 @@ fn whether_there_is_one_is_told_by_the_exit_code() {
     }
     assert_eq!(strata.end(["network", "exists", "nobody"]).code, 1);
 }
+
+/// What holds is what it was started with, whatever the machine has become since.
+#[test]
+fn the_limit_of_processes_is_the_one_in_force() {
+    let strata = busybox();
+    strata.ok(["run", "-d", "--name", "box", "busybox", "sleep", "1000"]);
+    let limit = || inspect(&strata, &["box"])[0]["HostConfig"]["PidsLimit"].clone();
+    let usual = limit();
+    strata.ok(["update", "--pids-limit", "77", "box"]);
+    assert_eq!(limit(), 77);
+    strata.ok(["update", "--pids-limit", "2048", "box"]);
+    let path = inspect(&strata, &["box"])[0]["OCIConfigPath"]
+        .as_str()
+        .unwrap()
+        .to_owned();
+    let mut spec: Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
+    spec["linux"]["resources"]["pids"] = json!({"limit": 99});
+    std::fs::write(&path, spec.to_string()).unwrap();
+    assert_eq!(limit(), 99);
+    strata.ok(["stop", "-t", "0", "box"]);
+    assert_eq!(limit(), 2048);
+    assert!(usual == 2048 || usual.is_null(), "{usual}");
+    strata.ok(["rm", "box"]);
+}

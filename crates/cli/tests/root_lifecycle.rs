@@ -8,7 +8,7 @@ use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use common::screen::on_terminal;
-use common::{Strata, busybox, refused};
+use common::{Strata, busybox, happened, refused};
 use runtime::bundle::Bundle;
 use runtime::cgroup::Cgroup;
 use serde_json::Value;
@@ -529,16 +529,9 @@ fn what_runs_already_is_left_alone_or_attached_to() {
     assert_eq!(inspect(&strata, "one")["State"]["Pid"], process);
     std::thread::scope(|scope| {
         let attached = scope.spawn(|| strata.end(["start", "-a", "one"]));
-        let asked = [
-            "events",
-            "--since",
-            "1h",
-            "--until",
-            "0s",
-            "--filter",
-            "event=attach",
-        ];
-        eventually("it is attached", || !strata.ok(asked).is_empty());
+        eventually("it is attached", || {
+            !happened(&strata, &["event=attach"]).is_empty()
+        });
         strata.ok(["stop", "one"]);
         let attached = attached.join().unwrap();
         assert_eq!((attached.code, &*attached.out), (6, "told\n"), "{attached:#?}");

@@ -154,7 +154,14 @@ fn one_more_program() {
             ended.err
         );
         assert_eq!(runtime.end(&["exec", "one", "nosuch"]).code, 255);
+        let ended = "cat /proc/[0-9]*/status | grep '^State:.*Z'; true";
+        assert_eq!(
+            runtime.ok(&["exec", "one", "sh", "-c", ended]),
+            "",
+            "nothing is left of it"
+        );
         assert_eq!(runtime.end(&["exec", "nosuch", "true"]).code, 255);
+        assert!(runtime.state("one")["owner"].is_string());
         let caps = |flags: &[&str]| {
             let line = ["exec"]
                 .iter()

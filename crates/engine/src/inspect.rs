@@ -171,6 +171,7 @@ impl Engine {
         let plan = details.plan.clone().unwrap_or_default();
         let name = row.image.as_deref().map_or(details.source, familiar);
         let (entrypoint, cmd) = words(&plan);
+        let runs = now.is_up();
         let record = self.network_record(&row.id);
         let last = opened
             .as_ref()
@@ -229,7 +230,7 @@ impl Engine {
                 "Healthcheck": asked.as_ref().map(healthcheck),
                 "Annotations": spec.as_ref().and_then(|spec| spec.annotations().clone()),
             },
-            "HostConfig": host_config::told(&plan, &row, quota.as_ref()),
+            "HostConfig": host_config::told(&plan, &row, quota.as_ref(), spec.as_ref().filter(|_| runs)),
             "NetworkSettings": network::settings(&bundle, record.as_ref(), &plan),
             "SizeRw": size.map(|size| size.own).or(quota.map(|quota| quota.bytes)),
             "SizeRootFs": size.map(|size| size.whole),

@@ -184,35 +184,40 @@ impl Drop for Frozen<'_> {
     }
 }
 
-#[test]
-fn on_its_way_it_holds_nothing_that_it_does_not_need() {
-    let container = Box::script(WAITING);
-    let (first, _out) = container.ready();
-    let cgroup = cgroup(&container);
-    // Born into a cgroup that is frozen, it stands still before its first step.
+/// Has a process made in the container, which stands still before its first step while `look` looks at it: it is given its
+/// number.
+fn at_its_birth(container: &Box, look: impl FnOnce(i32)) {
+    let cgroup = cgroup(container);
+    // Born into a cgroup that is frozen.
     let frozen = Frozen::new(&cgroup);
     // Not before: the script has new processes all the time.
     let before = cgroup.pids().unwrap();
-    let request = process(&container, &["true"], |_| {});
+    let request = process(container, &["true"], |_| {});
     std::thread::scope(|scope| {
         let frozen = frozen;
         let asking = scope.spawn(|| {
             let null = null();
-            begin(&container, &request, [&null, &null, &null])
-                .unwrap()
-                .wait()
-                .unwrap()
+            let mut one = begin(container, &request, [&null, &null, &null]).unwrap();
+            one.wait().unwrap()
         });
         let mut pid = 0;
         eventually("it is born", || {
-            let born = cgroup
-                .pids()
-                .unwrap()
-                .into_iter()
-                .find(|pid| !before.contains(pid));
-            pid = born.unwrap_or(0);
+            let all = cgroup.pids().unwrap();
+            pid = all.into_iter().find(|pid| !before.contains(pid)).unwrap_or(0);
             pid != 0
         });
+        look(pid);
+        assert!(!asking.is_finished());
+        drop(frozen);
+        assert_eq!(asking.join().unwrap().code, 0);
+    });
+}
+
+#[test]
+fn on_its_way_it_holds_nothing_that_it_does_not_need() {
+    let container = Box::script(WAITING);
+    let (first, _out) = container.ready();
+    at_its_birth(&container, |pid| {
         let links: Vec<PathBuf> = std::fs::read_dir(format!("/proc/{pid}/fd"))
             .unwrap()
             .map(|entry| std::fs::read_link(entry.unwrap().path()).unwrap())
@@ -235,9 +240,6 @@ fn on_its_way_it_holds_nothing_that_it_does_not_need() {
             other.receive::<Reply>().unwrap().unwrap().0,
             Reply::Done
         ));
-        assert!(!asking.is_finished());
-        drop(frozen);
-        assert_eq!(asking.join().unwrap().code, 0);
     });
     first.kill(15).unwrap();
 }
@@ -258,20 +260,7 @@ fn on_its_way_it_is_hidden_from_the_first_step_on() {
         std::fs::set_permissions(path, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
     }
     let (first, _out) = container.ready();
-    let cgroup = cgroup(&container);
-    let frozen = Frozen::new(&cgroup);
-    let before = cgroup.pids().unwrap();
-    let request = process(&container, &["true"], |_| {});
-    std::thread::scope(|scope| {
-        let frozen = frozen;
-        let asking = scope.spawn(|| {
-            let null = null();
-            let mut one = begin(&container, &request, [&null, &null, &null]).unwrap();
-            one.wait().unwrap()
-        });
-        eventually("it is born", || {
-            cgroup.pids().unwrap().iter().any(|pid| !before.contains(pid))
-        });
+    at_its_birth(&container, |_| {
         let script = "for p in /proc/[0-9]*; do echo here; readlink $p/exe >/dev/null || echo hidden; done";
         let seen = std::process::Command::new("nsenter")
             .args(["--target", &first.pid().to_string()])
@@ -279,8 +268,6 @@ fn on_its_way_it_is_hidden_from_the_first_step_on() {
             .output()
             .unwrap();
         let seen = String::from_utf8(seen.stdout).unwrap();
-        drop(frozen);
-        assert_eq!(asking.join().unwrap().code, 0);
         assert!(seen.matches("here").count() >= 3, "{seen}");
         assert_eq!(seen.matches("hidden").count(), 1, "{seen}");
     });

@@ -42,7 +42,7 @@ pub(super) fn list(containers: &Containers, args: &ListArgs) -> Outcome {
             state.status.to_string(),
             state.bundle.display().to_string(),
             state.created.clone(),
-            state.owner.to_string(),
+            state.owner.clone(),
         ]
     });
     let rows: Vec<_> = std::iter::once(head).chain(rows).collect();

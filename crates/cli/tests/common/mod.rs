@@ -32,6 +32,14 @@ pub fn said(strata: &Strata, flags: &[&str], script: &str) -> String {
     ended.out
 }
 
+/// What `events` tells of the past that all of `filters` let through, a line each.
+#[track_caller]
+pub fn happened(strata: &Strata, filters: &[&str]) -> String {
+    let filters = filters.iter().flat_map(|filter| ["--filter", *filter]);
+    let asked = ["events", "--since", "1h", "--until", "0s"];
+    strata.ok(asked.into_iter().chain(filters))
+}
+
 /// A failure of strata's own, as every one must be: exit code 125, nothing on standard output, one line that says
 /// what is wrong and names all of `words`, and one that says what helps.
 #[track_caller]

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 
+use oci_spec::runtime::Spec;
 use runtime::control::Restart;
 use runtime::options::container::SeccompChoice;
 use runtime::options::limits::CPU_PERIOD;
@@ -15,7 +16,8 @@ use store::{Container, Quota};
 
 use crate::run::Plan;
 
-pub(super) fn told(plan: &Plan, row: &Container, quota: Option<&Quota>) -> Value {
+/// `running` is what it runs with, where it does.
+pub(super) fn told(plan: &Plan, row: &Container, quota: Option<&Quota>, running: Option<&Spec>) -> Value {
     let options = &plan.container;
     let resources = &options.resources;
     let binds: Vec<String> = binds(plan).collect();
@@ -101,7 +103,7 @@ pub(super) fn told(plan: &Plan, row: &Container, quota: Option<&Quota>) -> Value
         "CpuShares": resources.cpu_shares.unwrap_or_default(),
         "CpusetCpus": resources.cpuset_cpus.as_deref().unwrap_or_default(),
         "CpusetMems": resources.cpuset_mems.as_deref().unwrap_or_default(),
-        "PidsLimit": processes(plan),
+        "PidsLimit": processes(plan, running),
         "BlkioWeight": resources.blkio_weight.unwrap_or_default(),
     });
     // More than the macro takes.
@@ -110,9 +112,16 @@ pub(super) fn told(plan: &Plan, row: &Container, quota: Option<&Quota>) -> Value
     told
 }
 
-/// What the next start has, where nobody asked: it hangs on the machine.
-fn processes(plan: &Plan) -> Option<i64> {
-    process_limit(&plan.container, &Host::probe().ok()?)
+/// What is in force; of one that does not run, what the next start has: where nobody asked, it hangs on the machine.
+fn processes(plan: &Plan, running: Option<&Spec>) -> Option<i64> {
+    let Some(running) = running else {
+        return process_limit(&plan.container, &Host::probe().ok()?);
+    };
+    let resources = running.linux().as_ref()?.resources().as_ref()?;
+    resources
+        .pids()
+        .map(|pids| pids.limit())
+        .filter(|limit| *limit > 0)
 }
 
 /// `SOURCE:PLACE:OPTIONS` of each directory of the machine and each volume.

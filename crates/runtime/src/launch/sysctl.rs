@@ -32,8 +32,7 @@ impl Proc {
         let doing = || format!("the host's {}", place.display());
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let fd = rustix::fs::openat(CWD, place, flags, Mode::empty()).during(doing)?;
-        let is_root = rustix::fs::fstat(&fd).during(doing)?.st_ino == 1;
-        if root::file_system(fd.as_fd()).during(doing)? != root::PROC || !is_root {
+        if !root::is_all_of_proc(fd.as_fd()).during(doing)? {
             return Err(Fault::new(format!("{} is not a procfs", place.display())));
         }
         Ok(Proc(fd))

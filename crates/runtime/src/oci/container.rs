@@ -107,8 +107,8 @@ pub struct State {
     /// What its configuration says of it.
     #[serde(skip_serializing_if = "HashMap::is_empty")]
     pub annotations: HashMap<String, String>,
-    /// User number of the one who created it.
-    pub owner: u32,
+    /// Name of the user who created it, `#` and the number where it has none.
+    pub owner: String,
 }
 
 impl Containers {
@@ -300,7 +300,7 @@ impl Container {
             bundle,
             created: created.to_string(),
             annotations: self.spec.annotations().clone().unwrap_or_default(),
-            owner,
+            owner: name_of(owner),
         })
     }
 
@@ -314,6 +314,17 @@ impl Container {
     pub(super) fn hook_state<'a>(&'a self, status: &'a str, pid: Option<i32>) -> HookState<'a> {
         HookState::new(&self.spec, self.id(), self.bundle(), status, pid)
     }
+}
+
+/// What the machine's users call this one.
+fn name_of(user: u32) -> String {
+    let users = std::fs::read_to_string("/etc/passwd").unwrap_or_default();
+    let name = users.lines().find_map(|line| {
+        let mut fields = line.split(':');
+        let name = fields.next()?;
+        (fields.nth(1)?.parse() == Ok(user)).then_some(name)
+    });
+    name.map_or_else(|| format!("#{user}"), str::to_owned)
 }
 
 #[cfg(test)]

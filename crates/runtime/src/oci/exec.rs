@@ -5,6 +5,8 @@ use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 
 use oci_spec::runtime::{Capability, LinuxCapabilities, Process as Wanted};
+use rustix::io::retry_on_intr;
+use rustix::process::{Pid, WaitOptions, waitpid};
 
 use super::container::Container;
 use super::process::{Process, Signals, Wish, streams};
@@ -171,19 +173,26 @@ impl Container {
             cgroup: cgroups.birth_place(),
             doors: &doors,
         })?;
-        let Started { child, console } = loop {
+        let made = loop {
             match joining.advance() {
                 Progress::Pending => {}
-                Progress::Runs(started) => break started,
-                Progress::Failed(fault) => return Err(fault.into()),
+                Progress::Runs(started) => break Ok(started),
+                Progress::Failed(fault) => break Err(fault.into()),
                 Progress::Silent => {
-                    return Err(OciError::Launch {
+                    break Err(OciError::Launch {
                         text: "the process ended while it was being set up".to_owned(),
                         code: FAILED,
                     });
                 }
             }
         };
+        let pid = Pid::from_raw(joining.pid());
+        // It is killed where it does not run.
+        drop(joining);
+        let Started { child, console } = made.inspect_err(|_| {
+            // Left to the container's first process it would keep the container's processes from coming to an end.
+            let _ = pid.map(|pid| retry_on_intr(|| waitpid(Some(pid), WaitOptions::empty())));
+        })?;
         drop(signals);
         let mut process = Process { child, console };
         match wish.hand_over(&mut process) {
