@@ -8,6 +8,7 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
 use common::ordinary::{Given, Ordinary};
 use common::refused;
 use rustix::process::{Pid, Signal, kill_process};
+use serde_json::json;
 use testkit::layer::EntryType;
 use testkit::{Image, Layer};
 
@@ -188,6 +189,55 @@ fn the_state_of_the_oci_runtime_lies_with_the_user() {
         ended.code != 0 && ended.err.contains(place.to_str().unwrap()),
         "{ended:?}"
     );
+}
+
+/// A bundle with a user namespace, as `runc spec --rootless` makes it, and nobody who has made that before.
+#[test]
+fn the_oci_runtime_makes_the_users_namespace() {
+    for given in [Given::Nothing, Given::Range] {
+        let user = Ordinary::new(given);
+        let (bundle, place) = (user.home().join("bundle"), user.home().join("state"));
+        for dir in ["bin", "proc", "dev"] {
+            fs::create_dir_all(bundle.join("rootfs").join(dir)).unwrap();
+        }
+        fs::copy("/bin/busybox", bundle.join("rootfs/bin/busybox")).unwrap();
+        let mut ids = vec![json!({"containerID": 0, "hostID": user.uid, "size": 1})];
+        if given == Given::Range {
+            ids.push(json!({"containerID": 1, "hostID": user.first, "size": 65536}));
+        }
+        let script = "busybox id -u; busybox awk '{ n += $3 } END { print n }' /proc/self/uid_map; \
+            echo x 2>/dev/null >/proc/1/exe; busybox true";
+        let spec = json!({
+            "ociVersion": "1.0.2",
+            "root": {"path": "rootfs"},
+            "process": {
+                "user": {"uid": 0, "gid": 0}, "cwd": "/", "env": ["PATH=/bin"],
+                "args": ["busybox", "sh", "-c", script],
+            },
+            "mounts": [
+                {"destination": "/proc", "type": "proc", "source": "proc"},
+                {"destination": "/dev", "type": "tmpfs", "source": "tmpfs", "options": ["nosuid", "mode=755"]},
+            ],
+            "linux": {
+                "uidMappings": ids, "gidMappings": ids,
+                "namespaces": [{"type": "user"}, {"type": "pid"}, {"type": "mount"}, {"type": "ipc"}, {"type": "uts"}],
+            },
+        });
+        fs::write(bundle.join("config.json"), spec.to_string()).unwrap();
+        let oci = |words: &[&str]| {
+            let root = ["oci", "--root", place.to_str().unwrap()];
+            user.end(&[&root[..], words].concat())
+        };
+        let ended = oci(&["run", "--bundle", bundle.to_str().unwrap(), "one"]);
+        let ids = if given == Given::Range { "65537" } else { "1" };
+        assert_eq!(
+            (ended.code, ended.out),
+            (0, format!("0\n{ids}\n")),
+            "{given:?}: {}",
+            ended.err
+        );
+        assert_eq!(oci(&["list", "-q"]).out, "");
+    }
 }
 
 #[test]

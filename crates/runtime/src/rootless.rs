@@ -32,6 +32,7 @@ use sys::record_lock::{self, Kind, Owner};
 use crate::Helper;
 
 pub use holder::hold;
+pub(crate) use ids::give;
 pub use ids::{IdsError, Ranges, of_user as ids, subordinate};
 
 /// The file whose locks tell who is in the namespaces.

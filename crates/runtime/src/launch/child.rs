@@ -27,6 +27,9 @@ pub(super) struct Prepared {
     /// For each of the spec's mounts, what the child could not make itself: see [`super::idmap::prepare`] and
     /// [`super::mounts::make_sysfs`].
     pub(super) ready: Vec<Option<OwnedFd>>,
+    /// An ordinary user gives ids to the namespace that is made, which is the user's to do of a process alone that can be seen.
+    /// Nobody who is not the user comes at it: it lives in a user namespace of its own.
+    pub(super) is_shown: bool,
     /// The launcher has something to do before the child may go on: id maps.
     pub(super) waits_for_parent: bool,
 }
@@ -137,9 +140,14 @@ impl Child<'_> {
         let namespaces = &self.prepared.namespaces;
         namespaces.enter_in_child().about(Concern::Namespace)?;
         // Others may be in a namespace that was joined.
-        steps::hide()?;
+        if !self.prepared.is_shown {
+            steps::hide()?;
+        }
         if self.prepared.waits_for_parent {
             self.sync.wait()?;
+        }
+        if self.prepared.is_shown {
+            steps::hide()?;
         }
         if namespaces.makes(kind::CGROUP) {
             sys::process::unshare(kind::CGROUP).during(|| "making a cgroup namespace".into())?;

@@ -8,12 +8,14 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
 use oci_spec::runtime::{LinuxIdMapping, Mount, Spec};
+use sys::caps::Set;
 use sys::ids::{Ids, Map, Range};
 use sys::mount::SetAttr;
 
 use super::fault::{During, Fault, Result};
 use super::options;
 use super::sysctl::Proc;
+use crate::rootless;
 
 type Maps<'s> = [Option<&'s Vec<LinuxIdMapping>>; 2];
 
@@ -64,10 +66,21 @@ fn prepare_one(mount: &Mount, containers: Maps<'_>, bundle: &Path) -> Result<Opt
     Ok(Some(tree))
 }
 
+/// Whether the calling process may give a user namespace whatever ids it likes: an ordinary user's may not.
+pub(super) fn may_map() -> Result<bool> {
+    let own = sys::caps::current().during(|| "looking at oneself".into())?;
+    let has = |name| Set::named(name).is_some_and(|right| own.effective.contains(right));
+    Ok(has("SETUID") && has("SETGID"))
+}
+
+fn ids(maps: Maps<'_>) -> Ids {
+    let [users, groups] = maps.map(|map| Map(map.into_iter().flatten().map(range).collect()));
+    Ids { users, groups }
+}
+
 /// A user namespace that nobody lives in.
 fn namespace(maps: Maps<'_>) -> Result<OwnedFd> {
-    let [users, groups] = maps.map(|map| Map(map.into_iter().flatten().map(range).collect()));
-    let made = Ids { users, groups }.namespace();
+    let made = ids(maps).namespace();
     made.during(|| "making a user namespace for an id mapping".into())
 }
 
@@ -81,6 +94,9 @@ fn range(map: &LinuxIdMapping) -> Range {
 
 /// Gives the user namespace of a process its mappings: users, then groups.
 pub(super) fn write_maps(pid: i32, maps: Maps<'_>) -> Result<()> {
+    if maps.iter().any(Option::is_some) && !may_map()? {
+        return rootless::give(&ids(maps), pid).map_err(|error| Fault::new(error.to_string()));
+    }
     let proc = Proc::open()?;
     for (file, mappings) in ["uid_map", "gid_map"].into_iter().zip(maps) {
         let line =

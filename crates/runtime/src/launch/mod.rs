@@ -143,6 +143,7 @@ impl<'a> Launch<'a> {
             .as_ref()
             .ok_or_else(|| Fault::new("the configuration has no process"))?;
         let mut prepared = Prepared {
+            is_shown: namespaces.makes(kind::USER) && !idmap::may_map()?,
             // Its sysctls may be those of devices that it is given.
             waits_for_parent: namespaces.makes(kind::USER) || net_devices::wanted(order.spec).is_some(),
             program: Program::of(process)?,
@@ -177,7 +178,7 @@ impl<'a> Launch<'a> {
             child::run(order, &prepared, childs_end)
         };
         // Among others it is born hidden.
-        let among_others = !prepared.namespaces.makes(kind::PID);
+        let among_others = !prepared.namespaces.makes(kind::PID) && !prepared.is_shown;
         let hidden = among_others.then(steps::Hidden::new).transpose()?;
         let child = match prepared.namespaces.joins(kind::USER) {
             Some(joined) => {

@@ -78,7 +78,11 @@ impl Drop for Hidden {
 /// Takes user and group 0 of the user namespace that the calling process has come into.
 pub(super) fn become_root_of_namespace() -> Result<()> {
     let doing = || "becoming root of the user namespace".to_owned();
-    rustix::thread::set_thread_groups(&[]).during(doing)?;
+    match rustix::thread::set_thread_groups(&[]) {
+        // The namespace is of one who had no privilege: nobody in it lays groups down (user_namespaces(7), "setgroups").
+        Err(Errno::PERM) => {}
+        other => other.during(doing)?,
+    }
     rustix::thread::set_thread_res_gid(Gid::ROOT, Gid::ROOT, Gid::ROOT).during(doing)?;
     rustix::thread::set_thread_res_uid(Uid::ROOT, Uid::ROOT, Uid::ROOT).during(doing)
 }

@@ -80,7 +80,7 @@ pub fn subordinate(name: &str) -> Result<(Ranges, Ranges), IdsError> {
 }
 
 /// Gives them to the user namespace of a process, which has none yet.
-pub(super) fn give(ids: &Ids, pid: i32) -> Result<(), IdsError> {
+pub(crate) fn give(ids: &Ids, pid: i32) -> Result<(), IdsError> {
     if !ids.users.is_single() {
         map("newuidmap", pid, &ids.users)?;
         return map("newgidmap", pid, &ids.groups);
