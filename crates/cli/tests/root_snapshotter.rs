@@ -245,48 +245,109 @@ fn a_long_listing_comes_in_pages_and_filtered() {
     );
 }
 
+/// What containerd 2.2 does with `rebase` and `max_concurrent_unpacks`: all layers are prepared at once, each by a caller of its
+/// own, on nothing and with the name that it is to have; each is mounted and filled, with whiteouts and marks written by
+/// containerd itself where it sees an overlay; then each is committed onto the one below, in order.
 #[test]
-fn layers_that_are_unpacked_beside_each_other_keep_their_whiteouts() {
+fn layers_that_are_unpacked_beside_each_other_are_one_image() {
     let strata = Strata::new(PROGRAM);
     let served = Served::start(&strata, &[]);
+    type Fill = fn(&Path, &Path);
+    let fill: [Fill; 4] = [
+        |root, _| {
+            for dir in ["opaque", "replaced", "kept"] {
+                fs::create_dir(root.join(dir)).unwrap();
+                fs::write(root.join(dir).join("old"), "1").unwrap();
+            }
+            fs::write(root.join("deleted"), "1").unwrap();
+            fs::write(root.join("changed"), "1").unwrap();
+        },
+        |root, upper| {
+            whiteout(&upper.join("deleted"));
+            whiteout(&upper.join("replaced"));
+            fs::create_dir(root.join("opaque")).unwrap();
+            let flags = rustix::fs::XattrFlags::empty();
+            rustix::fs::setxattr(upper.join("opaque"), "trusted.overlay.opaque", b"y", flags).unwrap();
+            fs::write(root.join("opaque/new"), "2").unwrap();
+            fs::write(root.join("changed"), "2").unwrap();
+        },
+        |root, upper| {
+            fs::create_dir(root.join("kept")).unwrap();
+            fs::write(root.join("kept/new"), "3").unwrap();
+            whiteout(&upper.join("changed"));
+        },
+        |root, _| {
+            fs::write(root.join("changed"), "4").unwrap();
+            fs::write(root.join("replaced"), "4").unwrap();
+        },
+    ];
+    let key = |n: usize| format!("k8s.io/{n}/extract-{n} sha256:{n}");
+    let name = |n: usize| format!("k8s.io/{}/sha256:{n}", n + 10);
+    // None is committed before all are prepared.
+    let prepared = std::sync::Barrier::new(fill.len());
+    std::thread::scope(|scope| {
+        for (n, fill) in fill.iter().enumerate() {
+            let (prepared, served) = (&prepared, &served);
+            scope.spawn(move || {
+                let remote = served.client("k8s.io");
+                let apart = labels(&[(REF, &format!("sha256:{n}"))]);
+                let mounts = remote.prepare(&key(n), None, &apart).unwrap();
+                assert_eq!(mounts[0].kind, "overlay", "{mounts:?}");
+                assert_eq!(mounts, remote.mounts(&key(n)).unwrap());
+                let overlay = Overlay::parse(&mounts[0].options);
+                assert_eq!(fs::read_dir(&overlay.lower[0]).unwrap().count(), 0);
+                prepared.wait();
+                let target = tempfile::tempdir().unwrap();
+                mount::attach(&mounts[0], target.path()).unwrap();
+                fill(target.path(), &overlay.writable.unwrap().0);
+                mount::detach(target.path()).unwrap();
+            });
+        }
+    });
     let remote = served.client("k8s.io");
-    let layer = |name: &str| {
-        let mounts = remote.prepare(name, None, &labels(&[(REF, name)])).unwrap();
-        assert_eq!(mounts[0].kind, "overlay", "{mounts:?}");
-        assert_eq!(mounts, remote.mounts(name).unwrap());
-        let overlay = Overlay::parse(&mounts[0].options);
-        assert_eq!(fs::read_dir(&overlay.lower[0]).unwrap().count(), 0);
-        let target = tempfile::tempdir().unwrap();
-        mount::attach(&mounts[0], target.path()).unwrap();
-        mount::detach(target.path()).unwrap();
-        overlay.writable.unwrap().0
-    };
-    let (base, next) = (layer("base"), layer("next"));
-    fs::write(base.join("deleted"), "").unwrap();
-    fs::write(base.join("kept"), "").unwrap();
-    // As containerd's applier does with an overlay: it writes to the upper directory itself.
-    let device = rustix::fs::makedev(0, 0);
-    let mode = rustix::fs::Mode::empty();
-    rustix::fs::mknodat(
-        rustix::fs::CWD,
-        next.join("deleted"),
-        rustix::fs::FileType::CharacterDevice,
-        mode,
-        device,
-    )
-    .unwrap();
-    remote.commit("1", "base", &labels(&[]), None).unwrap();
-    remote.commit("2", "next", &labels(&[]), Some("1")).unwrap();
-    let mounts = remote.prepare("run", Some("2"), &labels(&[])).unwrap();
-    assert_eq!(Overlay::parse(&mounts[0].options).lower, [next, base]);
+    let mut parent: Option<String> = None;
+    for n in 0..fill.len() {
+        let committed = labels(&[(REF, &format!("sha256:{n}"))]);
+        remote
+            .commit(&name(n), &key(n), &committed, parent.as_deref())
+            .unwrap();
+        let info = remote.stat(&name(n)).unwrap();
+        assert_eq!((info.kind, &info.parent), (Kind::Committed, &parent));
+        parent = Some(name(n));
+    }
+    let mounts = remote.prepare("run", parent.as_deref(), &labels(&[])).unwrap();
     let target = tempfile::tempdir().unwrap();
     mount::attach(&mounts[0], target.path()).unwrap();
-    let names: Vec<_> = fs::read_dir(target.path())
-        .unwrap()
-        .map(|e| e.unwrap().file_name())
-        .collect();
+    let mut seen = Vec::new();
+    let mut dirs = vec![target.path().to_owned()];
+    while let Some(dir) = dirs.pop() {
+        for entry in fs::read_dir(dir).unwrap() {
+            let path = entry.unwrap().path();
+            let name = path.strip_prefix(target.path()).unwrap().display().to_string();
+            match path.is_dir() {
+                true => dirs.push(path),
+                false => seen.push(format!("{name}={}", fs::read_to_string(path).unwrap())),
+            }
+        }
+    }
     mount::detach(target.path()).unwrap();
-    assert_eq!(names, ["kept"]);
+    seen.sort();
+    assert_eq!(
+        seen,
+        [
+            "changed=4",
+            "kept/new=3",
+            "kept/old=1",
+            "opaque/new=2",
+            "replaced=4"
+        ]
+    );
+}
+
+/// As containerd's applier makes one in an overlay's upper directory.
+fn whiteout(path: &Path) {
+    use rustix::fs::{CWD, FileType, Mode, makedev, mknodat};
+    mknodat(CWD, path, FileType::CharacterDevice, Mode::empty(), makedev(0, 0)).unwrap();
 }
 
 #[test]

@@ -2,6 +2,7 @@
 
 use std::cell::Cell;
 use std::fs;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -337,6 +338,44 @@ fn servers_of_two_stores_leave_each_others_overlays_alone() {
     assert_eq!(first.client("k8s.io").mounts("k8s.io/3/run").unwrap(), ours);
     assert_eq!(who(&ours), "first");
     first.client("k8s.io").remove("k8s.io/3/run").unwrap();
+    assert!(mounts_beneath(strata.dir()).is_empty());
+}
+
+/// A bind would map the writable directory too, which is the container's root's outside already: its root would be nobody's.
+#[test]
+fn what_maps_ids_is_the_kernels_overlay() {
+    let strata = Strata::new(PROGRAM);
+    let mut served = Served::start(&strata, FUSE);
+    let remote = served.client("k8s.io");
+    layers(&remote);
+    let map = ["uidmapping", "gidmapping"].map(|name| {
+        (
+            format!("containerd.io/snapshot/{name}"),
+            "0:100000:65536".to_owned(),
+        )
+    });
+    let mounts = remote
+        .prepare("k8s.io/3/mapped", Some("two"), &Labels::from(map))
+        .unwrap();
+    assert_eq!(mounts[0].kind, "overlay");
+    assert_eq!(
+        mounts[0].options[..2],
+        ["uidmap=0:100000:65536", "gidmap=0:100000:65536"]
+    );
+    assert_eq!(remote.mounts("k8s.io/3/mapped").unwrap(), mounts);
+    assert!(mounts_beneath(strata.dir()).is_empty());
+    assert_eq!(served.stop(), 0);
+    let served = Served::start(&strata, &[]);
+    let remote = served.client("k8s.io");
+    assert_eq!(remote.mounts("k8s.io/3/mapped").unwrap(), mounts);
+    // Of a containerd that has changed the owners itself there is nothing to map.
+    drop(served);
+    let served = Served::start(&strata, &[FUSE, &["--no-remap-ids"]].concat());
+    let remote = served.client("k8s.io");
+    let mounts = remote.mounts("k8s.io/3/mapped").unwrap();
+    let place = place(&strata, &mounts);
+    assert_eq!(fs::metadata(&place).unwrap().uid(), 100_000);
+    remote.remove("k8s.io/3/mapped").unwrap();
     assert!(mounts_beneath(strata.dir()).is_empty());
 }
 

@@ -116,6 +116,10 @@ impl Fuse {
         if mount.kind != "overlay" || !(self.serves || is_there(place)) {
             return Ok(mounts);
         }
+        // Layers are mapped, and the writable directory is not: its owners are those outside. A bind would map both.
+        if mount.options.iter().any(|option| is_mapping(option)) {
+            return Ok(mounts);
+        }
         if !is_served(place) {
             // What a server left that was killed.
             unmount(place)?;
@@ -125,18 +129,12 @@ impl Fuse {
             // The kernel's takes no lock: a container may stand on one that was made before this driver was chosen.
             refuse_in_use(mount)?;
             make(place)?;
-            // Ids are mapped where it is bound.
-            let mut served = mount.clone();
-            served.options.retain(|option| !is_mapping(option));
-            let server = attach(&self.helper, &Request::new(&served, place))?.process;
+            let server = attach(&self.helper, &Request::new(mount, place))?.process;
             let mut doing = self.doing.lock().unwrap_or_else(PoisonError::into_inner);
             doing.servers.push(server);
         }
         let read_only = Overlay::parse(&mount.options).writable.is_none();
-        let mut bind = Mount::bind(place, read_only);
-        let mappings = mount.options.iter().filter(|option| is_mapping(option));
-        bind.options.splice(0..0, mappings.cloned());
-        Ok(vec![bind])
+        Ok(vec![Mount::bind(place, read_only)])
     }
 
     /// Waits until nobody else does anything with a snapshot, and keeps others from it as long as the answer lives. A key that

@@ -259,6 +259,16 @@ mod tests {
     }
 
     #[test]
+    fn directories_that_are_there_are_not_looked_at_one_by_one() {
+        let temp = tempfile::tempdir().unwrap();
+        let opened = layout(temp.path());
+        (1..100).for_each(|_| Slot::allot(&opened, 1).unwrap().keep());
+        // Whoever went from one to the next would meet the gap.
+        opened.snapshots().unwrap().rmdir("5").unwrap();
+        assert_eq!(Slot::allot(&opened, 1).unwrap().n(), 100);
+    }
+
+    #[test]
     fn nor_while_others_remove() {
         const EACH: usize = 400;
         let temp = tempfile::tempdir().unwrap();
