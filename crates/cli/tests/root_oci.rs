@@ -101,6 +101,11 @@ fn errors_are_in_the_log_too() {
         assert!(line["time"].as_str().unwrap().contains('T'));
         runtime.end(&call);
         assert_eq!(fs::read_to_string(&log).unwrap().lines().count(), 2);
+        // Of a command line that is none too.
+        runtime.end(&["--log", &log, "--log-format=json", "state", "--nosuch", "one"]);
+        let lines = fs::read_to_string(&log).unwrap();
+        let line: Value = serde_json::from_str(lines.lines().nth(2).unwrap()).unwrap();
+        assert!(line["msg"].as_str().unwrap().contains("nosuch"), "{line}");
     });
 }
 

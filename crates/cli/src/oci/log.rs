@@ -1,8 +1,12 @@
 //! Where errors go: standard error, for whoever looks on, and the file of `--log`, for the engine that called.
 
+use std::borrow::Cow;
+use std::ffi::OsString;
 use std::fs::OpenOptions;
 use std::io::Write;
 use std::path::PathBuf;
+
+use clap::ValueEnum;
 
 use super::args::{Cli, LogFormat};
 
@@ -21,6 +25,32 @@ impl Log {
             format: cli.log_format,
             debug: cli.debug,
         }
+    }
+
+    /// As the flags before the command ask for, of a command line that is none.
+    pub(super) fn of_words(words: &[OsString]) -> Log {
+        let mut log = Log::default();
+        let mut words = words.iter().skip(1).map(|word| word.to_string_lossy());
+        while let Some(word) = words.next() {
+            let Some(flag) = word.strip_prefix("--") else {
+                break;
+            };
+            let (name, mut value) = match flag.split_once('=') {
+                Some((name, value)) => (name.to_owned(), Some(value.to_owned())),
+                None => (flag.to_owned(), None),
+            };
+            if ["root", "log", "log-format"].contains(&&*name) {
+                value = value.or_else(|| words.next().map(Cow::into_owned));
+            }
+            match &*name {
+                "log" => log.file = value.map(PathBuf::from),
+                "log-format" => {
+                    log.format = LogFormat::from_str(&value.unwrap_or_default(), false).unwrap_or_default()
+                }
+                _ => {}
+            }
+        }
+        log
     }
 
     /// Tells why a command failed.

@@ -50,12 +50,14 @@ pub(crate) fn command() -> clap::Command {
 
 /// The program, with its arguments; gives its exit code.
 pub(crate) fn main(words: impl Iterator<Item = OsString>) -> u8 {
-    let words = std::iter::once(OsString::from("strata oci")).chain(words);
-    let cli = match Cli::try_parse_from(words) {
+    let words: Vec<OsString> = std::iter::once(OsString::from("strata oci"))
+        .chain(words)
+        .collect();
+    let cli = match Cli::try_parse_from(&words) {
         Ok(cli) => cli,
         Err(error) if error.use_stderr() => {
             let text = error.render().to_string();
-            Log::default().error(
+            Log::of_words(&words).error(
                 text.lines()
                     .next()
                     .unwrap_or_default()
