@@ -9,6 +9,7 @@ use std::io::Write;
 use rustix::io::Errno;
 
 use crate::peers;
+use crate::render::plain::{lines, plain};
 use crate::render::style::Style;
 
 /// Exit code of strata's own failures, as docker and podman have it.
@@ -79,11 +80,11 @@ impl Failure {
 
     fn write(&self, out: &mut impl Write, style: Style) -> std::io::Result<()> {
         match self.fault {
-            Fault::User => writeln!(out, "{} {}", style.red("error:"), self.message)?,
-            Fault::Internal => writeln!(out, "{} {}", style.red("internal error:"), self.message)?,
+            Fault::User => writeln!(out, "{} {}", style.red("error:"), plain(&self.message))?,
+            Fault::Internal => writeln!(out, "{} {}", style.red("internal error:"), plain(&self.message))?,
         }
         match (shortage(&self.message).or(self.hint.as_deref()), self.fault) {
-            (Some(hint), _) => writeln!(out, "{} {hint}", style.cyan("hint:")),
+            (Some(hint), _) => writeln!(out, "{} {}", style.cyan("hint:"), lines(hint)),
             (None, Fault::Internal) => {
                 writeln!(
                     out,

@@ -12,7 +12,7 @@ use std::time::Duration;
 use engine::progress::{Digest, Event, Progress};
 use indicatif::{MultiProgress, ProgressBar, ProgressState, ProgressStyle};
 
-use crate::render::{id, size};
+use crate::render::{id, plain, size};
 
 /// Characters of a layer's bar.
 const WIDTH: usize = 30;
@@ -155,7 +155,7 @@ impl Bars {
     }
 
     fn say(&self, text: &str) {
-        let _ = self.all.println(text);
+        let _ = self.all.println(plain::plain(text));
     }
 }
 
@@ -259,7 +259,7 @@ impl Lines {
 
     fn line(&self, text: &str) {
         // A log that cannot be written is no reason to give up the work.
-        let _ = writeln!(std::io::stderr(), "{text}");
+        let _ = writeln!(std::io::stderr(), "{}", plain::plain(text));
     }
 
     /// The line of an event that is worth one.

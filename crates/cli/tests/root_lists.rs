@@ -2,7 +2,8 @@
 
 mod common;
 
-use common::{Compression, Image, Layer, busybox, refused};
+use common::screen::on_terminal;
+use common::{Compression, Image, Layer, busybox, empty, refused};
 use serde_json::json;
 
 #[test]
@@ -176,4 +177,96 @@ fn names_of_one_image_by_two_manifests() {
     strata.ok(["rm", "box"]);
     let told = strata.ok(["rmi", "a:1"]);
     assert!(told.starts_with("Untagged: a:1\nDeleted: sha256:"), "{told}");
+}
+
+/// What an image and a container say of themselves does nothing to the terminal that shows it, and adds no line.
+#[test]
+fn words_of_strangers_are_shown_and_not_obeyed() {
+    const BAD: &str = "a\x1b]0;title\x07\x1b[31m\u{9b}2J\u{202e}\nforged";
+    let acts = |text: &str| {
+        let found = text
+            .chars()
+            .find(|c| (c.is_control() && !matches!(c, '\n' | '\r')) || *c == '\u{202e}');
+        found.is_some() || text.lines().any(|line| line.starts_with("forged"))
+    };
+    let strata = empty();
+    let image = Image::new("docker.io/library/bad:1")
+        .layer(Layer::busybox())
+        .config(
+            "Cmd",
+            json!(["sh", "-c", "touch /tmp/$(printf 'x\\033[31m')", BAD]),
+        )
+        .config("Labels", json!({BAD: BAD}))
+        .config("Volumes", json!({format!("/rel/{BAD}"): {}}))
+        .config("Env", json!([format!("BAD={BAD}")]))
+        .whole(
+            "history",
+            json!([{"created_by": BAD, "comment": BAD, "author": BAD}]),
+        )
+        .whole("author", json!(BAD));
+    strata.load(&image);
+    strata.ok(["run", "--name", "one", "bad:1"]);
+    let shown: &[&[&str]] = &[
+        &["history", "bad:1"],
+        &["history", "--no-trunc", "bad:1"],
+        &[
+            "history",
+            "--format",
+            "table {{.Comment}}\\t{{.CreatedBy}}",
+            "--no-trunc",
+            "bad:1",
+        ],
+        &["history", "--format", "json", "bad:1"],
+        &["layers", "--no-trunc", "bad:1"],
+        &["ps", "-a"],
+        &["ps", "-a", "--no-trunc"],
+        &["ps", "-a", "--format", "json"],
+        &[
+            "ps",
+            "-a",
+            "--format",
+            "table {{.Command}}\\t{{.Labels}}\\t{{.Mounts}}",
+            "--no-trunc",
+        ],
+        &["images"],
+        &["inspect", "bad:1"],
+        &["inspect", "--format", "{{json .}}", "bad:1", "one"],
+        &["volume", "ls"],
+        &["events", "--since", "1h", "--until", "0s"],
+        &["events", "--since", "1h", "--until", "0s", "--format", "json"],
+    ];
+    for words in shown {
+        let told = strata.ok(*words);
+        assert!(!told.is_empty() && !acts(&told), "{words:?}: {told:?}");
+    }
+    let told = strata.ok(["history", "--no-trunc", "bad:1"]);
+    assert!(
+        told.contains(r"a\u{1b}]0;title\u{7}\u{1b}[31m\u{9b}2J\u{202e}"),
+        "{told}"
+    );
+    // A program that reads it gets what is there.
+    let comment = ["history", "--format", "{{.Comment}}", "bad:1"];
+    assert_eq!(strata.ok(comment), format!("{BAD}\n"));
+    let all: serde_json::Value = serde_json::from_str(&strata.ok(["inspect", "bad:1"])).unwrap();
+    assert_eq!(all[0]["Config"]["Labels"][BAD], BAD);
+    assert!(strata.ok(["diff", "one"]).contains("A /tmp/x\x1b[31m\n"));
+    // A terminal does not.
+    let label = ["inspect", "--format", "{{index .Config.Env 0}}", "bad:1"];
+    for (words, until) in [
+        (&comment[..], r"\u{202e}"),
+        (&label, r"\u{202e}"),
+        (&["diff", "one"], r"x\u{1b}[31m"),
+    ] {
+        let mut screen = on_terminal(&strata, words, 24, 80);
+        screen.until(until);
+        assert_eq!(screen.code(), Some(0));
+        // Colours and progress are strata's own.
+        for bad in ["\x1b]", "\x1b[31m", "\x07", "\u{9b}", "\u{202e}"] {
+            assert!(
+                !screen.text.contains(bad),
+                "{words:?}: {bad:?}: {:?}",
+                screen.text
+            );
+        }
+    }
 }

@@ -387,6 +387,6 @@ fn an_images_volume_is_not_in_the_place_of_the_kernels_files() {
         "bad:1",
         "test",
         "-e",
-        "/proc/1/root",
+        "/proc/1/status",
     ]);
 }

@@ -7,7 +7,7 @@ use engine::diff::{Change, ChangeKind};
 use super::{Context, Outcome, print};
 use crate::progress;
 use crate::render::style::Style;
-use crate::render::{self, Format};
+use crate::render::{self, Format, plain};
 
 /// Show what a container changed in its root file system
 ///
@@ -38,6 +38,7 @@ pub(crate) fn run(context: &Context, args: DiffArgs) -> Outcome {
 
 /// Writes changes as docker does, a letter and a path a line.
 pub(crate) fn write_changes(changes: &[Change], format: Format, style: Style) -> Outcome {
+    let show = plain::by_reader();
     print(|out| match format {
         Format::Json => render::json(out, &changes),
         Format::Table => changes.iter().try_for_each(|change| {
@@ -46,7 +47,7 @@ pub(crate) fn write_changes(changes: &[Change], format: Format, style: Style) ->
                 ChangeKind::Modified => style.yellow("C"),
                 ChangeKind::Deleted => style.red("D"),
             };
-            writeln!(out, "{letter} {}", change.path.display())
+            writeln!(out, "{letter} {}", show(&change.path.to_string_lossy()))
         }),
     })
 }

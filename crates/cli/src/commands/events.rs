@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 use super::{Context, Outcome};
 use crate::failure::Failure;
 use crate::render::filter::{Filters, KeyValue};
+use crate::render::plain;
 use crate::render::template::ValueFormat;
 use crate::render::time;
 
@@ -66,7 +67,7 @@ pub(crate) fn run(context: &Context, args: EventsArgs) -> Outcome {
             }
             let line = match &args.format {
                 None => Ok(line(event)),
-                Some(ValueFormat::Json) => Ok(docker(event).to_string()),
+                Some(ValueFormat::Json) => Ok(plain::json(&docker(event).to_string()).into_owned()),
                 Some(ValueFormat::Template(template)) => template.text(&docker(event)),
             };
             let line = match line {
@@ -123,14 +124,16 @@ fn line(event: &Event) -> String {
         .iter()
         .map(|(key, value)| format!("{key}={value}"))
         .collect();
-    format!(
+    let line = format!(
         "{:.9} {} {} {} ({})",
         moment(event),
         event.kind,
         event.action,
         event.id,
         pairs.join(", ")
-    )
+    );
+    // One event a line, whatever a label says.
+    plain::plain(&line).into_owned()
 }
 
 /// In docker's shape.
@@ -159,13 +162,13 @@ mod tests {
             kind: "container".into(),
             action: "health_status: healthy".into(),
             id: "abc".into(),
-            attributes: [("name", "web"), ("image", "busybox:1"), ("tier", "x")]
+            attributes: [("name", "web"), ("image", "busybox:1"), ("tier", "x\n\x1b")]
                 .map(|(key, value)| (key.to_owned(), value.to_owned()))
                 .into(),
         };
         assert_eq!(
             line(&event),
-            "2023-11-14T22:13:20.000000001Z container health_status: healthy abc (image=busybox:1, name=web, tier=x)"
+            "2023-11-14T22:13:20.000000001Z container health_status: healthy abc (image=busybox:1, name=web, tier=x\\n\\u{1b})"
         );
         for (filters, shown) in [
             (&["type=container", "event=health_status"][..], true),

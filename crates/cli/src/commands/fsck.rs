@@ -8,6 +8,7 @@ use engine::fsck::{Finding, Forgotten, FsckOptions, Report};
 use snapshotter::forgotten::{Kept, forgotten};
 
 use super::{Context, Outcome, print};
+use crate::render::plain::plain;
 use crate::render::style::Style;
 use crate::render::{self, Format};
 use crate::{progress, registries};
@@ -124,9 +125,15 @@ fn write(out: &mut dyn Write, report: &Report, args: &FsckArgs, style: Style) ->
 }
 
 fn finding(out: &mut dyn Write, found: &Finding, style: Style) -> io::Result<()> {
-    writeln!(out, "{} {}: {}", found.kind, style.bold(&found.name), found.what)?;
+    writeln!(
+        out,
+        "{} {}: {}",
+        found.kind,
+        style.bold(plain(&found.name)),
+        plain(&found.what)
+    )?;
     for detail in &found.details {
-        writeln!(out, "  {detail}")?;
+        writeln!(out, "  {}", plain(detail))?;
     }
     match (&found.mended, &found.left) {
         (Some(how), _) => writeln!(out, "  {} {how}", style.green("mended:")),

@@ -108,7 +108,12 @@ fn facts(out: &mut dyn Write, bar: &str, layer: &Layer, full: bool, style: Style
     if let Some(step) = &layer.created_by {
         let step = step.split_whitespace().collect::<Vec<_>>().join(" ");
         let step = if full { step } else { render::cut(&step, 90) };
-        writeln!(out, "{bar} {:LABEL$} {}", "", style.cyan(step))?;
+        writeln!(
+            out,
+            "{bar} {:LABEL$} {}",
+            "",
+            style.cyan(render::plain::plain(&step))
+        )?;
     }
     if !layer.shared_with.is_empty() {
         let others = match full {

@@ -6,7 +6,7 @@ use clap::{Args, Subcommand};
 
 use super::{Context, Outcome, print};
 use crate::render::table::Table;
-use crate::render::{self, Format, size};
+use crate::render::{self, Format, plain, size};
 use crate::{progress, registries};
 
 /// Look at manifests, and at what refers to them
@@ -65,12 +65,9 @@ pub(crate) fn run(context: &Context, args: ManifestArgs) -> Outcome {
             let bytes = context
                 .engine()?
                 .manifest(&args.image, registries, progress.as_ref())?;
-            print(|out| {
-                out.write_all(&bytes)?;
-                match std::io::stdout().is_terminal() {
-                    true => writeln!(out),
-                    false => Ok(()),
-                }
+            print(|out| match std::io::stdout().is_terminal() {
+                true => writeln!(out, "{}", plain::lines(&String::from_utf8_lossy(&bytes))),
+                false => out.write_all(&bytes),
             })
         }
         ManifestCommand::Referrers(args) => {

@@ -15,6 +15,7 @@ use super::fsck::CONTAINERD;
 use super::{Context, Outcome, print};
 use crate::failure::{EXIT, Failure};
 use crate::progress;
+use crate::render::plain::plain;
 use crate::render::size::human;
 use crate::render::{self, Format, size};
 
@@ -419,7 +420,7 @@ fn write(out: &mut dyn Write, pruned: &Pruned) -> io::Result<()> {
         ("Blob", &pruned.blobs),
     ] {
         for one in gone {
-            writeln!(out, "{what} {}: {}", name(one), human(one.bytes))?;
+            writeln!(out, "{what} {}: {}", plain(&name(one)), human(one.bytes))?;
         }
     }
     for network in &pruned.networks {

@@ -19,6 +19,7 @@ use rustix::termios::tcgetwinsize;
 use super::{Context, Outcome};
 use crate::failure::Failure;
 use crate::progress;
+use crate::render::plain::plain;
 use crate::render::style::Style;
 pub(crate) use cidfile::Cidfile;
 pub(crate) use flags::{ContainerArgs, Pull};
@@ -203,7 +204,7 @@ pub(crate) fn foreground<'a>(
         }
     };
     for warning in &exit.warnings {
-        eprintln!("{} {warning}", Style::of(&stderr).yellow("warning:"));
+        eprintln!("{} {}", Style::of(&stderr).yellow("warning:"), plain(warning));
     }
     Ok(exit.code)
 }
@@ -224,7 +225,7 @@ fn tell_left_out(left_out: &[LeftOut]) {
         eprintln!(
             "{} {} ({})",
             style.dim("left out:"),
-            place.path.display(),
+            plain(&place.path.to_string_lossy()),
             place.kind
         );
     }

@@ -139,7 +139,7 @@ fn line(out: &mut dyn Write, lead: &str, found: &Snapshot, style: Style) -> io::
         "committed" => String::new(),
         kind => format!("  {}", style.green(kind)),
     };
-    writeln!(out, "{lead}{}{kind}", short(&found.key))
+    writeln!(out, "{lead}{}{kind}", render::plain::plain(&short(&found.key)))
 }
 
 /// A key with the digests in it cut, as ids are elsewhere.

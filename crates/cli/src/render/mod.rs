@@ -1,6 +1,7 @@
 //! From values to text: tables, sizes, times, JSON, colour.
 
 pub(crate) mod filter;
+pub(crate) mod plain;
 pub(crate) mod size;
 pub(crate) mod style;
 pub(crate) mod table;
@@ -61,8 +62,8 @@ pub(crate) fn labels(labels: &BTreeMap<String, String>) -> String {
 
 /// Writes `value` as indented JSON and a newline.
 pub(crate) fn json(out: &mut dyn Write, value: &impl Serialize) -> io::Result<()> {
-    serde_json::to_writer_pretty(&mut *out, value)?;
-    out.write_all(b"\n")
+    let text = serde_json::to_string_pretty(value)?;
+    writeln!(out, "{}", plain::json(&text))
 }
 
 #[cfg(test)]

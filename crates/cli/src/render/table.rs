@@ -2,6 +2,7 @@
 
 use std::io::{self, Write};
 
+use super::plain::plain;
 use super::style::Style;
 
 /// Rows under heads.
@@ -19,9 +20,14 @@ impl Table {
         }
     }
 
-    /// Adds a row of as many cells as there are heads.
+    /// Adds a row of as many cells as there are heads, each on one line and without what would command a terminal.
     pub(crate) fn row(&mut self, cells: impl Into<Vec<String>>) {
-        let cells = cells.into();
+        let cells: Vec<String> = cells.into();
+        self.row_as_it_is(cells.iter().map(|cell| plain(cell).into_owned()).collect());
+    }
+
+    /// Adds a row whose cells are fit to be shown already.
+    pub(crate) fn row_as_it_is(&mut self, cells: Vec<String>) {
         debug_assert_eq!(cells.len(), self.heads.len());
         self.rows.push(cells);
     }
@@ -69,9 +75,13 @@ mod tests {
         let mut table = Table::new(&["NAME", "SIZE", "X"]);
         table.row(["a".into(), "10MB".into(), "1".into()]);
         table.row(["längeres".into(), "2B".into(), String::new()]);
+        table.row(["\x1b\n".into(), String::new(), "\x07".into()]);
         let mut out = Vec::new();
         table.write(&mut out, Style::PLAIN).unwrap();
         let text = String::from_utf8(out).unwrap();
-        assert_eq!(text, "NAME       SIZE   X\na          10MB   1\nlängeres   2B\n");
+        assert_eq!(
+            text,
+            "NAME       SIZE   X\na          10MB   1\nlängeres   2B\n\\u{1b}\\n          \\u{7}\n"
+        );
     }
 }

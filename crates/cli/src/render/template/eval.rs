@@ -2,6 +2,7 @@
 
 use serde_json::{Map, Value};
 
+use super::super::plain::{Show, json};
 use super::parse::{Expr, Node, Root};
 
 /// The functions, with how many arguments they take at least and at most.
@@ -32,15 +33,18 @@ struct Scope<'a> {
     whole: &'a Value,
     dot: &'a Value,
     variables: Vec<(String, Value)>,
+    /// How values are shown.
+    show: Show,
 }
 
-/// The text that `nodes` make of a value.
-pub(super) fn text(nodes: &[Node], value: &Value) -> Result<String, String> {
+/// The text that `nodes` make of a value, what they take of it made fit by `show`.
+pub(super) fn text(nodes: &[Node], value: &Value, show: Show) -> Result<String, String> {
     let mut out = String::new();
     let mut scope = Scope {
         whole: value,
         dot: value,
         variables: Vec::new(),
+        show,
     };
     write(nodes, &mut scope, &mut out)?;
     Ok(out)
@@ -50,7 +54,9 @@ fn write(nodes: &[Node], scope: &mut Scope<'_>, out: &mut String) -> Result<(), 
     for node in nodes {
         match node {
             Node::Text(text) => out.push_str(text),
-            Node::Print(expr) => out.push_str(&shown(&value(expr, scope)?)),
+            // The user's own, as what stands around it.
+            Node::Print(Expr::Text(text)) => out.push_str(text),
+            Node::Print(expr) => out.push_str(&(scope.show)(&shown(&value(expr, scope)?))),
             Node::If(expr, then, otherwise) => match is_something(&value(expr, scope)?) {
                 true => write(then, scope, out)?,
                 false => write(otherwise, scope, out)?,
@@ -104,6 +110,7 @@ fn within(
         whole: scope.whole,
         dot,
         variables: [&scope.variables, variables].concat(),
+        show: scope.show,
     };
     write(nodes, &mut inner, out)
 }
@@ -180,7 +187,7 @@ fn call(function: &str, arguments: Vec<Value>) -> Result<Value, String> {
     };
     use std::cmp::Ordering::{Equal, Greater, Less};
     Ok(match function {
-        "json" => serde_json::to_string(&arguments[0]).unwrap_or_default().into(),
+        "json" => json(&serde_json::to_string(&arguments[0]).unwrap_or_default()).into(),
         "join" => {
             let parts: Vec<String> = match &arguments[0] {
                 Value::Array(all) => all.iter().map(shown).collect(),

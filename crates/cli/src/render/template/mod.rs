@@ -12,6 +12,7 @@ use serde::Serialize;
 use serde_json::{Map, Value, json};
 
 use self::parse::{Expr, Node, Root};
+use super::plain;
 use super::style::Style;
 use super::table::Table;
 use crate::failure::Failure;
@@ -111,7 +112,7 @@ impl Template {
     /// It lacks a field, or has another kind of value there.
     pub(crate) fn text(&self, thing: &impl Serialize) -> Result<String, Failure> {
         let value = serde_json::to_value(thing).unwrap_or_default();
-        eval::text(&self.nodes, &value).map_err(|error| wrong(&error))
+        eval::text(&self.nodes, &value, plain::by_reader()).map_err(|error| wrong(&error))
     }
 
     /// The lines of `things`; `id` is what the column of ids is called.
@@ -131,6 +132,10 @@ impl Template {
             return Err(wrong(&format!("there is no field {name:?} here"))
                 .hint(format!("there are {}; json has everything", names.join(", "))));
         }
+        let show = match self.table {
+            true => plain::plain,
+            false => plain::by_reader(),
+        };
         let line = |thing: &T| {
             let told = fields
                 .iter()
@@ -140,7 +145,7 @@ impl Template {
             if let Some(labels) = labels.filter(|_| !whole) {
                 value.insert("Label".to_owned(), json!(labels(thing)));
             }
-            eval::text(&self.nodes, &Value::Object(value)).map_err(|error| wrong(&error))
+            eval::text(&self.nodes, &Value::Object(value), show).map_err(|error| wrong(&error))
         };
         let lines: Vec<String> = things.iter().map(line).collect::<Result<_, _>>()?;
         match self.table {
@@ -188,13 +193,14 @@ impl Template {
                 )
             })
             .collect();
-        let heads = eval::text(&self.nodes, &Value::Object(heads)).map_err(|error| wrong(&error))?;
+        let heads =
+            eval::text(&self.nodes, &Value::Object(heads), plain::raw).map_err(|error| wrong(&error))?;
         let heads: Vec<&str> = heads.split('\t').collect();
         let mut table = Table::new(&heads);
         for line in lines {
             let mut cells: Vec<String> = line.split('\t').map(str::to_owned).collect();
             cells.resize(heads.len(), String::new());
-            table.row(cells);
+            table.row_as_it_is(cells);
         }
         let mut text = Vec::new();
         // Into memory nothing fails.
