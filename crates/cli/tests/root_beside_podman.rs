@@ -9,7 +9,12 @@ use std::process::Command;
 use common::Strata;
 use testkit::Image;
 
-/// The same image in both, and a directory that both show at `/both`.
+/// An image that asks for a volume.
+fn image() -> Image {
+    Image::busybox().config("Volumes", serde_json::json!({"/asked": {}}))
+}
+
+/// The same image in both, volumes of each kind, and a directory that both show at `/both`.
 struct Both {
     strata: Strata,
     dir: tempfile::TempDir,
@@ -18,12 +23,13 @@ struct Both {
 impl Both {
     fn new() -> Both {
         let both = Both {
-            strata: common::busybox(),
+            strata: common::empty(),
             dir: tempfile::tempdir().unwrap(),
         };
         std::fs::create_dir(both.dir.path().join("both")).unwrap();
+        both.strata.load(&image());
         let archive = both.dir.path().join("image.tar");
-        Image::busybox().write_docker_archive(&archive);
+        image().write_docker_archive(&archive);
         both.podman(&["load", "--quiet", "-i", archive.to_str().unwrap()]);
         both
     }
@@ -57,7 +63,8 @@ impl Both {
     #[track_caller]
     fn say(&self, script: &str) -> [String; 2] {
         let volume = format!("{}:/both:ro", self.dir.path().join("both").display());
-        let flags = ["run", "--rm", "--network=none", "-v", &volume];
+        let volumes = ["-v", &volume, "-v", "named:/named", "-v", "/anonymous"];
+        let flags = [&["run", "--rm", "--network=none"], &volumes[..]].concat();
         let ours = [&flags[..], &["busybox", "sh", "-c", script]].concat();
         let image = self.podman(&["images", "--quiet"]);
         // Limits that need no privilege to be set.
@@ -151,7 +158,15 @@ fn mounts_allow_no_more() {
             );
         }
     }
-    assert!(compared >= 6, "{ours:?} {theirs:?}");
+    assert!(compared >= 9, "{ours:?} {theirs:?}");
+    for place in ["/named", "/anonymous", "/asked"] {
+        for option in ["rw", "nosuid", "nodev"] {
+            assert!(
+                ours[place].contains(option) && theirs[place].contains(option),
+                "{place}"
+            );
+        }
+    }
     for place in ["/proc/sys", "/proc/kcore", "/sys", "/sys/firmware"] {
         assert_eq!(ours.contains_key(place), theirs.contains_key(place), "{place}");
     }

@@ -431,3 +431,30 @@ fn they_are_counted_and_checked() {
     assert_eq!(strata.end(["fsck"]).code, 0);
     assert_eq!(names(&strata), ["vol"]);
 }
+
+/// A set-id program or a device that is left in a volume is none in the next container, unless that asks for it.
+#[test]
+fn rights_and_devices_do_not_come_by_a_volume() {
+    let strata = busybox();
+    strata.ok(["volume", "create", "left"]);
+    let place = mountpoint(&strata, "left");
+    fs::write(place.join("who"), common::who()).unwrap();
+    fs::set_permissions(place.join("who"), fs::Permissions::from_mode(0o4755)).unwrap();
+    let leave = "mknod -m 666 /data/zero c 1 5";
+    let flags = ["run", "--rm", "--cap-add=MKNOD", "-v", "left:/data"];
+    strata.ok([&flags[..], &["busybox", "sh", "-c", leave]].concat());
+    let script = "/data/who; head -c 1 /data/zero 2>/dev/null | wc -c";
+    for (mount, said) in [
+        (["-v", "left:/data"], "1000 1000\n0\n"),
+        (["-v", "left:/data:suid"], "1000 0\n0\n"),
+        (["-v", "left:/data:dev"], "1000 1000\n1\n"),
+        (["--mount", "src=left,dst=/data,suid,dev"], "1000 0\n1\n"),
+    ] {
+        let flags = ["run", "--rm", "--user", "1000", mount[0], mount[1]];
+        assert_eq!(
+            strata.ok([&flags[..], &["busybox", "sh", "-c", script]].concat()),
+            said,
+            "{mount:?}"
+        );
+    }
+}

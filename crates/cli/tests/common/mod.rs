@@ -53,3 +53,18 @@ pub fn refused(ended: &Ended, words: &[&str]) {
         assert!(lines[0].contains(word), "{word:?} is not in {:?}", lines[0]);
     }
 }
+
+/// A program that prints whose process it is and with whose rights it runs, and nothing that it needs beside it. Busybox
+/// gives up at once what a set-id bit gives it.
+pub fn who() -> Vec<u8> {
+    let dir = tempfile::tempdir().unwrap();
+    let (source, program) = (dir.path().join("who.c"), dir.path().join("who"));
+    let text = "#include <stdio.h>\n#include <unistd.h>\nint main(void) { printf(\"%d %d\\n\", getuid(), geteuid()); return 0; }\n";
+    std::fs::write(&source, text).unwrap();
+    let built = std::process::Command::new("cc")
+        .args(["-O1", "-static", "-o"])
+        .args([&program, &source])
+        .status();
+    assert!(built.expect("a C compiler (package gcc)").success());
+    std::fs::read(program).unwrap()
+}

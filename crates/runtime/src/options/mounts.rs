@@ -138,7 +138,14 @@ fn finish_volume<'a>(
     volume: VolumeOption,
     words: impl Iterator<Item = &'a str>,
 ) -> Result<Asked> {
-    let mut mount = volume.bind(PathBuf::new());
+    let mut mount = MountOption {
+        destination: volume.destination.clone(),
+        kind: MountKind::Bind {
+            source: PathBuf::new(),
+        },
+        options: Vec::new(),
+        relabel: false,
+    };
     for word in words {
         bind_word(flag, &mut mount, word)?;
     }

@@ -41,12 +41,19 @@ impl VolumeOption {
         }
     }
 
-    /// Its mount, of a directory of the host.
+    /// Its mount, of a directory of the host. What one container leaves in a volume gives the next, or this machine's
+    /// users, neither somebody's rights nor a device, unless that was asked for.
     pub fn bind(&self, source: PathBuf) -> MountOption {
+        let mut options = self.options.clone();
+        for (asked, withheld) in [("suid", "nosuid"), ("dev", "nodev")] {
+            if !options.iter().any(|word| word == asked || word == withheld) {
+                options.push(withheld.to_owned());
+            }
+        }
         MountOption {
             destination: self.destination.clone(),
             kind: MountKind::Bind { source },
-            options: self.options.clone(),
+            options,
             relabel: self.relabel,
         }
     }
@@ -117,6 +124,21 @@ pub(super) fn name(flag: &Flag<'_>, text: &str) -> Result<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn rights_and_devices_are_asked_for() {
+        let bound = |words: &[&str]| {
+            let options = words.iter().map(|word| (*word).to_owned()).collect();
+            let volume = VolumeOption {
+                options,
+                ..VolumeOption::default()
+            };
+            volume.bind(PathBuf::new()).options.join(" ")
+        };
+        assert_eq!(bound(&["rbind"]), "rbind nosuid nodev");
+        assert_eq!(bound(&["suid", "exec"]), "suid exec nodev");
+        assert_eq!(bound(&["dev", "nosuid"]), "dev nosuid");
+    }
 
     #[test]
     fn volumes_of_others() {
