@@ -304,6 +304,25 @@ fn what_containerd_keeps_is_looked_at_and_what_it_forgot_is_told() {
         "{usage}"
     );
     assert_eq!(strata(&["snapshot", "usage"]).lines().count(), 5);
+    let layers = strata(&["layers", "looked-at"]);
+    let told = [
+        "snapshot looked-at  ",
+        "├ writable  ",
+        "├ layer 3   ",
+        "└ layer 1   ",
+        "sha256:",
+    ];
+    assert!(told.iter().all(|word| layers.contains(word)), "{layers}");
+    let key = lines[0].split_whitespace().next().unwrap();
+    let layers: serde_json::Value =
+        serde_json::from_str(&strata(&["layers", key, "--format", "json"])).unwrap();
+    let (id, keys) = (&layers["Id"], layers["Layers"].as_array().unwrap());
+    assert!(id == key && keys.len() == 3, "{layers}");
+    let counted = |layer: &serde_json::Value| {
+        let key = layer["Key"].as_str().unwrap();
+        key.starts_with(&format!("{ns}/")) && layer["Bytes"].as_u64().unwrap() > 0
+    };
+    assert!(keys.iter().all(counted), "{layers}");
     let diff = strata(&["snapshot", "diff", "looked-at"]);
     assert!(diff.contains("A /own\n") && diff.contains("D /kept\n"), "{diff}");
     let target = tempfile::tempdir().unwrap();

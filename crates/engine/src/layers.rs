@@ -1,14 +1,16 @@
-//! `layers`: the stack beneath a container or an image.
+//! `layers`: the stack beneath a container, an image, or a snapshot of another engine's.
 
+use std::collections::HashMap;
 use std::path::PathBuf;
 
 use mount::overlay::Overlay;
 use serde::Serialize;
-use store::{ContainerError, Fault, Holder, ImageLayer, SnapshotError, StackDir};
+use store::{ContainerError, Fault, Holder, ImageLayer, Kind, SnapshotError, StackDir};
 
 use crate::Engine;
 use crate::find::{FindImageError, familiar};
 use crate::run::Details;
+use crate::snapshots::{ShowError, own_name};
 
 /// What a stack belongs to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -18,19 +20,22 @@ pub enum StackKind {
     Container,
     /// An image.
     Image,
+    /// A snapshot of another engine's.
+    Snapshot,
 }
 
 impl StackKind {
-    /// `container` or `image`.
+    /// `container`, `image` or `snapshot`.
     pub fn word(self) -> &'static str {
         match self {
             StackKind::Container => "container",
             StackKind::Image => "image",
+            StackKind::Snapshot => "snapshot",
         }
     }
 }
 
-/// The stack of a container or an image.
+/// The stack of a container, an image or a snapshot.
 #[derive(Debug, Clone, Serialize)]
 #[serde(rename_all = "PascalCase")]
 pub struct Stack {
@@ -44,7 +49,7 @@ pub struct Stack {
     pub image: Option<String>,
     /// What a container's process sees.
     pub merged: Option<Merged>,
-    /// The directory that takes a container's writes.
+    /// The directory that takes the writes of a container, or of an active snapshot.
     pub writable: Option<Writable>,
     /// Read-only directories, topmost first.
     pub layers: Vec<Layer>,
@@ -90,6 +95,8 @@ pub struct Layer {
     pub inodes: Option<u64>,
     /// The build step that made it.
     pub created_by: Option<String>,
+    /// Key of the snapshot beneath a snapshot that it belongs to.
+    pub key: Option<String>,
     /// Others that use it: images and containers, by name.
     pub shared_with: Vec<String>,
 }
@@ -98,9 +105,12 @@ pub struct Layer {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum LayersError {
-    /// Neither a container nor an image.
-    #[error("there is no container and no image {0:?}")]
+    /// Neither a container nor an image, nor a snapshot.
+    #[error("there is no container, no image and no snapshot {0:?}")]
     NotFound(String),
+    /// The beginning of several snapshots' keys.
+    #[error(transparent)]
+    Name(ShowError),
     /// A container's name that fits several.
     #[error(transparent)]
     Container(ContainerError),
@@ -116,7 +126,7 @@ pub enum LayersError {
 }
 
 impl Engine {
-    /// The stack beneath a container, or else beneath an image.
+    /// The stack beneath a container, or else beneath an image, or else beneath a snapshot of another engine's.
     ///
     /// # Errors
     /// See [`LayersError`].
@@ -128,9 +138,66 @@ impl Engine {
         }
         match self.find_image(name) {
             Ok(image) => self.image_stack(&image),
-            Err(FindImageError::NotFound(name)) => Err(LayersError::NotFound(name)),
+            Err(FindImageError::NotFound(_)) => match self.snapshot_key(name) {
+                Ok(key) => self.snapshot_stack(&key),
+                Err(ShowError::NotFound { name, .. }) => Err(LayersError::NotFound(name)),
+                Err(error) => Err(LayersError::Name(error)),
+            },
             Err(error) => Err(LayersError::Image(error)),
         }
+    }
+
+    fn snapshot_stack(&self, key: &str) -> Result<Stack, LayersError> {
+        // Directories that nobody verified have names here alone, by which whoever made them knows them.
+        let mut below: HashMap<u64, String> = HashMap::new();
+        let top = self.store.stat(self.ns(), key)?;
+        let mut next = top.parent.clone();
+        if top.kind == Kind::Committed {
+            next = Some(key.to_owned());
+        }
+        while let Some(key) = next {
+            let info = self.store.stat(self.ns(), &key)?;
+            if let Some(n) = info.n {
+                below.insert(n, key);
+            }
+            next = info.parent;
+        }
+        let own = Holder {
+            ns: self.ns().to_owned(),
+            name: key.to_owned(),
+        };
+        let stack = self.store.stack(self.ns(), key)?;
+        let mut layers = Vec::new();
+        for dir in &stack.lowers {
+            let mut layer = self.layer(dir, &[], &own, StackKind::Snapshot)?;
+            layer.key = dir.n.and_then(|n| below.get(&n).cloned());
+            if let (None, Some(key)) = (layer.bytes, &layer.key) {
+                let usage = self.store.usage(self.ns(), key)?;
+                (layer.bytes, layer.inodes) = (Some(usage.bytes), Some(usage.inodes));
+            }
+            layers.push(layer);
+        }
+        let writable = match (top.kind, top.n) {
+            (Kind::Active, Some(n)) => {
+                let usage = self.store.usage(self.ns(), key)?;
+                Some(Writable {
+                    path: self.store.layer_path(n),
+                    bytes: usage.bytes,
+                    inodes: usage.inodes,
+                })
+            }
+            _ => None,
+        };
+        Ok(Stack {
+            kind: StackKind::Snapshot,
+            name: own_name(key).to_owned(),
+            id: key.to_owned(),
+            image: None,
+            merged: None,
+            writable,
+            layers,
+            mount_points: None,
+        })
     }
 
     fn container_stack(&self, row: store::Container) -> Result<Stack, LayersError> {
@@ -219,6 +286,7 @@ impl Engine {
         match kind {
             StackKind::Container => sharers.containers.retain(|holder| holder != own),
             StackKind::Image => sharers.images.retain(|holder| holder != own),
+            StackKind::Snapshot => {}
         }
         let named = |holder: &Holder, name: String| match holder.ns == own.ns {
             true => name,
@@ -239,6 +307,7 @@ impl Engine {
             bytes: dir.layer.as_ref().map(|layer| layer.usage.bytes),
             inodes: dir.layer.as_ref().map(|layer| layer.usage.inodes),
             created_by: step.and_then(|step| step.created_by.clone()),
+            key: None,
             shared_with: images.chain(containers).collect(),
         })
     }

@@ -182,7 +182,7 @@ impl Engine {
     }
 
     /// The key of the snapshot that a name means.
-    fn snapshot_key(&self, name: &str) -> Result<String, ShowError> {
+    pub(crate) fn snapshot_key(&self, name: &str) -> Result<String, ShowError> {
         if !name.is_empty() && self.store.stat(self.ns(), name).is_ok() {
             return Ok(name.to_owned());
         }

@@ -1,23 +1,23 @@
-//! `strata layers`: the stack beneath a container or an image, drawn as it lies: top first.
+//! `strata layers`: the stack beneath a container, an image or a snapshot, drawn as it lies: top first.
 
 use std::io::{self, Write};
 
 use clap::Args;
 use engine::layers::{Layer, Stack};
+use engine::snapshots::own_name;
 
 use super::{Context, Outcome, print};
 use crate::render::style::Style;
 use crate::render::{self, Format, size};
 
-/// Show the stack of layers beneath a container or an image
+/// Show the stack of layers beneath a container, an image, or a snapshot of containerd's
 ///
 /// From the top: the merged view that a container's process sees, the directory that takes its writes, and each
-/// read-only layer with its size, the build step that made it, and who else uses it. What containerd keeps here is shown by
-/// strata snapshot tree.
+/// read-only layer with its size, the build step that made it, and who else uses it.
 #[derive(Debug, Args)]
 pub(crate) struct LayersArgs {
-    /// A container or an image, by name or the beginning of its id
-    #[arg(value_name = "CONTAINER|IMAGE")]
+    /// A container or an image, by name or the beginning of its id, or a snapshot, as strata snapshot takes it
+    #[arg(value_name = "CONTAINER|IMAGE|SNAPSHOT")]
     name: String,
     /// Whole digests and build steps
     #[arg(long)]
@@ -105,6 +105,10 @@ fn facts(out: &mut dyn Write, bar: &str, layer: &Layer, full: bool, style: Style
     if !what.is_empty() {
         line(out, bar, &what.join("  "), style)?;
     }
+    if let Some(key) = &layer.key {
+        let name = if full { key } else { own_name(key) };
+        writeln!(out, "{bar} {:LABEL$} {}", "", style.cyan(name))?;
+    }
     if let Some(step) = &layer.created_by {
         let step = step.split_whitespace().collect::<Vec<_>>().join(" ");
         let step = if full { step } else { render::cut(&step, 90) };
@@ -184,6 +188,7 @@ mod tests {
             blob_size: Some(1_000_000),
             bytes: Some(2_500_000),
             inodes: Some(12),
+            key: None,
             created_by: Some("/bin/sh -c  apt-get\n install x".into()),
             shared_with: shared.iter().map(|s| (*s).to_owned()).collect(),
         };

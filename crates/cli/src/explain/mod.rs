@@ -398,6 +398,7 @@ impl Explain for LayersError {
             LayersError::Container(error) => error.fault(),
             LayersError::Image(error) => error.fault(),
             LayersError::Snapshot(error) => error.fault(),
+            LayersError::Name(error) => error.fault(),
             _ => None,
         }
     }
@@ -407,6 +408,7 @@ impl Explain for LayersError {
             LayersError::NotFound(_) => Some(WHAT_THERE_IS.to_owned()),
             LayersError::Container(error) => error.hint(),
             LayersError::Image(error) => error.hint(),
+            LayersError::Name(error) => error.hint(),
             _ => None,
         }
     }
