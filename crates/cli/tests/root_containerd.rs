@@ -54,11 +54,20 @@ impl Node {
         self.containerd.end(&[run, flags, &[image, id], words].concat())
     }
 
+    /// What a script prints in a container: into a file, since ctr, when the machine has much to do, leaves before it has
+    /// copied all that a program printed.
     #[track_caller]
     fn says(&self, image: &str, id: &str, script: &str) -> String {
-        let ended = self.run(&["--rm"], image, id, &["sh", "-c", script]);
+        let said = self.strata.dir().join("said");
+        std::fs::create_dir_all(&said).unwrap();
+        let mount = format!(
+            "--mount=type=bind,src={},dst=/said,options=rbind:rw",
+            said.display()
+        );
+        let script = format!("( {script} ) >/said/{id}");
+        let ended = self.run(&["--rm", &mount], image, id, &["sh", "-c", &script]);
         assert_eq!(ended.code, 0, "{ended:#?}\n{}", self.containerd.log());
-        ended.out
+        std::fs::read_to_string(said.join(id)).unwrap()
     }
 
     /// Keys of what containerd has in the store.

@@ -76,6 +76,7 @@ pub(crate) fn snapshotter(context: &Context, args: SnapshotterArgs) -> Outcome {
     set_mask(ends).map_err(|e| failed("holding signals back", e))?;
     let stop = SignalFd::new(ends).map_err(|e| failed("listening for signals", e))?;
     super::raise_file_limit();
+    sys::memory::one_heap();
 
     let socket = match passed()? {
         Some(fds) => Socket::passed(fds)?,
@@ -112,6 +113,7 @@ pub(crate) fn snapshotter(context: &Context, args: SnapshotterArgs) -> Outcome {
         context,
         &format!("snapshots of {} at {place}", context.settings.root.display()),
     );
+    sys::memory::release_program();
     notify("READY=1");
     let served = server.serve(socket.listener(), &stop);
     notify("STOPPING=1");
