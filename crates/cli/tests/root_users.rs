@@ -6,7 +6,8 @@ use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 
-use common::{Strata, empty, refused};
+use common::ordinary::{Given, Ordinary};
+use common::{Strata, busybox, empty, refused};
 use testkit::layer::EntryType;
 use testkit::{Image, Layer, eventually};
 
@@ -303,4 +304,33 @@ fn in_a_network() {
     let out = run(&strata, &[ONE, &["--network", "bridge"]].concat(), script);
     assert_eq!(out, "1\n0\neth0\nlo\nro\n");
     assert_eq!(testkit::net::left_behind(&strata.state()), [""; 0]);
+}
+
+/// What the machine's processes share in memory and by queues, in a user namespace: it is bound, since none is to be made there. A
+/// machine that shows its queues nowhere has none to bind.
+#[test]
+fn the_machines_ipc() {
+    let strata = busybox();
+    let user = Ordinary::new(Given::Range);
+    user.load(&Image::busybox());
+    let script = "readlink /proc/self/ns/ipc; grep -c ' /dev/mqueue ' /proc/mounts; true";
+    let words = |flags: &[&str]| -> Vec<String> {
+        let all = [
+            &["run", "--rm", "--ipc=host"],
+            flags,
+            &["busybox", "sh", "-c", script],
+        ]
+        .concat();
+        all.into_iter().map(str::to_owned).collect()
+    };
+    let hosts = fs::read_link("/proc/self/ns/ipc").unwrap();
+    let told = format!(
+        "{}\n{}\n",
+        hosts.display(),
+        u8::from(fs::exists("/dev/mqueue").unwrap())
+    );
+    let rootless = words(&[]);
+    let rootless: Vec<&str> = rootless.iter().map(String::as_str).collect();
+    assert_eq!(user.ok(&rootless), told);
+    assert_eq!(strata.ok(words(&["--userns", "400000:65536"])), told);
 }

@@ -196,7 +196,7 @@ impl Explain for ExecError {
 
 const PRIVILEGES: &str = "root here lacks rights that containers need (CAP_SYS_ADMIN and others): in a container, that one needs --privileged";
 
-const NOT_MAPPED: &str = "an ordinary user's containers have the ids that /etc/subuid and /etc/subgid give to the user, and otherwise one";
+const NOT_MAPPED: &str = "a container has as many ids as --userns gives it; an ordinary user's has those that /etc/subuid and /etc/subgid give to the user, and otherwise one";
 
 const NOT_FOUND: &str =
     "it is looked for in the container's root: a path as it is, a plain name by the PATH of its environment";

@@ -54,12 +54,18 @@ pub fn refused(ended: &Ended, words: &[&str]) {
     }
 }
 
-/// A program that prints whose process it is and with whose rights it runs, and nothing that it needs beside it. Busybox
-/// gives up at once what a set-id bit gives it.
+/// A program that prints whose process it is and with whose rights it runs. Busybox gives up at once what a set-id bit
+/// gives it.
 pub fn who() -> Vec<u8> {
+    compiled(
+        "#include <stdio.h>\n#include <unistd.h>\nint main(void) { printf(\"%d %d\\n\", getuid(), geteuid()); return 0; }\n",
+    )
+}
+
+/// A program of C that needs nothing beside it.
+pub fn compiled(text: &str) -> Vec<u8> {
     let dir = tempfile::tempdir().unwrap();
-    let (source, program) = (dir.path().join("who.c"), dir.path().join("who"));
-    let text = "#include <stdio.h>\n#include <unistd.h>\nint main(void) { printf(\"%d %d\\n\", getuid(), geteuid()); return 0; }\n";
+    let (source, program) = (dir.path().join("source.c"), dir.path().join("program"));
     std::fs::write(&source, text).unwrap();
     let built = std::process::Command::new("cc")
         .args(["-O1", "-static", "-o"])

@@ -31,9 +31,14 @@ pub(super) fn mounts(options: &ContainerOptions, context: &Context<'_>) -> Resul
         let shown = match kind {
             "sysfs" => &options.network,
             "proc" => &options.pid,
+            "mqueue" => &options.ipc,
             _ => &NamespaceOption::Private,
         };
         if context.host.ids.is_some() && *shown == NamespaceOption::Host {
+            if kind == "mqueue" && !destination.exists() {
+                // The machine shows its queues nowhere.
+                continue;
+            }
             let read_only = !options.privileged && words.iter().any(|word| word == "ro");
             words.retain(|word| word != "ro");
             words.insert(0, "rbind".to_owned());
