@@ -72,6 +72,9 @@ impl Asked {
         let failure = Failure::user(error);
         match self.options.lacks_userxattr() {
             true => failure.hint("in a user namespace an overlay needs the option userxattr"),
+            false if !rustix::process::geteuid().is_root() => {
+                failure.hint("an ordinary user mounts where the user is root: strata unshare strata mount …")
+            }
             false => failure,
         }
     }

@@ -466,3 +466,21 @@ fn what_is_left_alone_is_looked_after() {
     }
     panic!("{}", user.ok(&["ps", "-a"]));
 }
+
+#[test]
+fn an_overlay_outside_of_a_namespace_is_refused_with_a_way_out() {
+    let user = Ordinary::new(Given::Range);
+    for dir in ["lower", "upper", "work", "merged"] {
+        let dir = user.home().join(dir);
+        fs::create_dir(&dir).unwrap();
+        chown(&dir, Some(user.uid), Some(user.uid)).unwrap();
+    }
+    let end = user.end(&[
+        "mount",
+        "-o",
+        "lowerdir=lower,upperdir=upper,workdir=work",
+        "merged",
+    ]);
+    refused(&end, &["merged"]);
+    assert!(end.err.contains("strata unshare strata mount"), "{}", end.err);
+}
