@@ -24,6 +24,8 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use sys::Dir;
 
+use crate::names;
+
 /// Version of the bundle directory that this code writes.
 pub const VERSION: u32 = 1;
 
@@ -240,8 +242,10 @@ impl Bundle {
 
     /// Reads `config.json`.
     pub fn spec(&self) -> Result<Spec, BundleError> {
-        self.read_json(CONFIG)?
-            .ok_or_else(|| io_error(&self.path.join(CONFIG), io::ErrorKind::NotFound.into()))
+        let path = || self.path.join(CONFIG);
+        let text = self.read(CONFIG)?;
+        let text = text.ok_or_else(|| io_error(&path(), io::ErrorKind::NotFound.into()))?;
+        names::parse(&text).map_err(|source| BundleError::Json { path: path(), source })
     }
 
     /// Writes the file `name` with `mode`: readers see the old contents or the new, never a part. Not durable:

@@ -49,6 +49,7 @@ mod external;
 pub mod health;
 mod launch;
 pub mod log;
+mod names;
 pub mod oci;
 pub mod options;
 

@@ -19,6 +19,7 @@ use sys::process::{Child, Fork, namespaces as kind};
 use sys::seccomp::Flags;
 use sys::within::Place;
 
+use super::affinity::{self, Initial};
 use super::fault::{About, During, Fault, Result};
 use super::hooks::HookState;
 use super::identity::Filter;
@@ -122,6 +123,7 @@ pub(crate) fn fork(order: &ExecOrder<'_>) -> Result<Joining> {
     let go = || sys::process::join_namespaces(order.first, joined).during(|| sibling::JOINING.into());
     let run = || newcomer.run();
     steps::leave_the_disk()?;
+    let initial = Initial::of(order.process)?;
     let child = match sibling::can_lend(joined) {
         true => {
             let place = Place {
@@ -133,6 +135,7 @@ pub(crate) fn fork(order: &ExecOrder<'_>) -> Result<Joining> {
         }
         false => sibling::fork(go, Some(&kept), &request, run),
     };
+    drop(initial);
     let child = child.about(Concern::Namespace)?;
     let joining = Joining {
         child: Some(child),
@@ -248,6 +251,7 @@ impl Newcomer<'_> {
         let (order, steps, sync) = (self.order, &self.steps, self.steps.sync);
         steps::begin()?;
         cgroups::enter(order.doors)?;
+        affinity::settle(order.process)?;
         if self.kinds & kind::CGROUP != 0 {
             sys::process::join_namespaces(order.first, kind::CGROUP)
                 .during(|| "joining the container's cgroup namespace".into())

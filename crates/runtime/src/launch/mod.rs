@@ -7,6 +7,7 @@
 //! `exec.rs`; what both do in `steps.rs`. What is reached in the container's tree is reached by `root.rs`. Start reading
 //! with the child.
 
+mod affinity;
 mod apparmor;
 mod cgroups;
 mod check;

@@ -14,6 +14,7 @@ use super::{OciError, Result, Status, failed};
 use crate::bundle::BundleError;
 use crate::launch::exec::{self, ExecOrder, Progress, Started};
 use crate::launch::{Cgroups, FAILED};
+use crate::names;
 
 /// No file of a process is longer: the kernel takes arguments and environment of a few megabytes.
 const MAX_PROCESS: u64 = 8 << 20;
@@ -62,7 +63,7 @@ pub fn read_process(path: &Path) -> Result<Wanted> {
     std::fs::File::open(path)
         .and_then(|file| file.take(MAX_PROCESS).read_to_end(&mut text))
         .map_err(failed(doing()))?;
-    serde_json::from_slice(&text).map_err(|source| {
+    names::parse(&text).map_err(|source| {
         OciError::Bundle(BundleError::Json {
             path: path.to_path_buf(),
             source,
