@@ -321,3 +321,42 @@ fn huge_pages_are_limited_while_it_runs() {
     assert_eq!((held("2MB"), held("1GB")), ("8388608".into(), "0".into()));
     runtime.ok(&["delete", "--force", "one"]);
 }
+
+/// As podman's `update` and kubelet do, and as containerd reads what a container uses.
+#[test]
+fn what_had_no_limit_is_counted_and_may_be_limited_while_it_runs() {
+    each(|runtime| {
+        runtime.args(&["sleep", "1000"]);
+        runtime.start_in_the_background("one");
+        let pid = runtime.state("one")["pid"].to_string();
+        let groups = fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap();
+        for line in groups.lines() {
+            let [_, controllers, place] = line.splitn(3, ':').collect::<Vec<_>>()[..] else {
+                panic!("{line}");
+            };
+            let counts = |name: &str| controllers.split(',').any(|one| one == name);
+            let is_own = place != "/";
+            assert!(
+                is_own
+                    || !["cpu", "cpuacct", "cpuset", "memory", "blkio", "pids"]
+                        .iter()
+                        .any(|name| counts(name)),
+                "{groups}"
+            );
+        }
+        runtime.ok(&["update", "--memory", "33554432", "--pids-limit", "50", "one"]);
+        assert_eq!(oci::memory_limit(&pid), 32 << 20);
+        runtime.ok(&["exec", "one", "true"]);
+        runtime.ok(&["delete", "--force", "one"]);
+        // Nothing of it is left.
+        for line in groups.lines() {
+            let place = line.rsplit(':').next().unwrap();
+            let left: Vec<_> = ["cpu", "cpuacct", "cpuset", "memory", "blkio", "pids", "unified"]
+                .iter()
+                .map(|mount| format!("/sys/fs/cgroup/{mount}{place}"))
+                .filter(|path| place != "/" && Path::new(path).exists())
+                .collect();
+            assert!(left.is_empty(), "{left:?}");
+        }
+    });
+}

@@ -3,8 +3,8 @@
 //! Every container has a cgroup2 of its own, also on a machine whose cgroup2 has no controllers and stands beside v1:
 //! killing and freezing all processes and refusing devices work there too, and a process can be born in it
 //! ([`Cgroup::fd`], `CLONE_INTO_CGROUP`) for a fraction of the cost of joining a v1 hierarchy. A v1 hierarchy is
-//! joined only where a limit needs its controller, and a v2 controller is enabled, from the root down, only where a
-//! limit needs it. With no usable cgroup at all a container without limits runs all the same; one with a limit is
+//! joined only where a limit needs its controller, or [for an engine that looks there](Cgroup::go_everywhere), and a v2
+//! controller is enabled, from the root down, only where a limit needs it. With no usable cgroup at all a container without limits runs all the same; one with a limit is
 //! refused, and the error names what is missing.
 //!
 //! An ordinary user makes cgroups beneath one that belongs to the user ([`delegated`]), and has none where there is none.
@@ -17,6 +17,7 @@
 //! create(spec, id) → fd() for clone3, doors() for the process itself → … kill(), freeze(), oom_kills() … → remove()
 //! ```
 
+mod everywhere;
 mod hierarchy;
 mod life;
 mod node;

@@ -34,20 +34,26 @@ impl Cgroups {
         }
     }
 
-    /// Makes what the spec asks for, by `manager` where one is given; `loaded` is used where it is the device program
-    /// needed.
-    pub(crate) fn create(
-        manager: Option<&Manager>,
-        spec: &Spec,
-        id: &str,
-        loaded: Option<&Loaded>,
-    ) -> Result<Cgroups> {
+    /// Makes what the spec asks for; `loaded` is used where it is the device program needed.
+    pub(crate) fn create(spec: &Spec, id: &str, loaded: Option<&Loaded>) -> Result<Cgroups> {
+        let hierarchies = Hierarchies::find().map_err(|error| fault(&error))?;
+        let own = Cgroup::create_in(&hierarchies, spec, id, loaded).map_err(|error| fault(&error))?;
+        Ok(Cgroups::viewed(own, &hierarchies, spec))
+    }
+
+    /// As [`Cgroups::create`], by `manager` where one is given, for an engine that looks into the hierarchies itself.
+    pub(crate) fn create_for_engine(manager: Option<&Manager>, spec: &Spec, id: &str) -> Result<Cgroups> {
         let hierarchies = Hierarchies::find().map_err(|error| fault(&error))?;
         let own = match manager {
             Some(manager) => Cgroup::create_as_unit(manager, &hierarchies, spec, id),
-            None => Cgroup::create_in(&hierarchies, spec, id, loaded),
+            None => Cgroup::create_in(&hierarchies, spec, id, None),
         };
-        let own = own.map_err(|error| fault(&error))?;
+        let mut own = own.map_err(|error| fault(&error))?;
+        own.go_everywhere(&hierarchies, spec, id);
+        Ok(Cgroups::viewed(own, &hierarchies, spec))
+    }
+
+    fn viewed(own: Cgroup, hierarchies: &Hierarchies, spec: &Spec) -> Cgroups {
         let listed = spec
             .linux()
             .as_ref()
@@ -63,7 +69,7 @@ impl Cgroups {
             Some(_) if namespaced => CgroupView::None,
             Some(mount) => CgroupView::Host(mount.to_path_buf()),
         };
-        Ok(Cgroups { own: Some(own), view })
+        Cgroups { own: Some(own), view }
     }
 
     /// The cgroup2 that the process is born in.

@@ -93,7 +93,7 @@ fn make(
     let listener = sys::socket::listen(files.dir(), START).map_err(failed("the start socket"))?;
     let stdio = streams()?;
     let signals = Signals::hold()?;
-    let cgroups = Cgroups::create(manager, spec, files.id(), None)?;
+    let cgroups = Cgroups::create_for_engine(manager, spec, files.id())?;
     let launched = cgroups.doors().map_err(OciError::from).and_then(|doors| {
         let order = Order {
             spec,

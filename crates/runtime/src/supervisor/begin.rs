@@ -214,7 +214,7 @@ impl Launcher {
         write_down: impl FnOnce(&Bundle, i32, CgroupPaths) -> Result<()>,
     ) -> Result<StartedAgain> {
         let bundle = &self.bundle;
-        let cgroups = Cgroups::create(None, spec, bundle.id(), spare.devices.as_ref())?;
+        let cgroups = Cgroups::create(spec, bundle.id(), spare.devices.as_ref())?;
         let launched = cgroups.doors().and_then(|doors| {
             let order = Order {
                 spec,
