@@ -448,6 +448,7 @@ fn it_tells_what_it_is() {
         runtime.ok(&["spec", "--bundle", &bundle]);
         runtime.refused(&["spec", "--bundle", &bundle], "config.json");
         let mut spec: Value = serde_json::from_slice(&fs::read(dir.join("config.json")).unwrap()).unwrap();
+        assert!([json!("runc"), json!("strata")].contains(&spec["hostname"]));
         spec["process"]["terminal"] = json!(false);
         spec["root"]["path"] = json!(runtime.path("rootfs"));
         spec["process"]["args"] = json!(["echo", "from the specification"]);

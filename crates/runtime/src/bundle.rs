@@ -244,7 +244,7 @@ impl Bundle {
     pub fn spec(&self) -> Result<Spec, BundleError> {
         let path = || self.path.join(CONFIG);
         let text = self.read(CONFIG)?;
-        let text = text.ok_or_else(|| io_error(&path(), io::ErrorKind::NotFound.into()))?;
+        let text = text.ok_or_else(|| io_error(&path(), rustix::io::Errno::NOENT.into()))?;
         names::parse(&text).map_err(|source| BundleError::Json { path: path(), source })
     }
 

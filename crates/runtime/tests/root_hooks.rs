@@ -11,15 +11,17 @@ use serde_json::json;
 fn hooks_run_where_and_when_they_should() {
     let container = Box::script("cat /tmp/inside");
     let log = container.temp.path().join("log");
+    let rootfs = container.bundle.rootfs();
+    let bundle = rootfs.parent().unwrap().to_owned();
     let note = |word: &str| {
         let script = format!(
-            "read -r line; echo {word} >>{}; echo \"$line\" >{}.{word}",
+            "read -r line; [ . -ef {} ] && echo {word} >>{}; echo \"$line\" >{}.{word}",
+            bundle.display(),
             log.display(),
             log.display()
         );
         json!([{"path": "/bin/sh", "args": ["sh", "-c", script]}])
     };
-    let rootfs = container.bundle.rootfs();
     let container = container.with(|spec| {
         spec["annotations"] = json!({"colour": "blue"});
         let mounts = "grep -c mqueue /proc/self/mountinfo";
@@ -74,4 +76,13 @@ fn a_hook_that_fails_stops_the_start() {
         .with(|spec| spec["hooks"] = json!({"poststop": [{"path": "/no/such/hook"}]}))
         .run();
     assert_eq!(outcome.exit.code, 0);
+}
+
+#[test]
+fn a_hook_is_named_by_its_whole_path() {
+    let error = Box::new()
+        .with(|spec| spec["hooks"] = json!({"createRuntime": [{"path": "true"}]}))
+        .try_run()
+        .unwrap_err();
+    assert!(error.to_string().contains("its path must be absolute"), "{error}");
 }

@@ -373,13 +373,15 @@ fn the_user_namespace_of_another() {
 
 #[test]
 fn scheduling_is_the_specs() {
-    let output = Box::script("sed 's/.*) //' /proc/$$/stat | cut -d' ' -f17")
+    // Nice value and policy are the 19th and the 41st field (proc_pid_stat(5)); the command is the second.
+    let output = Box::script("sed 's/.*) //' /proc/$$/stat | cut -d' ' -f17,39; ionice -p $$")
         .with(|spec| {
             spec["process"]["scheduler"] = json!({"policy": "SCHED_BATCH", "nice": 5});
             spec["process"]["ioPriority"] = json!({"class": "IOPRIO_CLASS_IDLE", "priority": 0});
         })
         .output();
-    assert_eq!(output, "5\n");
+    const SCHED_BATCH: u32 = 3;
+    assert_eq!(output, format!("5 {SCHED_BATCH}\nidle\n"));
 }
 
 #[test]

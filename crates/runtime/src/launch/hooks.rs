@@ -66,6 +66,9 @@ pub(crate) fn run_all(kind: &str, hooks: &[Hook], state: &HookState<'_>) -> Vec<
 
 fn run_one(kind: &str, hook: &Hook, state: &HookState<'_>) -> Result<()> {
     let doing = || format!("{kind} hook {}", hook.path().display());
+    if !hook.path().is_absolute() {
+        return Err(Fault::new(format!("{}: its path must be absolute", doing())));
+    }
     // Files in memory: no pipe that could fill up while nobody reads.
     let mut input = memory_file().during(doing)?;
     let mut errors = memory_file().during(doing)?;
@@ -82,7 +85,12 @@ fn run_one(kind: &str, hook: &Hook, state: &HookState<'_>) -> Result<()> {
         .iter()
         .flatten()
         .filter_map(|entry| entry.split_once('='));
-    let mut child = Command::new(hook.path())
+    let mut command = Command::new(hook.path());
+    // As runc and crun have it. Within the container there is no such directory, nor one for whoever may not come at it.
+    if kind != "startContainer" && state.bundle.join(".").exists() {
+        command.current_dir(state.bundle);
+    }
+    let mut child = command
         .arg0(arg0)
         .args(args)
         .env_clear()

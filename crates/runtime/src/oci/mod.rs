@@ -134,7 +134,9 @@ impl From<Fault> for OciError {
 
 /// The configuration that `spec` writes: a shell in a root file system beside it.
 pub fn default_spec() -> serde_json::Value {
-    serde_json::to_value(oci_spec::runtime::Spec::default()).unwrap_or_default()
+    let mut spec = serde_json::to_value(oci_spec::runtime::Spec::default()).unwrap_or_default();
+    spec["hostname"] = "strata".into();
+    spec
 }
 
 /// Says what was being done when the kernel refused.
@@ -150,6 +152,6 @@ fn failed<E: Into<io::Error>>(what: impl Into<String>) -> impl FnOnce(E) -> OciE
 fn no_configuration(path: PathBuf) -> OciError {
     OciError::Io {
         what: format!("{} (is the bundle's directory given?)", path.display()),
-        source: io::ErrorKind::NotFound.into(),
+        source: rustix::io::Errno::NOENT.into(),
     }
 }

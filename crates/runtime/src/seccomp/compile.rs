@@ -109,12 +109,11 @@ pub fn flags(seccomp: &LinuxSeccomp) -> Flags {
             })
             .collect(),
     };
-    if seccomp
-        .syscalls()
-        .iter()
-        .flatten()
-        .any(|rule| rule.action() == Action::ScmpActNotify)
-    {
+    let mut rules = seccomp.syscalls().iter().flatten();
+    if !rules.any(|rule| rule.action() == Action::ScmpActNotify) {
+        // Of how a listener's answer is waited for: the kernel refuses it where there is none.
+        flags -= Flags::WAIT_KILLABLE_RECV;
+    } else {
         flags |= Flags::NEW_LISTENER;
         // Whoever gives the listener away is a thread that must stay without the filter; there is no other.
         flags -= Flags::TSYNC;

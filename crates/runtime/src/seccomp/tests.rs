@@ -582,6 +582,10 @@ fn rules_that_cannot_mean_anything_are_refused() {
     let text = format!(r#"{{"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [{notify}]}}"#);
     let seccomp: LinuxSeccomp = serde_json::from_str(&text).unwrap();
     assert!(flags(&seccomp).contains(sys::seccomp::Flags::NEW_LISTENER));
+    // The kernel takes it with a listener alone.
+    let text = r#"{"defaultAction": "SCMP_ACT_ALLOW", "flags": ["SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV"]}"#;
+    let alone: LinuxSeccomp = serde_json::from_str(text).unwrap();
+    assert!(flags(&alone).is_empty());
     assert_eq!(
         answer(
             &compile_for(Abi::X86_64, &seccomp).unwrap(),
