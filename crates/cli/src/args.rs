@@ -179,7 +179,7 @@ Containers:
   diff         Show what a container changed in its root file system
   commit       Make an image of what a container changed
   export       Write what a container's root file system shows, as a tar
-  layers       Show the stack of layers beneath a container or an image
+  layers       Show the stack of layers beneath a container, an image, or a snapshot of containerd's
   inspect      Show everything about containers, images, networks or volumes, as JSON
 
 Volumes:

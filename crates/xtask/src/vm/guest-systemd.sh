@@ -39,6 +39,33 @@ told)
         "$(echo $(strata run --rm --network none --userns 700000:65536 busybox sh -c "$mapped"))"
     is and_what_is_below_keeps_its_owner "0:0" \
         "$(stat -c %u:%g /var/lib/strata/snapshots/*/fs/bin/busybox | sort -u)"
+    # The snapshotter's units: whoever connects to the socket starts the service, as often as it ended.
+    socket=/run/strata/snapshotter.sock
+    server() { systemctl show -p MainPID --value strata-snapshotter; }
+    # Who connects is heard when the service says that it is ready.
+    ready() {
+        strata fsck --containerd=$socket >/dev/null
+        for _ in $(seq 100); do
+            [ "$(systemctl is-active strata-snapshotter)" = active ] && break
+            sleep 0.1
+        done
+        systemctl is-active strata-snapshotter
+    }
+    systemctl start strata-snapshotter.socket
+    is the_socket_is_roots_alone "600 0" "$(stat -c '%a %u' $socket)"
+    is nothing_runs_before_it_is_wanted inactive "$(systemctl is-active strata-snapshotter)"
+    is who_connects_starts_the_service active "$(ready)"
+    is it_serves_what_the_socket_is strata "$(cat /proc/$(server)/comm)"
+    before=$(server)
+    kill -KILL "$before"
+    sleep 2
+    is killed_it_is_started_again "active yes" "$(ready) $([ "$(server)" != "$before" ] && echo yes)"
+    systemctl stop strata-snapshotter.service 2>/dev/null
+    is stopped_it_ends_well "inactive success" \
+        "$(systemctl is-active strata-snapshotter) $(systemctl show -p Result --value strata-snapshotter)"
+    is and_who_connects_starts_it_again active "$(ready)"
+    systemctl stop strata-snapshotter.socket strata-snapshotter.service
+    is the_socket_goes_with_its_unit no "$([ -e $socket ] && echo yes || echo no)"
     /vm/oci root
     # An ordinary user, whose systemd is started as a login would start it.
     echo "user:x:1000:1000::/home/user:/bin/sh" >>/etc/passwd

@@ -113,8 +113,14 @@ fn write_disk(dir: &Path, strata: &Path) -> Result<()> {
     fs::create_dir_all(&users_units)?;
     fs::write(users_units.join("oci.service"), USER_UNIT)?;
     let units = root.join("etc/systemd/system");
-    let ours = build::workspace().join("dist/strata.service");
-    fs::copy(&ours, units.join("strata.service")).with_context(|| ours.display().to_string())?;
+    for unit in [
+        "strata.service",
+        "strata-snapshotter.service",
+        "strata-snapshotter.socket",
+    ] {
+        let ours = build::workspace().join("dist").join(unit);
+        fs::copy(&ours, units.join(unit)).with_context(|| ours.display().to_string())?;
+    }
     fs::write(units.join("check.service"), UNIT)?;
     let wanted = units.join("multi-user.target.wants");
     fs::create_dir_all(&wanted)?;
