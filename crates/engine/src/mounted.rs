@@ -1,6 +1,7 @@
 //! Which of the store's directories something stands on: mounts of anybody's, and what servers of ours hold.
 
 use std::fs::File;
+use std::io;
 use std::path::Path;
 
 use mount::table;
@@ -8,15 +9,15 @@ use rustix::fs::{FlockOperation, flock};
 use rustix::io::Errno;
 use store::{Info, Store};
 
-/// What was mounted when it was looked.
+/// What was mounted when it was looked. What cannot be looked at counts as mounted: nothing is removed by mistake.
 pub(crate) struct Mounted {
-    entries: Vec<table::Entry>,
+    entries: Option<Vec<table::Entry>>,
 }
 
 impl Mounted {
     pub(crate) fn now() -> Mounted {
         Mounted {
-            entries: table::read().unwrap_or_default(),
+            entries: table::read().ok(),
         }
     }
 
@@ -29,15 +30,18 @@ impl Mounted {
         };
         info.n.or_else(shown).is_some_and(|n| {
             let path = store.layer_path(n);
-            is_served(&path) || self.entries.iter().any(|entry| shows(entry, &path, n))
+            let is_shown = |entries: &Vec<table::Entry>| entries.iter().any(|entry| shows(entry, &path, n));
+            is_served(&path) || self.entries.as_ref().is_none_or(is_shown)
         })
     }
 }
 
 /// A server of ours locks what it has mounted.
 fn is_served(path: &Path) -> bool {
-    let free = File::open(path).map(|dir| flock(&dir, FlockOperation::NonBlockingLockExclusive));
-    matches!(free, Ok(Err(Errno::WOULDBLOCK)))
+    match File::open(path) {
+        Ok(dir) => flock(&dir, FlockOperation::NonBlockingLockExclusive) == Err(Errno::WOULDBLOCK),
+        Err(error) => error.kind() != io::ErrorKind::NotFound,
+    }
 }
 
 fn shows(entry: &table::Entry, path: &Path, n: u64) -> bool {
@@ -88,5 +92,22 @@ mod tests {
         assert!(has(short(), 2) && has(short(), 13) && !has(short(), 3));
         let bind = || entry("/snapshots/7/fs", "rw");
         assert!(has(bind(), 7) && !has(bind(), 17));
+    }
+
+    #[test]
+    fn what_cannot_be_looked_at_is_left_alone() {
+        let temp = tempfile::tempdir().unwrap();
+        let store = Store::open(&temp.path().join("store")).unwrap();
+        store.prepare("ns", "key", None, &Default::default()).unwrap();
+        let info = store.stat("ns", "key").unwrap();
+        let has = |entries| Mounted { entries }.has(&store, "ns", &info);
+        assert!(has(None));
+        assert!(!has(Some(Vec::new())));
+        let path = store.layer_path(info.n.unwrap());
+        std::fs::remove_dir(&path).unwrap();
+        assert!(!is_served(&path));
+        // Something else than a directory that is not there is in the way.
+        std::os::unix::fs::symlink("fs", &path).unwrap();
+        assert!(is_served(&path));
     }
 }

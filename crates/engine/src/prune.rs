@@ -354,12 +354,13 @@ impl Engine {
             let layers = self.store.manifest_layers(&image.manifest.digest)?;
             held.extend(layers.iter().map(|layer| layer.chain_id.to_string()));
         }
-        let mounted = Mounted::now();
         let mut rows = Vec::new();
         self.store.walk(self.ns(), |info| {
             rows.push(info);
             Ok::<_, Fault>(())
         })?;
+        // Afterwards: what was made and mounted meanwhile is seen.
+        let mounted = Mounted::now();
         let own = |key: &str| {
             disk.snapshots
                 .iter()
