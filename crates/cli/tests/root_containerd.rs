@@ -4,6 +4,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use testkit::containerd::{Containerd, Version};
+use testkit::cri::Cri;
 use testkit::registry::Registry;
 use testkit::snapshots::Served;
 use testkit::snapshotter::Snapshotter;
@@ -230,34 +231,39 @@ fn a_pull_on_2() {
     a_pull(Version::Unpacked);
 }
 
-#[test]
-fn layers_that_strata_brought_are_neither_fetched_nor_unpacked() {
-    let node = Node::start(Version::Unpacked);
-    let registry = Registry::start();
+/// Puts an image into a registry that strata is told to trust; its name there.
+fn offer(strata: &Strata, registry: &Registry, image: &Image, rest: &str) -> String {
     let layout = tempfile::tempdir().unwrap();
-    let image = image("layers");
     image.write_layout(layout.path());
-    registry.fill(&format!("oci:{}", layout.path().display()), "layers:1", &[]);
-    let name = registry.name("layers:1");
-    let config = node.strata.dir().join("config.toml");
-    std::fs::write(
-        &config,
-        format!("[registries]\nplain_http = [\"{}\"]\n", registry.host()),
-    )
-    .unwrap();
-    node.strata.ok(["--namespace", "k8s.io", "pull", &name]);
-    let before = node.directories();
-    node.containerd
-        .ok(&["image", "pull", "--plain-http", "--snapshotter=strata", &name]);
-    assert_eq!(node.directories(), before, "the layers are those that were there");
-    let blobs = node.containerd.blobs();
-    for n in 0..3 {
-        let layer = image.build().layer(n);
+    registry.fill(&format!("oci:{}", layout.path().display()), rest, &[]);
+    let config = format!("[registries]\nplain_http = [\"{}\"]\n", registry.host());
+    std::fs::write(strata.dir().join("config.toml"), config).unwrap();
+    registry.name(rest)
+}
+
+fn has_fetched_none(containerd: &Containerd, image: &Image) {
+    let (blobs, image) = (containerd.blobs(), image.build());
+    for n in 0..image.tars.len() {
+        let layer = image.layer(n);
         assert!(
             !blobs.iter().any(|blob| blob.ends_with(&layer)),
             "layer {n} was fetched: {blobs:?}"
         );
     }
+}
+
+#[test]
+fn layers_that_strata_brought_are_neither_fetched_nor_unpacked() {
+    let node = Node::start(Version::Unpacked);
+    let registry = Registry::start();
+    let image = image("layers");
+    let name = offer(&node.strata, &registry, &image, "layers:1");
+    node.strata.ok(["--namespace", "k8s.io", "pull", &name]);
+    let before = node.directories();
+    node.containerd
+        .ok(&["image", "pull", "--plain-http", "--snapshotter=strata", &name]);
+    assert_eq!(node.directories(), before, "the layers are those that were there");
+    has_fetched_none(&node.containerd, &image);
     assert_eq!(node.says(&name, "one", LOOK), SEEN);
     // Either may go first.
     node.strata.ok(["--namespace", "k8s.io", "rmi", &name]);
@@ -269,6 +275,78 @@ fn layers_that_strata_brought_are_neither_fetched_nor_unpacked() {
         assert!(Instant::now() < end, "{:?}", node.snapshots());
         node.served.client("").cleanup().unwrap();
     }
+}
+
+/// A pod and a container in it, as kubelet asks for them, of an image whose layers strata has brought.
+fn a_pods_life(version: Version) {
+    let strata = Strata::new(PROGRAM);
+    let served = Served::start(&strata, &[]);
+    let registry = Registry::start();
+    let pause = Image::busybox().config("Cmd", serde_json::json!(["sleep", "1000"]));
+    let pause = offer(&strata, &registry, &pause, "pause:1");
+    let image = image("layers");
+    let name = offer(&strata, &registry, &image, "layers:1");
+    let containerd = Containerd::for_kubelet(version, Path::new(TARGET), &served.socket, &pause);
+    let node = Node {
+        containerd,
+        served,
+        flags: &[],
+        strata,
+    };
+    node.strata.ok(["--namespace", "k8s.io", "pull", &name]);
+    let before = node.directories();
+    let cri = Cri::new(&node.containerd.socket());
+    cri.pull(&name);
+    assert_eq!(node.directories(), before, "the layers are those that were there");
+    has_fetched_none(&node.containerd, &image);
+    // The one that the sandbox stands on containerd pulls by itself.
+    let pod = cri.run_pod("pod", &node.strata.dir().join("logs"));
+    let container = cri.start(&pod, "one", &name, &["sleep", "1000"]);
+    let said = cri.exec(&container, &["sh", "-c", &format!("echo mine >own; {LOOK}")]);
+    assert_eq!(
+        (said.code, String::from_utf8_lossy(&said.out).as_ref()),
+        (0, SEEN),
+        "{said:?}"
+    );
+    assert_eq!(cri.exec(&container, &["sh", "-c", "exit 3"]).code, 3);
+    let listed = node
+        .strata
+        .ok(["--namespace", "k8s.io", "snapshot", "diff", &container]);
+    assert!(listed.contains("A /own\n"), "{listed}");
+    // containerd adds up what it asks of each snapshot in rounds of its own.
+    let end = Instant::now() + Duration::from_secs(60);
+    let taken = loop {
+        match cri.takes(&container) {
+            Some(taken) => break taken,
+            None => assert!(Instant::now() < end, "{}", node.containerd.log()),
+        }
+        std::thread::sleep(Duration::from_millis(50));
+    };
+    // The file, and the directories that lead to it.
+    assert!(
+        taken.bytes >= 4096 && (2..20).contains(&taken.inodes),
+        "{taken:?}"
+    );
+    let images = cri.images_take();
+    assert!(images.iter().any(|images| images.bytes > 100_000), "{images:?}");
+    cri.remove(&container);
+    cri.remove_pod(pod);
+    cri.remove_image(&name);
+    cri.remove_image(&pause);
+    node.strata.ok(["--namespace", "k8s.io", "rmi", &name]);
+    node.strata.ok(["prune", "-f"]);
+    node.is_emptied();
+    assert_eq!(node.containerd.blobs(), [""; 0]);
+}
+
+#[test]
+fn a_pods_life_on_1_6() {
+    a_pods_life(Version::Installed);
+}
+
+#[test]
+fn a_pods_life_on_2() {
+    a_pods_life(Version::Unpacked);
 }
 
 #[test]

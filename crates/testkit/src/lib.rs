@@ -13,6 +13,7 @@
 
 pub mod containerd;
 pub mod contract;
+pub mod cri;
 pub mod differential;
 pub mod disk;
 pub mod drive;
