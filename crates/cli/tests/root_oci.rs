@@ -18,6 +18,8 @@ const FOREVER: &str = "trap 'exit 5' TERM; while :; do sleep 0.02; done";
 fn from_created_to_deleted() {
     each(|runtime| {
         runtime.args(&["sh", "-c", "echo begun > /said; exec sleep 1000"]);
+        // What else lies in a bundle is the engine's.
+        fs::write(runtime.path("strata.json"), "{}").unwrap();
         runtime.ok(&["create", "--pid-file", &runtime.path("pid"), "one"]);
         let state = runtime.state("one");
         assert_eq!(state["status"], "created");

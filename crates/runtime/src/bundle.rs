@@ -152,7 +152,7 @@ impl Bundle {
         self.write_json(FORMAT, &format)
     }
 
-    /// Opens a bundle whose files say themselves who wrote them, to read those alone.
+    /// Opens a bundle that is not strata's own, or whose files say themselves who wrote them, to read those alone.
     pub(crate) fn look(path: &Path) -> Result<Bundle, BundleError> {
         let path = std::path::absolute(path).map_err(|source| io_error(path, source))?;
         let dir = Dir::open_ambient(&path).map_err(|source| io_error(&path, source))?;
@@ -162,7 +162,7 @@ impl Bundle {
     /// Opens a bundle. One that needs features unknown here is refused.
     pub fn open(path: &Path) -> Result<Bundle, BundleError> {
         let bundle = Bundle::look(path)?;
-        // A bundle made by another engine has no such file, and then nothing in it that we must know of.
+        // One that was never completed has no such file, and then nothing in it that we must know of.
         if let Some(format) = bundle.read_json::<Format>(FORMAT)? {
             let unknown = [&format.incompat, &format.ro_compat].into_iter().flatten();
             let unknown: Vec<&str> = unknown.map(String::as_str).collect();
@@ -245,7 +245,8 @@ impl Bundle {
         let path = || self.path.join(CONFIG);
         let text = self.read(CONFIG)?;
         let text = text.ok_or_else(|| io_error(&path(), rustix::io::Errno::NOENT.into()))?;
-        names::parse(&text).map_err(|source| BundleError::Json { path: path(), source })
+        let known = names::parse(&text).map_err(|source| BundleError::Json { path: path(), source })?;
+        Ok(known.value)
     }
 
     /// Writes the file `name` with `mode`: readers see the old contents or the new, never a part. Not durable:

@@ -204,6 +204,13 @@ pub fn current() -> io::Result<Sets> {
     Ok(sets)
 }
 
+/// Those of `set` that this kernel has.
+pub fn of_kernel(set: Set) -> Set {
+    let known = |number: &u64| prctl(libc::PR_CAPBSET_READ, *number, 0).is_ok();
+    let wanted = (0..64).filter(|number| set.0 & (1 << number) != 0);
+    Set(wanted.filter(known).fold(0, |all, number| all | 1 << number))
+}
+
 /// Takes everything that is not in `keep` out of the calling thread's bounding set, capabilities that are newer than
 /// this program included. Needs `CAP_SETPCAP` unless there is nothing to take out.
 ///
@@ -329,6 +336,7 @@ mod tests {
         assert_eq!(sets.permitted, line("CapPrm:"));
         assert_eq!(sets.inheritable, line("CapInh:"));
         assert_eq!(sets.ambient, line("CapAmb:"));
+        assert_eq!(of_kernel(Set(1 << 63 | 1)), Set(1));
     }
 }
 

@@ -10,7 +10,7 @@ use super::make::{or_again, stay, wish};
 pub(super) fn exec(containers: &Containers, args: ExecArgs) -> Outcome {
     let preserved = runtime::oci::inherited(args.wish.preserve_fds)?;
     let container = containers.open(&args.id)?;
-    let mut process = match &args.process {
+    let (mut process, unknown) = match &args.process {
         Some(path) => read_process(path)?,
         None => container.process_of(&ExecFlags {
             args: args.words,
@@ -34,6 +34,7 @@ pub(super) fn exec(containers: &Containers, args: ExecArgs) -> Outcome {
     };
     let made = container.exec(&ExecRequest {
         process: &process,
+        unknown,
         wish: wish(&args.wish, &preserved, args.detach),
     });
     let (mut made, attention) = or_again(made, &preserved, attention)?;

@@ -69,14 +69,22 @@ impl Log {
         }
     }
 
+    /// Tells what is amiss and fails nothing. Standard error is the container's too, so that its file is the place.
+    pub(super) fn warning(&self, text: &str) {
+        self.tell("warning", text);
+    }
+
     /// Tells what is being done, where that is wanted.
     pub(super) fn debug(&self, text: &str) {
-        if !self.debug {
-            return;
+        if self.debug {
+            self.tell("debug", text);
         }
-        let _ = self.note("debug", text);
+    }
+
+    fn tell(&self, level: &str, text: &str) {
+        let _ = self.note(level, text);
         if self.file.is_none() {
-            let _ = std::io::stderr().write_all(self.line("debug", text).as_bytes());
+            let _ = std::io::stderr().write_all(self.line(level, text).as_bytes());
         }
     }
 

@@ -2,7 +2,8 @@
 //! that they call runc by.
 //!
 //! It has nothing of strata's own: neither its global flags nor its store. Errors go where those who call runc look for
-//! them: one line on standard error, and one in the file that `--log` names; the exit code is 1.
+//! them: one line on standard error, and one in the file that `--log` names; the exit code is 1. A warning goes to that file
+//! alone, where there is one: standard error may be the container's.
 //!
 //! `args` is the command line, `log` the errors, `show` what is printed; the rest, a file for what goes together.
 
@@ -16,10 +17,11 @@ mod update;
 use std::ffi::OsString;
 use std::fmt;
 use std::path::PathBuf;
+use std::rc::Rc;
 
 use clap::{CommandFactory, Parser};
 use runtime::cgroup::Manager;
-use runtime::oci::{Containers, OciError};
+use runtime::oci::{Containers, OciError, Warnings};
 
 use args::{Cli, Command};
 use log::Log;
@@ -71,7 +73,7 @@ pub(crate) fn main(words: impl Iterator<Item = OsString>) -> u8 {
             return 0;
         }
     };
-    let log = Log::of(&cli);
+    let log = Rc::new(Log::of(&cli));
     let code = if let Command::Exec(_) = cli.command {
         EXEC_FAILED
     } else {
@@ -103,13 +105,15 @@ fn users_runtime_dir() -> Option<PathBuf> {
     own.filter(|dir| dir.is_absolute() && !runtime::rootless::is_machines_root())
 }
 
-fn run(cli: Cli, log: &Log) -> Outcome {
+fn run(cli: Cli, log: &Rc<Log>) -> Outcome {
     if cli.command.makes_processes() && !runtime::can_leave_later() {
         runtime::leave_the_disk(std::env::args_os())
             .map_err(|error| format!("a read-only copy of this program: {error}"))?;
     }
     log.debug(&format!("{:?}", cli.command));
-    let containers = Containers::at(&cli.root.unwrap_or_else(usual_root), manager())?;
+    let warnings = Rc::clone(log);
+    let warnings = Warnings::to(move |text| warnings.warning(&crate::failure::one_line(text)));
+    let containers = Containers::at(&cli.root.unwrap_or_else(usual_root), manager(), warnings)?;
     match cli.command {
         Command::Create(args) => make::create(&containers, args, cli.systemd_cgroup),
         Command::Run(args) => make::run(&containers, args, cli.systemd_cgroup),

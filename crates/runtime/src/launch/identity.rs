@@ -1,17 +1,19 @@
 //! Who the container's process is: user, groups, capabilities, and what it may never gain. The last steps before its
 //! program, in an order that each step's own rights dictate.
 
-use oci_spec::runtime::{Capability, LinuxCapabilities, PosixRlimitType as Kind, Process};
+use oci_spec::runtime::{Capability, LinuxCapabilities, PosixRlimitType as Kind, Process, Spec};
 use rustix::fs::Mode;
 use rustix::io::Errno;
 use rustix::process::{Gid, Rlimit, Uid};
 use sys::caps::{Set, Sets};
+use sys::process::namespaces as kind;
 use sys::seccomp::{Flags, Program};
 
 use crate::control::Concern;
 
 use super::fault::{About, During, Fault, Result};
 use super::listener::Courier;
+use super::namespaces::Namespaces;
 
 /// A seccomp filter and the flags to install it with.
 #[derive(Debug, PartialEq, Eq)]
@@ -35,6 +37,24 @@ fn sets_of(spec: &LinuxCapabilities) -> Sets {
         permitted: set(spec.permitted()),
         ambient: set(spec.ambient()),
     }
+}
+
+/// Those capabilities that a process is to have, by a container's spec or beside it, and that the caller cannot give: not
+/// this kernel's, or not its own. In a user namespace all are to be had that there are.
+pub(crate) fn withheld(spec: &Spec, process: &Process) -> Vec<String> {
+    let Some(sets) = process.capabilities() else {
+        return Vec::new();
+    };
+    let wanted = sets_of(sets);
+    let lost = match Namespaces::of(spec).is_ok_and(|namespaces| namespaces.has(kind::USER)) {
+        true => {
+            let all = [wanted.bounding, wanted.permitted, wanted.inheritable];
+            let all = all.into_iter().fold(Set::EMPTY, Set::union);
+            all.without(sys::caps::of_kernel(all))
+        }
+        false => sys::caps::current().map_or(Set::EMPTY, |own| wanted.within(&own).1),
+    };
+    lost.names().collect()
 }
 
 /// Makes the calling process the one that the spec describes and installs the filter, whose listener, where it has one, the

@@ -52,6 +52,7 @@ use child::Prepared;
 pub(crate) use fault::{About, CANNOT_RUN, During, FAILED, Fault, IntoText, NOT_FOUND, Result};
 use hooks::HookState;
 use identity::Filter;
+pub(crate) use identity::withheld;
 pub(crate) use listener::Agent;
 pub(crate) use mounts::CgroupView;
 pub(crate) use namespaces::SpareNetwork;

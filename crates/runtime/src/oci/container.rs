@@ -14,10 +14,11 @@ use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 use sys::Dir;
 
-use super::{OciError, Result, failed};
-use crate::bundle::{self, Bundle};
+use super::{OciError, Result, Warnings, failed};
+use crate::bundle::{self, Bundle, BundleError};
 use crate::cgroup::{Cgroup, CgroupPaths, Manager};
 use crate::launch::hooks::HookState;
+use crate::names::{self, Known};
 use crate::state::ProcessId;
 
 /// Where a created container waits to be started.
@@ -30,6 +31,7 @@ pub(super) const STARTING: &str = "starting.sock";
 pub struct Containers {
     root: PathBuf,
     pub(super) manager: Manager,
+    pub(super) warnings: Warnings,
 }
 
 /// One container.
@@ -40,6 +42,7 @@ pub struct Container {
     /// Missing where whoever created it did not come so far.
     pub(super) record: Option<Record>,
     manager: Manager,
+    pub(super) warnings: Warnings,
 }
 
 /// Contents of `state.json`.
@@ -113,10 +116,14 @@ pub struct State {
 
 impl Containers {
     /// Those whose state lies in `root`, which need not exist. Cgroups that are to be units of systemd's are `manager`'s,
-    /// which need not exist either.
-    pub fn at(root: &Path, manager: Manager) -> Result<Containers> {
+    /// which need not exist either. What is amiss and fails nothing is told by `warnings`.
+    pub fn at(root: &Path, manager: Manager, warnings: Warnings) -> Result<Containers> {
         let root = std::path::absolute(root).map_err(failed(root.display().to_string()))?;
-        Ok(Containers { root, manager })
+        Ok(Containers {
+            root,
+            manager,
+            warnings,
+        })
     }
 
     /// Takes an id; whoever makes the rest holds the lock.
@@ -134,7 +141,7 @@ impl Containers {
             }
             other => other.map_err(failed(self.root.join(id).display().to_string()))?,
         }
-        let files = Bundle::open(&self.root.join(id))?;
+        let files = Bundle::look(&self.root.join(id))?;
         let lock = lock(&files)?;
         Ok((files, lock))
     }
@@ -142,20 +149,24 @@ impl Containers {
     /// Finds one.
     pub fn open(&self, id: &str) -> Result<Container> {
         check_id(id)?;
-        let files = match Bundle::open(&self.root.join(id)) {
-            Err(bundle::BundleError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
+        let files = match Bundle::look(&self.root.join(id)) {
+            Err(BundleError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
                 return Err(OciError::Unknown(id.to_owned()));
             }
             other => other?,
         };
         // Nothing is there yet where it is being created.
-        let spec = files.read_json(bundle::CONFIG)?.unwrap_or_default();
+        let spec = match files.read(bundle::CONFIG)? {
+            Some(text) => read(&files, &text)?.value,
+            None => Spec::default(),
+        };
         let record = files.read_json(bundle::STATE)?;
         Ok(Container {
             files,
             spec,
             record,
             manager: self.manager.clone(),
+            warnings: self.warnings.clone(),
         })
     }
 
@@ -182,6 +193,12 @@ impl Containers {
         }
         Ok(all)
     }
+}
+
+/// Reads the text of the configuration that lies in `files`.
+pub(super) fn read(files: &Bundle, text: &[u8]) -> Result<Known<Spec>> {
+    let path = || files.path().join(bundle::CONFIG);
+    names::parse(text).map_err(|source| BundleError::Json { path: path(), source }.into())
 }
 
 /// runc's rule.
@@ -344,7 +361,8 @@ mod tests {
     #[test]
     fn found_listed_and_never_taken_twice() {
         let temp = tempfile::tempdir().unwrap();
-        let all = Containers::at(&temp.path().join("not/yet"), Manager::machine()).unwrap();
+        let root = temp.path().join("not/yet");
+        let all = Containers::at(&root, Manager::machine(), Warnings::default()).unwrap();
         assert!(all.list().unwrap().is_empty());
         assert!(matches!(all.open("one"), Err(OciError::Unknown(_))));
         let (files, held) = all.reserve("one").unwrap();

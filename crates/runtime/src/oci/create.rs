@@ -6,7 +6,7 @@ use std::path::Path;
 use oci_spec::runtime::Spec;
 use rustix::process::Pid;
 
-use super::container::{Container, Containers, Record, START, STARTING};
+use super::container::{self, Container, Containers, Record, START, STARTING};
 use super::process::{Process, Signals, Wish, streams};
 use super::{OciError, Result, Status, failed, no_configuration};
 use crate::bundle::{self, Bundle, BundleError};
@@ -45,14 +45,16 @@ impl Containers {
             wish,
         } = request;
         let manager = Some(&self.manager).filter(|_| *systemd_cgroup);
-        let given = match Bundle::open(bundle) {
+        // Another engine's: what else lies in it is that engine's own.
+        let given = match Bundle::look(bundle) {
             Err(BundleError::Io { .. }) => return Err(no_configuration(bundle.join(bundle::CONFIG))),
             other => other?,
         };
         let config = given
             .read(bundle::CONFIG)?
             .ok_or_else(|| no_configuration(given.path().join(bundle::CONFIG)))?;
-        let mut spec = given.spec()?;
+        let known = container::read(&given, &config)?;
+        let mut spec = known.value;
         allow_default_devices(&mut spec);
         let terminal = spec.process().as_ref().and_then(|process| process.terminal());
         wish.check(terminal.unwrap_or(false))?;
@@ -65,6 +67,11 @@ impl Containers {
         if made.is_err() {
             // The first error is the one to tell; `delete --force` finds what stayed.
             let _ = files.remove();
+        }
+        // Where the same is asked again from a copy of the program, it is told then.
+        if !matches!(made, Err(OciError::OnDisk(_))) {
+            self.warnings
+                .capabilities(known.capabilities, &spec, spec.process().as_ref());
         }
         made
     }

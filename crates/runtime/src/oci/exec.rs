@@ -24,6 +24,8 @@ const MAX_PROCESS: u64 = 8 << 20;
 pub struct ExecRequest<'a> {
     /// What it is to be.
     pub process: &'a Wanted,
+    /// Names of capabilities that were asked for and are none.
+    pub unknown: Vec<String>,
     /// The rest.
     pub wish: Wish<'a>,
 }
@@ -53,30 +55,30 @@ pub struct ExecFlags {
     pub label: Option<String>,
 }
 
-/// Reads a process from a file of JSON.
+/// Reads a process from a file of JSON. What of its capabilities is none, a warning is to be given of.
 ///
 /// # Errors
 /// It cannot be read, or is not that.
-pub fn read_process(path: &Path) -> Result<Wanted> {
+pub fn read_process(path: &Path) -> Result<(Wanted, Vec<String>)> {
     let doing = || path.display().to_string();
     let mut text = Vec::new();
     std::fs::File::open(path)
         .and_then(|file| file.take(MAX_PROCESS).read_to_end(&mut text))
         .map_err(failed(doing()))?;
-    names::parse(&text).map_err(|source| {
-        OciError::Bundle(BundleError::Json {
-            path: path.to_path_buf(),
-            source,
-        })
-    })
+    let known = names::parse(&text).map_err(|source| BundleError::Json {
+        path: path.to_path_buf(),
+        source,
+    })?;
+    Ok((known.value, known.capabilities))
 }
 
 impl Container {
     /// The process that `flags` ask for.
     ///
     /// # Errors
-    /// A user that is no number, or a capability that is none.
-    pub fn process_of(&self, flags: &ExecFlags) -> Result<Wanted> {
+    /// A user that is no number.
+    pub fn process_of(&self, flags: &ExecFlags) -> Result<(Wanted, Vec<String>)> {
+        let mut unknown = Vec::new();
         let mut process = self.spec.process().clone().unwrap_or_default();
         process
             .set_args(Some(flags.args.clone()))
@@ -106,13 +108,13 @@ impl Container {
             process.set_user(user);
         }
         if !flags.capabilities.is_empty() {
-            let more = flags
-                .capabilities
-                .iter()
-                .map(|name| serde_json::from_value::<Capability>(name.as_str().into()));
-            let more: Vec<_> = more
-                .collect::<std::result::Result<_, _>>()
-                .map_err(|_| OciError::Request("--cap takes names of capabilities: CAP_CHOWN"))?;
+            let mut more = Vec::new();
+            for name in &flags.capabilities {
+                match serde_json::from_value::<Capability>(name.as_str().into()) {
+                    Ok(capability) => more.push(capability),
+                    Err(_) => unknown.push(name.clone()),
+                }
+            }
             let mut all = process.capabilities().clone().unwrap_or_default();
             let with = |set: &Option<std::collections::HashSet<Capability>>| {
                 Some(set.iter().flatten().chain(&more).copied().collect())
@@ -133,7 +135,7 @@ impl Container {
         if let Some(label) = &flags.label {
             process.set_selinux_label(Some(label.clone()));
         }
-        Ok(process)
+        Ok((process, unknown))
     }
 
     /// Makes the process and waits until its program runs. The caller must have one thread only; its standard streams
@@ -142,7 +144,17 @@ impl Container {
     /// # Errors
     /// [`OciError`].
     pub fn exec(&self, request: &ExecRequest<'_>) -> Result<Process> {
-        let ExecRequest { process, wish } = request;
+        let made = self.make(request);
+        if !matches!(made, Err(OciError::OnDisk(_))) {
+            let unknown = request.unknown.clone();
+            self.warnings
+                .capabilities(unknown, &self.spec, Some(request.process));
+        }
+        made
+    }
+
+    fn make(&self, request: &ExecRequest<'_>) -> Result<Process> {
+        let ExecRequest { process, wish, .. } = request;
         wish.check(process.terminal().unwrap_or(false))?;
         let status = self.status()?;
         let first = match (status, self.process()?) {

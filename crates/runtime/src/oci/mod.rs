@@ -27,6 +27,7 @@ mod exec;
 mod features;
 mod limits;
 mod process;
+mod warnings;
 
 use std::io;
 use std::path::PathBuf;
@@ -41,6 +42,7 @@ pub use create::CreateRequest;
 pub use exec::{ExecFlags, ExecRequest, read_process};
 pub use features::features;
 pub use process::{Process, Wish, inherited};
+pub use warnings::Warnings;
 
 /// Why something could not be done to a container. The words that engines look for in them are runc's.
 #[derive(Debug, thiserror::Error)]
