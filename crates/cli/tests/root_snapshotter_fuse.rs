@@ -379,6 +379,46 @@ fn what_maps_ids_is_the_kernels_overlay() {
     assert!(mounts_beneath(strata.dir()).is_empty());
 }
 
+/// Whoever asked a server that is stopped would wait until somebody lets it go on.
+#[test]
+fn a_server_that_hangs_keeps_no_call() {
+    let strata = Strata::new(PROGRAM);
+    let mut served = Served::start(&strata, FUSE);
+    let remote = served.client("k8s.io");
+    layers(&remote);
+    let (run, other) = ("k8s.io/3/run", "k8s.io/4/other");
+    let mounts = remote.prepare(run, Some("two"), &none()).unwrap();
+    let others = remote.prepare(other, Some("two"), &none()).unwrap();
+    within(&mounts, |root| fs::write(root.join("kept"), "changed").unwrap());
+    let places = [place(&strata, &mounts), place(&strata, &others)];
+    for place in &places {
+        let process = rustix::process::Pid::from_raw(server_of(place)).unwrap();
+        rustix::process::kill_process(process, rustix::process::Signal::STOP).unwrap();
+    }
+    let begun = Instant::now();
+    assert_eq!(remote.mounts(run).unwrap(), mounts);
+    // As well by one that has not started it.
+    served.kill();
+    let served = Served::start(&strata, FUSE);
+    let remote = served.client("k8s.io");
+    assert_eq!(remote.mounts(run).unwrap(), mounts);
+    remote.cleanup().unwrap();
+    remote.commit("three", run, &none(), None).unwrap();
+    remote.remove(other).unwrap();
+    assert!(mounts_beneath(strata.dir()).is_empty());
+    let mounts = remote.prepare("k8s.io/5/next", Some("three"), &none()).unwrap();
+    within(&mounts, |root| {
+        assert_eq!(fs::read_to_string(root.join("kept")).unwrap(), "changed");
+    });
+    for key in ["k8s.io/5/next", "three"] {
+        remote.remove(key).unwrap();
+    }
+    assert!(begun.elapsed() < Duration::from_secs(9), "{:?}", begun.elapsed());
+    assert!(places.iter().all(|place| !place.exists()));
+    let left = places[0].ancestors().nth(2).unwrap().join(".servers/k8s.io");
+    assert_eq!(fs::read_dir(left).unwrap().count(), 0);
+}
+
 /// The process that serves a place.
 fn server_of(place: &Path) -> i32 {
     let mut text = [0; 64];

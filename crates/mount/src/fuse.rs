@@ -5,15 +5,15 @@
 //! the last user of the mount is gone, or when it is told to.
 //!
 //! A mount tells who serves it by an attribute of its root, so that no socket, file or registry has to be where both
-//! sides find it.
+//! sides find it. A server that hangs does not tell: whoever must not hang with it keeps the answer to [`Served::name`].
 
 use std::ffi::OsString;
 use std::io::{self, Read, Write};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
-use std::time::Duration;
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::fs::{AtFlags, CWD, StatxFlags};
@@ -50,6 +50,14 @@ pub struct Served {
     pub process: Child,
     /// Whether the kernel's requests travel through io_uring.
     pub over_io_uring: bool,
+}
+
+impl Served {
+    /// What [`Server::named`] knows its process by.
+    pub fn name(&self) -> Option<String> {
+        let pid = self.process.id();
+        Some(format!("{pid} {}", start_time(pid)?))
+    }
 }
 
 /// The program that serves, and the arguments that bring it into that role.
@@ -119,6 +127,13 @@ pub fn detach(target: &Path) -> Result<bool, MountError> {
     Ok(crate::kernel::detach(target)? || found)
 }
 
+/// The same, of a topmost mount of which it is known who serves it: that one is not asked, and may hang.
+pub fn detach_from(server: Server, target: &Path) -> Result<bool, MountError> {
+    stop_server(target, Unmount::Detach, |_| Some(server))?;
+    detach(target)?;
+    Ok(true)
+}
+
 /// Whether `target` shows a FUSE file system, be its server alive or not.
 fn is_served(target: &Path) -> bool {
     const FUSE: u64 = 0x6573_5546;
@@ -155,13 +170,21 @@ impl Request {
     }
 }
 
+/// How long a server may take from its start until it serves, before it counts as one that hangs.
+const ANSWER: Duration = Duration::from_secs(20);
+
 /// Starts a server and returns when its file system is mounted.
 pub fn attach(helper: &Helper, request: &Request) -> Result<Served, MountError> {
+    attach_within(ANSWER, helper, request)
+}
+
+fn attach_within(time: Duration, helper: &Helper, request: &Request) -> Result<Served, MountError> {
     let failed = |reason: String| MountError::Served {
         target: request.target.clone(),
         reason,
     };
     let started = |error: io::Error| failed(format!("{}: {error}", helper.program.display()));
+    let until = Instant::now() + time;
     let mut child = Command::new(&helper.program)
         // The program may lie there under a name by which it is something else.
         .arg0(SERVER_NAME)
@@ -174,21 +197,26 @@ pub fn attach(helper: &Helper, request: &Request) -> Result<Served, MountError> 
         .stderr(Stdio::null())
         .spawn()
         .map_err(started)?;
-    let mut answer = String::new();
-    let asked = child.stdin.take().map_or(Ok(()), |mut to| {
-        let text = serde_json::to_vec(request)?;
-        to.write_all(&text)
-    });
+    let asked = child.stdin.take().map_or(Ok(()), |to| ask(&to, request, until));
     // A server that ended before it read says why in its answer.
+    let mut answer = Vec::new();
     let heard = child
         .stdout
         .take()
-        .map_or(Ok(0), |from| from.take(4096).read_to_string(&mut answer));
+        .map_or(Ok(()), |from| hear(from, &mut answer, until));
+    let answer = String::from_utf8_lossy(&answer);
     match (answer.trim(), asked.and(heard)) {
         (ready @ (READY | READY_IO_URING), _) => Ok(Served {
             process: child,
             over_io_uring: ready == READY_IO_URING,
         }),
+        (_, Err(error)) if error.kind() == io::ErrorKind::TimedOut => {
+            end_child(&mut child);
+            Err(failed(format!(
+                "its server did not answer within {} s",
+                time.as_secs_f32()
+            )))
+        }
         ("", Err(error)) => {
             let _ = child.wait();
             Err(started(error))
@@ -205,6 +233,63 @@ pub fn attach(helper: &Helper, request: &Request) -> Result<Served, MountError> 
     }
 }
 
+/// Writes the request. More than a pipe holds waits for its reader.
+fn ask(to: &ChildStdin, request: &Request, until: Instant) -> io::Result<()> {
+    rustix::io::ioctl_fionbio(to, true)?;
+    let text = serde_json::to_vec(request)?;
+    let mut rest = &text[..];
+    while !rest.is_empty() {
+        match rustix::io::write(to, rest) {
+            Ok(count) => rest = rest.get(count..).unwrap_or_default(),
+            Err(Errno::INTR) => {}
+            Err(Errno::AGAIN) => wait(to.as_fd(), PollFlags::OUT, until)?,
+            Err(errno) => return Err(errno.into()),
+        }
+    }
+    Ok(())
+}
+
+/// Reads an answer to its end.
+fn hear(from: ChildStdout, answer: &mut Vec<u8>, until: Instant) -> io::Result<()> {
+    let mut from = from.take(4096);
+    loop {
+        wait(from.get_ref().as_fd(), PollFlags::IN, until)?;
+        let mut some = [0; 512];
+        match from.read(&mut some) {
+            Ok(0) => return Ok(()),
+            Ok(count) => answer.extend_from_slice(&some[..count]),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+/// Waits until a descriptor is ready.
+fn wait(fd: BorrowedFd<'_>, flags: PollFlags, until: Instant) -> io::Result<()> {
+    loop {
+        let left = until.saturating_duration_since(Instant::now());
+        let left = Timespec {
+            tv_sec: left.as_secs() as _,
+            tv_nsec: left.subsec_nanos() as _,
+        };
+        match rustix::event::poll(&mut [PollFd::from_borrowed_fd(fd, flags)], Some(&left)) {
+            Ok(0) => return Err(io::ErrorKind::TimedOut.into()),
+            Ok(_) => return Ok(()),
+            Err(Errno::INTR) => {}
+            Err(errno) => return Err(errno.into()),
+        }
+    }
+}
+
+/// Kills a server that nobody uses yet. What waits for a disk dies only when that answers: it is not waited for then.
+fn end_child(child: &mut Child) {
+    let _ = child.kill();
+    let until = Instant::now() + Duration::from_secs(1);
+    while matches!(child.try_wait(), Ok(None)) && Instant::now() < until {
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
 /// How [`stop`] unmounts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Unmount {
@@ -214,7 +299,7 @@ pub enum Unmount {
     Detach,
 }
 
-/// How long a server may take to end.
+/// How long a server may take to end before it is killed.
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Unmounts the topmost FUSE mount at `target` and ends its server; returns when it has ended. Whatever other
@@ -223,6 +308,14 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// # Errors
 /// `EBUSY` for a mount in use, with [`Unmount::IfUnused`]; `EINVAL` for what is no mount of ours.
 pub fn stop(target: &Path, how: Unmount) -> Result<(), MountError> {
+    stop_server(target, how, Server::of)
+}
+
+fn stop_server(
+    target: &Path,
+    how: Unmount,
+    server: impl FnOnce(&Path) -> Option<Server>,
+) -> Result<(), MountError> {
     let failed = |what, error: Errno| MountError::Io {
         what,
         path: target.to_path_buf(),
@@ -237,7 +330,7 @@ pub fn stop(target: &Path, how: Unmount) -> Result<(), MountError> {
         return Err(failed("unmounting", Errno::INVAL));
     };
     let connection = connection(target);
-    let server = Server::of(target);
+    let server = server(target);
     let flags = match how {
         Unmount::IfUnused => UnmountFlags::NOFOLLOW,
         Unmount::Detach => UnmountFlags::NOFOLLOW | UnmountFlags::DETACH,
@@ -293,35 +386,126 @@ fn abort(connection: u32) {
     }
 }
 
+/// Field 22 of `/proc/PID/stat`. The second, the command's name, may hold anything; a parenthesis ends it.
+fn start_time(pid: u32) -> Option<String> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    let (_, rest) = stat.rsplit_once(')')?;
+    Some(rest.split_ascii_whitespace().nth(19)?.to_owned())
+}
+
 /// The process behind a mount.
-struct Server(OwnedFd);
+#[derive(Debug)]
+pub struct Server(OwnedFd);
 
 impl Server {
     /// Asks the root at `target` who serves it.
     fn of(target: &Path) -> Option<Server> {
-        let text = who_serves(target)?;
-        let mut words = text.split(' ');
-        let (pid, start) = (words.next()?, words.next()?);
-        let pid = pid.parse().ok()?;
-        // The descriptor first: what it refers to cannot become another process.
-        let process = rustix::process::pidfd_open(Pid::from_raw(pid)?, PidfdFlags::empty()).ok()?;
-        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-        let (_, rest) = stat.rsplit_once(')')?;
-        let started = rest.split_ascii_whitespace().nth(19)?;
-        (started == start).then_some(Server(process))
+        Server::named(&who_serves(target)?)
     }
 
-    /// Asks it to end; whether it has within `patience`.
+    /// The one of this name (`PID START`), where it is still there.
+    pub fn named(name: &str) -> Option<Server> {
+        let mut words = name.split(' ');
+        let (pid, start) = (words.next()?.parse().ok()?, words.next()?);
+        // The descriptor first: what it refers to cannot become another process.
+        let process = Pid::from_raw(pid)?;
+        let process = rustix::process::pidfd_open(process, PidfdFlags::empty()).ok()?;
+        let server = Server(process);
+        let is_it = start_time(pid.cast_unsigned())? == start;
+        // One that is about to end lets go of its memory before its descriptors, which the mount hangs on.
+        let ends = std::fs::read_link(format!("/proc/{pid}/exe"))
+            .is_err_and(|error| error.kind() == io::ErrorKind::NotFound);
+        (is_it && !ends && !server.has_ended(Duration::ZERO)).then_some(server)
+    }
+
+    /// Asks it to end, and kills it where it does not within `patience`; whether it has ended.
     fn end(&self, patience: Duration) -> bool {
-        match rustix::process::pidfd_send_signal(&self.0, Signal::TERM) {
-            Ok(()) => {}
-            Err(errno) => return errno == Errno::SRCH,
+        // One that somebody stopped goes on, to end.
+        for signal in [Signal::TERM, Signal::CONT] {
+            match rustix::process::pidfd_send_signal(&self.0, signal) {
+                Ok(()) => {}
+                Err(errno) => return errno == Errno::SRCH,
+            }
         }
-        let timeout = Timespec {
-            tv_sec: patience.as_secs() as _,
-            tv_nsec: 0,
+        if self.has_ended(patience) {
+            return true;
+        }
+        let _ = rustix::process::pidfd_send_signal(&self.0, Signal::KILL);
+        self.has_ended(Duration::from_secs(1))
+    }
+
+    fn has_ended(&self, within: Duration) -> bool {
+        wait(self.0.as_fd(), PollFlags::IN, Instant::now() + within).is_ok()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn request() -> Request {
+        let lower = "x".repeat(200_000);
+        let mount = Mount {
+            kind: "overlay".to_owned(),
+            source: "overlay".to_owned(),
+            options: vec![format!("lowerdir={lower}")],
         };
-        let mut fds = [PollFd::from_borrowed_fd(self.0.as_fd(), PollFlags::IN)];
-        matches!(rustix::event::poll(&mut fds, Some(&timeout)), Ok(1))
+        Request::new(&mount, Path::new("/nonexistent"))
+    }
+
+    fn shell(script: &str) -> Helper {
+        Helper {
+            program: "/bin/sh".into(),
+            args: ["-c", script].map(OsString::from).to_vec(),
+        }
+    }
+
+    #[test]
+    fn a_server_that_does_not_answer_is_not_waited_for() {
+        // One reads nothing, and one says nothing.
+        for script in ["exec sleep 1000", "cat >/dev/null; exec sleep 1000"] {
+            let begun = Instant::now();
+            let refused = attach_within(Duration::from_millis(100), &shell(script), &request()).unwrap_err();
+            assert!(
+                refused.to_string().contains("did not answer within 0.1 s"),
+                "{refused}"
+            );
+            assert!(begun.elapsed() < Duration::from_secs(30));
+        }
+        let mut said = attach(&shell("cat >/dev/null; echo ready"), &request()).unwrap();
+        assert!(!said.over_io_uring);
+        said.process.wait().unwrap();
+        let why = attach(&shell("echo why not"), &request()).unwrap_err();
+        assert!(why.to_string().ends_with("why not"), "{why}");
+        let why = attach(&shell("exit 3"), &request()).unwrap_err();
+        assert!(
+            why.to_string().contains("without a word") || why.to_string().contains("pipe"),
+            "{why}"
+        );
+    }
+
+    #[test]
+    fn a_process_is_known_by_its_name_as_long_as_it_lives_and_ends_when_it_is_stopped() {
+        let mut process = Command::new("sleep").arg("1000").spawn().unwrap();
+        let start = start_time(process.id()).unwrap();
+        let name = format!("{} {start}", process.id());
+        assert!(Server::named(&format!("{name}1")).is_none());
+        let server = Server::named(&name).unwrap();
+        rustix::process::pidfd_send_signal(&server.0, Signal::STOP).unwrap();
+        assert!(server.end(PATIENCE));
+        // It has ended, though nobody has taken its end yet.
+        assert!(Server::named(&name).is_none());
+        process.wait().unwrap();
+
+        let mut process = Command::new("sh")
+            .args(["-c", "trap '' TERM; echo; exec sleep 1000"])
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        process.stdout.as_mut().unwrap().read_exact(&mut [0]).unwrap();
+        let start = start_time(process.id()).unwrap();
+        let server = Server::named(&format!("{} {start}", process.id())).unwrap();
+        assert!(server.end(Duration::from_millis(50)), "it is killed");
+        process.wait().unwrap();
     }
 }

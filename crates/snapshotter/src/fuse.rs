@@ -7,9 +7,9 @@
 //! unmounted, so that what was written has reached the store's directories and nobody writes there any more.
 //!
 //! What is done at one place, and with the row that it belongs to, is done by one thread at a time; the others are not kept
-//! waiting, and whoever wants the same
-//! place waits for [`TURN`] at most. A server that hangs holds the thread that has to do with it, and so takes no more with it than its
-//! own snapshot.
+//! waiting, and whoever wants the same place waits for [`TURN`] at most. Nothing is asked of a server that has once answered:
+//! who it is is written down beside the places, `.servers/<namespace>/<key>`, and whether that process is there is all that
+//! matters. So a server that hangs keeps no thread, and takes no more with it than its own snapshot.
 //!
 //! The service may be started with the other driver while overlays stand: what is mounted here is answered as long as it is
 //! served, and is unmounted with its snapshot, whoever mounts the next.
@@ -23,13 +23,17 @@ use std::process::Child;
 use std::sync::{Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use mount::fuse::{Helper, Request, attach, detach, is_ours, refuse_in_use};
+use mount::fuse::{Helper, Request, Server, attach, detach, detach_from, is_ours, refuse_in_use};
 use mount::overlay::Overlay;
 use mount::{Mount, MountError, table};
+use rustix::fs::{AtFlags, CWD, StatxFlags};
 use rustix::io::Errno;
 
 /// Where overlays are mounted, beneath the state directory.
 const PLACES: &str = ".snapshotter";
+
+/// Who serves each of them, a symbolic link to the name of a process; no namespace is called so.
+const SERVERS: &str = ".servers";
 
 /// The longest name of a directory.
 const LONGEST: usize = 255;
@@ -67,7 +71,7 @@ impl Turn<'_> {
     /// Unmounts what is mounted here.
     pub(crate) fn release(&self) -> Result<(), MountError> {
         match is_there(&self.place) {
-            true => unmount(&self.place),
+            true => self.fuse.unmount(&self.place),
             false => Ok(()),
         }
     }
@@ -120,18 +124,19 @@ impl Fuse {
         if mount.options.iter().any(|option| is_mapping(option)) {
             return Ok(mounts);
         }
-        if !is_served(place) {
+        if !self.is_served(place) {
             // What a server left that was killed.
-            unmount(place)?;
+            self.unmount(place)?;
             if !self.serves {
                 return Ok(mounts);
             }
             // The kernel's takes no lock: a container may stand on one that was made before this driver was chosen.
             refuse_in_use(mount)?;
             make(place)?;
-            let server = attach(&self.helper, &Request::new(mount, place))?.process;
+            let server = attach(&self.helper, &Request::new(mount, place))?;
+            self.write_down(place, server.name());
             let mut doing = self.doing.lock().unwrap_or_else(PoisonError::into_inner);
-            doing.servers.push(server);
+            doing.servers.push(server.process);
         }
         let read_only = Overlay::parse(&mount.options).writable.is_none();
         Ok(vec![Mount::bind(place, read_only)])
@@ -161,7 +166,8 @@ impl Fuse {
     /// Unmounts what is there of snapshots that are not.
     pub(crate) fn sweep(&self, is_there: impl Fn(&str, &str) -> bool) {
         let entries = |dir: &Path| fs::read_dir(dir).into_iter().flatten().flatten();
-        for ns in entries(&self.places) {
+        let hidden = |entry: &fs::DirEntry| entry.file_name().as_encoded_bytes().starts_with(b".");
+        for ns in entries(&self.places).filter(|entry| !hidden(entry)) {
             for place in entries(&ns.path()) {
                 let (ns, name) = (ns.file_name(), place.file_name());
                 if let (Some(ns), Some(key)) = (ns.to_str(), name.to_str().map(decode))
@@ -202,6 +208,50 @@ impl Fuse {
             false => Err(failed("making", &place, Errno::NAMETOOLONG.into())),
         }
     }
+
+    /// Where it is written down who serves at a place.
+    fn record(&self, place: &Path) -> PathBuf {
+        let rest = place.strip_prefix(&self.places).unwrap_or(place);
+        self.places.join(SERVERS).join(rest)
+    }
+
+    /// Writes down who serves at a place. Where that fails, it is the mount that is asked.
+    fn write_down(&self, place: &Path, server: Option<String>) {
+        let (Some(name), record) = (server, self.record(place)) else {
+            return;
+        };
+        let _ = fs::remove_file(&record);
+        if let Some(dir) = record.parent() {
+            let _ = fs::DirBuilder::new().recursive(true).mode(0o700).create(dir);
+        }
+        let _ = std::os::unix::fs::symlink(name, record);
+    }
+
+    /// Whether one of ours is mounted there whose server is alive. That it answers is its own matter: whoever asked it would
+    /// wait for one that hangs.
+    fn is_served(&self, place: &Path) -> bool {
+        is_mounted(place)
+            && match fs::read_link(self.record(place)) {
+                Ok(name) => name.to_str().and_then(Server::named).is_some(),
+                Err(_) => rustix::fs::statfs(place).is_ok(),
+            }
+    }
+
+    /// Unmounts what is there, and removes the place.
+    fn unmount(&self, place: &Path) -> Result<(), MountError> {
+        let record = self.record(place);
+        let server = fs::read_link(&record).ok();
+        match server.as_ref().and_then(|name| Server::named(name.to_str()?)) {
+            Some(server) if is_mounted(place) => detach_from(server, place)?,
+            _ => detach(place)?,
+        };
+        if server.is_some() {
+            let _ = fs::remove_file(record);
+        }
+        // Its own alone: whatever else were in it is not ours to remove.
+        let _ = fs::remove_dir(place);
+        Ok(())
+    }
 }
 
 fn failed(what: &'static str, place: &Path, error: io::Error) -> MountError {
@@ -217,17 +267,11 @@ fn make(place: &Path) -> Result<(), MountError> {
     made.map_err(|error| failed("making", place, error))
 }
 
-/// Unmounts what is there, and removes the place.
-fn unmount(place: &Path) -> Result<(), MountError> {
-    detach(place)?;
-    // Its own alone: whatever else were in it is not ours to remove.
-    let _ = fs::remove_dir(place);
-    Ok(())
-}
-
-/// Whether there is a place, or a mount that hides whether there is.
+/// Whether there is a place, or a mount that hides whether there is. Whoever serves it is not asked.
 fn is_there(place: &Path) -> bool {
-    !matches!(fs::symlink_metadata(place), Err(error) if error.kind() == io::ErrorKind::NotFound)
+    let flags = AtFlags::SYMLINK_NOFOLLOW | AtFlags::NO_AUTOMOUNT | AtFlags::STATX_DONT_SYNC;
+    let found = rustix::fs::statx(CWD, place, flags, StatxFlags::TYPE);
+    !matches!(found, Err(Errno::NOENT))
 }
 
 fn is_mapping(option: &str) -> bool {
@@ -237,11 +281,6 @@ fn is_mapping(option: &str) -> bool {
 /// Whether one of ours is mounted there.
 fn is_mounted(place: &Path) -> bool {
     matches!(table::at(place), Ok(Some(entry)) if is_ours(&entry.kind))
-}
-
-/// Whether one of ours is mounted there whose server is alive.
-fn is_served(place: &Path) -> bool {
-    is_mounted(place) && rustix::fs::statfs(place).is_ok()
 }
 
 /// A key as a file's name.
