@@ -19,7 +19,7 @@ fn keys(remote: &Remote) -> Vec<String> {
 }
 
 #[test]
-fn the_socket_is_its_owners_and_one_servers() {
+fn socket_and_store_are_one_servers() {
     let strata = Strata::new(PROGRAM);
     let mut served = Served::start(&strata, &[]);
     let found = fs::metadata(&served.socket).unwrap();
@@ -34,6 +34,17 @@ fn the_socket_is_its_owners_and_one_servers() {
         second.err
     );
     assert_eq!(served.client("a").list(&[]).unwrap(), []);
+    // At another socket as well: what one containerd knows is garbage to the other.
+    let other = strata.dir().join("other.sock");
+    let second = strata.end(["serve", "snapshotter", "--address", other.to_str().unwrap()]);
+    assert_eq!(second.code, 125);
+    assert!(
+        second.err.contains(" is served by another process\n")
+            && second.err.contains("hint: stop the other one"),
+        "{}",
+        second.err
+    );
+    assert!(!other.exists());
     served.kill();
     assert!(served.socket.exists());
     let mut next = Served::start(&strata, &[]);

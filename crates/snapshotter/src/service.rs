@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use grpc::{Call, Code, Ended, Gone, Lane, Reply, Status};
 use prost::Message;
-use store::{CommitOptions, Counts, Fault, Info, Kind, REF, SnapshotError, Store};
+use store::{Alone, CommitOptions, Counts, Fault, Info, Kind, REF, SnapshotError, Store};
 
 use crate::filter::Filter;
 use crate::fuse::{Fuse, Turn};
@@ -46,6 +46,7 @@ pub struct Snapshotter {
     reader: Store,
     options: Options,
     metrics: Arc<Metrics>,
+    _alone: Alone,
 }
 
 /// Why the store refused.
@@ -60,9 +61,10 @@ impl Snapshotter {
     /// A service of the store at `root`, which is made when it is missing.
     ///
     /// # Errors
-    /// The store cannot be made or opened.
+    /// The store cannot be made or opened, or another process serves it.
     pub fn open(root: &Path, options: Options) -> Result<Snapshotter, store::OpenError> {
         let writer = Store::open(root)?;
+        let alone = writer.serve_alone()?;
         let reader = writer.reopen()?;
         writer.stay_open()?;
         reader.stay_open()?;
@@ -71,6 +73,7 @@ impl Snapshotter {
             writer,
             options,
             metrics: Arc::new(Metrics::default()),
+            _alone: alone,
         })
     }
 

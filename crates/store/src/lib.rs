@@ -18,6 +18,7 @@
 //! Start reading at [`Store`] in `open.rs`, then `own.rs` for how crashes are survived, then `snapshot.rs`.
 
 mod adopt;
+mod alone;
 mod arrive;
 mod beside;
 mod blob;
@@ -55,6 +56,7 @@ mod usage;
 mod volume;
 
 pub use adopt::REF;
+pub use alone::Alone;
 pub use beside::beside;
 pub use blob::BlobError;
 pub use clones::Clones;

@@ -84,6 +84,9 @@ pub enum OpenError {
     /// The path is not UTF-8, which mount options as text cannot carry.
     #[error("the store's path {0:?} is not UTF-8")]
     NotUtf8(PathBuf),
+    /// Another process answers containerd for it.
+    #[error("the store {} is served by another process", .0.display())]
+    Served(PathBuf),
     /// Disk or database.
     #[error("the store cannot be opened: {0}")]
     Fault(#[from] Fault),

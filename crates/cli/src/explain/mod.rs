@@ -116,6 +116,9 @@ impl Explain for OpenError {
             OpenError::NotAStore { .. } => {
                 "name an empty directory, or one that is not there yet, with --root"
             }
+            OpenError::Served(_) => {
+                "stop the other one; a second containerd needs a store and a socket of its own (--root, --address)"
+            }
             OpenError::NotUtf8(_) => "name another directory with --root",
             OpenError::OtherIds { .. } => {
                 "use it as the user who made it, with the ids that /etc/subuid and /etc/subgid gave then; or name another with --root"
@@ -472,7 +475,9 @@ impl Explain for ShowError {
 impl Explain for SocketError {
     fn hint(&self) -> Option<String> {
         let hint = match self {
-            SocketError::Served(_) => "stop the other one, or name another socket with --address",
+            SocketError::Served(_) => {
+                "stop the other one; a second containerd needs a socket and a store of its own (--address, --root)"
+            }
             SocketError::InTheWay(_) => "remove it, or name another socket with --address",
             SocketError::NoPath(_) => "name a socket with --address, such as /run/strata/snapshotter.sock",
             SocketError::Passed(_) => "a unit passes one: dist/strata-snapshotter.socket is such",
