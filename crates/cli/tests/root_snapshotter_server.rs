@@ -4,7 +4,10 @@ use std::fs;
 use std::io::{Read, Write};
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::os::unix::net::{UnixDatagram, UnixListener};
+use std::path::Path;
+use std::process::{Child, Command};
 use std::sync::Barrier;
+use std::time::Duration;
 
 use snapshotter::wire;
 use testkit::Strata;
@@ -54,23 +57,10 @@ fn socket_and_store_are_one_servers() {
     assert!(refused.err.contains("upperdir=/etc"), "{}", refused.err);
 }
 
-#[test]
-fn systemd_opens_the_socket_and_hears_when_it_is_served() {
-    let strata = Strata::new(PROGRAM);
-    let (socket, notes) = (strata.dir().join("passed.sock"), strata.dir().join("notify"));
-    let hears = UnixDatagram::bind(&notes).unwrap();
-    hears
-        .set_read_timeout(Some(std::time::Duration::from_secs(60)))
-        .unwrap();
-    let hear = || {
-        let mut text = [0; 64];
-        let length = hears.recv(&mut text).unwrap();
-        String::from_utf8_lossy(&text[..length]).into_owned()
-    };
-    let listener = UnixListener::bind(&socket).unwrap();
-    // As the manager does: the socket is descriptor 3, and the process that is named is the one that is executed.
-    let program = strata.command(["serve", "snapshotter"]);
-    let mut shell = std::process::Command::new("sh");
+/// A server as the manager starts it: the socket is descriptor 3, and the process that is named is the one that is executed.
+fn started(strata: &Strata, notes: &Path, listener: UnixListener, flags: &[&str]) -> Child {
+    let program = strata.command([&["serve", "snapshotter"], flags].concat());
+    let mut shell = Command::new("sh");
     shell.args([
         "-c",
         "LISTEN_PID=$$ LISTEN_FDS=1 exec \"$@\" 3<&0 0</dev/null",
@@ -83,9 +73,67 @@ fn systemd_opens_the_socket_and_hears_when_it_is_served() {
             .filter_map(|(name, value)| Some((name, value?))),
     );
     shell
-        .env("NOTIFY_SOCKET", &notes)
+        .env("NOTIFY_SOCKET", notes)
         .stdin(std::os::fd::OwnedFd::from(listener));
-    let mut child = shell.spawn().unwrap();
+    shell.spawn().unwrap()
+}
+
+/// What the manager is told next.
+fn heard(notes: &UnixDatagram) -> String {
+    let mut text = [0; 64];
+    notes.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
+    let length = notes.recv(&mut text).unwrap();
+    String::from_utf8_lossy(&text[..length]).into_owned()
+}
+
+/// It may take longer than the manager waits for the end of a service, and longer than `--timeout`.
+#[test]
+fn a_commit_under_way_is_finished_and_the_manager_is_asked_for_the_time() {
+    let strata = Strata::new(PROGRAM);
+    let (socket, notes) = (strata.dir().join("passed.sock"), strata.dir().join("notify"));
+    let hears = UnixDatagram::bind(&notes).unwrap();
+    let listener = UnixListener::bind(&socket).unwrap();
+    let mut child = started(
+        &strata,
+        &notes,
+        listener.try_clone().unwrap(),
+        &["--timeout", "1"],
+    );
+    assert_eq!(heard(&hears), "READY=1");
+    let remote = Remote::new(&socket, "k8s.io");
+    remote.prepare("work", None, &Default::default()).unwrap();
+    // Somebody writes for so long, as a disk that is slow would have it.
+    let db = rusqlite::Connection::open(strata.root().join("metadata.db")).unwrap();
+    db.execute_batch("BEGIN IMMEDIATE").unwrap();
+    let committing = std::thread::spawn(move || remote.commit("done", "work", &Default::default(), None));
+    let locked = strata.root().join("snapshots/1");
+    testkit::eventually("it commits", || {
+        let dir = fs::File::open(&locked).unwrap();
+        rustix::fs::flock(&dir, rustix::fs::FlockOperation::NonBlockingLockExclusive).is_err()
+    });
+    let pid = rustix::process::Pid::from_raw(child.id() as i32).unwrap();
+    rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+    assert_eq!(heard(&hears), "STOPPING=1");
+    for _ in 0..2 {
+        assert_eq!(heard(&hears), "EXTEND_TIMEOUT_USEC=15000000");
+    }
+    db.execute_batch("ROLLBACK").unwrap();
+    committing.join().unwrap().unwrap();
+    assert!(child.wait().unwrap().success());
+    let mut child = started(&strata, &notes, listener, &[]);
+    assert_eq!(keys(&Remote::new(&socket, "k8s.io")), ["done"]);
+    child.kill().unwrap();
+    child.wait().unwrap();
+}
+
+#[test]
+fn systemd_opens_the_socket_and_hears_when_it_is_served() {
+    let strata = Strata::new(PROGRAM);
+    let (socket, notes) = (strata.dir().join("passed.sock"), strata.dir().join("notify"));
+    let hears = UnixDatagram::bind(&notes).unwrap();
+    let hear = || heard(&hears);
+    let listener = UnixListener::bind(&socket).unwrap();
+    let mut child = started(&strata, &notes, listener, &[]);
     assert_eq!(hear(), "READY=1");
     let remote = Remote::new(&socket, "k8s.io");
     remote.prepare("one", None, &Default::default()).unwrap();
@@ -125,7 +173,7 @@ fn metrics_and_health_are_told_where_that_is_asked() {
     assert!(get("/healthz").starts_with("HTTP/1.1 200 OK\r\n"));
     assert!(get("/").starts_with("HTTP/1.1 404"));
     // Counted right after the answer.
-    let end = std::time::Instant::now() + std::time::Duration::from_secs(60);
+    let end = std::time::Instant::now() + Duration::from_secs(60);
     loop {
         let text = get("/metrics");
         let lines = [
@@ -183,7 +231,7 @@ fn a_server_that_is_killed_at_any_moment_loses_nothing_that_it_answered() {
                 })
                 .collect();
             begun.wait();
-            std::thread::sleep(std::time::Duration::from_millis(20 + 30 * round));
+            std::thread::sleep(Duration::from_millis(20 + 30 * round));
             served.kill();
             clients.into_iter().map(|client| client.join().unwrap()).collect()
         });

@@ -32,4 +32,4 @@ pub mod wire;
 
 pub use fuse::Fuse;
 pub use grpc::{Limits, Server};
-pub use service::{Options, Snapshotter};
+pub use service::{Options, PATIENCE, Snapshotter};

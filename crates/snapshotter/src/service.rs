@@ -23,7 +23,7 @@ const PAGE: usize = 100;
 const WALK: Duration = Duration::from_secs(10);
 
 /// What waiting for the disk may take.
-const PATIENCE: Duration = Duration::from_secs(600);
+pub const PATIENCE: Duration = Duration::from_secs(600);
 
 /// How the service behaves where the contract leaves it open.
 #[derive(Debug, Default)]
@@ -487,7 +487,7 @@ mod tests {
         };
         let (asked, walking) = (Barrier::new(WALKS + 1), AtomicUsize::new(WALKS));
         std::thread::scope(|scope| {
-            scope.spawn(|| server.serve(&listener, &stop).unwrap());
+            scope.spawn(|| server.serve(&listener, &stop, || ()).unwrap());
             let walks: Vec<_> = (0..WALKS)
                 .map(|_| {
                     scope.spawn(|| {
@@ -522,7 +522,7 @@ mod tests {
         let listener = UnixListener::bind(&socket).unwrap();
         let (stop, stopper) = std::io::pipe().unwrap();
         std::thread::scope(|scope| {
-            scope.spawn(|| server.serve(&listener, &stop).unwrap());
+            scope.spawn(|| server.serve(&listener, &stop, || ()).unwrap());
             let mut client = grpc::Client::connect(&socket).unwrap();
             let mut health = |service: &str| {
                 let service = service.to_owned();

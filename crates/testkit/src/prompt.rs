@@ -87,6 +87,6 @@ pub fn serve(socket: &Path) {
     std::thread::spawn(move || {
         // Nothing is ever written to it.
         let (stop, _never) = std::io::pipe().unwrap();
-        server.serve(&listener, &stop).unwrap();
+        server.serve(&listener, &stop, || ()).unwrap();
     });
 }

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use clap::Args;
 use snapshotter::socket::Socket;
-use snapshotter::{Fuse, Limits, Options, Server, Snapshotter, page};
+use snapshotter::{Fuse, Limits, Options, PATIENCE, Server, Snapshotter, page};
 use sys::signal::{Set, SignalFd, set_mask};
 
 use super::{Context, Outcome};
@@ -19,8 +19,8 @@ use crate::failure::Failure;
 /// Serve containerd as a snapshotter, so that its images and containers stand on this store
 ///
 /// containerd is told of it as a proxy plug-in: docs/containerd.md has what to write where. The service is stopped by
-/// SIGTERM, after what is under way; containers that stand on it do not notice, and nothing is lost where it is killed.
-/// Where systemd opens the socket, that one is served.
+/// SIGTERM, after what is under way, which for a commit may be ten minutes; containers that stand on it do not notice, and
+/// nothing is lost where it is killed. Where systemd opens the socket, that one is served.
 #[derive(Debug, Args)]
 pub(crate) struct SnapshotterArgs {
     /// The socket
@@ -96,7 +96,7 @@ pub(crate) fn snapshotter(context: &Context, args: SnapshotterArgs) -> Outcome {
     let time = Duration::from_secs(args.timeout);
     let limits = Limits {
         time,
-        drain: time,
+        drain: time.max(PATIENCE),
         ..Limits::default()
     };
     let server = Server::new(service.clone(), limits).map_err(|e| failed("starting threads", e))?;
@@ -115,8 +115,14 @@ pub(crate) fn snapshotter(context: &Context, args: SnapshotterArgs) -> Outcome {
     );
     sys::memory::release_program();
     notify("READY=1");
-    let served = server.serve(socket.listener(), &stop);
-    notify("STOPPING=1");
+    let mut told = false;
+    let served = server.serve(socket.listener(), &stop, || {
+        // A commit may take longer than the manager waits, who gives more time as long as that is asked for.
+        notify(match std::mem::replace(&mut told, true) {
+            false => "STOPPING=1",
+            true => "EXTEND_TIMEOUT_USEC=15000000",
+        });
+    });
     served.map_err(|e| failed("taking connections", e))?;
     Ok(0)
 }

@@ -271,6 +271,11 @@ impl Calls {
                 let began = Instant::now();
                 let most = self.shared.service.time(&request.path, self.shared.limits.time);
                 let deadline = began + request.timeout.map_or(most, |timeout| timeout.min(most));
+                let kept = match self.shared.service.lane(&request.path) {
+                    Lane::Walk => deadline.min(began + self.shared.limits.time),
+                    _ => deadline,
+                };
+                self.sender.keep(block.stream, kept);
                 self.time(block.stream, &request.path, began, deadline);
                 let incoming = Incoming {
                     request,

@@ -9,6 +9,7 @@ use std::io;
 use std::os::fd::AsFd;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::sync::Arc;
+use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -134,7 +135,8 @@ pub struct Limits {
     pub time: Duration,
     /// How long a client may grant no room at all to an answer: the thread that waits for it is one of few.
     pub room: Duration,
-    /// What calls under way may still take once the server is told to stop.
+    /// What calls under way may still take once the server is told to stop: no longer than their own time lets them, and
+    /// those that walk no longer than `time`.
     pub drain: Duration,
 }
 
@@ -154,6 +156,9 @@ impl Default for Limits {
         }
     }
 }
+
+/// How often whoever started a server is told that it still waits.
+const BEAT: Duration = Duration::from_secs(1);
 
 /// How long clients that were answered have to leave.
 const PARTING: Duration = Duration::from_secs(1);
@@ -216,11 +221,12 @@ impl Server {
     }
 
     /// Takes connections until `stop` can be read. Then no further call is taken, those under way are finished as far
-    /// as [`Limits::drain`] lets them, and the connections closed.
+    /// as [`Limits::drain`] lets them, and the connections closed. `ends` is called when that begins, and each second that it
+    /// takes.
     ///
     /// # Errors
     /// The listener fails.
-    pub fn serve(&self, listener: &UnixListener, stop: impl AsFd) -> io::Result<()> {
+    pub fn serve(&self, listener: &UnixListener, stop: impl AsFd, ends: impl FnMut()) -> io::Result<()> {
         listener.set_nonblocking(true)?;
         let mut served: Vec<Served> = Vec::new();
         let mut watcher = Watcher::new(&self.shared);
@@ -242,7 +248,7 @@ impl Server {
                 Err(error) => break Err(error),
             }
         };
-        self.drain(&served);
+        self.drain(&served, ends);
         result
     }
 
@@ -256,20 +262,30 @@ impl Server {
     }
 
     /// Each connection has a thread of its own: one client that takes nothing keeps no other waiting.
-    fn drain(&self, served: &[Served]) {
+    fn drain(&self, served: &[Served], mut ends: impl FnMut()) {
         let until = Instant::now() + self.shared.limits.drain;
+        let (parts, parted) = channel::<()>();
         std::thread::scope(|scope| {
             for Served { line, .. } in served {
-                let sender = &line.sender;
-                let part = move || {
+                let (sender, part) = (&line.sender, parts.clone());
+                let leave = move || {
                     sender.go_away();
                     sender.wait_idle(until);
                     sender.wait_left(Instant::now() + PARTING);
                 };
                 let own = std::thread::Builder::new().stack_size(STACK);
-                if own.spawn_scoped(scope, part).is_err() {
-                    part();
+                let left = own.spawn_scoped(scope, move || {
+                    leave();
+                    drop(part);
+                });
+                if left.is_err() {
+                    leave();
                 }
+            }
+            drop(parts);
+            ends();
+            while parted.recv_timeout(BEAT) == Err(RecvTimeoutError::Timeout) {
+                ends();
             }
         });
         self.shared.pool.stop();

@@ -60,6 +60,8 @@ struct Open {
     begun: bool,
     /// The client has said all that it says.
     heard: bool,
+    /// How long whoever is to stop waits for it.
+    until: Instant,
 }
 
 /// What becomes of a new stream.
@@ -168,9 +170,17 @@ impl Sender {
             window,
             begun: false,
             heard: false,
+            until: Instant::now(),
         };
         state.open.insert(stream, open);
         Admission::Taken
+    }
+
+    /// Whoever is to stop waits so long for a call.
+    pub(super) fn keep(&self, stream: u32, until: Instant) {
+        if let Some(open) = self.lock().open.get_mut(&stream) {
+            open.until = until;
+        }
     }
 
     /// The client has said all that it says on a stream.
@@ -350,9 +360,16 @@ impl Sender {
         self.break_now(&mut state);
     }
 
-    /// Waits until every call was answered, or for so long.
+    /// Waits until every call was answered, or as long as that may take, or for so long.
     pub(super) fn wait_idle(&self, until: Instant) {
-        self.wait(until, |state| state.open.is_empty());
+        let mut state = self.lock();
+        while let Some(last) = state.open.values().map(|open| open.until).max() {
+            let left = last.min(until).saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return;
+            }
+            state = self.wait_for_change(state, left);
+        }
     }
 
     /// Says nothing more, and waits until the client has heard that and left, or for so long. To close at once would

@@ -23,9 +23,14 @@ impl Service for Echo {
     fn lane(&self, path: &str) -> Lane {
         match path {
             _ if path.contains("Look") => Lane::Look,
+            _ if path.contains("Walk") => Lane::Walk,
             _ if path.contains("Wait") => Lane::Write,
             _ => Lane::Read,
         }
+    }
+
+    fn time(&self, path: &str, usual: Duration) -> Duration {
+        if path.contains("Long") { SOON } else { usual }
     }
 
     fn call(&self, call: &Call, reply: &mut Reply<'_>) -> Result<(), Status> {
@@ -95,7 +100,7 @@ impl Running {
         });
         let (stop, stopper) = rustix::pipe::pipe().unwrap();
         let server = Server::new(echo.clone(), limits).unwrap();
-        let server = std::thread::spawn(move || server.serve(&listener, &stop));
+        let server = std::thread::spawn(move || server.serve(&listener, &stop, || ()));
         Running {
             path,
             echo,
@@ -311,6 +316,31 @@ fn a_server_that_stops_waits_only_so_long() {
     drop(server.stop.take());
     server.server.take().unwrap().join().unwrap().unwrap();
     waits.join().unwrap().unwrap_err();
+    server.go.send(()).unwrap();
+}
+
+#[test]
+fn a_server_that_stops_waits_for_what_may_take_long_unless_it_walks() {
+    let limits = || Limits {
+        time: Duration::from_millis(50),
+        ..Limits::default()
+    };
+    let mut server = Running::new(limits());
+    let waits = server.behind("/t.Long/Wait", SOON);
+    server.begun.recv().unwrap();
+    drop(server.stop.take());
+    std::thread::sleep(Duration::from_millis(200));
+    server.go.send(()).unwrap();
+    assert_eq!(waits.join().unwrap().unwrap(), [b"waited"]);
+
+    let mut server = Running::new(limits());
+    let began = Instant::now();
+    let waits = server.behind("/t.LongWalk/Wait", SOON);
+    server.begun.recv().unwrap();
+    drop(server.stop.take());
+    server.server.take().unwrap().join().unwrap().unwrap();
+    waits.join().unwrap().unwrap_err();
+    assert!(began.elapsed() < Duration::from_secs(10), "{:?}", began.elapsed());
     server.go.send(()).unwrap();
 }
 
