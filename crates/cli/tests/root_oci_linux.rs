@@ -176,61 +176,6 @@ fn memory_comes_from_the_nodes_that_are_named() {
     runtime.refused(&["create", "one"], "linux.memoryPolicy.nodes");
 }
 
-/// An engine may know what this program, or the kernel, does not: the specification has a warning of that, and no error.
-#[test]
-fn a_capability_that_is_none_is_warned_of() {
-    each(|runtime| {
-        let caps = json!(["CAP_KILL", "CAP_OF_TOMORROW"]);
-        runtime.configure(|spec| {
-            spec["process"]["capabilities"] = json!({"bounding": caps, "effective": caps, "permitted": caps});
-            spec["process"]["scheduler"] =
-                json!({"policy": "SCHED_OTHER", "flags": ["SCHED_FLAG_RESET_ON_FORK"]});
-        });
-        runtime.args(&["sleep", "1000"]);
-        let log = runtime.path("log");
-        let warned = |words: &[&str]| {
-            let ended = runtime.end(&[&["--log", &log, "--log-format", "json"], words].concat());
-            assert_eq!((ended.code, ended.err.as_str()), (0, ""));
-            let lines = fs::read_to_string(&log).unwrap();
-            fs::remove_file(&log).unwrap();
-            let line: serde_json::Value = serde_json::from_str(lines.lines().next().unwrap()).unwrap();
-            assert_eq!(line["level"], "warning");
-            let text = line["msg"].as_str().unwrap();
-            assert!(text.contains("[CAP_OF_TOMORROW]"), "{line}");
-            ended.out
-        };
-        warned(&["run", "--detach", "one"]);
-        assert_eq!(runtime.status("one"), "running");
-        let effective = ["grep", "CapEff", "/proc/self/status"];
-        let exec = ["exec", "--cap", "CAP_OF_TOMORROW", "one"];
-        assert!(warned(&[&exec[..], &effective].concat()).contains(":\t0000000000000020\n"));
-        // Where there is no file, it is on standard error.
-        let ended = runtime.end(&["exec", "--cap", "CAP_OF_TOMORROW", "one", "true"]);
-        assert!(ended.err.contains("level=warning"), "{}", ended.err);
-        runtime.ok(&["delete", "--force", "one"]);
-    });
-    // One that the caller has not itself.
-    let runtime = Runtime::ours();
-    let caps = json!(["CAP_KILL", "CAP_SYS_TIME"]);
-    runtime.configure(|spec| {
-        spec["process"]["capabilities"] = json!({"bounding": caps, "effective": caps, "permitted": caps});
-    });
-    runtime.args(&["grep", "CapEff", "/proc/self/status"]);
-    let call = runtime.command(&["run", "one"]);
-    let output = Command::new("setpriv")
-        .args(["--bounding-set", "-sys_time"])
-        .arg(call.get_program())
-        .args(call.get_args())
-        .current_dir(runtime.dir())
-        .output()
-        .unwrap();
-    let err = String::from_utf8_lossy(&output.stderr);
-    assert!(
-        output.status.success() && err.contains("[CAP_SYS_TIME]"),
-        "{output:?}"
-    );
-}
-
 #[test]
 fn a_root_that_is_moved_is_the_root() {
     each(|runtime| {

@@ -17,6 +17,7 @@
 //! create(spec, id) → fd() for clone3, doors() for the process itself → … kill(), freeze(), oom_kills() … → remove()
 //! ```
 
+mod below;
 mod everywhere;
 mod hierarchy;
 mod life;
@@ -37,6 +38,7 @@ use serde::{Deserialize, Serialize};
 use sys::Dir;
 
 use crate::devices::{Loaded, RuleError, Rules};
+pub use below::Below;
 pub use hierarchy::Hierarchies;
 pub use node::Door;
 use node::{Node, controllers, make, open};

@@ -20,7 +20,7 @@ mod mounts;
 mod resources;
 mod rights;
 
-pub(crate) use defaults::IPC_SYSCTLS;
+pub(crate) use defaults::{IPC_SYSCTLS, MASKED, READONLY};
 pub(crate) use resources::{default_devices, usual_devices};
 use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};

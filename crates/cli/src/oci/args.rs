@@ -31,6 +31,12 @@ pub(super) struct Cli {
     /// Have systemd make cgroups; cgroupsPath is SLICE:PREFIX:NAME
     #[arg(long)]
     pub(super) systemd_cgroup: bool,
+    /// Do without a cgroup where none can be made and nothing asks for one; false is to fail then
+    #[arg(long, value_enum, ignore_case = true, default_value = "auto")]
+    pub(super) rootless: Rootless,
+    /// Program of `checkpoint` and `restore`, which are not here: without effect on what is
+    #[arg(long, value_name = "FILE")]
+    pub(super) criu: Option<PathBuf>,
     #[command(subcommand)]
     pub(super) command: Command,
 }
@@ -40,6 +46,16 @@ pub(super) enum LogFormat {
     #[default]
     Text,
     Json,
+}
+
+/// What runc's flag of this name can say.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(super) enum Rootless {
+    Auto,
+    #[value(alias = "1", alias = "t")]
+    True,
+    #[value(alias = "0", alias = "f")]
+    False,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -57,7 +73,7 @@ pub(super) enum Command {
     /// Make a container and let its program begin
     Run(RunArgs),
     /// Run one more program in a container
-    Exec(ExecArgs),
+    Exec(Box<ExecArgs>),
     /// Show a container's state as JSON
     State(One),
     /// Send a signal to a container's first process
@@ -133,6 +149,12 @@ pub(super) struct RunArgs {
     /// Leave it, and do not remove it when it ends
     #[arg(short, long)]
     pub(super) detach: bool,
+    /// Do not remove it when it ends
+    #[arg(long)]
+    pub(super) keep: bool,
+    /// Take in no orphans of its processes, which this never does: without effect
+    #[arg(long)]
+    pub(super) no_subreaper: bool,
 }
 
 #[derive(Debug, Args)]
@@ -171,6 +193,12 @@ pub(super) struct ExecArgs {
     /// SELinux label
     #[arg(long, value_name = "LABEL")]
     pub(super) process_label: Option<String>,
+    /// Cgroup below the container's that it is to be in, of v1 for some of its controllers
+    #[arg(long, value_name = "[CONTROLLER,...:]PATH")]
+    pub(super) cgroup: Vec<String>,
+    /// Where the container is paused, wait until it goes on
+    #[arg(long)]
+    pub(super) ignore_paused: bool,
     #[command(flatten)]
     pub(super) wish: WishArgs,
     /// The container
@@ -236,17 +264,24 @@ pub(super) struct ListArgs {
 pub(super) struct UpdateArgs {
     /// File of limits as linux.resources has them, - for standard input; other flags are then passed over
     #[arg(short, long, value_name = "FILE", conflicts_with_all = ["memory", "memory_reservation", "memory_swap",
-        "blkio_weight", "cpu_burst", "cpu_period", "cpu_quota", "cpu_share", "cpuset_cpus", "cpuset_mems", "pids_limit"])]
+        "blkio_weight", "cpu_burst", "cpu_period", "cpu_quota", "cpu_share", "cpu_rt_period", "cpu_rt_runtime",
+        "cpuset_cpus", "cpuset_mems", "pids_limit"])]
     pub(super) resources: Option<String>,
-    /// Memory, in bytes
-    #[arg(long, value_name = "BYTES", allow_hyphen_values = true)]
-    pub(super) memory: Option<i64>,
-    /// Memory that is left to it when there is little, in bytes
-    #[arg(long, value_name = "BYTES", allow_hyphen_values = true)]
-    pub(super) memory_reservation: Option<i64>,
-    /// Memory and swap together, in bytes
-    #[arg(long, value_name = "BYTES", allow_hyphen_values = true)]
-    pub(super) memory_swap: Option<i64>,
+    /// Memory, in bytes or with a unit: 64m
+    #[arg(long, value_name = "SIZE", allow_hyphen_values = true)]
+    pub(super) memory: Option<String>,
+    /// Memory that is left to it when there is little
+    #[arg(long, value_name = "SIZE", allow_hyphen_values = true)]
+    pub(super) memory_reservation: Option<String>,
+    /// Memory and swap together
+    #[arg(long, value_name = "SIZE", allow_hyphen_values = true)]
+    pub(super) memory_swap: Option<String>,
+    /// Passed over with a warning, as runc does: the kernel has no such limit any more
+    #[arg(long, value_name = "SIZE", allow_hyphen_values = true)]
+    pub(super) kernel_memory: Option<String>,
+    /// Passed over with a warning, as runc does
+    #[arg(long, value_name = "SIZE", allow_hyphen_values = true)]
+    pub(super) kernel_memory_tcp: Option<String>,
     /// Weight against others at block devices, 10 to 1000
     #[arg(long, value_name = "NUMBER")]
     pub(super) blkio_weight: Option<u16>,
@@ -268,6 +303,18 @@ pub(super) struct UpdateArgs {
     /// Weight against others
     #[arg(long, value_name = "NUMBER")]
     pub(super) cpu_share: Option<u64>,
+    /// Period of the real-time share, in microseconds (cgroup v1)
+    #[arg(long, value_name = "USECS")]
+    pub(super) cpu_rt_period: Option<u64>,
+    /// Time that real-time processes may have in it, in microseconds (cgroup v1)
+    #[arg(long, value_name = "USECS", allow_hyphen_values = true)]
+    pub(super) cpu_rt_runtime: Option<i64>,
+    /// Refused: Intel RDT is not supported
+    #[arg(long, value_name = "SCHEMA")]
+    pub(super) l3_cache_schema: Option<String>,
+    /// Refused: Intel RDT is not supported
+    #[arg(long, value_name = "SCHEMA")]
+    pub(super) mem_bw_schema: Option<String>,
     /// Processes and threads
     #[arg(long, value_name = "NUMBER", allow_hyphen_values = true)]
     pub(super) pids_limit: Option<i64>,
@@ -281,6 +328,9 @@ pub(super) struct SpecArgs {
     /// Directory that config.json is written to
     #[arg(short, long, value_name = "DIR", default_value = ".")]
     pub(super) bundle: PathBuf,
+    /// For an ordinary user's container: a user namespace with the caller alone, and the host's network
+    #[arg(long)]
+    pub(super) rootless: bool,
 }
 
 #[cfg(test)]
@@ -302,6 +352,11 @@ mod tests {
             "oci list -q",
             "oci update --resources - one",
             "oci run --detach -b /b one",
+            "oci run --keep --no-subreaper one",
+            "oci --rootless=true --criu /usr/sbin/criu --rootless FALSE list",
+            "oci exec --cgroup memory,cpu:/a --cgroup pids:b --ignore-paused one true",
+            "oci update --memory 64m --memory-swap -1 --cpu-rt-period 1000 --cpu-rt-runtime 5 --kernel-memory 1m one",
+            "oci spec --rootless",
         ] {
             Cli::try_parse_from(line.split(' ')).unwrap_or_else(|error| panic!("{line}: {error}"));
         }
@@ -309,7 +364,13 @@ mod tests {
         assert!(
             matches!(exec.command, Command::Exec(args) if args.words == ["ls", "-l", "--tty"] && !args.tty)
         );
-        for line in ["oci exec one", "oci checkpoint one", "oci create", "oci"] {
+        for line in [
+            "oci exec one",
+            "oci checkpoint one",
+            "oci create",
+            "oci",
+            "oci --rootless some list",
+        ] {
             assert!(Cli::try_parse_from(line.split(' ')).is_err(), "{line}");
         }
     }

@@ -10,6 +10,7 @@ use super::make::{or_again, stay, wish};
 pub(super) fn exec(containers: &Containers, args: ExecArgs) -> Outcome {
     let preserved = runtime::oci::inherited(args.wish.preserve_fds)?;
     let container = containers.open(&args.id)?;
+    let below = runtime::oci::places_below(&args.cgroup)?;
     let (mut process, unknown) = match &args.process {
         Some(path) => read_process(path)?,
         None => container.process_of(&ExecFlags {
@@ -35,6 +36,8 @@ pub(super) fn exec(containers: &Containers, args: ExecArgs) -> Outcome {
     let made = container.exec(&ExecRequest {
         process: &process,
         unknown,
+        below: &below,
+        wait_where_paused: args.ignore_paused,
         wish: wish(&args.wish, &preserved, args.detach),
     });
     let (mut made, attention) = or_again(made, &preserved, attention)?;

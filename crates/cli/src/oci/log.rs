@@ -39,7 +39,7 @@ impl Log {
                 Some((name, value)) => (name.to_owned(), Some(value.to_owned())),
                 None => (flag.to_owned(), None),
             };
-            if ["root", "log", "log-format"].contains(&&*name) {
+            if ["root", "log", "log-format", "rootless", "criu"].contains(&&*name) {
                 value = value.or_else(|| words.next().map(Cow::into_owned));
             }
             match &*name {

@@ -41,10 +41,17 @@ pub(super) fn or_again<T>(
     Err(format!("a read-only copy of this program: {error}").into())
 }
 
+/// What the flags before the command say of a new container's cgroup.
+#[derive(Clone, Copy)]
+pub(super) struct How {
+    pub(super) systemd_cgroup: bool,
+    pub(super) needs_cgroup: bool,
+}
+
 fn made(
     containers: &Containers,
     args: &CreateArgs,
-    systemd_cgroup: bool,
+    how: How,
     attention: Option<Attention>,
     detach: bool,
 ) -> Result<(Process, Option<Attention>), Failure> {
@@ -52,35 +59,40 @@ fn made(
     let made = containers.create(&CreateRequest {
         id: &args.id,
         bundle: &args.bundle,
-        systemd_cgroup,
+        systemd_cgroup: how.systemd_cgroup,
+        needs_cgroup: how.needs_cgroup,
         no_pivot: args.no_pivot,
         wish: wish(&args.wish, &preserved, detach),
     });
     or_again(made, &preserved, attention)
 }
 
-pub(super) fn create(containers: &Containers, args: CreateArgs, systemd_cgroup: bool) -> Outcome {
-    made(containers, &args, systemd_cgroup, None, true)?;
+pub(super) fn create(containers: &Containers, args: CreateArgs, how: How) -> Outcome {
+    made(containers, &args, how, None, true)?;
     Ok(0)
 }
 
-pub(super) fn run(containers: &Containers, args: RunArgs, systemd_cgroup: bool) -> Outcome {
+pub(super) fn run(containers: &Containers, args: RunArgs, how: How) -> Outcome {
     // A signal that comes while it begins is for the program.
     let attention = match args.detach {
         true => None,
         false => Some(Attention::begin()?),
     };
-    let (mut process, attention) = made(containers, &args.create, systemd_cgroup, attention, args.detach)?;
+    let (mut process, attention) = made(containers, &args.create, how, attention, args.detach)?;
     let container = containers.open(&args.create.id)?;
     if let Err(error) = container.start() {
-        container.delete(true)?;
+        if !args.keep {
+            container.delete(true)?;
+        }
         return Err(error.into());
     }
     let Some(attention) = attention else {
         return Ok(0);
     };
     let code = stay(&mut process, &attention)?;
-    container.delete(true)?;
+    if !args.keep {
+        container.delete(true)?;
+    }
     Ok(code)
 }
 
@@ -96,7 +108,7 @@ pub(super) fn stay(process: &mut Process, attention: &Attention) -> Outcome {
 
 pub(super) fn spec(args: &SpecArgs) -> Outcome {
     let path = args.bundle.join("config.json");
-    let text = serde_json::to_string_pretty(&runtime::oci::default_spec())?;
+    let text = serde_json::to_string_pretty(&runtime::oci::default_spec(args.rootless))?;
     File::create_new(&path)
         .and_then(|mut file| file.write_all(text.as_bytes()))
         .map_err(|error| format!("{}: {error}", path.display()))?;

@@ -23,8 +23,9 @@ use clap::{CommandFactory, Parser};
 use runtime::cgroup::Manager;
 use runtime::oci::{Containers, OciError, Warnings};
 
-use args::{Cli, Command};
+use args::{Cli, Command, Rootless};
 use log::Log;
+use make::How;
 
 /// The exit code of a command that failed.
 const FAILED: u8 = 1;
@@ -114,9 +115,13 @@ fn run(cli: Cli, log: &Rc<Log>) -> Outcome {
     let warnings = Rc::clone(log);
     let warnings = Warnings::to(move |text| warnings.warning(&crate::failure::one_line(text)));
     let containers = Containers::at(&cli.root.unwrap_or_else(usual_root), manager(), warnings)?;
+    let how = How {
+        systemd_cgroup: cli.systemd_cgroup,
+        needs_cgroup: cli.rootless == Rootless::False,
+    };
     match cli.command {
-        Command::Create(args) => make::create(&containers, args, cli.systemd_cgroup),
-        Command::Run(args) => make::run(&containers, args, cli.systemd_cgroup),
+        Command::Create(args) => make::create(&containers, args, how),
+        Command::Run(args) => make::run(&containers, args, how),
         Command::Start(args) => {
             containers.open(&args.id)?.start()?;
             Ok(0)
@@ -135,7 +140,7 @@ fn run(cli: Cli, log: &Rc<Log>) -> Outcome {
                 Ok(0)
             }
         },
-        Command::Exec(args) => exec::exec(&containers, args),
+        Command::Exec(args) => exec::exec(&containers, *args),
         Command::Pause(args) => {
             containers.open(&args.id)?.pause()?;
             Ok(0)
@@ -146,7 +151,7 @@ fn run(cli: Cli, log: &Rc<Log>) -> Outcome {
         }
         Command::Ps(args) => show::ps(&containers.open(&args.id)?, &args),
         Command::List(args) => show::list(&containers, &args),
-        Command::Update(args) => update::update(&containers.open(&args.id)?, &args),
+        Command::Update(args) => update::update(&containers.open(&args.id)?, &args, log),
         Command::Features => show::json(&runtime::oci::features()),
         Command::Spec(args) => make::spec(&args),
     }

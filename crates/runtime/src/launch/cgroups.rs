@@ -83,6 +83,11 @@ impl Cgroups {
         doors.unwrap_or(Ok(Vec::new())).map_err(|error| fault(&error))
     }
 
+    /// Whether there is none.
+    pub(crate) fn is_none(&self) -> bool {
+        self.own.as_ref().is_none_or(Cgroup::is_none)
+    }
+
     /// The container's first process is there.
     pub(crate) fn settle(&self) {
         self.own.iter().for_each(Cgroup::settle);

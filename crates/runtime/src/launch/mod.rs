@@ -394,13 +394,11 @@ fn lets_execute(seccomp: &LinuxSeccomp) -> bool {
             .any(|rule| rule.names().iter().any(|name| name == "execve"))
 }
 
-/// Those of these mount options that mean nothing to the launcher, and go to the file system.
+/// Those of these mount options of a bind mount that mean nothing to the launcher.
 #[cfg(test)]
 pub(crate) fn passes_on(names: &[&str]) -> Vec<String> {
     let names: Vec<String> = names.iter().map(ToString::to_string).collect();
-    options::parse(&names)
-        .data
-        .into_iter()
-        .map(str::to_owned)
-        .collect()
+    let mut mount = oci_spec::runtime::Mount::default();
+    mount.set_typ(Some("bind".to_owned())).set_options(Some(names));
+    options::of(&mount).data.into_iter().map(str::to_owned).collect()
 }

@@ -93,7 +93,7 @@ fn plan_one<'s>(
 ) -> Result<Planned<'s>> {
     let destination = Path::new("/").join(mount.destination());
     let shown = destination.display().to_string();
-    let options = options::parse(mount.options().as_deref().unwrap_or_default());
+    let options = options::of(mount);
     let source = mount.source().as_deref().and_then(Path::to_str);
     let mut planned = Planned {
         destination,

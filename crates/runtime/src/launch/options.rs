@@ -1,5 +1,6 @@
 //! Options of a mount, as the OCI runtime spec lists them ("Linux mount options"), taken apart.
 
+use oci_spec::runtime::Mount;
 use rustix::mount::MountAttrFlags;
 use sys::mount::SetAttr;
 
@@ -13,6 +14,24 @@ const NOATIME: u64 = MountAttrFlags::MOUNT_ATTR_NOATIME.bits() as u64;
 const STRICTATIME: u64 = MountAttrFlags::MOUNT_ATTR_STRICTATIME.bits() as u64;
 const NODIRATIME: u64 = MountAttrFlags::MOUNT_ATTR_NODIRATIME.bits() as u64;
 const NOSYMFOLLOW: u64 = 0x0020_0000;
+
+/// Options of a file system as a whole, which the kernel takes for any. A bind mount has none of its own: as with mount(2), they
+/// change nothing there.
+const SUPERBLOCK: [&str; 7] = [
+    "async",
+    "dirsync",
+    "lazytime",
+    "mand",
+    "nolazytime",
+    "nomand",
+    "sync",
+];
+
+/// The same that some take by these names, and others do or do not whatever is said.
+const ACCESS_LISTS: [&str; 2] = ["acl", "noacl"];
+
+/// File systems that know no such names.
+const WITHOUT_ACCESS_LISTS: [&str; 7] = ["tmpfs", "proc", "sysfs", "mqueue", "devpts", "cgroup", "cgroup2"];
 
 /// What the options of one mount add up to.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -89,6 +108,19 @@ pub(super) fn propagation(name: &str) -> Option<(u64, bool)> {
     Some((bit.bits().into(), recursive))
 }
 
+/// Reads the options of a mount, without those that mean nothing where it is of this type.
+pub(super) fn of(mount: &Mount) -> Options<'_> {
+    let mut parsed = parse(mount.options().as_deref().unwrap_or_default());
+    let kind = mount.typ().as_deref().unwrap_or("none");
+    let binds = parsed.bind.is_some() || kind == "bind";
+    parsed.data.retain(|option| {
+        let whole = SUPERBLOCK.contains(option) && binds;
+        let lists = ACCESS_LISTS.contains(option) && (binds || WITHOUT_ACCESS_LISTS.contains(&kind));
+        !whole && !lists
+    });
+    parsed
+}
+
 /// Reads the options of a mount.
 pub(super) fn parse(options: &[String]) -> Options<'_> {
     let mut parsed = Options::default();
@@ -113,7 +145,9 @@ pub(super) fn parse(options: &[String]) -> Options<'_> {
         match option {
             "bind" => parsed.bind = parsed.bind.or(Some(false)),
             "rbind" => parsed.bind = Some(true),
-            "defaults" | "" => {}
+            // How much the kernel logs of a mount, and whether a file system counts changes of inodes, is not to be told by the
+            // calls that mount here.
+            "defaults" | "" | "silent" | "loud" | "iversion" | "noiversion" => {}
             "tmpcopyup" => parsed.copy_up = true,
             "remount" => parsed.remount = true,
             "idmap" => parsed.id_mapped = parsed.id_mapped.or(Some(false)),
@@ -194,6 +228,26 @@ mod tests {
         assert_eq!(parsed.recursive.set, NOSUID);
         assert_eq!(parsed.data, ["rsize=5"]);
         assert_eq!(parsed.recursive_propagation, 1 << 17);
+    }
+
+    #[test]
+    fn what_a_whole_file_system_has() {
+        let read = |kind: &str, options: &[&str]| {
+            let mount = serde_json::json!({"destination": "/x", "type": kind, "options": options});
+            let mount: Mount = serde_json::from_value(mount).unwrap();
+            of(&mount).data.join(",")
+        };
+        let all = [
+            &SUPERBLOCK[..],
+            &ACCESS_LISTS,
+            &["silent", "loud", "iversion", "noiversion", "size=1"],
+        ]
+        .concat();
+        let whole = "async,dirsync,lazytime,mand,nolazytime,nomand,sync";
+        assert_eq!(read("tmpfs", &all), format!("{whole},size=1"));
+        assert_eq!(read("ext4", &all), format!("{whole},acl,noacl,size=1"));
+        assert_eq!(read("bind", &all), "size=1");
+        assert_eq!(read("none", &[&["rbind"][..], &all].concat()), "size=1");
     }
 
     #[test]

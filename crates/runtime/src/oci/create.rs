@@ -24,6 +24,8 @@ pub struct CreateRequest<'a> {
     pub bundle: &'a Path,
     /// Its cgroup is to be a unit of systemd's.
     pub systemd_cgroup: bool,
+    /// It is refused where no cgroup can be had, whether it asks for one or not.
+    pub needs_cgroup: bool,
     /// Its root is not exchanged for the host's, which cannot be where that is an initramfs, but moved over it.
     pub no_pivot: bool,
     /// The rest.
@@ -41,8 +43,7 @@ impl Containers {
             id,
             bundle,
             systemd_cgroup,
-            no_pivot,
-            wish,
+            ..
         } = request;
         let manager = Some(&self.manager).filter(|_| *systemd_cgroup);
         // Another engine's: what else lies in it is that engine's own.
@@ -57,12 +58,12 @@ impl Containers {
         let mut spec = known.value;
         allow_default_devices(&mut spec);
         let terminal = spec.process().as_ref().and_then(|process| process.terminal());
-        wish.check(terminal.unwrap_or(false))?;
+        request.wish.check(terminal.unwrap_or(false))?;
         let (files, lock) = self.reserve(id)?;
         let made = files
             .write(bundle::CONFIG, &config, 0o600)
             .map_err(OciError::from)
-            .and_then(|()| make(manager, &given, &files, &spec, *no_pivot, wish));
+            .and_then(|()| make(manager, &given, &files, &spec, request));
         drop(lock);
         if made.is_err() {
             // The first error is the one to tell; `delete --force` finds what stayed.
@@ -94,13 +95,18 @@ fn make(
     given: &Bundle,
     files: &Bundle,
     spec: &Spec,
-    no_pivot: bool,
-    wish: &Wish<'_>,
+    request: &CreateRequest<'_>,
 ) -> Result<Process> {
+    let wish = &request.wish;
     let listener = sys::socket::listen(files.dir(), START).map_err(failed("the start socket"))?;
     let stdio = streams()?;
     let signals = Signals::hold()?;
     let cgroups = Cgroups::create_for_engine(manager, spec, files.id())?;
+    if request.needs_cgroup && cgroups.is_none() {
+        return Err(OciError::Request(
+            "no cgroup can be made here, and --rootless false does without none",
+        ));
+    }
     let launched = cgroups.doors().map_err(OciError::from).and_then(|doors| {
         let order = Order {
             spec,
@@ -114,7 +120,7 @@ fn make(
             cgroup: cgroups.birth_place(),
             doors: &doors,
             cgroup_view: cgroups.view(),
-            no_pivot,
+            no_pivot: request.no_pivot,
             nodev: !cgroups.refuse_devices(),
         };
         let launch = Launch::fork(&order, None)?;
@@ -192,7 +198,7 @@ impl Container {
                 Some(Word::Listener(listener)) => {
                     if let Err(fault) = self.deliver(listener.as_fd()) {
                         // Nobody would ever answer what it asks.
-                        self.kill(rustix::process::Signal::KILL.as_raw(), false)?;
+                        let _ = self.kill(rustix::process::Signal::KILL.as_raw(), false);
                         return Err(fault.into());
                     }
                     sync.allow().map_err(doing())?;
@@ -212,8 +218,9 @@ impl Container {
         match hooks::run("poststart", due.unwrap_or_default(), &state) {
             Ok(()) => Ok(()),
             Err(fault) => {
-                // As runc has it: the container does not go on without them.
-                self.kill(rustix::process::Signal::KILL.as_raw(), false)?;
+                // As runc has it: the container does not go on without them. It may have ended by itself, and what the hook said
+                // is what is to be told.
+                let _ = self.kill(rustix::process::Signal::KILL.as_raw(), false);
                 Err(fault.into())
             }
         }

@@ -87,12 +87,11 @@ impl Container {
             .hooks()
             .as_ref()
             .and_then(|hooks| hooks.poststop().as_deref());
-        // As with the peers, it goes whatever these say; and what they say has been told to whoever wrote them.
-        hooks::run_all(
-            "poststop",
-            due.unwrap_or_default(),
-            &self.hook_state("stopped", None),
-        );
+        // As with the peers, it goes whatever these say.
+        let state = self.hook_state("stopped", None);
+        for failed in hooks::run_all("poststop", due.unwrap_or_default(), &state) {
+            self.warnings.tell(&failed);
+        }
         Ok(self.files.remove()?)
     }
 }

@@ -5,6 +5,7 @@ use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 
 use oci_spec::runtime::{Capability, LinuxCapabilities, Process as Wanted};
+use rustix::event::{PollFd, PollFlags};
 use rustix::io::retry_on_intr;
 use rustix::process::{Pid, WaitOptions, waitpid};
 
@@ -12,6 +13,7 @@ use super::container::Container;
 use super::process::{Process, Signals, Wish, streams};
 use super::{OciError, Result, Status, failed};
 use crate::bundle::BundleError;
+use crate::cgroup::Below;
 use crate::launch::exec::{self, ExecOrder, Progress, Started};
 use crate::launch::{Cgroups, FAILED};
 use crate::names;
@@ -26,6 +28,10 @@ pub struct ExecRequest<'a> {
     pub process: &'a Wanted,
     /// Names of capabilities that were asked for and are none.
     pub unknown: Vec<String>,
+    /// Where below the container's cgroup it is to be; nothing said, in that ([`places_below`]).
+    pub below: &'a [Below],
+    /// It is made in a container that is held still too, and begins when that goes on.
+    pub wait_where_paused: bool,
     /// The rest.
     pub wish: Wish<'a>,
 }
@@ -53,6 +59,32 @@ pub struct ExecFlags {
     pub apparmor: Option<String>,
     /// SELinux label.
     pub label: Option<String>,
+}
+
+/// Reads what `exec --cgroup` says: one path for all hierarchies, or some for those of the controllers before them.
+///
+/// # Errors
+/// It is none of both.
+pub fn places_below(words: &[String]) -> Result<Vec<Below>> {
+    let mut places = Vec::new();
+    for word in words {
+        match *word.split(':').collect::<Vec<_>>() {
+            [path] if words.len() == 1 => places.push(Below {
+                controller: None,
+                path: path.into(),
+            }),
+            [controllers, path] => places.extend(controllers.split(',').map(|controller| Below {
+                controller: Some(controller.to_owned()),
+                path: path.into(),
+            })),
+            _ => {
+                return Err(OciError::Request(
+                    "invalid --cgroup argument: PATH alone and once, or CONTROLLER,...:PATH each time",
+                ));
+            }
+        }
+    }
+    Ok(places)
 }
 
 /// Reads a process from a file of JSON. What of its capabilities is none, a warning is to be given of.
@@ -160,7 +192,13 @@ impl Container {
         let first = match (status, self.process()?) {
             (Status::Stopped, _) | (_, None) => return Err(OciError::NotRunning),
             (Status::Running | Status::Created, Some(first)) => first,
+            (Status::Paused, Some(first)) if request.wait_where_paused => first,
             // It would stand still with the others, and whoever asked with it.
+            (Status::Paused, _) => {
+                return Err(OciError::Request(
+                    "cannot exec in a paused container (use --ignore-paused to override)",
+                ));
+            }
             _ => {
                 return Err(OciError::State {
                     verb: "exec in",
@@ -170,7 +208,11 @@ impl Container {
                 });
             }
         };
-        let cgroups = Cgroups::of(self.cgroup()?);
+        let own = self.cgroup()?;
+        let cgroups = Cgroups::of(match request.below {
+            [] => own,
+            below => own.below(below)?,
+        });
         let doors = cgroups.doors()?;
         let signals = Signals::hold()?;
         let mut joining = exec::fork(&ExecOrder {
@@ -187,6 +229,20 @@ impl Container {
             doors: &doors,
         })?;
         let made = loop {
+            // Where the container stands still it takes as long as that.
+            if request.wait_where_paused {
+                let mut polled = [
+                    PollFd::new(&joining, PollFlags::IN),
+                    PollFd::new(&signals, PollFlags::IN),
+                ];
+                rustix::event::poll(&mut polled, None).map_err(failed("waiting for the process"))?;
+                if let Some(fault) = signals.interrupted() {
+                    break Err(fault.into());
+                }
+                if !polled[0].revents().intersects(PollFlags::IN | PollFlags::HUP) {
+                    continue;
+                }
+            }
             match joining.advance() {
                 Progress::Pending => {}
                 Progress::Runs(started) => break Ok(started),

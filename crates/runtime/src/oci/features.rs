@@ -3,19 +3,30 @@
 use serde_json::{Value, json};
 use sys::caps::Set;
 
-/// Every mount option that means something to the launcher; others go to the file system.
-const MOUNT_OPTIONS: [&str; 49] = [
+/// Every mount option that is known for any file system; others go to it.
+const MOUNT_OPTIONS: [&str; 64] = [
+    "acl",
+    "async",
     "atime",
     "bind",
     "defaults",
     "dev",
     "diratime",
+    "dirsync",
     "exec",
     "idmap",
+    "iversion",
+    "lazytime",
+    "loud",
+    "mand",
+    "noacl",
     "noatime",
     "nodev",
     "nodiratime",
     "noexec",
+    "noiversion",
+    "nolazytime",
+    "nomand",
     "norelatime",
     "nostrictatime",
     "nosuid",
@@ -50,10 +61,14 @@ const MOUNT_OPTIONS: [&str; 49] = [
     "runbindable",
     "rw",
     "shared",
+    "silent",
     "slave",
     "strictatime",
     "suid",
+    "symfollow",
+    "sync",
     "tmpcopyup",
+    "unbindable",
 ];
 
 const FILTER_FLAGS: [&str; 4] = [

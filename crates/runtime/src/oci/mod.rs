@@ -25,6 +25,7 @@ mod create;
 mod end;
 mod exec;
 mod features;
+mod fresh;
 mod limits;
 mod process;
 mod warnings;
@@ -39,8 +40,9 @@ use crate::launch::{Fault, NOT_FOUND};
 
 pub use container::{Container, Containers, State, Status};
 pub use create::CreateRequest;
-pub use exec::{ExecFlags, ExecRequest, read_process};
+pub use exec::{ExecFlags, ExecRequest, places_below, read_process};
 pub use features::features;
+pub use fresh::default_spec;
 pub use process::{Process, Wish, inherited};
 pub use warnings::Warnings;
 
@@ -132,13 +134,6 @@ impl From<Fault> for OciError {
             code: fault.code,
         }
     }
-}
-
-/// The configuration that `spec` writes: a shell in a root file system beside it.
-pub fn default_spec() -> serde_json::Value {
-    let mut spec = serde_json::to_value(oci_spec::runtime::Spec::default()).unwrap_or_default();
-    spec["hostname"] = "strata".into();
-    spec
 }
 
 /// Says what was being done when the kernel refused.

@@ -35,7 +35,7 @@ pub fn memory(value: &str) -> Result<i64> {
 /// # Errors
 /// Not a size.
 pub fn memory_swap(value: &str) -> Result<i64> {
-    amount(&Flag::new("--memory-swap", value, SIZE_FORM))
+    size("--memory-swap", value)
 }
 
 /// Parses `--memory-reservation`, in bytes; 0 means none.
@@ -43,7 +43,15 @@ pub fn memory_swap(value: &str) -> Result<i64> {
 /// # Errors
 /// Not a size.
 pub fn memory_reservation(value: &str) -> Result<i64> {
-    amount(&Flag::new("--memory-reservation", value, SIZE_FORM))
+    size("--memory-reservation", value)
+}
+
+/// Parses a size of `flag`, in bytes; `-1` means unlimited.
+///
+/// # Errors
+/// Not a size.
+pub fn size(flag: &'static str, value: &str) -> Result<i64> {
+    amount(&Flag::new(flag, value, SIZE_FORM))
 }
 
 /// A size, or `-1`.

@@ -24,7 +24,7 @@ pub(super) const CAPABILITIES: [Capability; 11] = [
 pub(super) const PROCESSES: i64 = 2048;
 
 /// Hidden: they show the host, or let a container work on it. Both peers' lists together.
-pub(super) const MASKED: [&str; 14] = [
+pub(crate) const MASKED: [&str; 14] = [
     "/proc/acpi",
     "/proc/asound",
     "/proc/interrupts",
@@ -42,7 +42,7 @@ pub(super) const MASKED: [&str; 14] = [
 ];
 
 /// Read-only.
-pub(super) const READONLY: [&str; 5] = [
+pub(crate) const READONLY: [&str; 5] = [
     "/proc/bus",
     "/proc/fs",
     "/proc/irq",
