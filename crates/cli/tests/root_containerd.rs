@@ -1,5 +1,8 @@
 //! containerd on strata's snapshots: that of Debian 12 (1.6), and that of Debian sid (2.x).
 
+#[path = "common/node.rs"]
+mod node;
+
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -8,120 +11,9 @@ use testkit::cri::Cri;
 use testkit::registry::Registry;
 use testkit::snapshots::Served;
 use testkit::snapshotter::Snapshotter;
-use testkit::{Ended, Image, Layer, Strata};
+use testkit::{Image, Strata};
 
-const PROGRAM: &str = env!("CARGO_BIN_EXE_strata");
-const TARGET: &str = env!("CARGO_TARGET_TMPDIR");
-
-/// A store, its server, and a containerd on it. In the order in which they have to go.
-struct Node {
-    containerd: Containerd,
-    served: Served,
-    flags: &'static [&'static str],
-    strata: Strata,
-}
-
-impl Node {
-    fn start(version: Version) -> Node {
-        Node::with(version, &[])
-    }
-
-    /// One whose server has these flags.
-    fn with(version: Version, flags: &'static [&'static str]) -> Node {
-        let strata = Strata::new(PROGRAM);
-        let served = Served::start(&strata, flags);
-        let containerd = Containerd::start(version, Path::new(TARGET), &served.socket);
-        Node {
-            containerd,
-            served,
-            flags,
-            strata,
-        }
-    }
-
-    fn restart_server(&mut self) {
-        self.served.kill();
-        self.served = Served::start(&self.strata, self.flags);
-    }
-
-    /// `ctr run`, by the words of which `flags` come first.
-    fn run(&self, flags: &[&str], image: &str, id: &str, words: &[&str]) -> Ended {
-        let run = ["run", "--snapshotter=strata", "--null-io"];
-        let run = if flags.contains(&"--detach") {
-            &run[..]
-        } else {
-            &run[..2]
-        };
-        self.containerd.end(&[run, flags, &[image, id], words].concat())
-    }
-
-    /// What a script prints in a container: into a file, since ctr, when the machine has much to do, leaves before it has
-    /// copied all that a program printed.
-    #[track_caller]
-    fn says(&self, image: &str, id: &str, script: &str) -> String {
-        let said = self.strata.dir().join("said");
-        std::fs::create_dir_all(&said).unwrap();
-        let mount = format!(
-            "--mount=type=bind,src={},dst=/said,options=rbind:rw",
-            said.display()
-        );
-        let script = format!("( {script} ) >/said/{id}");
-        let ended = self.run(&["--rm", &mount], image, id, &["sh", "-c", &script]);
-        assert_eq!(ended.code, 0, "{ended:#?}\n{}", self.containerd.log());
-        std::fs::read_to_string(said.join(id)).unwrap()
-    }
-
-    /// Keys of what containerd has in the store.
-    fn snapshots(&self) -> Vec<String> {
-        let infos = self.served.client("").list(&[]).unwrap();
-        infos.into_iter().map(|info| info.key).collect()
-    }
-
-    fn directories(&self) -> usize {
-        std::fs::read_dir(self.strata.root().join("snapshots"))
-            .unwrap()
-            .count()
-    }
-
-    /// Waits until containerd's collector has taken everything.
-    fn is_emptied(&self) {
-        let end = Instant::now() + Duration::from_secs(60);
-        while !self.snapshots().is_empty() || self.directories() > 0 {
-            assert!(
-                Instant::now() < end,
-                "{:?}\n{}",
-                self.snapshots(),
-                self.containerd.log()
-            );
-            std::thread::sleep(Duration::from_millis(20));
-        }
-        let told = self.strata.end(["fsck"]);
-        assert_eq!(told.code, 0, "{}{}", told.out, told.err);
-    }
-}
-
-/// Of three layers: the second takes away what the first has, the third fills a directory anew.
-fn image(name: &str) -> Image {
-    let first = Layer::busybox()
-        .file("deleted", 0o644, "x")
-        .dir("dir", 0o755)
-        .file("dir/old", 0o644, "x")
-        .file("kept", 0o640, "first");
-    let second = Layer::new().whiteout("deleted").file("second", 0o644, "second");
-    let third = Layer::new().opaque("dir").file("dir/new", 0o644, "third");
-    Image::new(name).layer(first).layer(second).layer(third)
-}
-
-const LOOK: &str = "cat kept second dir/new; ls dir; ls -d deleted 2>&1 | grep -o 'No such'; stat -c %a kept";
-const SEEN: &str = "firstsecondthirdnew\nNo such\n640\n";
-
-fn import(node: &Node, image: &Image) {
-    let archive = node.strata.dir().join("image.tar");
-    image.write_docker_archive(&archive);
-    let archive = archive.to_str().unwrap();
-    node.containerd
-        .ok(&["image", "import", "--snapshotter=strata", archive]);
-}
+use node::{LOOK, Node, PROGRAM, SEEN, TARGET, image, import, offer};
 
 /// Everything that a node does with an image, from bringing to forgetting.
 fn a_nodes_life(mut node: Node) {
@@ -188,8 +80,7 @@ fn a_nodes_life_on_overlays_that_strata_serves() {
 }
 
 /// An image that comes from a registry, and is forgotten while the server is killed again and again.
-fn a_pull(version: Version) {
-    let mut node = Node::start(version);
+fn a_pull(mut node: Node) {
     let registry = Registry::start();
     let layout = tempfile::tempdir().unwrap();
     image("layers").write_layout(layout.path());
@@ -223,22 +114,17 @@ fn a_pull(version: Version) {
 
 #[test]
 fn a_pull_on_1_6() {
-    a_pull(Version::Installed);
+    a_pull(Node::start(Version::Installed));
 }
 
 #[test]
 fn a_pull_on_2() {
-    a_pull(Version::Unpacked);
+    a_pull(Node::start(Version::Unpacked));
 }
 
-/// Puts an image into a registry that strata is told to trust; its name there.
-fn offer(strata: &Strata, registry: &Registry, image: &Image, rest: &str) -> String {
-    let layout = tempfile::tempdir().unwrap();
-    image.write_layout(layout.path());
-    registry.fill(&format!("oci:{}", layout.path().display()), rest, &[]);
-    let config = format!("[registries]\nplain_http = [\"{}\"]\n", registry.host());
-    std::fs::write(strata.dir().join("config.toml"), config).unwrap();
-    registry.name(rest)
+#[test]
+fn a_pull_on_overlays_that_strata_serves() {
+    a_pull(Node::with(Version::Unpacked, &["--driver", "fuse"]));
 }
 
 fn has_fetched_none(containerd: &Containerd, image: &Image) {
@@ -518,6 +404,55 @@ fn what_containerd_keeps_is_looked_at_and_what_it_forgot_is_told() {
 
     node.containerd.ok(&["container", "rm", "looked-at"]);
     node.containerd.ok(&["image", "rm", "--sync", NAME]);
+    node.is_emptied();
+}
+
+/// What containerd has just begun, or committed by another name, is not what nobody knows.
+#[test]
+fn what_containerd_makes_meanwhile_is_not_pruned() {
+    let node = Node::start(Version::Unpacked);
+    let (ns, socket) = (node.containerd.namespace(), node.containerd.socket());
+    let stale = |n: usize| format!("{ns}/{}/stale", 900 + n);
+    let prune = [
+        "prune",
+        "snapshots",
+        "-f",
+        "--containerd",
+        socket.to_str().unwrap(),
+    ];
+    let prune = [&["--namespace", &ns], &prune[..]].concat();
+    let over = std::sync::atomic::AtomicBool::new(false);
+    let is_over = || over.load(std::sync::atomic::Ordering::Relaxed);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let mut some = false;
+            for n in 0.. {
+                let remote = node.served.client(&ns);
+                remote.prepare(&stale(n), None, &Default::default()).unwrap();
+                let db = rusqlite::Connection::open(node.strata.root().join("metadata.db")).unwrap();
+                db.busy_timeout(Duration::from_secs(60)).unwrap();
+                let sql = "UPDATE snapshots SET updated = updated - 120000000000, created = created - 120000000000 WHERE key = ?";
+                db.execute(sql, (stale(n),)).unwrap();
+                // containerd's own collector may have been faster with that one.
+                let told = node.strata.ok(&prune);
+                let pruned = told.lines().filter(|line| line.starts_with("Snapshot "));
+                let others: Vec<&str> = pruned.filter(|line| !line.contains("/stale")).collect();
+                assert!(others.is_empty(), "{others:?}");
+                some |= told.contains(&stale(n));
+                if is_over() {
+                    break;
+                }
+            }
+            assert!(some, "nothing was pruned");
+        });
+        for n in 0..4 {
+            let name = format!("docker.io/library/layers:{n}");
+            import(&node, &image(&name));
+            assert_eq!(node.says(&name, &format!("run-{n}"), LOOK), SEEN);
+            node.containerd.ok(&["image", "rm", "--sync", &name]);
+        }
+        over.store(true, std::sync::atomic::Ordering::Relaxed);
+    });
     node.is_emptied();
 }
 

@@ -2,7 +2,7 @@
 
 use std::cell::Cell;
 use std::fs;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -417,6 +417,99 @@ fn a_server_that_hangs_keeps_no_call() {
     assert!(places.iter().all(|place| !place.exists()));
     let left = places[0].ancestors().nth(2).unwrap().join(".servers/k8s.io");
     assert_eq!(fs::read_dir(left).unwrap().count(), 0);
+}
+
+/// containerd's own suite asks it of every snapshotter that is not the kernel's overlay as it is by default.
+#[test]
+fn a_directory_from_below_is_renamed_by_either_driver() {
+    for flags in [&["--mount-options", "redirect_dir=on"][..], FUSE] {
+        let strata = Strata::new(PROGRAM);
+        let served = Served::start(&strata, flags);
+        let remote = served.client("k8s.io");
+        let layer = |name: &str, parent: Option<&str>, work: &dyn Fn(&Path)| {
+            let mounts = remote.prepare("k8s.io/1/work", parent, &none()).unwrap();
+            within(&mounts, work);
+            remote.commit(name, "k8s.io/1/work", &none(), None).unwrap();
+        };
+        layer("one", None, &|root| {
+            fs::create_dir_all(root.join("somefiles/sub")).unwrap();
+            for name in ["a", "sub/b"] {
+                fs::write(root.join("somefiles").join(name), name).unwrap();
+            }
+        });
+        // A rename that the kernel refuses (EXDEV) would be made up for by whoever copies; it is to be one.
+        layer("two", Some("one"), &|root| {
+            fs::rename(root.join("somefiles"), root.join("moved")).unwrap();
+            fs::write(root.join("moved/sub/c"), "c").unwrap();
+        });
+        layer("three", Some("two"), &|root| {
+            fs::create_dir(root.join("dir")).unwrap();
+            fs::rename(root.join("moved/sub"), root.join("dir/again")).unwrap();
+            fs::create_dir(root.join("somefiles")).unwrap();
+        });
+        let view = remote.view("k8s.io/2/look", Some("three"), &none()).unwrap();
+        within(&view, |root| {
+            let read = |name: &str| fs::read_to_string(root.join(name)).unwrap();
+            assert_eq!(read("moved/a"), "a", "{flags:?}");
+            assert_eq!(read("dir/again/b") + &read("dir/again/c"), "sub/bc");
+            assert_eq!(fs::read_dir(root.join("somefiles")).unwrap().count(), 0);
+            assert_eq!(fs::read_dir(root.join("moved")).unwrap().count(), 1);
+        });
+        remote.remove("k8s.io/2/look").unwrap();
+    }
+}
+
+#[test]
+fn roots_are_0755_whatever_the_umask() {
+    for flags in [&[][..], FUSE] {
+        let strata = Strata::new(PROGRAM);
+        let socket = strata.dir().join("sock");
+        let program = strata.command(["serve", "snapshotter", "--address"]);
+        let mut shell = std::process::Command::new("sh");
+        shell.args(["-c", "umask 077; exec \"$@\"", "sh"]);
+        shell.arg(program.get_program()).args(program.get_args());
+        shell.arg(&socket).args(flags);
+        shell.envs(
+            program
+                .get_envs()
+                .filter_map(|(name, value)| Some((name, value?))),
+        );
+        let served = Served::run(shell, &socket);
+        let remote = served.client("k8s.io");
+        let mode = |mounts: &[Mount]| {
+            let mut mode = 0;
+            within(mounts, |root| mode = fs::metadata(root).unwrap().mode() & 0o7777);
+            mode
+        };
+        let base = remote.prepare("k8s.io/1/base", None, &none()).unwrap();
+        assert_eq!(mode(&base), 0o755);
+        remote.commit("base", "k8s.io/1/base", &none(), None).unwrap();
+        let run = remote.prepare("k8s.io/2/run", Some("base"), &none()).unwrap();
+        assert_eq!(mode(&run), 0o755);
+        // Nor does what a container makes hang on it.
+        within(&run, |root| {
+            fs::DirBuilder::new()
+                .mode(0o777)
+                .create(root.join("made"))
+                .unwrap();
+        });
+        let status = fs::read_to_string("/proc/self/status").unwrap();
+        let own = status
+            .lines()
+            .find_map(|line| line.strip_prefix("Umask:\t"))
+            .unwrap();
+        let own = u32::from_str_radix(own, 8).unwrap();
+        within(&run, |root| {
+            let made = fs::metadata(root.join("made")).unwrap().mode() & 0o7777;
+            assert_eq!(made, 0o777 & !own);
+        });
+        let apart = Labels::from([(REF.to_owned(), "x".to_owned())]);
+        assert_eq!(
+            mode(&remote.prepare("k8s.io/3/apart", None, &apart).unwrap()),
+            0o755
+        );
+        remote.remove("k8s.io/2/run").unwrap();
+    }
 }
 
 /// The process that serves a place.
