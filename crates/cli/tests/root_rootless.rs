@@ -431,6 +431,14 @@ fn a_cgroup_of_the_users_own() {
         ended.code == 125 && ended.err.contains("systemd-run"),
         "{ended:?}"
     );
+    // Nor is one kept that would keep a container from being started again.
+    user.ok(&["run", "--name", "two", "busybox", "true"]);
+    let ended = user.end(&["update", "--memory", "64m", "two"]);
+    refused(&ended, &["two", "the memory limit"]);
+    assert!(ended.err.contains("systemd-run"), "{ended:?}");
+    user.ok(&["update", "--restart", "no", "--memory", "0", "two"]);
+    user.ok(&["start", "-a", "two"]);
+    user.ok(&["rm", "two"]);
     let ended = user.end(&["run", "--rm", "--network", "bridge", "busybox", "true"]);
     refused(&ended, &["network bridge", "ordinary user"]);
     refused(&user.end(&["run", "--rm", "host", "true"]), &["needs root"]);

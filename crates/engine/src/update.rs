@@ -1,7 +1,7 @@
 //! `update`: other limits for a container, at once and from the next start on, and another restart policy.
 
 use runtime::bundle::{Bundle, BundleError};
-use runtime::cgroup::{Cgroup, CgroupError};
+use runtime::cgroup::{self, Cgroup, CgroupError};
 use runtime::control::{Connection, Request, Restart};
 use runtime::options::container::ResourceOptions;
 use runtime::spec::{self, Host, SpecError};
@@ -45,6 +45,14 @@ pub enum UpdateError {
     /// Its bundle.
     #[error(transparent)]
     Bundle(#[from] BundleError),
+    /// No cgroup that it could be given would have the limits.
+    #[error("container {name}: {source}")]
+    Impossible {
+        /// Its name.
+        name: String,
+        /// Why.
+        source: CgroupError,
+    },
     /// The kernel, of the container that runs. From the next start on the limits hold.
     #[error("container {name}: {source}")]
     Cgroup {
@@ -83,6 +91,7 @@ impl Engine {
             return Err(UpdateError::Foreign(row.name));
         }
         let host = Host::probe().map_err(UpdateError::Host)?;
+        self.check_possible(&row, &plan, update, &host)?;
         // On what is kept at that moment: somebody else may change something too.
         let mut checked = Ok(());
         self.edit_plan(&row, |plan| {
@@ -108,6 +117,41 @@ impl Engine {
             true => Ok(()),
             false => self.apply_limits(&row, &bundle, &host),
         }
+    }
+
+    /// Refuses limits that would keep the container from being started ever again. One that runs in a cgroup has the same
+    /// from whoever started it, which the caller need not be able to make.
+    fn check_possible(
+        &self,
+        row: &store::Container,
+        plan: &Plan,
+        update: &Update,
+        host: &Host,
+    ) -> Result<(), UpdateError> {
+        let has_cgroup = || {
+            let state = Bundle::open(&self.bundle_of(row)).ok()?;
+            let state = state::load(&state).ok()??;
+            Cgroup::open(&state.cgroups).ok().filter(|own| !own.is_none())
+        };
+        if update.resources == ResourceOptions::default()
+            || self.state(row).is_running() && has_cgroup().is_some()
+        {
+            return Ok(());
+        }
+        let mut asked = plan.container.clone();
+        asked.resources = update.resources.clone();
+        // What contradicts what is kept is refused where the two meet.
+        let Ok(mut limits) = spec::limits(&asked, host) else {
+            return Ok(());
+        };
+        if update.resources.pids_limit.is_none() {
+            limits.set_pids(None);
+        }
+        let place = spec::cgroup(&plan.container, host, &row.id);
+        cgroup::could_limit(&limits, &place).map_err(|source| UpdateError::Impossible {
+            name: row.name.clone(),
+            source,
+        })
     }
 
     /// Has a container that runs keep to what its row says. One after the other, so that what the last of several wrote into

@@ -470,6 +470,27 @@ impl Cgroup {
     }
 }
 
+/// Refuses limits that no cgroup at `place` could have: none can be made there, or none with their controllers.
+///
+/// # Errors
+/// [`CgroupError::Controller`], of the first limit.
+pub fn could_limit(resources: &LinuxResources, place: &Path) -> Result<(), CgroupError> {
+    let hierarchies =
+        Hierarchies::find().map_err(|source| failed("find", Path::new("/proc/self/mountinfo"), source))?;
+    let parent = place.parent().unwrap_or(place);
+    let needed = settings::needed(resources);
+    let lacking = needed
+        .iter()
+        .find(|one| one.unified != "cgroup" && !hierarchies.gives(one.unified, one.legacy, parent));
+    lacking.map_or(Ok(()), |one| {
+        Err(CgroupError::Controller {
+            limit: one.limit(),
+            controller: one.unified.to_owned(),
+            because: format!("no cgroup with it can be made beneath {}", parent.display()),
+        })
+    })
+}
+
 /// Where the cgroup of `spec` lies below the root of a hierarchy.
 fn place_of(spec: &Spec, id: &str) -> Result<PathBuf, CgroupError> {
     let asked = spec

@@ -12,6 +12,7 @@ use engine::stop::StopError;
 use engine::top::TopError;
 use engine::update::UpdateError;
 use engine::wait::WaitError;
+use runtime::control::Concern;
 
 use super::Explain;
 
@@ -197,6 +198,7 @@ impl Explain for UpdateError {
             UpdateError::Spec(_) => {
                 "give --memory and --memory-swap together; strata info tells what this machine has".to_owned()
             }
+            UpdateError::Impossible { .. } => super::run::setup_hint(Concern::Cgroup).to_owned(),
             UpdateError::Cgroup { name, .. } => {
                 format!("it is kept for the next start: strata restart {name}")
             }

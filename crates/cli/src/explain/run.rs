@@ -259,7 +259,7 @@ fn spec_hint(error: &SpecError) -> String {
 }
 
 /// What may help where the container could not be made, by what of it is concerned.
-fn setup_hint(concern: Concern) -> &'static str {
+pub(super) fn setup_hint(concern: Concern) -> &'static str {
     match concern {
         Concern::Mount => {
             "-v, --mount and --tmpfs say what is mounted where; both must be files, or both directories"

@@ -92,14 +92,19 @@ impl Hierarchies {
     /// Whether processes can be counted in every cgroup beneath `parent`, a place below the root of a hierarchy: by
     /// cgroup2, or in a hierarchy of v1 in which cgroups may be made.
     pub fn counts_processes(&self, parent: &Path) -> bool {
-        let in_v1 = || {
-            let mount = self.v1("pids").ok().flatten();
-            mount.is_some_and(|mount| rustix::fs::access(mount, rustix::fs::Access::WRITE_OK).is_ok())
-        };
-        self.counts_processes_unified(parent) || in_v1()
+        self.gives("pids", Some("pids"), parent)
     }
 
-    fn counts_processes_unified(&self, parent: &Path) -> bool {
+    /// The same of any controller, by its name in v2, and in v1 where that will do.
+    pub(super) fn gives(&self, unified: &str, legacy: Option<&str>, parent: &Path) -> bool {
+        let in_v1 = |legacy: &str| {
+            let mount = self.v1(legacy).ok().flatten();
+            mount.is_some_and(|mount| rustix::fs::access(mount, rustix::fs::Access::WRITE_OK).is_ok())
+        };
+        self.gives_unified(unified, parent) || legacy.is_some_and(in_v1)
+    }
+
+    fn gives_unified(&self, wanted: &str, parent: &Path) -> bool {
         let Some(mount) = &self.unified else { return false };
         let place = mount.join(parent.strip_prefix("/").unwrap_or(parent));
         let levels = place.ancestors().take_while(|level| level.starts_with(mount));
@@ -108,7 +113,7 @@ impl Hierarchies {
             let has = |file| {
                 read(file)
                     .split_whitespace()
-                    .any(|controller| controller == "pids")
+                    .any(|controller| controller == wanted)
             };
             if has("cgroup.subtree_control") {
                 return true;
