@@ -262,3 +262,54 @@ fn late_hooks_that_fail_are_told() {
         runtime.ok(&["delete", "--force", "one"]);
     });
 }
+
+/// On cgroup v1, where a new cgroup has no time for real-time processes, nor those above it that were made for it.
+#[test]
+fn real_time_processes_have_their_share() {
+    let runtime = Runtime::ours();
+    let mount = Path::new("/sys/fs/cgroup/cpu");
+    if !mount.join("cpu.rt_runtime_us").exists() {
+        return;
+    }
+    let places = [
+        format!("/{}/of/one", runtime.unique("parent")),
+        format!("/{}", runtime.unique("one")),
+    ];
+    for place in places {
+        let held = || fs::read_to_string(mount.join(&place[1..]).join("cpu.rt_runtime_us")).unwrap();
+        runtime.configure(|spec| {
+            spec["linux"]["cgroupsPath"] = json!(place);
+            spec["linux"]["resources"]["cpu"] = json!({"realtimeRuntime": 1000, "realtimePeriod": 500_000});
+        });
+        runtime.args(&["sleep", "1000"]);
+        runtime.start_in_the_background("one");
+        assert_eq!(held(), "1000\n");
+        runtime.ok(&["update", "--cpu-rt-runtime", "2000", "one"]);
+        assert_eq!(held(), "2000\n");
+        runtime.ok(&["delete", "--force", "one"]);
+        let first = place.split('/').nth(1).unwrap();
+        assert!(!mount.join(first).exists(), "nothing of it is left");
+    }
+}
+
+/// As podman's `--systemd` has it on cgroup v1.
+#[test]
+fn something_is_mounted_beneath_the_cgroups() {
+    if !Path::new("/sys/fs/cgroup/memory").is_dir() {
+        return;
+    }
+    each(|runtime| {
+        runtime.configure(|spec| {
+            let options = ["nosuid", "noexec", "nodev", "relatime", "ro"];
+            let mounts = spec["mounts"].as_array_mut().unwrap();
+            mounts.push(json!({"destination": "/sys/fs/cgroup", "type": "cgroup", "source": "cgroup", "options": options}));
+            mounts.push(json!({"destination": "/sys/fs/cgroup/systemd", "type": "bind",
+                "source": runtime.path("rootfs/tmp"), "options": ["bind", "rprivate"]}));
+            spec["linux"]["resources"]["memory"] = json!({"limit": 64 << 20});
+        });
+        let script = "cd /sys/fs/cgroup; cat memory/memory.limit_in_bytes; cat pids/cgroup.procs | grep -x $$; \
+            echo x > systemd/file; cat systemd/file; mkdir pids/more 2>/dev/null || echo read-only";
+        runtime.args(&["sh", "-c", script]);
+        assert_eq!(runtime.ok(&["run", "one"]), "67108864\n1\nx\nread-only\n");
+    });
+}

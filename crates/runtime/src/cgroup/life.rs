@@ -9,7 +9,7 @@ use rustix::fs::{Mode, OFlags, Timespec};
 use rustix::process::{Pid, Signal};
 use sys::Dir;
 
-use super::node::{MADE, Node};
+use super::node::{Node, is_made};
 use super::{Cgroup, CgroupError, failed};
 
 /// How long processes that were killed may take to end. A process in the middle of writing to a slow disk takes long;
@@ -343,9 +343,7 @@ pub(super) fn remove_parents(node: &Node) {
         else {
             return;
         };
-        let has = |mark: &&str| sys::xattr::get(dir.as_fd(), mark).is_ok_and(|mark| mark.is_some());
-        let ours = MADE.iter().any(has);
-        if !ours
+        if !is_made(&dir)
             || Dir::open_ambient(above)
                 .and_then(|above| above.rmdir(name))
                 .is_err()

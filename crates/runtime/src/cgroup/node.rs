@@ -4,7 +4,7 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{Mode, OFlags};
+use rustix::fs::{FileType, Mode, OFlags};
 use sys::Dir;
 
 use super::settings::Setting;
@@ -46,12 +46,63 @@ impl Node {
             (file, value) = (other, its_value);
             written = self.write(file, value);
         }
+        if setting.file == REALTIME
+            && let Err(error) = &written
+            && error.kind() == io::ErrorKind::InvalidInput
+            && let Ok(wanted) = value.parse()
+            && self.raise_parents(wanted).is_ok()
+        {
+            written = self.write(file, value);
+        }
         written.map_err(|source| CgroupError::Limit {
             limit: setting.limit,
             path: self.path.join(file),
             value: value.clone(),
             source,
         })
+    }
+
+    /// Gives those parents that strata made as much time for real-time processes as those in them have, of which this one is to
+    /// have `wanted`: a new one has none, and none more than the one that it is in.
+    fn raise_parents(&self, wanted: u64) -> io::Result<()> {
+        let read = |dir: &Dir, file: &str| -> io::Result<u64> {
+            let mut text = String::new();
+            let mut file = dir.open_file(file, OFlags::RDONLY, Mode::empty())?;
+            io::Read::read_to_string(&mut file, &mut text)?;
+            text.trim().parse().map_err(|_| io::ErrorKind::InvalidData.into())
+        };
+        let mut parents = Vec::new();
+        let mut below = (self.path.file_name().map(ToOwned::to_owned), wanted);
+        for path in self.path.ancestors().skip(1) {
+            let parent = Dir::open_ambient(path)?;
+            if !is_made(&parent) {
+                break;
+            }
+            let period = read(&parent, REALTIME_PERIOD)?;
+            let mut all = 0;
+            for entry in parent.entries()? {
+                if entry.file_type.0 != FileType::Directory {
+                    continue;
+                }
+                let child = parent.open_dir(&entry.name)?;
+                let runtime = match below.0.as_ref() == Some(&entry.name) {
+                    true => below.1,
+                    false => read(&child, REALTIME)?,
+                };
+                let scaled = u128::from(runtime) * u128::from(period);
+                all += scaled.div_ceil(u128::from(read(&child, REALTIME_PERIOD)?.max(1)));
+            }
+            below = (
+                path.file_name().map(ToOwned::to_owned),
+                u64::try_from(all).unwrap_or(u64::MAX),
+            );
+            parents.push((parent, below.1));
+        }
+        for (parent, runtime) in parents.iter().rev() {
+            let file = parent.open_file(REALTIME, OFlags::WRONLY, Mode::empty())?;
+            rustix::io::write(&file, runtime.to_string().as_bytes())?;
+        }
+        Ok(())
     }
 
     /// A v1 cpuset begins empty and takes no process so: every one on the way takes its parent's CPUs and nodes.
@@ -124,6 +175,16 @@ impl AsFd for Door {
 /// Mark a directory that strata made for others to lie in: it is removed when it is empty. The second is an ordinary
 /// user's, who may not set the first.
 pub(super) const MADE: [&str; 2] = ["trusted.strata.parent", "user.strata.parent"];
+
+/// Time that the real-time processes of a v1 cgroup may have, and in which period.
+const REALTIME: &str = "cpu.rt_runtime_us";
+const REALTIME_PERIOD: &str = "cpu.rt_period_us";
+
+/// Whether strata made a directory for others to lie in.
+pub(super) fn is_made(dir: &Dir) -> bool {
+    let has = |mark: &&str| sys::xattr::get(dir.as_fd(), mark).is_ok_and(|mark| mark.is_some());
+    MADE.iter().any(has)
+}
 
 /// Makes the directory `place` below `mount`, new and empty, with `controllers` enabled for it.
 pub(super) fn make(

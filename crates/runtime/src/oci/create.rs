@@ -6,6 +6,7 @@ use std::path::Path;
 use oci_spec::runtime::Spec;
 use rustix::process::Pid;
 
+use super::cgroup_mounts;
 use super::container::{self, Container, Containers, Record, START, STARTING};
 use super::process::{Process, Signals, Wish, streams};
 use super::{OciError, Result, Status, failed, no_configuration};
@@ -107,6 +108,8 @@ fn make(
             "no cgroup can be made here, and --rootless false does without none",
         ));
     }
+    let changed = cgroup_mounts::laid_out(spec, &cgroups.paths());
+    let spec = changed.as_ref().unwrap_or(spec);
     let launched = cgroups.doors().map_err(OciError::from).and_then(|doors| {
         let order = Order {
             spec,

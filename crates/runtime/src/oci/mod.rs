@@ -19,6 +19,7 @@
 //!
 //! Lock: who creates or deletes a container holds a flock on its directory. Nobody waits for it; who meets it is told.
 
+mod cgroup_mounts;
 mod console;
 mod container;
 mod create;
