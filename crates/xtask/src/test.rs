@@ -59,14 +59,6 @@ fn on_this_machine(args: &Args) -> Result<Tally> {
         };
         total.add(run_program(test, filter, args.show)?);
     }
-    if args.only.is_none() {
-        let started = Instant::now();
-        let mut command = build::cargo();
-        command.args(["test", "--workspace", "--doc", "--quiet", "--no-fail-fast"]);
-        let tally = doc_tests(command)?;
-        report("examples in the documentation", &tally, started.elapsed());
-        total.add(tally);
-    }
     Ok(total)
 }
 
@@ -103,26 +95,6 @@ fn run_program(test: &TestProgram, filter: &str, show: bool) -> Result<Tally> {
     );
     if tally != Tally::default() {
         report(&test.name, &tally, started.elapsed());
-    }
-    Ok(tally)
-}
-
-/// Cargo itself must run these; `--quiet` prints dots, so only its closing lines are read.
-fn doc_tests(mut command: Command) -> Result<Tally> {
-    let output = command.stdin(Stdio::null()).output()?;
-    let text = String::from_utf8_lossy(&output.stdout);
-    let mut tally = Tally::default();
-    for line in text.lines().filter_map(|line| line.strip_prefix("test result: ")) {
-        let count = |what| {
-            line.split([';', '.'])
-                .find_map(|part| part.trim().strip_suffix(what)?.trim().parse::<usize>().ok())
-        };
-        tally.passed += count("passed").unwrap_or(0);
-        tally.ignored += count("ignored").unwrap_or(0);
-    }
-    if !output.status.success() {
-        print!("{text}{}", String::from_utf8_lossy(&output.stderr));
-        tally.failed.push("examples in the documentation".into());
     }
     Ok(tally)
 }

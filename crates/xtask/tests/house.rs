@@ -125,6 +125,25 @@ fn every_file_is_of_one_subject() {
 }
 
 #[test]
+fn what_runs_is_a_test_not_an_example() {
+    let mut broken = Vec::new();
+    each_text(|path, text| {
+        let fences = text.lines().enumerate().filter_map(|(number, line)| {
+            let line = line.trim_start();
+            let words = line.strip_prefix("///").or_else(|| line.strip_prefix("//!"))?;
+            Some((number + 1, words.trim_start().strip_prefix("```")?))
+        });
+        // Every other one opens. Cargo would take most of a minute to look for those that could run.
+        let opened = fences.step_by(2).filter(|(_, kind)| *kind != "text");
+        broken.extend(opened.map(|(number, _)| format!("{}:{number}", path.display())));
+    });
+    assert!(
+        broken.is_empty(),
+        "an example that nothing runs; ```text opens a figure: {broken:#?}"
+    );
+}
+
+#[test]
 fn nothing_is_left_for_later_or_passed_over() {
     // Put together here, so that this file does not hold them.
     let words = [

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 
 use crate::build::{self, TestProgram};
 use crate::test::filter;
@@ -113,39 +113,64 @@ const DEBIANS: &[&str] = &[
 /// Emulation is slow, and a case that hangs must not cost the whole run.
 pub(super) const LIMIT: Duration = Duration::from_secs(900);
 
-/// Test targets named `vm_*` run only here: their package says `test = false` for them. Builds all of them.
-pub(crate) fn chosen(only: Option<&str>) -> Result<Cases> {
-    let mut built = build::tests(&["--workspace", "--test", "vm_*"])?;
-    if !TWICE.is_empty() {
-        let all = build::tests(&["--workspace"])?;
-        built
-            .tests
-            .extend(all.tests.into_iter().filter(|test| twice(test).is_some()));
-        built.programs.extend(all.programs);
-    }
-    built.programs.extend(DEBIANS.iter().map(PathBuf::from));
-    built.programs.sort();
-    built.programs.dedup();
-    let mut list = Vec::new();
-    for test in built.tests {
-        let Some(filter) = filter(&test, only) else {
-            continue;
-        };
-        let without = twice(&test).map(|twice| twice.without).unwrap_or_default();
-        let mut arguments: Vec<String> = without
-            .iter()
-            .flat_map(|name| ["--skip".into(), (*name).into()])
-            .collect();
-        arguments.extend((!filter.is_empty()).then(|| filter.to_owned()));
-        list.push(Case {
-            test,
-            arguments,
-            limit: LIMIT,
-        });
-    }
-    Ok(Cases {
-        list,
-        programs: built.programs,
+/// What runs in the machines, and the program that their users type.
+#[derive(Debug)]
+pub(crate) struct Chosen {
+    /// Test targets named `vm_*`, which run only here: their package says `test = false` for them.
+    pub(crate) alone: Cases,
+    /// Those that run a second time.
+    pub(crate) twice: Cases,
+    /// Our own program.
+    pub(crate) strata: PathBuf,
+}
+
+/// Builds all of it, and chooses what `only` names.
+pub(crate) fn chosen(only: Option<&str>) -> Result<Chosen> {
+    let alone = build::tests(&["--workspace", "--test", "vm_*"])?;
+    let all = build::tests(&["--workspace"])?;
+    let mut programs: Vec<PathBuf> = alone.programs.into_iter().chain(all.programs).collect();
+    programs.sort();
+    programs.dedup();
+    let strata = programs
+        .iter()
+        .find(|program| program.ends_with("strata"))
+        .cloned();
+    let strata = strata.context("no test of the command line starts it")?;
+    programs.extend(DEBIANS.iter().map(PathBuf::from));
+    Ok(Chosen {
+        alone: Cases {
+            list: alone
+                .tests
+                .into_iter()
+                .filter_map(|test| case(test, only))
+                .collect(),
+            programs: programs.clone(),
+        },
+        twice: Cases {
+            list: all
+                .tests
+                .into_iter()
+                .filter(|test| twice(test).is_some())
+                .filter_map(|test| case(test, only))
+                .collect(),
+            programs,
+        },
+        strata,
+    })
+}
+
+fn case(test: TestProgram, only: Option<&str>) -> Option<Case> {
+    let filter = filter(&test, only)?;
+    let without = twice(&test).map(|twice| twice.without).unwrap_or_default();
+    let mut arguments: Vec<String> = without
+        .iter()
+        .flat_map(|name| ["--skip".into(), (*name).into()])
+        .collect();
+    arguments.extend((!filter.is_empty()).then(|| filter.to_owned()));
+    Some(Case {
+        test,
+        arguments,
+        limit: LIMIT,
     })
 }
 
