@@ -216,47 +216,6 @@ fn one_more_program() {
     });
 }
 
-/// The runtime 1.1 of runc knows nothing of it: ours alone.
-#[test]
-fn one_that_comes_in_runs_on_the_processors_that_are_named() {
-    let runtime = Runtime::ours();
-    runtime.args(&["sh", "-c", FOREVER]);
-    runtime.start_in_the_background("one");
-    let own = rustix::thread::sched_getaffinity(None).unwrap();
-    let first = (0..).find(|cpu| own.is_set(*cpu)).unwrap();
-    let file = runtime.path("process.json");
-    let said = |affinity: Value| {
-        let process = json!({
-            "args": ["grep", "Cpus_allowed_list", "/proc/self/status"], "cwd": "/", "env": ["PATH=/bin"],
-            "user": {"uid": 0, "gid": 0}, "execCPUAffinity": affinity,
-            "scheduler": {"policy": "SCHED_OTHER", "flags": ["SCHED_FLAG_RESET_ON_FORK"]},
-        });
-        fs::write(&file, process.to_string()).unwrap();
-        runtime.end(&["exec", "--process", &file, "one"])
-    };
-    let number = first.to_string();
-    for affinity in [
-        json!({"final": number}),
-        json!({"initial": number, "final": number}),
-    ] {
-        let ended = said(affinity);
-        assert_eq!(
-            ended.out,
-            format!("Cpus_allowed_list:\t{number}\n"),
-            "{}",
-            ended.err
-        );
-    }
-    assert_eq!(said(json!({"initial": number})).code, 0);
-    let ended = said(json!({"final": "1000"}));
-    assert!(
-        ended.code == 255 && ended.err.contains("execCPUAffinity.final"),
-        "{}",
-        ended.err
-    );
-    runtime.ok(&["delete", "--force", "one"]);
-}
-
 #[test]
 fn descriptors_are_passed_on() {
     each(|runtime| {

@@ -6,10 +6,10 @@ mod oci;
 
 use std::fs;
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, Stdio};
 
-use oci::{Runtime, each};
-use serde_json::json;
+use oci::{Runtime, each, wait_until};
+use serde_json::{Value, json};
 
 /// An engine may know what this program, or the kernel, does not: the specification has a warning of that, and no error.
 #[test]
@@ -28,7 +28,7 @@ fn a_capability_that_is_none_is_warned_of() {
             assert_eq!((ended.code, ended.err.as_str()), (0, ""));
             let lines = fs::read_to_string(&log).unwrap();
             fs::remove_file(&log).unwrap();
-            let line: serde_json::Value = serde_json::from_str(lines.lines().next().unwrap()).unwrap();
+            let line: Value = serde_json::from_str(lines.lines().next().unwrap()).unwrap();
             assert_eq!(line["level"], "warning");
             let text = line["msg"].as_str().unwrap();
             assert!(text.contains("[CAP_OF_TOMORROW]"), "{line}");
@@ -152,11 +152,11 @@ fn flags_that_are_rarely_given() {
         let bundle = fresh.to_str().unwrap();
         runtime.ok(&["spec", "--rootless", "--bundle", bundle]);
         let text = fs::read_to_string(fresh.join("config.json")).unwrap();
-        let spec: serde_json::Value = serde_json::from_str(&text).unwrap();
+        let spec: Value = serde_json::from_str(&text).unwrap();
         assert_eq!(spec["process"]["terminal"], true);
         assert_eq!(spec["linux"]["uidMappings"][0]["size"], 1);
         assert!(spec["linux"]["resources"].is_null());
-        let network = |kind: &serde_json::Value| kind["type"] == "network";
+        let network = |kind: &Value| kind["type"] == "network";
         assert!(
             !spec["linux"]["namespaces"]
                 .as_array()
@@ -171,7 +171,7 @@ fn flags_that_are_rarely_given() {
 #[test]
 fn options_of_mounts_are_taken() {
     each(|runtime| {
-        let features: serde_json::Value = serde_json::from_str(&runtime.ok(&["features"])).unwrap();
+        let features: Value = serde_json::from_str(&runtime.ok(&["features"])).unwrap();
         let listed: Vec<&str> = features["mountOptions"]
             .as_array()
             .unwrap()
@@ -312,4 +312,65 @@ fn something_is_mounted_beneath_the_cgroups() {
         runtime.args(&["sh", "-c", script]);
         assert_eq!(runtime.ok(&["run", "one"]), "67108864\n1\nx\nread-only\n");
     });
+}
+
+/// The runtime 1.1 of runc knows nothing of it: ours alone.
+#[test]
+fn one_that_comes_in_runs_on_the_processors_that_are_named() {
+    let runtime = Runtime::ours();
+    runtime.args(&["sleep", "1000"]);
+    runtime.start_in_the_background("one");
+    let own = rustix::thread::sched_getaffinity(None).unwrap();
+    let first = (0..).find(|cpu| own.is_set(*cpu)).unwrap();
+    let file = runtime.path("process.json");
+    let said = |affinity: Value| {
+        let process = json!({
+            "args": ["grep", "Cpus_allowed_list", "/proc/self/status"], "cwd": "/", "env": ["PATH=/bin"],
+            "user": {"uid": 0, "gid": 0}, "execCPUAffinity": affinity,
+            "scheduler": {"policy": "SCHED_OTHER", "flags": ["SCHED_FLAG_RESET_ON_FORK"]},
+        });
+        fs::write(&file, process.to_string()).unwrap();
+        runtime.end(&["exec", "--process", &file, "one"])
+    };
+    let number = first.to_string();
+    for affinity in [
+        json!({"final": number}),
+        json!({"initial": number, "final": number}),
+    ] {
+        let ended = said(affinity);
+        assert_eq!(
+            ended.out,
+            format!("Cpus_allowed_list:\t{number}\n"),
+            "{}",
+            ended.err
+        );
+    }
+    for which in ["initial", "final"] {
+        let ended = said(json!({which: "1000"}));
+        let named = ended.err.contains(&format!("execCPUAffinity.{which}"));
+        assert!(ended.code == 255 && named, "{}", ended.err);
+    }
+    // In a container that stands still it comes no further than to its birth: there the first list holds.
+    let last = (0..rustix::thread::CpuSet::MAX_CPU)
+        .rfind(|cpu| own.is_set(*cpu))
+        .unwrap();
+    said(json!({"initial": number, "final": last.to_string()}));
+    let here =
+        || -> Vec<i64> { serde_json::from_str(&runtime.ok(&["ps", "--format", "json", "one"])).unwrap() };
+    runtime.ok(&["pause", "one"]);
+    let before = here();
+    let call = ["exec", "--ignore-paused", "--process", &file, "one"];
+    let waits = runtime.command(&call).stdout(Stdio::piped()).spawn().unwrap();
+    let born = || here().into_iter().find(|pid| !before.contains(pid));
+    wait_until(|| born().is_some());
+    let status = fs::read_to_string(format!("/proc/{}/status", born().unwrap())).unwrap();
+    assert!(
+        status.contains(&format!("Cpus_allowed_list:\t{number}\n")),
+        "{status}"
+    );
+    runtime.ok(&["resume", "one"]);
+    let output = waits.wait_with_output().unwrap();
+    let told = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert_eq!(told, format!("Cpus_allowed_list:\t{last}\n"));
+    runtime.ok(&["delete", "--force", "one"]);
 }

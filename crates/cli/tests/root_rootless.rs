@@ -489,6 +489,6 @@ fn an_overlay_outside_of_a_namespace_is_refused_with_a_way_out() {
         "lowerdir=lower,upperdir=upper,workdir=work",
         "merged",
     ]);
-    refused(&end, &["merged"]);
+    refused(&end, &["merged", "ermission"]);
     assert!(end.err.contains("strata unshare strata mount"), "{}", end.err);
 }

@@ -92,7 +92,7 @@ impl Engine {
         }
         for place in wanted {
             if is_free(&plan, &place) {
-                if in_proc(&place) || [Path::new("/dev"), Path::new("/sys")].contains(&&*place) {
+                if is_the_kernels(&place) {
                     return Err(VolumesError::ImageOverKernels(place));
                 }
                 plan.container.volumes.push(VolumeOption::anonymous(place));
@@ -147,6 +147,9 @@ impl Engine {
 
     /// The mounts of a container's volumes, each of which takes what `root` has at its place if nothing was ever in it.
     pub(crate) fn mount_volumes(&self, plan: &Plan, root: &Dir) -> Result<Vec<MountOption>, VolumesError> {
+        if let Some(place) = images_over_kernels(plan) {
+            return Err(VolumesError::ImageOverKernels(place.to_owned()));
+        }
         let volumes = plan.container.volumes.iter();
         volumes
             .map(|wanted| {
@@ -228,6 +231,19 @@ fn in_proc(place: &Path) -> bool {
     place.starts_with("/proc")
 }
 
+/// Whether a place is one where the kernel shows files.
+fn is_the_kernels(place: &Path) -> bool {
+    in_proc(place) || [Path::new("/dev"), Path::new("/sys")].contains(&place)
+}
+
+/// Where a container that was made before this was refused has a volume of its image's in such a place.
+fn images_over_kernels(plan: &Plan) -> Option<&Path> {
+    let mut volumes = plan.container.volumes.iter();
+    let bad = volumes.find(|volume| volume.anonymous && is_the_kernels(&volume.destination))?;
+    let wanted = plan.image.as_ref().map(|image| places(&image.volumes))?;
+    wanted.contains(&bad.destination).then_some(&*bad.destination)
+}
+
 /// A name for a volume that was given none: 64 hexadecimal digits, as docker has it.
 pub(crate) fn made_up_name() -> io::Result<String> {
     let mut random = [0; 32];
@@ -256,4 +272,36 @@ fn places(words: &[String]) -> Vec<PathBuf> {
     paths.sort();
     paths.dedup();
     paths
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_an_older_program_let_an_image_have() {
+        let plan = |image: &[&str], volume: &str, anonymous| {
+            let mut plan = Plan {
+                image: Some(Execution {
+                    volumes: image.iter().map(ToString::to_string).collect(),
+                    ..Execution::default()
+                }),
+                ..Plan::default()
+            };
+            let volume = VolumeOption {
+                anonymous,
+                ..VolumeOption::anonymous(volume.into())
+            };
+            plan.container.volumes = vec![VolumeOption::anonymous("/data".into()), volume];
+            plan
+        };
+        for place in ["/dev", "/sys", "/proc", "/proc/sys"] {
+            let refused = plan(&["/data", place], place, true);
+            assert_eq!(images_over_kernels(&refused), Some(Path::new(place)));
+            // The user's own.
+            assert_eq!(images_over_kernels(&plan(&["/data"], place, true)), None);
+            assert_eq!(images_over_kernels(&plan(&["/data", place], place, false)), None);
+        }
+        assert_eq!(images_over_kernels(&plan(&["/sys/fs"], "/sys/fs", true)), None);
+    }
 }

@@ -185,7 +185,7 @@ pub enum OpenError {
         source: io::Error,
     },
     /// A directory cannot be read or prepared.
-    #[error("{what}")]
+    #[error("{what}: {source}")]
     Io {
         /// What was being done.
         what: &'static str,
