@@ -44,11 +44,12 @@ fn a_capability_that_is_none_is_warned_of() {
         assert!(ended.err.contains("level=warning"), "{}", ended.err);
         runtime.ok(&["delete", "--force", "one"]);
     });
-    // One that the caller has not itself.
+    // One that the caller has not itself. That none is ambient which is not inheritable is nothing to be told.
     let runtime = Runtime::ours();
     let caps = json!(["CAP_KILL", "CAP_SYS_TIME"]);
     runtime.configure(|spec| {
-        spec["process"]["capabilities"] = json!({"bounding": caps, "effective": caps, "permitted": caps});
+        spec["process"]["capabilities"] =
+            json!({"bounding": caps, "effective": caps, "permitted": caps, "ambient": ["CAP_KILL"]});
     });
     runtime.args(&["grep", "CapEff", "/proc/self/status"]);
     let call = runtime.command(&["run", "one"]);

@@ -45,7 +45,14 @@ pub(crate) fn withheld(spec: &Spec, process: &Process) -> Vec<String> {
     let Some(sets) = process.capabilities() else {
         return Vec::new();
     };
-    let wanted = sets_of(sets);
+    let asked = sets_of(sets);
+    // Engines ask for ambient ones that are not inheritable, which the kernel never grants: with them the process still has
+    // what it may.
+    let wanted = Sets {
+        permitted: asked.permitted.union(asked.ambient),
+        ambient: Set::EMPTY,
+        ..asked
+    };
     let lost = match Namespaces::of(spec).is_ok_and(|namespaces| namespaces.has(kind::USER)) {
         true => {
             let all = [wanted.bounding, wanted.permitted, wanted.inheritable];
