@@ -3,7 +3,11 @@
 
 mod common;
 
+use std::io::{ErrorKind, Write};
+
 use common::{Ended, Image, said, sh};
+use testkit::snapshots::Served;
+use testkit::snapshotter::Snapshotter;
 use testkit::{Disk, Strata};
 
 const SIZE: &[&str] = &["--storage-opt", "size=4m"];
@@ -85,6 +89,56 @@ fn the_host_can_be_viewed_so_too() {
     let strata = busybox_in(&std::env::temp_dir());
     let command = ["host", "sh", "-c", FILL];
     stopped_at_4_megabytes(&strata.end([&["run", "--rm"], SIZE, &command].concat()));
+}
+
+/// By the label, through containerd's mount of it and through ours.
+#[test]
+fn a_snapshot_of_containerds_stops_at_its_size() {
+    on_each(|strata| {
+        for flags in [&[][..], &["--driver", "fuse"]] {
+            let served = Served::start(strata, flags);
+            let remote = served.client("k8s.io");
+            remote.prepare("work", None, &Default::default()).unwrap();
+            remote.commit("base", "work", &Default::default(), None).unwrap();
+            let size = ("containerd.io/snapshot/strata.size".to_owned(), "4m".to_owned());
+            let size = [size].into_iter().collect();
+            let mounts = remote.prepare("sized", Some("base"), &size).unwrap();
+            let free = remote.prepare("free", Some("base"), &Default::default()).unwrap();
+            let (written, why) = written(&mounts);
+            assert!((3 << 20..=4 << 20).contains(&written), "{flags:?} {written}");
+            let why = why.expect("it is refused");
+            let refused = [ErrorKind::StorageFull, ErrorKind::QuotaExceeded];
+            assert!(refused.contains(&why.kind()), "{flags:?} {why}");
+            assert_eq!(self::written(&free).0, 8 << 20);
+            // What it takes, with its directories.
+            let usage = remote.usage("sized").unwrap();
+            assert!((written..=4 << 20).contains(&usage.bytes), "{flags:?} {usage:?}");
+            for key in ["sized", "free", "base"] {
+                remote.remove(key).unwrap();
+            }
+        }
+    });
+}
+
+/// How much of eight megabytes can be written to what is mounted, by whom the kernel lets pass no limit, and why no more.
+fn written(mounts: &[mount::Mount]) -> (u64, Option<std::io::Error>) {
+    let target = tempfile::tempdir().unwrap();
+    mount::attach(&mounts[0], target.path()).unwrap();
+    let mut file = std::fs::File::create(target.path().join("big")).unwrap();
+    let mut written = 0;
+    let why = loop {
+        if written == 8 << 20 {
+            break None;
+        }
+        // On disk: what is only in memory may be found to be too much later.
+        match file.write_all(&[1; 512 << 10]).and_then(|()| file.sync_all()) {
+            Ok(()) => written += 512 << 10,
+            Err(error) => break Some(error),
+        }
+    };
+    drop(file);
+    mount::detach(target.path()).unwrap();
+    (written, why)
 }
 
 /// Whoever owns a file could give it to another project, and whoever owns a directory its new files to none.

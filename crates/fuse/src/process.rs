@@ -12,6 +12,7 @@ use std::time::Duration;
 use overlay::live::{OpenError, Overlay};
 use rustix::fs::{AtFlags, CWD, Mode, OFlags, StatxFlags};
 use rustix::process::{Resource, Rlimit, Signal};
+use sys::caps;
 use sys::signal::{Set, SignalFd};
 
 use crate::layers::{self, LayerError, Opened, Paths};
@@ -71,6 +72,7 @@ pub fn serve(setup: &Setup, ready: impl FnOnce(Transport)) -> Result<(), ServeEr
     sys::memory::one_heap();
     let signals = hold_signals().map_err(ServeError::Settle)?;
     raise_limits();
+    keep_to_quotas().map_err(ServeError::Settle)?;
     let Opened {
         layers,
         stacked,
@@ -195,6 +197,21 @@ fn raise_limits() {
         // Everything that runs on the file system dies with its server.
         let _ = rustix::io::write(&score, b"-900");
     }
+}
+
+/// As the kernel's overlay, what is written here passes no quota, and takes nothing of what a file system keeps for root.
+fn keep_to_quotas() -> io::Result<()> {
+    let mut sets = caps::current()?;
+    let beyond = caps::Set::named("SYS_RESOURCE").unwrap_or(caps::Set::EMPTY);
+    for set in [
+        &mut sets.effective,
+        &mut sets.permitted,
+        &mut sets.inheritable,
+        &mut sets.ambient,
+    ] {
+        *set = set.without(beyond);
+    }
+    caps::set(&sets)
 }
 
 /// Process id and start time, which tell this process from any other that ever has its number; and whether what it serves

@@ -4,6 +4,7 @@
 //! it, and looks at what it did. Start reading at `test.rs`; `vm/` boots Debian's own kernel for the cases that
 //! the machine's kernel cannot show.
 
+mod ask;
 mod bench;
 mod build;
 mod conformance;
@@ -40,6 +41,9 @@ enum Command {
     Dist(dist::Args),
     /// Do random things to the program, and kill it at random moments, for as long as one likes
     Soak(soak::Args),
+    /// Ask a snapshotter as containerd does
+    #[command(hide = true)]
+    Ask(ask::Args),
 }
 
 fn main() -> ExitCode {
@@ -49,6 +53,7 @@ fn main() -> ExitCode {
         Command::Conformance(args) => conformance::main(&args),
         Command::Dist(args) => dist::main(&args),
         Command::Soak(args) => soak::main(&args),
+        Command::Ask(args) => ask::main(&args),
     };
     match ended {
         Ok(()) => ExitCode::SUCCESS,

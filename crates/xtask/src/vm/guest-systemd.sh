@@ -64,6 +64,33 @@ told)
     is stopped_it_ends_well "inactive success" \
         "$(systemctl is-active strata-snapshotter) $(systemctl show -p Result --value strata-snapshotter)"
     is and_who_connects_starts_it_again active "$(ready)"
+    # Overlays that strata serves have processes of their own, which the unit leaves alone.
+    unit=/etc/systemd/system/strata-snapshotter.service.d
+    mkdir $unit
+    printf '[Service]\nExecStart=\nExecStart=/usr/bin/env strata serve snapshotter --driver fuse\n' >$unit/fuse.conf
+    systemctl daemon-reload
+    systemctl restart strata-snapshotter.service
+    ask() { /vm/xtask ask $socket "$@"; }
+    ask prepare work >/dev/null
+    ask commit base work
+    place=$(ask prepare run base)
+    echo written >"$place/file"
+    # By its last word; not as a word of who looks.
+    echo "$place" >/vm/place
+    serves() { grep -lzxF -f /vm/place /proc/[0-9]*/cmdline 2>/dev/null | tr -dc '0-9\n'; }
+    before=$(serves)
+    is each_is_served_by_a_process strata-fuse "$(cat "/proc/$before/comm")"
+    systemctl restart strata-snapshotter.service
+    is they_outlive_a_restart "written $before $place" "$(cat "$place/file") $(serves) $(ask mounts run)"
+    systemctl stop strata-snapshotter.socket strata-snapshotter.service
+    is and_a_stop "written $before" "$(cat "$place/file") $(serves)"
+    systemctl start strata-snapshotter.socket
+    ask remove run
+    is and_go_with_their_snapshots "no " "$([ -e "$place" ] && echo yes || echo no) $(serves)"
+    ask remove base
+    ask cleanup
+    rm -r $unit
+    systemctl daemon-reload
     systemctl stop strata-snapshotter.socket strata-snapshotter.service
     is the_socket_goes_with_its_unit no "$([ -e $socket ] && echo yes || echo no)"
     /vm/oci root

@@ -97,6 +97,8 @@ fn write_disk(dir: &Path, strata: &Path) -> Result<()> {
     disk::run(Command::new("tar").arg("-xf").arg(&debian).arg("-C").arg(root))?;
     disk::place_program(root, strata, Path::new("/usr/bin/strata"))?;
     fs::create_dir(root.join("vm"))?;
+    // Calls the snapshotter, as containerd would.
+    disk::place_program(root, &std::env::current_exe()?, Path::new("/vm/xtask"))?;
     busybox(dir, &root.join("vm/busybox.tar"))?;
     fs::write(root.join("vm/stage"), STAGES[0])?;
     for (name, text) in [("vm/check", CHECK), ("vm/oci", CHECK_OCI)] {
