@@ -53,13 +53,11 @@ pub(crate) fn withheld(spec: &Spec, process: &Process) -> Vec<String> {
         ambient: Set::EMPTY,
         ..asked
     };
+    let all = [wanted.bounding, wanted.permitted, wanted.inheritable];
+    let all = all.into_iter().fold(wanted.effective, Set::union);
     let lost = match Namespaces::of(spec).is_ok_and(|namespaces| namespaces.has(kind::USER)) {
-        true => {
-            let all = [wanted.bounding, wanted.permitted, wanted.inheritable];
-            let all = all.into_iter().fold(Set::EMPTY, Set::union);
-            all.without(sys::caps::of_kernel(all))
-        }
-        false => sys::caps::current().map_or(Set::EMPTY, |own| wanted.within(&own).1),
+        true => all.without(sys::caps::of_kernel(all)),
+        false => sys::caps::current_among(all).map_or(Set::EMPTY, |own| wanted.within(&own).1),
     };
     lost.names().collect()
 }
