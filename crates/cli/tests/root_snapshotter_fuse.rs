@@ -512,6 +512,48 @@ fn roots_are_0755_whatever_the_umask() {
     }
 }
 
+#[test]
+fn what_a_killed_server_showed_is_in_nobodys_way() {
+    let strata = Strata::new(PROGRAM);
+    let served = Served::start(&strata, FUSE);
+    let remote = served.client("k8s.io");
+    layers(&remote);
+    let mounts = remote.prepare("k8s.io/3/run", Some("two"), &none()).unwrap();
+    let beside = remote.prepare("k8s.io/4/run", Some("two"), &none()).unwrap();
+    let (dead, alive) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    mount::attach(&mounts[0], dead.path()).unwrap();
+    mount::attach(&beside[0], alive.path()).unwrap();
+    fs::write(dead.path().join("written"), "by a container").unwrap();
+    // As that of a container that runs on.
+    let inside = fs::File::open(dead.path()).unwrap();
+
+    kill_server(&place(&strata, &mounts));
+    let end = Instant::now() + Duration::from_secs(60);
+    // containerd looks before it unmounts: what does not answer, it does not get past.
+    while fs::symlink_metadata(dead.path()).is_err() {
+        assert!(Instant::now() < end, "it stays");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    assert_eq!(kind(dead.path()), None);
+    drop(inside);
+    assert_eq!(kind(alive.path()).as_deref(), Some("fuse.strata"));
+    assert!(!alive.path().join("deleted").exists());
+
+    // What was written is there, for the next that asks.
+    let again = remote.mounts("k8s.io/3/run").unwrap();
+    within(&again, |root| {
+        assert_eq!(
+            fs::read_to_string(root.join("written")).unwrap(),
+            "by a container"
+        );
+    });
+    mount::detach(alive.path()).unwrap();
+    for key in ["k8s.io/3/run", "k8s.io/4/run", "two", "one"] {
+        remote.remove(key).unwrap();
+    }
+    assert!(mounts_beneath(strata.dir()).is_empty());
+}
+
 /// The process that serves a place.
 fn server_of(place: &Path) -> i32 {
     let mut text = [0; 64];

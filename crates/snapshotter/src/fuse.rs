@@ -11,6 +11,8 @@
 //! who it is is written down beside the places, `.servers/<namespace>/<key>`, and whether that process is there is all that
 //! matters. So a server that hangs keeps no thread, and takes no more with it than its own snapshot.
 //!
+//! What a server showed that was killed is unmounted within [`LOOK`], at its place and wherever containerd has bound it.
+//!
 //! The service may be started with the other driver while overlays stand: what is mounted here is answered as long as it is
 //! served, and is unmounted with its snapshot, whoever mounts the next.
 
@@ -40,6 +42,9 @@ const LONGEST: usize = 255;
 
 /// How long whoever wants a place waits until another is done with it.
 const TURN: Duration = Duration::from_secs(10);
+
+/// How often servers are looked at. Each costs some microseconds.
+pub(crate) const LOOK: Duration = Duration::from_secs(5);
 
 /// Mounts overlays for containerd.
 #[derive(Debug)]
@@ -126,7 +131,7 @@ impl Fuse {
         }
         if !self.is_served(place) {
             // What a server left that was killed.
-            self.unmount(place)?;
+            self.clear(place)?;
             if !self.serves {
                 return Ok(mounts);
             }
@@ -178,6 +183,42 @@ impl Fuse {
                 }
             }
         }
+    }
+
+    /// Unmounts, wherever it is bound, what a server showed that was killed. Nothing in it will answer again, and it stands
+    /// in the way: containerd looks at a root file system before it unmounts it, and does not get past one that does not
+    /// answer, so that its container could neither be restarted nor deleted.
+    pub(crate) fn clear_killed(&self) {
+        let entries = |dir: &Path| fs::read_dir(dir).into_iter().flatten().flatten();
+        for ns in entries(&self.places.join(SERVERS)) {
+            for record in entries(&ns.path()) {
+                let place = self.places.join(ns.file_name()).join(record.file_name());
+                let is_alive = || {
+                    let name = fs::read_link(record.path()).ok();
+                    name.is_none_or(|name| name.to_str().and_then(Server::named).is_some())
+                };
+                if !is_alive()
+                    && let Ok(turn) = self.turn(place)
+                    && !is_alive()
+                {
+                    let _ = turn.fuse.clear(&turn.place);
+                }
+            }
+        }
+    }
+
+    /// Unmounts what is at a place whose server is gone, and every bind of it.
+    fn clear(&self, place: &Path) -> Result<(), MountError> {
+        let table = table::read().unwrap_or_default();
+        let found = table.iter().rev().find(|entry| entry.target == place);
+        if let Some(found) = found.filter(|entry| is_ours(&entry.kind)) {
+            // What lies on another comes after it.
+            for entry in table.iter().rev().filter(|entry| entry.device == found.device) {
+                // Somebody else may have done it meanwhile.
+                let _ = mount::kernel::unmount(&entry.target, true);
+            }
+        }
+        self.unmount(place)
     }
 
     /// Waits until nobody else is at a place; takes the ends of servers meanwhile.

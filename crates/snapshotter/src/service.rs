@@ -1,5 +1,6 @@
 //! [`Snapshotter`]: each call of the service, answered from a store.
 
+use std::io;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -9,7 +10,7 @@ use prost::Message;
 use store::{Alone, CommitOptions, Counts, Fault, Info, Kind, REF, SnapshotError, Store};
 
 use crate::filter::Filter;
-use crate::fuse::{Fuse, Turn};
+use crate::fuse::{Fuse, LOOK, Turn};
 use crate::labels::{self, UPPERDIR};
 use crate::metrics::Metrics;
 use crate::names;
@@ -24,6 +25,9 @@ const WALK: Duration = Duration::from_secs(10);
 
 /// What waiting for the disk may take.
 pub const PATIENCE: Duration = Duration::from_secs(600);
+
+/// Bytes of the stack of a thread that looks at servers.
+const STACK: usize = 128 * 1024;
 
 /// How the service behaves where the contract leaves it open.
 #[derive(Debug, Default)]
@@ -81,6 +85,22 @@ impl Snapshotter {
     pub fn mounted_by(mut self, fuse: Fuse) -> Snapshotter {
         self.options.fuse = Some(fuse);
         self
+    }
+
+    /// Looks from time to time, on a thread of its own, for what processes served that were killed, and unmounts it.
+    ///
+    /// # Errors
+    /// No thread can be started.
+    pub fn look_after_served(self: &Arc<Self>) -> io::Result<()> {
+        let service = self.clone();
+        let look = move || {
+            while let Some(fuse) = &service.options.fuse {
+                fuse.clear_killed();
+                std::thread::sleep(LOOK);
+            }
+        };
+        let thread = std::thread::Builder::new().name("served".to_owned());
+        thread.stack_size(STACK).spawn(look).map(drop)
     }
 
     /// What is counted of its calls.

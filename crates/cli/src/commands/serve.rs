@@ -93,6 +93,9 @@ pub(crate) fn snapshotter(context: &Context, args: SnapshotterArgs) -> Outcome {
     let fuse = Fuse::new(crate::overlay::helper(), state, root, is_fuse)
         .map_err(|e| failed(&format!("making the state directory {}", state.display()), e))?;
     let service = Arc::new(service.mounted_by(fuse));
+    service
+        .look_after_served()
+        .map_err(|e| failed("starting a thread", e))?;
     let time = Duration::from_secs(args.timeout);
     let limits = Limits {
         time,
