@@ -122,6 +122,8 @@ pub(crate) struct Chosen {
     pub(crate) twice: Cases,
     /// Our own program.
     pub(crate) strata: PathBuf,
+    /// This one, as it was built last: what runs may have been replaced by it.
+    pub(crate) xtask: PathBuf,
 }
 
 /// Builds all of it, and chooses what `only` names.
@@ -131,11 +133,11 @@ pub(crate) fn chosen(only: Option<&str>) -> Result<Chosen> {
     let mut programs: Vec<PathBuf> = alone.programs.into_iter().chain(all.programs).collect();
     programs.sort();
     programs.dedup();
-    let strata = programs
-        .iter()
-        .find(|program| program.ends_with("strata"))
-        .cloned();
-    let strata = strata.context("no test of the command line starts it")?;
+    let of_name = |name: &str| {
+        let found = programs.iter().find(|program| program.ends_with(name)).cloned();
+        found.with_context(|| format!("no test starts the program {name}"))
+    };
+    let (strata, xtask) = (of_name("strata")?, of_name("xtask")?);
     programs.extend(DEBIANS.iter().map(PathBuf::from));
     Ok(Chosen {
         alone: Cases {
@@ -156,6 +158,7 @@ pub(crate) fn chosen(only: Option<&str>) -> Result<Chosen> {
             programs,
         },
         strata,
+        xtask,
     })
 }
 

@@ -36,12 +36,7 @@ pub(crate) fn test(only: Option<&str>, show: bool) -> Result<Tally> {
     let one_by_one = || -> Result<Tally> {
         let mut total = Tally::default();
         if only.is_none_or(|only| only == systemd::NAME) {
-            total.add(systemd::test(
-                show,
-                &kernel,
-                &work_dir(systemd::NAME)?,
-                &chosen.strata,
-            )?);
+            total.add(systemd::test(show, &kernel, &work_dir(systemd::NAME)?, &chosen)?);
         }
         total.add(boot("alone", &chosen.alone, &kernel, show)?);
         Ok(total)

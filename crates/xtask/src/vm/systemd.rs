@@ -8,7 +8,7 @@ use std::process::Command;
 
 use anyhow::{Context, Result};
 
-use super::cases::{Case, Cases, LIMIT};
+use super::cases::{Case, Cases, Chosen, LIMIT};
 use super::kernel::Kernel;
 use super::machine::{self, Boot};
 use super::{disk, initramfs};
@@ -39,11 +39,11 @@ const STAGES: [&str; 3] = ["told", "killed", "ended"];
 /// What `--only` calls it.
 pub(super) const NAME: &str = "systemd";
 
-/// Boots it with our program `strata`, and counts what came of it.
-pub(super) fn test(show: bool, kernel: &Kernel, dir: &Path, strata: &Path) -> Result<Tally> {
+/// Boots it with our programs, and counts what came of it.
+pub(super) fn test(show: bool, kernel: &Kernel, dir: &Path, chosen: &Chosen) -> Result<Tally> {
     let mut total = Tally::default();
     initramfs::write(&dir.join("initramfs"), kernel, "/lib/systemd/systemd")?;
-    write_disk(dir, strata)?;
+    write_disk(dir, chosen)?;
     for stage in STAGES {
         let cases = Cases {
             list: vec![Case {
@@ -74,7 +74,7 @@ pub(super) fn test(show: bool, kernel: &Kernel, dir: &Path, strata: &Path) -> Re
 }
 
 /// Debian comes from a mirror once, and is kept.
-fn write_disk(dir: &Path, strata: &Path) -> Result<()> {
+fn write_disk(dir: &Path, chosen: &Chosen) -> Result<()> {
     let debian = dir.join("debian-2.tar");
     if !debian.exists() {
         let new = dir.join("new.tar");
@@ -95,10 +95,10 @@ fn write_disk(dir: &Path, strata: &Path) -> Result<()> {
     let root = root.path();
     fs::set_permissions(root, fs::Permissions::from_mode(0o755))?;
     disk::run(Command::new("tar").arg("-xf").arg(&debian).arg("-C").arg(root))?;
-    disk::place_program(root, strata, Path::new("/usr/bin/strata"))?;
+    disk::place_program(root, &chosen.strata, Path::new("/usr/bin/strata"))?;
     fs::create_dir(root.join("vm"))?;
     // Calls the snapshotter, as containerd would.
-    disk::place_program(root, &std::env::current_exe()?, Path::new("/vm/xtask"))?;
+    disk::place_program(root, &chosen.xtask, Path::new("/vm/xtask"))?;
     busybox(dir, &root.join("vm/busybox.tar"))?;
     fs::write(root.join("vm/stage"), STAGES[0])?;
     for (name, text) in [("vm/check", CHECK), ("vm/oci", CHECK_OCI)] {
