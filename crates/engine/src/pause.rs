@@ -56,10 +56,16 @@ impl Engine {
             return Err(PauseError::NotRunning(row.name));
         };
         let cgroup = Cgroup::open(&state.cgroups)?;
-        cgroup.freeze().inspect_err(|_| {
-            // Half of them still is no state to leave them in.
-            let _ = cgroup.thaw();
-        })?;
+        match cgroup.freeze() {
+            Ok(()) => {}
+            // It ended in between.
+            Err(error) if error.is_gone() => return Err(PauseError::NotRunning(row.name)),
+            Err(error) => {
+                // Half of them still is no state to leave them in.
+                let _ = cgroup.thaw();
+                return Err(error.into());
+            }
+        }
         self.note_container(&row, "pause", &[]);
         Ok(())
     }

@@ -129,6 +129,13 @@ pub enum CgroupError {
     },
 }
 
+impl CgroupError {
+    /// Whether the cgroup is not there any more: what was in it has ended, and somebody has taken its remains away.
+    pub fn is_gone(&self) -> bool {
+        matches!(self, CgroupError::Io { source, .. } if life::gone(source))
+    }
+}
+
 /// Who refuses devices to the container.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]

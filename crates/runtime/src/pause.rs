@@ -53,10 +53,15 @@ pub fn pause(bundle: &Bundle) -> Result<Option<Paused>, PauseError> {
         return Ok(None);
     };
     let cgroup = Cgroup::open(&state.cgroups)?;
+    let still = |done: Result<(), CgroupError>| match done {
+        Ok(()) => Ok(true),
+        // It ended in between.
+        Err(error) if error.is_gone() => Ok(false),
+        Err(error) => Err(error),
+    };
     if let Ok(connection) = ask(bundle) {
         let held = By::Supervisor(connection);
-        cgroup.wait_frozen(true)?;
-        return Ok(Some(Paused { _by: held }));
+        return Ok(still(cgroup.wait_frozen(true))?.then_some(Paused { _by: held }));
     }
     // An older supervisor, one that is stuck, another runtime's container, or a kernel that cannot do it, which says so here.
     let signals = Attention::begin().map_err(PauseError::Signals)?;
@@ -64,10 +69,11 @@ pub fn pause(bundle: &Bundle) -> Result<Option<Paused>, PauseError> {
         cgroup: Box::new(cgroup),
         _signals: signals,
     };
-    if let By::Us { cgroup, .. } = &held {
-        cgroup.freeze()?;
-    }
-    Ok(Some(Paused { _by: held }))
+    let frozen = match &held {
+        By::Us { cgroup, .. } => still(cgroup.freeze())?,
+        By::Supervisor(_) => true,
+    };
+    Ok(frozen.then_some(Paused { _by: held }))
 }
 
 /// A connection for which the supervisor holds the container still.

@@ -152,8 +152,14 @@ fn frozen_and_thawed() {
     }
     // Frozen processes are killed too.
     cgroup.freeze().unwrap();
+    let paths = cgroup.paths();
+    let other = Cgroup::open(&paths).unwrap();
     cgroup.remove().unwrap();
     assert_eq!(shell.finish().0, None);
+    // Who was about to let them go on finds nobody who waits for it, and no error; to hold them still is one.
+    other.thaw().unwrap();
+    assert!(other.freeze().unwrap_err().is_gone());
+    Cgroup::open(&paths).unwrap().thaw().unwrap();
 }
 
 #[test]

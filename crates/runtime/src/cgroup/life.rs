@@ -71,12 +71,19 @@ impl Cgroup {
         self.set_frozen(true)
     }
 
-    /// Lets them go on.
+    /// Lets them go on. A cgroup that is gone holds nobody: a process that was killed ends though it is frozen, and those who
+    /// saw it end may have taken the cgroup away by now.
     ///
     /// # Errors
-    /// As [`Cgroup::freeze`].
+    /// As [`Cgroup::freeze`], but for those of a cgroup that is gone.
     pub fn thaw(&self) -> Result<(), CgroupError> {
-        self.set_frozen(false)
+        if self.unified.is_none() {
+            return Ok(());
+        }
+        match self.set_frozen(false) {
+            Err(error) if error.is_gone() => Ok(()),
+            other => other,
+        }
     }
 
     fn set_frozen(&self, frozen: bool) -> Result<(), CgroupError> {
