@@ -1,4 +1,4 @@
-//! containerd on strata's snapshots: that of Debian 12 (1.6), and that of Debian sid (2.x).
+//! containerd on strata's snapshots: that of Debian 12 (1.6), of Debian 13 (1.7), and of Debian sid (2.x).
 
 #[path = "common/node.rs"]
 mod node;
@@ -70,6 +70,11 @@ fn a_nodes_life_on_1_6() {
 }
 
 #[test]
+fn a_nodes_life_on_1_7() {
+    a_nodes_life(Node::start(Version::Unpacked17));
+}
+
+#[test]
 fn a_nodes_life_on_2() {
     a_nodes_life(Node::start(Version::Unpacked));
 }
@@ -115,6 +120,11 @@ fn a_pull(mut node: Node) {
 #[test]
 fn a_pull_on_1_6() {
     a_pull(Node::start(Version::Installed));
+}
+
+#[test]
+fn a_pull_on_1_7() {
+    a_pull(Node::start(Version::Unpacked17));
 }
 
 #[test]
@@ -228,6 +238,11 @@ fn a_pods_life(version: Version) {
 #[test]
 fn a_pods_life_on_1_6() {
     a_pods_life(Version::Installed);
+}
+
+#[test]
+fn a_pods_life_on_1_7() {
+    a_pods_life(Version::Unpacked17);
 }
 
 #[test]

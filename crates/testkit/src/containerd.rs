@@ -13,11 +13,27 @@ use crate::Ended;
 pub enum Version {
     /// That of Debian 12, which is installed: 1.6.
     Installed,
+    /// That of Debian 13, which `cargo xtask test` unpacks beside what is built: 1.7.
+    Unpacked17,
     /// That of Debian sid, which `cargo xtask test` unpacks beside what is built: 2.x.
     Unpacked,
 }
 
-/// Where the newer one is unpacked, beneath what cargo calls the directory for tests' files.
+impl Version {
+    /// Where it is unpacked, beneath what cargo calls the directory for tests' files.
+    fn place(self) -> Option<&'static str> {
+        match self {
+            Version::Installed => None,
+            Version::Unpacked17 => Some(UNPACKED_1_7),
+            Version::Unpacked => Some(UNPACKED),
+        }
+    }
+}
+
+/// Where Debian 13's is unpacked, beneath what cargo calls the directory for tests' files.
+pub const UNPACKED_1_7: &str = "containerd-trixie";
+
+/// Where sid's is.
 pub const UNPACKED: &str = "containerd-sid";
 
 /// A daemon. When the value goes, so do its tasks, its mounts and its directory.
@@ -62,10 +78,10 @@ impl Containerd {
             .tempdir_in(place)
             .unwrap();
         let own = std::env::var("PATH").unwrap();
-        let path = match version {
-            Version::Installed => own,
-            Version::Unpacked => {
-                let bin = target.join(UNPACKED).join("usr/bin");
+        let path = match version.place() {
+            None => own,
+            Some(place) => {
+                let bin = target.join(place).join("usr/bin");
                 let there = bin.join("containerd").exists();
                 assert!(
                     there,
@@ -79,7 +95,7 @@ impl Containerd {
         let (root, state, socket) = (at("root"), at("state"), at("socket"));
         let newer = match version {
             Version::Installed => "",
-            Version::Unpacked => {
+            Version::Unpacked17 | Version::Unpacked => {
                 "[[plugins.\"io.containerd.transfer.v1.local\".unpack_config]]\n\
                  platform = \"linux/amd64\"\nsnapshotter = \"strata\"\n"
             }

@@ -1,34 +1,39 @@
-//! A containerd that is newer than Debian 12's, unpacked beside what is built and installed nowhere: Debian sid's.
+//! What is newer than Debian 12's containerd, unpacked beside what is built and installed nowhere: Debian 13's and sid's.
 //!
-//! It is looked for where this machine has its Debian from, with lists of packages of its own, so that nothing here
-//! learns that there is such a thing as sid.
+//! They are looked for where this machine has its Debian from, with lists of packages of their own, so that nothing here
+//! learns that there are such things.
 
 use std::fs;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail};
-use testkit::containerd::UNPACKED;
+use testkit::containerd::{UNPACKED, UNPACKED_1_7};
 
 use crate::build;
 
 const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
 
-/// Unpacks it, once.
+/// Unpacks them, once.
 pub(crate) fn unpack() -> Result<()> {
+    of_suite("trixie", UNPACKED_1_7)?;
+    of_suite("sid", UNPACKED)
+}
+
+fn of_suite(suite: &str, name: &str) -> Result<()> {
     let tests = build::target_dir().join("tmp");
-    let place = tests.join(UNPACKED);
+    let place = tests.join(name);
     if place.join("usr/bin/containerd").exists() {
         return Ok(());
     }
-    println!("unpacking beside what is built: containerd of Debian sid");
+    println!("unpacking beside what is built: containerd of Debian {suite}");
     fs::create_dir_all(&tests)?;
     let work = tempfile::Builder::new().prefix("apt-").tempdir_in(&tests)?;
     let at = |name: &str| work.path().join(name);
     for dir in ["lists/partial", "cache/archives/partial", "new"] {
         fs::create_dir_all(at(dir))?;
     }
-    let source = format!("deb [signed-by={KEYRING}] {} sid main\n", mirror()?);
+    let source = format!("deb [signed-by={KEYRING}] {} {suite} main\n", mirror()?);
     fs::write(at("sources.list"), source)?;
     apt(work.path(), &["update", "-q"])?;
     apt(work.path(), &["download", "-q", "containerd"])?;
