@@ -521,41 +521,6 @@ fn what_another_containerd_runs_and_what_was_brought_since_a_loss_is_not_forgott
     );
 }
 
-/// containerd, once it has failed to reach the server, answers by that for a while.
-fn asked_while_it_has_not_found_the_server(version: Version) {
-    let mut node = Node::start(version);
-    import(&node, &image("docker.io/library/layers:1"));
-    let asked = format!("--containerd={}", node.containerd.socket().display());
-    node.served.kill();
-    let list = ["snapshots", "--snapshotter=strata", "ls"];
-    assert_ne!(node.containerd.end(&list).code, 0);
-    if version == Version::Unpacked {
-        let told = node.strata.end(["fsck", &asked]);
-        assert!(
-            told.code == 8 && told.err.contains("strata serve snapshotter"),
-            "{told:#?}"
-        );
-    }
-    node.restart_server();
-    let told = node.strata.end(["fsck", &asked]);
-    assert_eq!(told.code, 0, "{told:#?}\n{}", node.containerd.log());
-}
-
-#[test]
-fn a_1_6_that_has_not_found_the_server_again_is_asked_again() {
-    asked_while_it_has_not_found_the_server(Version::Installed);
-}
-
-#[test]
-fn a_1_7_that_has_not_found_the_server_again_is_asked_again() {
-    asked_while_it_has_not_found_the_server(Version::Unpacked17);
-}
-
-#[test]
-fn a_2_that_has_not_found_the_server_again_is_asked_again() {
-    asked_while_it_has_not_found_the_server(Version::Unpacked);
-}
-
 /// As if everything in the store had been made two minutes ago.
 fn age(strata: &Strata) {
     let db = rusqlite::Connection::open(strata.root().join("metadata.db")).unwrap();

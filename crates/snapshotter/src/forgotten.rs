@@ -11,8 +11,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::{Path, PathBuf};
-use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use grpc::{Client, ClientError, Code};
 use jiff::{SignedDuration, Timestamp};
@@ -29,9 +28,6 @@ const APART: SignedDuration = SignedDuration::from_mins(11);
 
 /// How long containerd is waited for.
 const PATIENCE: Duration = Duration::from_secs(30);
-
-/// How long it is asked again while it does not reach the server here: between two tries of its own are three seconds at most.
-const BACK_OFF: Duration = Duration::from_secs(10);
 
 /// A snapshot as the store has it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -77,28 +73,11 @@ impl AskError {
             if [io::ErrorKind::NotFound, io::ErrorKind::ConnectionRefused].contains(&error.kind()))
     }
 
-    /// Whether that containerd does not reach the server of this store.
-    pub fn is_apart(&self) -> bool {
-        matches!(self, AskError::Refused { why, .. } if is_apart(why))
-    }
-
     /// Whether that containerd has no snapshotter of this name.
     pub fn is_unknown(&self) -> bool {
         matches!(self, AskError::Refused { why: ClientError::Status(status), .. }
             if [Code::NotFound, Code::InvalidArgument, Code::Unimplemented].contains(&status.code))
     }
-}
-
-/// It tells the first failure of a connection by one code or the other, by its version, and in words alone why.
-fn is_apart(why: &ClientError) -> bool {
-    let told = [
-        "connection error",
-        "connection refused",
-        "error reading from server",
-    ];
-    matches!(why, ClientError::Status(status)
-        if [Code::Unavailable, Code::Unknown].contains(&status.code)
-            && told.iter().any(|words| status.message.contains(words)))
 }
 
 /// Whether a key is one that containerd gives in this namespace, or one of a layer that was here already.
@@ -133,7 +112,7 @@ pub fn forgotten(
     let mut known: BTreeMap<String, Known> = BTreeMap::new();
     for one in &kept {
         if !known.contains_key(&one.ns) {
-            let names = names_at_last(&mut client, &one.ns, snapshotter).map_err(failed)?;
+            let names = names(&mut client, &one.ns, snapshotter).map_err(failed)?;
             known.insert(one.ns.clone(), names);
         }
     }
@@ -149,18 +128,6 @@ pub fn forgotten(
         }
     }
     Ok(sift(kept, &known, now))
-}
-
-/// What containerd has in a namespace. After the server here was started, containerd answers by its own last failure until
-/// it tries anew.
-fn names_at_last(client: &mut Client, ns: &str, snapshotter: &str) -> Result<Known, ClientError> {
-    let end = Instant::now() + BACK_OFF;
-    loop {
-        match names(client, ns, snapshotter) {
-            Err(why) if is_apart(&why) && Instant::now() < end => thread::sleep(Duration::from_millis(100)),
-            other => return other,
-        }
-    }
 }
 
 /// What containerd has in a namespace.

@@ -22,11 +22,11 @@ use engine::snapshots::ShowError;
 use engine::tag::{FindImageError, TagError};
 use engine::volumes::CreateVolumeError;
 use runtime::bundle::BundleError;
+use snapshotter::forgotten::AskError;
 use snapshotter::socket::SocketError;
 
 use crate::failure::Failure;
 
-mod containerd;
 mod image;
 mod lifecycle;
 mod make;
@@ -441,6 +441,13 @@ impl Explain for InspectError {
             InspectError::Volume(error) => error.hint(),
             _ => None,
         }
+    }
+}
+
+impl Explain for AskError {
+    fn hint(&self) -> Option<String> {
+        let hint = "--containerd=SOCKET names its socket, --snapshotter what its configuration calls strata";
+        Some(hint.to_owned())
     }
 }
 
