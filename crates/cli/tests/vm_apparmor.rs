@@ -87,15 +87,65 @@ fn it_confines_whatever_else_is_asked() {
     }
 }
 
+/// What the profile denies is asked for with every other right to it.
 #[test]
-fn none_is_the_default() {
+fn the_default_is_a_second_wall() {
     let strata = prepared();
-    for flags in [&[][..], &["--security-opt", "apparmor=unconfined"]] {
-        assert_eq!(
-            said(&strata, flags, "cat /proc/self/attr/current"),
-            "unconfined\n"
-        );
+    let label = said(&strata, &[], "cat /proc/self/attr/current");
+    assert!(
+        label.starts_with("strata-default-") && label.ends_with(" (enforce)\n"),
+        "{label}"
+    );
+    let rights = ["--cap-add", "ALL", "--security-opt", "unmask=ALL"];
+    let script = "denied() { if out=$(\"$@\" 2>&1); then echo \"$*: done\"; else case $out in
+            *denied*) ;; *) echo \"$*: $out\";; esac; fi; }
+        sys() { echo \"$1\" >\"$2\"; }
+        mkdir /tmp/d
+        denied mount -t tmpfs none /tmp/d
+        denied umount /dev/shm
+        denied sys s /proc/sysrq-trigger
+        denied sys 60 /proc/sys/vm/swappiness
+        denied sys /bin/x /proc/sys/kernel/core_pattern
+        denied sys /bin/x /proc/sys/kernel/modprobe
+        denied sys 1 /proc/sys/kernel/sysrq
+        denied sys 0 /sys/kernel/profiling
+        denied sys noop /sys/block/vda/queue/scheduler
+        denied cat /sys/kernel/security/lsm
+        denied kill -0 1
+        echo 64 >/proc/sys/net/ipv4/ip_default_ttl && echo 4096 >/proc/sys/kernel/shmmni && echo 8192 >/proc/sys/kernel/msgmax
+        echo 5 >/proc/self/oom_score_adj && kill -0 $$ && echo free";
+    let flags = [&rights[..], &["--pid", "host"]].concat();
+    assert_eq!(said(&strata, &flags, script), "free\n");
+    let mounts = "mount -t tmpfs none /tmp && umount /dev/shm && cat /proc/self/attr/current";
+    for flags in [
+        &["--cap-add", "ALL", "--security-opt", "apparmor=unconfined"][..],
+        &["--privileged"],
+    ] {
+        assert_eq!(said(&strata, flags, mounts), "unconfined\n", "{flags:?}");
     }
+}
+
+#[test]
+fn the_default_is_loaded_once_and_told() {
+    let strata = prepared();
+    strata.ok(["run", "-d", "--name", "box", "busybox", "sleep", "1000"]);
+    let name = strata.ok(["inspect", "box", "--format", "{{.AppArmorProfile}}"]);
+    let loaded = || {
+        let text = std::fs::read_to_string("/sys/kernel/security/apparmor/profiles").unwrap();
+        text.lines()
+            .filter(|line| line.starts_with("strata-default-"))
+            .map(str::to_owned)
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(loaded(), [format!("{} (enforce)", name.trim())]);
+    assert_eq!(
+        strata.ok(["exec", "box", "cat", "/proc/self/attr/current"]),
+        format!("{} (enforce)\n", name.trim())
+    );
+    assert!(strata.ok(["info"]).contains("containers have a profile"));
+    // Signals from outside arrive.
+    strata.ok(["stop", "-t", "20", "box"]);
+    strata.ok(["rm", "box"]);
 }
 
 #[test]

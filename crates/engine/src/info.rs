@@ -180,12 +180,16 @@ fn features(mounts: &[Entry]) -> Vec<Feature> {
     });
     let modules = read("/sys/kernel/security/lsm").unwrap_or_default();
     features.push(match read("/sys/module/apparmor/parameters/enabled").as_deref() {
-        Some("Y") => Feature::usable("apparmor", "profiles can be asked for"),
+        Some("Y") => Feature::usable("apparmor", crate::confine::apparmor_tells()),
         _ if modules.is_empty() => Feature::missing("apparmor", "not enabled in the kernel"),
         _ => Feature::missing(
             "apparmor",
             format!("not enabled in the kernel (which has {modules})"),
         ),
+    });
+    features.push(match runtime::selinux::is_enabled() {
+        true => Feature::usable("selinux", "containers have labels of their own"),
+        false => Feature::missing("selinux", "not enabled in the kernel"),
     });
     features
 }

@@ -187,7 +187,12 @@ impl Engine {
         let quota = self.store.quota(self.ns(), &row.id).ok().flatten();
         let size = size.then(|| self.size(&row.id).ok()).flatten();
         let asks = Asks::new(&plan, &row.id, spec.as_ref());
-        Ok(json!({
+        let process = spec.as_ref().and_then(|spec| spec.process().as_ref());
+        let profile = process.and_then(|process| process.apparmor_profile().as_deref());
+        let label = process.and_then(|process| process.selinux_label().as_deref());
+        let linux = spec.as_ref().and_then(|spec| spec.linux().as_ref());
+        let files = linux.and_then(|linux| linux.mount_label().as_deref());
+        let mut told = json!({
             "Id": row.id,
             "Created": row.created,
             "Name": row.name,
@@ -243,7 +248,11 @@ impl Engine {
                     "MergedDir": bundle.join("rootfs"),
                 },
             },
-        }))
+        });
+        told["AppArmorProfile"] = json!(profile.unwrap_or_default());
+        told["ProcessLabel"] = json!(label.unwrap_or_default());
+        told["MountLabel"] = json!(files.unwrap_or_default());
+        Ok(told)
     }
 
     /// What of the machine is mounted in a container, in docker's words.

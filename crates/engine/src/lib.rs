@@ -13,6 +13,7 @@
 
 pub mod attach;
 pub mod commit;
+pub mod confine;
 pub mod cp;
 pub mod dedup;
 pub mod df;

@@ -47,6 +47,8 @@ pub struct Options {
     pub allow_other: bool,
     /// Whether the kernel checks permissions.
     pub default_permissions: bool,
+    /// Words that say an SELinux label, which the kernel gives to what is mounted.
+    pub labels: Vec<(String, String)>,
     /// Whether POSIX ACLs are left out.
     pub no_acl: bool,
     /// Whether extended attributes are left out.
@@ -68,6 +70,7 @@ impl Default for Options {
             workers: None,
             allow_other: true,
             default_permissions: true,
+            labels: Vec::new(),
             no_acl: false,
             no_xattrs: false,
             kernel: Vec::new(),
@@ -287,6 +290,9 @@ impl Options {
             ("nfs_export", "on") | ("verity", "on" | "require") | ("uuid", "on" | "off") => {
                 self.kernel_only(word);
                 return Ok(true);
+            }
+            ("context" | "fscontext" | "defcontext" | "rootcontext", _) => {
+                self.labels.push((key.to_owned(), value.to_owned()));
             }
             ("nfs_export", _) => return refuse("on or off"),
             ("verity", _) => return refuse("on, off or require"),

@@ -104,6 +104,7 @@ pub fn serve(setup: &Setup, ready: impl FnOnce(Transport)) -> Result<(), ServeEr
         read_only: setup.options.read_only() || !overlay.is_writable(),
         allow_other: setup.options.allow_other,
         default_permissions: setup.options.default_permissions,
+        labels: setup.options.labels.clone(),
     };
     let wishes = config.wishes(overlay.is_writable());
     let session = Session::mount(&mount_options, wishes, &setup.target)?;

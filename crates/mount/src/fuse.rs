@@ -22,7 +22,7 @@ use rustix::mount::UnmountFlags;
 use rustix::process::{Pid, PidfdFlags, Signal};
 use serde::{Deserialize, Serialize};
 
-use crate::overlay::Overlay;
+use crate::overlay::{self, Overlay};
 use crate::{Mount, MountError, table};
 
 /// Type of such a mount in the mount table.
@@ -93,7 +93,12 @@ pub fn attach_with(driver: Driver, helper: &Helper, mount: &Mount, target: &Path
         _ => return crate::attach(mount, target),
     };
     refuse_in_use(mount)?;
-    match (attach(helper, &Request::new(mount, target)), refused) {
+    let mut request = Request::new(mount, target);
+    if !sys::ids::Ids::own().is_ok_and(|ids| ids.are_the_machines()) {
+        // SELinux lets nobody say a label of FUSE in a user namespace; all has the one that FUSE has there.
+        request.mount.options.retain(|option| !overlay::is_label(option));
+    }
+    match (attach(helper, &request), refused) {
         (Ok(_), _) => Ok(()),
         // What the kernel has to say is the first thing to be heard.
         (Err(_), Some(refused)) => Err(refused),

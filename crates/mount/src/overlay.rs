@@ -77,13 +77,34 @@ pub fn has_a_gap(lower: &str) -> bool {
         || parts.windows(2).any(|two| two.iter().all(|part| part.is_empty()))
 }
 
-/// Splits an option string as mount(8) takes it, `a=1,b=2`, where `\,` is a comma of a value.
+/// Options that say an SELinux label, in which marks (`"`) keep commas together where a string holds several options.
+const LABELS: [&str; 4] = ["context=", "fscontext=", "defcontext=", "rootcontext="];
+
+/// Whether an option says an SELinux label.
+pub(crate) fn is_label(option: &str) -> bool {
+    LABELS.iter().any(|key| option.starts_with(key))
+}
+
+/// Splits an option string as mount(8) takes it, `a=1,b=2`, where `\,` is a comma of a value, and so is one between the
+/// marks of a label.
 pub fn split_options(text: &str) -> Vec<String> {
-    split(text.as_bytes(), b',')
-        .into_iter()
-        .filter(|part| !part.is_empty())
-        .map(|part| String::from_utf8_lossy(part).replace("\\,", ","))
-        .collect()
+    let mut options: Vec<String> = Vec::new();
+    let open = |option: &str| {
+        let (_, value) = option.split_once('=').unwrap_or_default();
+        is_label(option) && value.starts_with('"') && (value.len() < 2 || !value.ends_with('"'))
+    };
+    for part in split(text.as_bytes(), b',') {
+        let part = String::from_utf8_lossy(part).replace("\\,", ",");
+        match options.last_mut() {
+            Some(last) if open(last) => *last = format!("{last},{part}"),
+            _ => options.push(part),
+        }
+    }
+    options.retain(|option| !option.is_empty());
+    for option in options.iter_mut().filter(|option| is_label(option)) {
+        *option = option.replace('"', "");
+    }
+    options
 }
 
 impl Overlay {
@@ -178,7 +199,10 @@ impl Overlay {
         }
         for option in &self.extra {
             data.push(",");
-            data.push(option);
+            match option.split_once('=') {
+                Some((key, label)) if is_label(option) => data.push(format!("{key}=\"{label}\"")),
+                _ => data.push(option),
+            }
         }
         data
     }
@@ -205,6 +229,27 @@ mod tests {
             extra: vec!["index=off".into(), "volatile".into()],
         };
         assert_eq!(Overlay::parse(&overlay.to_mount().options), overlay);
+    }
+
+    #[test]
+    fn the_commas_of_a_label() {
+        let label = "context=a:b:c:s0:c1,c2";
+        assert_eq!(
+            split_options("ro,context=\"a:b:c:s0:c1,c2\",index=off"),
+            ["ro", label, "index=off"]
+        );
+        assert_eq!(split_options("context=a:b:c:s0:c1\\,c2,ro"), [label, "ro"]);
+        assert_eq!(split_options("rootcontext=a:b:c,ro"), ["rootcontext=a:b:c", "ro"]);
+        // Of any other option it is an ordinary letter.
+        assert_eq!(split_options("lowerdir=\"a,ro"), ["lowerdir=\"a", "ro"]);
+        let mount = Mount::overlay(&["/a".as_ref()], None, &[label, "ro"]);
+        assert_eq!(
+            Overlay::parse(&mount.options).mount2_data(None),
+            "lowerdir=/a,context=\"a:b:c:s0:c1,c2\",ro"
+        );
+        assert_eq!(mount.labelled("d:e:f:s0").options[3], "context=d:e:f:s0");
+        let bind = Mount::bind("/a".as_ref(), false);
+        assert_eq!(bind.labelled("d:e:f:s0"), bind);
     }
 
     #[test]

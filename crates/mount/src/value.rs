@@ -28,6 +28,16 @@ impl Mount {
         }
     }
 
+    /// The same overlay, all of whose files have the SELinux label `label`, whatever is kept with them. What is no overlay
+    /// shows the labels that are kept.
+    pub fn labelled(&self, label: &str) -> Mount {
+        let mut mount = self.clone();
+        if mount.kind == "overlay" {
+            mount.options.push(format!("context={label}"));
+        }
+        mount
+    }
+
     /// An overlay of `lower` (topmost first), writable when `writable` names an upper and a work directory.
     /// `extra` options follow in the order given.
     pub fn overlay(lower: &[&Path], writable: Option<(&Path, &Path)>, extra: &[&str]) -> Mount {

@@ -66,7 +66,7 @@ pub mod user;
 
 pub use end::{EndError, end};
 pub use exec::{ExecError, ExecRequest, exec, root};
-pub use launch::{INIT_ANNOTATION, make_directory};
+pub use launch::{INIT_ANNOTATION, apparmor, make_directory, selinux};
 pub use pause::{PauseError, Paused, pause};
 pub use start::{
     Helper, Running, StartError, StartRequest, Streams, Summoned, can_leave_later, execute_from_a_copy,

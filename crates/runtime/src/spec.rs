@@ -31,6 +31,7 @@ use oci_spec::runtime::{
     LinuxResources, PosixRlimit, Process, Root, Spec, User,
 };
 
+use serde::{Deserialize, Serialize};
 use sys::ids::{Ids, Map, Range};
 
 use crate::devices::DeviceError;
@@ -64,6 +65,26 @@ pub struct Context<'a> {
     pub hostname: Option<&'a str>,
     /// Files that are bound over the root's own: where they lie, and the path in the container (`/etc/hosts`).
     pub files: &'a [(PathBuf, PathBuf)],
+    /// What confines it unasked.
+    pub confinement: &'a Confinement,
+}
+
+/// What confines a container unasked where the machine has it; a privileged one it does not.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Confinement {
+    /// AppArmor profile, which is loaded.
+    pub apparmor: Option<String>,
+    /// SELinux labels.
+    pub labels: Option<Labels>,
+}
+
+/// The SELinux labels of a container.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Labels {
+    /// Of its processes.
+    pub process: String,
+    /// Of its files.
+    pub files: String,
 }
 
 /// Why no spec can be made of what was asked.
@@ -97,9 +118,6 @@ pub enum SpecError {
     /// Two mounts at one place.
     #[error("two mounts at {0:?}: give one")]
     MountTwice(PathBuf),
-    /// SELinux relabelling where it would matter.
-    #[error("mount at {0:?}: relabelling (z, Z) is not supported on a machine with SELinux")]
-    Relabel(PathBuf),
     /// A device that cannot be given.
     #[error(transparent)]
     Device(#[from] DeviceError),
@@ -149,6 +167,7 @@ pub fn build(options: &ContainerOptions, context: &Context<'_>) -> Result<Spec, 
     let bounding = capabilities.granted.clone();
     let (nodes, rules) = resources::devices(options)?;
 
+    let labels = context.confinement.labels.as_ref();
     let mut linux = Linux::default();
     let ids = options.users.ids();
     let mappings = |map: fn(&Ids) -> &Map| {
@@ -164,7 +183,8 @@ pub fn build(options: &ContainerOptions, context: &Context<'_>) -> Result<Spec, 
         .set_devices(Some(nodes).filter(|nodes| !nodes.is_empty()))
         .set_sysctl(Some(rights::sysctls(options, context.host)?).filter(|all| !all.is_empty()))
         .set_seccomp(rights::seccomp(options, context.host, &bounding)?)
-        .set_rootfs_propagation(mounts::propagation(options));
+        .set_rootfs_propagation(mounts::propagation(options))
+        .set_mount_label(labels.map(|labels| labels.files.clone()));
     let (masked, readonly) = rights::hidden_paths(options, context.host);
     linux
         .set_masked_paths(Some(masked))
@@ -199,7 +219,8 @@ pub fn build(options: &ContainerOptions, context: &Context<'_>) -> Result<Spec, 
         .set_capabilities(Some(capabilities.sets(context.user.uid == 0)))
         .set_rlimits(Some(rlimits(options)).filter(|limits| !limits.is_empty()))
         .set_no_new_privileges(Some(options.no_new_privileges))
-        .set_apparmor_profile(options.apparmor.clone());
+        .set_apparmor_profile(apparmor(options, context.confinement))
+        .set_selinux_label(labels.map(|labels| labels.process.clone()));
 
     let mut root = Root::default();
     root.set_path("rootfs".into())
@@ -336,6 +357,16 @@ fn user(found: &ExecUser, umask: Option<u32>) -> User {
     let others = found.groups.iter().filter(|group| **group != found.gid);
     user.set_additional_gids(Some([found.gid].iter().chain(others).copied().collect()));
     user
+}
+
+/// The profile that was asked for, or else the one that there is unasked.
+fn apparmor(options: &ContainerOptions, confinement: &Confinement) -> Option<String> {
+    match options.apparmor.as_deref() {
+        Some("unconfined") => None,
+        Some(profile) => Some(profile.to_owned()),
+        None if options.privileged => None,
+        None => confinement.apparmor.clone(),
+    }
 }
 
 fn rlimits(options: &ContainerOptions) -> Vec<PosixRlimit> {

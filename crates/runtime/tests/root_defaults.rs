@@ -8,7 +8,7 @@ use common::*;
 use oci_spec::runtime::Spec;
 use runtime::cgroup::Hierarchies;
 use runtime::options::{ContainerOptions, devices, limits, mounts, security};
-use runtime::spec::{Context, Host};
+use runtime::spec::{Confinement, Context, Host};
 use runtime::user;
 use sys::Dir;
 
@@ -41,6 +41,7 @@ fn container(script: &str, change: impl FnOnce(&mut ContainerOptions)) -> Box {
         host: &host,
         hostname: Some("box"),
         files: &[],
+        confinement: &Confinement::default(),
     };
     let spec: Spec = runtime::spec::build(&options, &context).unwrap();
     new.spec = serde_json::to_value(spec).unwrap();

@@ -150,6 +150,11 @@ impl Store {
         Ok(counts.unwrap_or_default())
     }
 
+    /// The absolute path of the directory that all layers and writable directories lie in.
+    pub fn layers_dir(&self) -> PathBuf {
+        self.layout.path.join(layout::SNAPSHOTS)
+    }
+
     /// The absolute path of directory `n`'s content, for messages and mounts.
     pub fn layer_path(&self, n: u64) -> PathBuf {
         self.layout.of_number(n, layout::FS)

@@ -65,10 +65,12 @@ const PACKAGES: &[(&str, &str)] = &[
         "ps, which strata top asks where it is given options; kill",
     ),
     ("qemu-system-x86", "the virtual machine"),
+    ("secilc", "compiles an SELinux policy in the virtual machine"),
     (
         "runc",
         "a runtime to run our bundles with, and to be compared with",
     ),
+    ("secilc", "compiles an SELinux policy in the virtual machine"),
     ("skopeo", "fills the registry and writes archives of every kind"),
     ("stress-ng", "its file-system stressors"),
     (

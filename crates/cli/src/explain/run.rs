@@ -2,6 +2,7 @@
 
 use std::io::ErrorKind;
 
+use engine::confine::ConfineError;
 use engine::errors::Fault;
 use engine::exec::ExecError;
 use engine::run::{BaseError, RunError, SpecError, UsersError};
@@ -72,6 +73,15 @@ impl Explain for RunError {
             RunError::Volumes(error) => return error.hint(),
             RunError::Network(error) => return error.hint(),
             RunError::Users(error) => return Some(users_hint(error).to_owned()),
+            RunError::Confine(error) => match **error {
+                ConfineError::Program { .. } | ConfineError::Profile { .. } => {
+                    "--security-opt apparmor=unconfined does without"
+                }
+                ConfineError::Machines(_) => {
+                    "leave z and Z out and give it --security-opt label=disable, or mount a directory beneath it"
+                }
+                _ => "--security-opt label=disable does without",
+            },
             RunError::State { source, .. } if source.kind() == ErrorKind::PermissionDenied => {
                 "it belongs to another user: name one of this user's (--root, --state), or be root"
             }
@@ -237,9 +247,6 @@ fn spec_hint(error: &SpecError) -> String {
             spec::SpecError::Conflict { .. } => "leave one of them out",
             spec::SpecError::MountTwice(_) => {
                 "-v, --mount and --tmpfs name places in the container; each is taken once"
-            }
-            spec::SpecError::Relabel(_) => {
-                "leave z and Z out, and label the directory before: chcon -t container_file_t"
             }
             spec::SpecError::UnknownMachine => "--security-opt seccomp=unconfined runs it without a filter",
             spec::SpecError::Devices(_) => "see that /dev is mounted and can be read",

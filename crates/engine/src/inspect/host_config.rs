@@ -179,7 +179,7 @@ fn security(plan: &Plan) -> Option<Vec<String>> {
             .as_ref()
             .map(|profile| format!("apparmor={profile}")),
     ];
-    let all: Vec<String> = all.into_iter().flatten().collect();
+    let all: Vec<String> = all.into_iter().flatten().chain(options.label.words()).collect();
     (!all.is_empty()).then_some(all)
 }
 

@@ -83,6 +83,7 @@ impl Engine {
             if plan.container.users.ids().is_some() && view.is_some() {
                 return Err(Box::new(UsersError::HostView).into());
             }
+            plan.labels = self.choose_labels(&plan).map_err(Box::new)?;
             let draft = Draft::new(self, &plan, id).map_err(Box::new)?;
             match self.create_rows(request, &base, &plan, &draft, view.as_ref(), dice, started) {
                 // Somebody removed the image since it was found: it is looked for again, or pulled.

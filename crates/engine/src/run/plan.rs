@@ -12,6 +12,7 @@ use runtime::control::Restart;
 use runtime::health::HealthCheck;
 use runtime::log::Limits;
 use runtime::options::ContainerOptions;
+use runtime::spec::Labels;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -63,6 +64,9 @@ pub struct Plan {
     /// Where the number of its first process is written, at each start.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub pidfile: Option<PathBuf>,
+    /// Its SELinux labels, where the machine had SELinux when it was made.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) labels: Option<Labels>,
     /// How its image wants to be run; `None` where there is no image.
     pub(crate) image: Option<Execution>,
 }

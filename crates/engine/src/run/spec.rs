@@ -15,7 +15,7 @@ use runtime::bundle::Bundle;
 use runtime::options::mounts::MountOption;
 use runtime::options::namespaces::{Joined, NamespaceOption};
 use runtime::options::{ContainerOptions, process};
-use runtime::spec::{self, Context, Host};
+use runtime::spec::{self, Confinement, Context, Host};
 use runtime::user;
 use rustix::fs::Mode;
 use store::ContainerError;
@@ -25,6 +25,7 @@ use sys::ids::Ids;
 use super::start::RunError;
 use super::{Plan, etc};
 use crate::Engine;
+use crate::confine::{label_files, label_sources};
 use crate::network::Attached;
 use crate::state::State;
 
@@ -167,6 +168,7 @@ impl Draft {
         plan: &Plan,
         bundle: &Bundle,
         attached: &Attached,
+        confinement: &Confinement,
     ) -> Result<(), RunError> {
         let mut files = Vec::new();
         let ids = plan.container.users.ids();
@@ -183,7 +185,16 @@ impl Draft {
         }
         let root = Dir::open_ambient(bundle.rootfs()).map_err(|e| Box::new(SpecError::Host(e)))?;
         let volumes = engine.mount_volumes(plan, &root).map_err(Box::new)?;
-        let mut spec = self.spec(bundle, &root, &files, volumes).map_err(Box::new)?;
+        if let Some(labels) = &confinement.labels {
+            let label = || {
+                label_files(labels, &files)?;
+                label_sources(labels, &volumes, &plan.container.mounts)
+            };
+            label().map_err(Box::new)?;
+        }
+        let mut spec = self
+            .spec(bundle, &root, &files, volumes, confinement)
+            .map_err(Box::new)?;
         if !plan.networks.is_empty() {
             in_namespace(&mut spec, bundle.path().join(NETWORK));
         }
@@ -199,6 +210,7 @@ impl Draft {
         root: &Dir,
         files: &[(PathBuf, PathBuf)],
         volumes: Vec<MountOption>,
+        confinement: &Confinement,
     ) -> Result<oci_spec::runtime::Spec, SpecError> {
         let wanted = spec::wanted_user(&self.options, self.image.as_ref());
         let mut host = Host::probe().map_err(SpecError::Host)?;
@@ -211,6 +223,7 @@ impl Draft {
             host: &host,
             hostname: Some(&self.hostname),
             files,
+            confinement,
         };
         let mut options = Cow::Borrowed(&self.options);
         if !volumes.is_empty() {

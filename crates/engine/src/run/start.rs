@@ -25,6 +25,7 @@ use super::spec::{Draft, SpecError};
 use super::users::UsersError;
 use super::volumes::VolumesError;
 use super::{Details, Plan, Request};
+use crate::confine::{ConfineError, labelled};
 use crate::events;
 use crate::network::NetworkError;
 use crate::rm::{self, RmError};
@@ -77,6 +78,9 @@ pub enum RunError {
     /// Its ids.
     #[error(transparent)]
     Users(#[from] Box<UsersError>),
+    /// What confines it.
+    #[error(transparent)]
+    Confine(#[from] Box<ConfineError>),
     /// It could not be attached to its networks.
     #[error(transparent)]
     Network(#[from] Box<NetworkError>),
@@ -471,14 +475,16 @@ impl Engine {
             mounts,
         } = parts;
         let rootfs = bundle.rootfs();
+        let confinement = self.confinement(plan).map_err(Box::new)?;
         // Until it can be seen to run. No sooner: before, its image may have to be pulled, which may replace a layer.
         let _standing = self.store.stand().map_err(ContainerError::from)?;
         for mount in mounts {
-            mount::fuse::attach_with(plan.driver, &self.setup.server, mount, &rootfs)
+            let mount = labelled(mount, confinement.labels.as_ref()).map_err(Box::new)?;
+            mount::fuse::attach_with(plan.driver, &self.setup.server, &mount, &rootfs)
                 .map_err(|error| self.missing_layer(&draft.id).unwrap_or(RunError::Mount(error)))?;
         }
         let attached = self.attach_networks(bundle, plan).map_err(Box::new)?;
-        draft.write(self, plan, bundle, &attached)?;
+        draft.write(self, plan, bundle, &attached, &confinement)?;
         if !plan.networks.is_empty() {
             self.announce(bundle, name).map_err(Box::new)?;
         }

@@ -43,6 +43,8 @@ pub struct MountOptions {
     pub allow_other: bool,
     /// Whether the kernel checks permissions.
     pub default_permissions: bool,
+    /// SELinux labels, by the option that says each.
+    pub labels: Vec<(String, String)>,
 }
 
 /// Why there is no mount.
@@ -189,6 +191,9 @@ fn mount_detached(device: &OwnedFd, options: &MountOptions) -> Result<OwnedFd, C
     }
     if options.read_only {
         context.flag("ro")?;
+    }
+    for (key, label) in &options.labels {
+        context.set(key, label)?;
     }
     context.mount(options.attributes)
 }

@@ -1,4 +1,5 @@
-//! `process.apparmorProfile`: looked for before anything is made, taken on when the program is executed.
+//! AppArmor: `process.apparmorProfile`, looked for before anything is made, taken on when the program is executed; and what
+//! the machine has of it.
 
 use oci_spec::runtime::Process;
 
@@ -10,6 +11,16 @@ const ENABLED: &str = "/sys/module/apparmor/parameters/enabled";
 /// Lines `NAME (MODE)`: every profile of the machine's own policy. There only where securityfs is mounted.
 const LOADED: &str = "/sys/kernel/security/apparmor/profiles";
 
+/// Whether the kernel confines by profiles.
+pub fn is_enabled() -> bool {
+    std::fs::read_to_string(ENABLED).is_ok_and(|text| text.trim() == "Y")
+}
+
+/// Whether the kernel is seen to have the profile of that name.
+pub fn is_loaded(profile: &str) -> bool {
+    std::fs::read_to_string(LOADED).is_ok_and(|loaded| lists(&loaded, profile))
+}
+
 /// The profile that the process is to be under; none where the spec names none.
 pub(super) fn wanted(process: &Process) -> Option<&str> {
     let profile = process.apparmor_profile().as_deref();
@@ -18,8 +29,7 @@ pub(super) fn wanted(process: &Process) -> Option<&str> {
 
 /// Refuses a profile that the kernel does not have. Where its list cannot be read, [`at_exec`] finds out.
 pub(super) fn check(profile: &str) -> Result<()> {
-    let enabled = std::fs::read_to_string(ENABLED).is_ok_and(|text| text.trim() == "Y");
-    if !enabled {
+    if !is_enabled() {
         return Err(Fault::new(format!(
             "AppArmor profile {profile:?}: AppArmor is not enabled on this machine"
         )));

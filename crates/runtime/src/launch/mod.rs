@@ -8,7 +8,7 @@
 //! with the child.
 
 mod affinity;
-mod apparmor;
+pub mod apparmor;
 mod cgroups;
 mod check;
 mod child;
@@ -31,7 +31,7 @@ mod program;
 mod root;
 mod rootfs;
 mod scheduling;
-mod selinux;
+pub mod selinux;
 mod sibling;
 mod steps;
 mod sync;

@@ -32,10 +32,14 @@ pub(super) fn of_mounts(linux: Option<&Linux>) -> Option<&str> {
     label.filter(|label| !label.is_empty())
 }
 
+/// Whether the kernel has SELinux, and shows it.
+pub fn is_enabled() -> bool {
+    rustix::fs::statfs(PLACE).is_ok_and(|stat| stat.f_type as u32 == MAGIC)
+}
+
 /// Refuses a label on a machine that knows none.
 pub(super) fn check(what: &str, label: &str) -> Result<()> {
-    let there = rustix::fs::statfs(PLACE).is_ok_and(|stat| stat.f_type as u32 == MAGIC);
-    if there {
+    if is_enabled() {
         return Ok(());
     }
     Err(Fault::new(format!(

@@ -9,7 +9,7 @@ use super::devices::DeviceOption;
 use super::health::HealthOptions;
 use super::mounts::MountOption;
 use super::namespaces::NamespaceOption;
-use super::security::CapabilityOption;
+use super::security::{CapabilityOption, LabelOption};
 use super::userns::UserNamespace;
 use super::volumes::VolumeOption;
 
@@ -57,8 +57,10 @@ pub struct ContainerOptions {
     pub no_new_privileges: bool,
     /// Which system call filter.
     pub seccomp: SeccompChoice,
-    /// AppArmor profile, of a privileged container too; none is applied unasked.
+    /// AppArmor profile, of a privileged container too, or `unconfined`. Unasked it is [`crate::spec::Confinement`]'s.
     pub apparmor: Option<String>,
+    /// What is asked of its SELinux labels.
+    pub label: LabelOptions,
     /// Paths to hide beyond the default ones.
     pub mask: Vec<String>,
     /// Paths not to hide and not to make read-only, as the user gave them.
@@ -96,6 +98,53 @@ pub struct ContainerOptions {
     pub umask: Option<u32>,
     /// How gladly the kernel ends the process where memory is short, -1000 (never) to 1000; strata's own.
     pub oom_score_adj: Option<i32>,
+}
+
+/// What a user asks of a container's SELinux labels; `None` is as the machine's policy has it.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct LabelOptions {
+    /// It has none.
+    pub disable: bool,
+    /// User of processes and files.
+    pub user: Option<String>,
+    /// Role of processes.
+    pub role: Option<String>,
+    /// Type of processes.
+    pub kind: Option<String>,
+    /// Type of files.
+    pub file_kind: Option<String>,
+    /// Level of processes and files.
+    pub level: Option<String>,
+}
+
+impl LabelOptions {
+    /// Adds one.
+    pub fn ask(&mut self, asked: LabelOption) {
+        match asked {
+            LabelOption::Disable => self.disable = true,
+            LabelOption::User(name) => self.user = Some(name),
+            LabelOption::Role(name) => self.role = Some(name),
+            LabelOption::Type(name) => self.kind = Some(name),
+            LabelOption::FileType(name) => self.file_kind = Some(name),
+            LabelOption::Level(level) => self.level = Some(level),
+        }
+    }
+
+    /// What was asked, as `--security-opt` takes it.
+    pub fn words(&self) -> Vec<String> {
+        let part =
+            |key: &str, value: &Option<String>| value.as_ref().map(|value| format!("label={key}:{value}"));
+        let disable = self.disable.then(|| "label=disable".to_owned());
+        let parts = [
+            part("user", &self.user),
+            part("role", &self.role),
+            part("type", &self.kind),
+            part("filetype", &self.file_kind),
+            part("level", &self.level),
+        ];
+        disable.into_iter().chain(parts.into_iter().flatten()).collect()
+    }
 }
 
 /// Limits of a container's cgroup; `None`, and what is not above zero, is no limit.

@@ -19,6 +19,9 @@ pub struct MountOption {
     pub options: Vec<String>,
     /// SELinux relabelling (`z`, `Z`) was asked for. Without SELinux on the host it means nothing.
     pub relabel: bool,
+    /// With the label of this container alone (`Z`), and not with one that containers share.
+    #[serde(default)]
+    pub private_label: bool,
 }
 
 /// What a [`MountOption`] mounts.
@@ -125,6 +128,7 @@ pub fn volume(value: &str, cwd: &Path) -> Result<Asked> {
         kind: MountKind::Bind { source },
         options: Vec::new(),
         relabel: false,
+        private_label: false,
     };
     for word in options.split(',').filter(|word| !word.is_empty()) {
         bind_word(&flag, &mut mount, word)?;
@@ -145,14 +149,16 @@ fn finish_volume<'a>(
         },
         options: Vec::new(),
         relabel: false,
+        private_label: false,
     };
     for word in words {
         bind_word(flag, &mut mount, word)?;
     }
-    let MountOption { options, relabel, .. } = finish_bind(flag, mount, true)?;
+    let bound = finish_bind(flag, mount, true)?;
     Ok(Asked::Volume(VolumeOption {
-        options,
-        relabel,
+        options: bound.options,
+        relabel: bound.relabel,
+        private_label: bound.private_label,
         ..volume
     }))
 }
@@ -289,6 +295,7 @@ pub fn mount(value: &str, cwd: &Path) -> Result<Asked> {
                 kind: MountKind::Bind { source },
                 options: Vec::new(),
                 relabel: false,
+                private_label: false,
             };
             for word in words.iter().chain(&binding) {
                 bind_word(&flag, &mut mount, word)?;
@@ -383,7 +390,10 @@ fn target(flag: &Flag<'_>, text: &str) -> Result<PathBuf> {
 /// One word of a bind's options.
 fn bind_word(flag: &Flag<'_>, mount: &mut MountOption, word: &str) -> Result<()> {
     match word {
-        "z" | "Z" => mount.relabel = true,
+        "z" | "Z" => {
+            mount.relabel = true;
+            mount.private_label = word == "Z";
+        }
         // Docker Desktop's words, and a named volume's; neither means anything for a bind on Linux.
         "cached" | "delegated" | "consistent" | "nocopy" => {}
         "bind" | "rbind" | "rro" => mount.options.push(word.to_owned()),
@@ -436,6 +446,7 @@ fn finish_tmpfs(flag: &Flag<'_>, destination: PathBuf, mut options: Vec<String>)
         kind: MountKind::Tmpfs,
         options,
         relabel: false,
+        private_label: false,
     })
 }
 

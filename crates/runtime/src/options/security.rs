@@ -49,10 +49,10 @@ pub enum SecurityOption {
     SeccompDefault,
     /// `seccomp=FILE`: a profile in docker's format.
     SeccompFile(PathBuf),
-    /// `apparmor=PROFILE`, `None` for `unconfined`.
-    Apparmor(Option<String>),
-    /// `label=disable`: no SELinux label; strata sets none.
-    LabelDisable,
+    /// `apparmor=PROFILE`, or `unconfined`.
+    Apparmor(String),
+    /// `label=disable`, or a part of the SELinux label.
+    Label(LabelOption),
     /// `mask=PATH:…`: further paths to hide.
     Mask(Vec<String>),
     /// `unmask=PATH:…`: paths not to hide or make read-only; empty for `ALL`, which `systempaths=unconfined` is too.
@@ -64,7 +64,7 @@ pub enum SecurityOption {
 /// # Errors
 /// An unknown key, a value the key does not take.
 pub fn security_opt(value: &str) -> Result<SecurityOption> {
-    let form = "write no-new-privileges, seccomp=FILE|unconfined, apparmor=PROFILE|unconfined, mask=PATH:… or unmask=ALL|PATH:…";
+    let form = "write no-new-privileges, seccomp=FILE|unconfined, apparmor=PROFILE|unconfined, label=disable|type:NAME|level:LEVEL, mask=PATH:… or unmask=ALL|PATH:…";
     let flag = Flag::new("--security-opt", value, form);
     let (key, text) = match value.find(['=', ':']) {
         Some(at) => (&value[..at], Some(&value[at + 1..])),
@@ -94,17 +94,8 @@ pub fn security_opt(value: &str) -> Result<SecurityOption> {
             "builtin" | "default" => SecurityOption::SeccompDefault,
             file => SecurityOption::SeccompFile(file.into()),
         }),
-        "apparmor" => Ok(SecurityOption::Apparmor(match needed()? {
-            "unconfined" => None,
-            profile => Some(profile.to_owned()),
-        })),
-        "label" => match needed()? {
-            "disable" => Ok(SecurityOption::LabelDisable),
-            other => Err(flag.instead(
-                format!("SELinux labels ({other:?}) are not supported"),
-                "leave it out: a container gets none, which label=disable says too",
-            )),
-        },
+        "apparmor" => Ok(SecurityOption::Apparmor(needed()?.to_owned())),
+        "label" => label(&flag, needed()?).map(SecurityOption::Label),
         "mask" => Ok(SecurityOption::Mask(paths(needed()?)?)),
         "unmask" => match needed()? {
             "ALL" | "all" => Ok(SecurityOption::Unmask(Vec::new())),
@@ -123,6 +114,48 @@ pub fn security_opt(value: &str) -> Result<SecurityOption> {
             "--privileged makes them writable, and takes all else away that confines it",
         )),
         other => Err(flag.wrong(format!("{other:?} is not known"))),
+    }
+}
+
+/// What is asked of a container's SELinux label.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum LabelOption {
+    /// None.
+    Disable,
+    /// `user:NAME`, of processes and files.
+    User(String),
+    /// `role:NAME`, of processes.
+    Role(String),
+    /// `type:NAME`, of processes.
+    Type(String),
+    /// `filetype:NAME`, of files.
+    FileType(String),
+    /// `level:LEVEL`, of processes and files.
+    Level(String),
+}
+
+fn label(flag: &Flag<'_>, text: &str) -> Result<LabelOption> {
+    let (key, value) = text.split_once(':').unwrap_or((text, ""));
+    let part = |of: fn(String) -> LabelOption| {
+        // A label is one line of four parts; the last alone has colons and commas of its own.
+        let good =
+            |b: u8| b.is_ascii_alphanumeric() || b"_.-".contains(&b) || key == "level" && b":,".contains(&b);
+        match !value.is_empty() && value.bytes().all(good) {
+            true => Ok(of(value.to_owned())),
+            false => Err(flag.wrong(format!("label={text:?} is no part of a label"))),
+        }
+    };
+    match key {
+        "disable" if value.is_empty() => Ok(LabelOption::Disable),
+        "user" => part(LabelOption::User),
+        "role" => part(LabelOption::Role),
+        "type" => part(LabelOption::Type),
+        "filetype" => part(LabelOption::FileType),
+        "level" => part(LabelOption::Level),
+        _ => Err(flag.instead(
+            format!("label={text:?} is not known"),
+            "write label=disable, or label=user:NAME, role:NAME, type:NAME, filetype:NAME or level:LEVEL",
+        )),
     }
 }
 
@@ -179,9 +212,15 @@ mod tests {
             ("seccomp=builtin", SeccompDefault),
             ("seccomp=/p.json", SeccompFile("/p.json".into())),
             ("seccomp:p=1.json", SeccompFile("p=1.json".into())),
-            ("apparmor=unconfined", Apparmor(None)),
-            ("apparmor=mine", Apparmor(Some("mine".into()))),
-            ("label=disable", LabelDisable),
+            ("apparmor=unconfined", Apparmor("unconfined".into())),
+            ("apparmor=mine", Apparmor("mine".into())),
+            ("label=disable", Label(LabelOption::Disable)),
+            ("label:type:spc_t", Label(LabelOption::Type("spc_t".into()))),
+            ("label=filetype:x_t", Label(LabelOption::FileType("x_t".into()))),
+            (
+                "label=level:s0:c1,c2",
+                Label(LabelOption::Level("s0:c1,c2".into())),
+            ),
             ("mask=/a:/b", Mask(vec!["/a".into(), "/b".into()])),
             ("unmask=ALL", Unmask(vec![])),
             ("unmask=/proc/acpi", Unmask(vec!["/proc/acpi".into()])),
@@ -193,7 +232,10 @@ mod tests {
             ("seccomp=", "seccomp needs a value"),
             ("seccomp", "seccomp needs a value"),
             ("no-new-privileges=maybe", "\"maybe\""),
-            ("label=type:x", "SELinux"),
+            ("label=type:", "no part"),
+            ("label=type:a:b", "no part"),
+            ("label=user:a b", "no part"),
+            ("label=nested", "not known"),
             ("color=red", "\"color\""),
             ("mask=a", "\"a\""),
             ("systempaths=all", "unconfined"),

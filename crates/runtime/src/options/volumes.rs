@@ -20,8 +20,10 @@ pub struct VolumeOption {
     pub destination: PathBuf,
     /// Options of its bind mount, as those of a [`MountOption`].
     pub options: Vec<String>,
-    /// SELinux relabelling was asked for.
+    /// SELinux relabelling was asked for. A volume that has no label of containers yet gets one unasked.
     pub relabel: bool,
+    /// With the label of this container alone.
+    pub private_label: bool,
     /// As long as nothing was in it, it takes what the image has at that place.
     pub copy: bool,
     /// Labels, if it is made for this.
@@ -55,6 +57,7 @@ impl VolumeOption {
             kind: MountKind::Bind { source },
             options,
             relabel: self.relabel,
+            private_label: self.private_label,
         }
     }
 
@@ -97,7 +100,7 @@ pub fn volumes_from(value: &str) -> Result<VolumesFrom> {
         read_only = match word {
             "ro" => Some(true),
             "rw" => Some(false),
-            // SELinux labels are given to nothing here.
+            // What containers share has a label that they share.
             "z" => read_only,
             _ => return Err(flag.wrong(format!("{word:?} is neither ro nor rw"))),
         };

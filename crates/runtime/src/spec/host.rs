@@ -25,8 +25,6 @@ pub struct Host {
     pub counts_processes: Option<bool>,
     /// CPUs that this process may run on; `None` to look when a limit makes it matter.
     pub cpus: Option<u32>,
-    /// SELinux is in force or watches.
-    pub selinux: bool,
     /// The ids of the user namespace that strata is in, where that is not the machine's own.
     pub ids: Option<Ids>,
     /// Where an ordinary user's cgroups lie, if one was given to the user.
@@ -58,7 +56,6 @@ impl Host {
             counts_swap: None,
             counts_processes: None,
             cpus: None,
-            selinux: exists("/sys/fs/selinux/enforce"),
             cgroup_parent: match ids.are_the_machines() {
                 true => None,
                 false => crate::cgroup::delegated(),

@@ -91,9 +91,6 @@ pub(super) fn mounts(options: &ContainerOptions, context: &Context<'_>) -> Resul
         {
             return Err(SpecError::MountTwice(one.destination.clone()));
         }
-        if one.relabel && context.host.selinux {
-            return Err(SpecError::Relabel(one.destination.clone()));
-        }
         mounts.push(match &one.kind {
             MountKind::Bind { source } => mount(&one.destination, "bind", source, one.options.clone()),
             MountKind::Tmpfs => mount(&one.destination, "tmpfs", Path::new("tmpfs"), one.options.clone()),

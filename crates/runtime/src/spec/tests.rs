@@ -41,7 +41,6 @@ fn host() -> Host {
         counts_swap: Some(true),
         counts_processes: Some(false),
         cpus: Some(2),
-        selinux: false,
         ids: None,
         cgroup_parent: None,
         thermal: vec!["/sys/devices/system/cpu/cpu0/thermal_throttle".to_owned()],
@@ -75,6 +74,7 @@ fn build_with(
         host: &host,
         hostname: Some("abc123"),
         files: &files,
+        confinement: &Confinement::default(),
     };
     build(options, &context)
 }

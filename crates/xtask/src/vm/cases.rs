@@ -106,9 +106,13 @@ const DEBIANS: &[&str] = &[
     "/usr/bin/crun",
     "/usr/sbin/mkfs.vfat",
     "/usr/sbin/mkfs.xfs",
+    "/usr/bin/secilc",
     "/usr/bin/chattr",
     "/usr/bin/lsattr",
 ];
+
+/// The program for the machine with SELinux.
+const LABELLED: &str = "vm_selinux";
 
 /// Emulation is slow, and a case that hangs must not cost the whole run.
 pub(super) const LIMIT: Duration = Duration::from_secs(900);
@@ -118,6 +122,8 @@ pub(super) const LIMIT: Duration = Duration::from_secs(900);
 pub(crate) struct Chosen {
     /// Test targets named `vm_*`, which run only here: their package says `test = false` for them.
     pub(crate) alone: Cases,
+    /// Of those the ones that need a kernel with SELinux, which excludes AppArmor.
+    pub(crate) labelled: Cases,
     /// Those that run a second time.
     pub(crate) twice: Cases,
     /// Our own program.
@@ -139,15 +145,17 @@ pub(crate) fn chosen(only: Option<&str>) -> Result<Chosen> {
     };
     let (strata, xtask) = (of_name("strata")?, of_name("xtask")?);
     programs.extend(DEBIANS.iter().map(PathBuf::from));
+    let (labelled, alone): (Vec<_>, Vec<_>) = alone
+        .tests
+        .into_iter()
+        .partition(|test| test.name.ends_with(LABELLED));
+    let list = |tests: Vec<TestProgram>| Cases {
+        list: tests.into_iter().filter_map(|test| case(test, only)).collect(),
+        programs: programs.clone(),
+    };
     Ok(Chosen {
-        alone: Cases {
-            list: alone
-                .tests
-                .into_iter()
-                .filter_map(|test| case(test, only))
-                .collect(),
-            programs: programs.clone(),
-        },
+        alone: list(alone),
+        labelled: list(labelled),
         twice: Cases {
             list: all
                 .tests
@@ -155,7 +163,7 @@ pub(crate) fn chosen(only: Option<&str>) -> Result<Chosen> {
                 .filter(|test| twice(test).is_some())
                 .filter_map(|test| case(test, only))
                 .collect(),
-            programs,
+            programs: programs.clone(),
         },
         strata,
         xtask,

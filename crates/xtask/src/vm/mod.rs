@@ -28,6 +28,9 @@ use cases::Cases;
 use kernel::Kernel;
 use machine::Boot;
 
+/// Has the kernel run SELinux, without a policy as yet.
+const SELINUX: &str = "security=selinux selinux=1";
+
 /// Builds the cases, boots the machines, and counts what came of them. Two machines run at a time: what is emulated is
 /// slow, and one machine keeps one processor busy.
 pub(crate) fn test(only: Option<&str>, show: bool) -> Result<Tally> {
@@ -38,11 +41,15 @@ pub(crate) fn test(only: Option<&str>, show: bool) -> Result<Tally> {
         if only.is_none_or(|only| only == systemd::NAME) {
             total.add(systemd::test(show, &kernel, &work_dir(systemd::NAME)?, &chosen)?);
         }
-        total.add(boot("alone", &chosen.alone, &kernel, show)?);
+        total.add(boot("alone", "", &chosen.alone, &kernel, show)?);
         Ok(total)
     };
     thread::scope(|scope| {
-        let twice = scope.spawn(|| boot("twice", &chosen.twice, &kernel, show));
+        let twice = scope.spawn(|| -> Result<Tally> {
+            let mut total = boot("selinux", SELINUX, &chosen.labelled, &kernel, show)?;
+            total.add(boot("twice", "", &chosen.twice, &kernel, show)?);
+            Ok(total)
+        });
         let mut total = one_by_one()?;
         total.add(twice.join().unwrap_or_else(|panic| resume_unwind(panic))?);
         Ok(total)
@@ -50,7 +57,7 @@ pub(crate) fn test(only: Option<&str>, show: bool) -> Result<Tally> {
 }
 
 /// Runs the cases in a machine of their own.
-fn boot(name: &str, cases: &Cases, kernel: &Kernel, show: bool) -> Result<Tally> {
+fn boot(name: &str, parameters: &str, cases: &Cases, kernel: &Kernel, show: bool) -> Result<Tally> {
     if cases.list.is_empty() {
         return Ok(Tally::default());
     }
@@ -65,7 +72,7 @@ fn boot(name: &str, cases: &Cases, kernel: &Kernel, show: bool) -> Result<Tally>
     );
     let boot = Boot {
         dir: &dir,
-        parameters: "",
+        parameters,
         reboots: false,
     };
     machine::run(&boot, kernel, cases, show)

@@ -134,7 +134,7 @@ pub(crate) struct ContainerArgs {
     pub(crate) no_healthcheck: bool,
 
     /// Show a directory or file of the host, or a volume, which is made when it is missing; without a source, a volume for
-    /// this container alone; z and Z, which relabel it for SELinux, do nothing where there is none
+    /// this container alone; z gives it an SELinux label that containers share, Z one of this container alone
     #[arg(
         short,
         long,
@@ -183,8 +183,8 @@ pub(crate) struct ContainerArgs {
     /// Every capability and device, nothing masked, no filter
     #[arg(long, help_heading = "Security")]
     pub(crate) privileged: bool,
-    /// no-new-privileges, seccomp=FILE|unconfined, apparmor=PROFILE|unconfined, mask=PATH, unmask=PATH|ALL
-    /// (label=disable changes nothing: strata gives no SELinux labels)
+    /// no-new-privileges, seccomp=FILE|unconfined, apparmor=PROFILE|unconfined, label=disable, label=type:NAME (user, role,
+    /// level, filetype), mask=PATH, unmask=PATH|ALL
     #[arg(long, value_name = "OPTION", help_heading = "Security")]
     pub(crate) security_opt: Vec<String>,
     /// Kernel parameter of the container's namespaces

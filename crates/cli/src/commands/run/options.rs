@@ -321,8 +321,8 @@ fn security_option(options: &mut ContainerOptions, asked: SecurityOption, cwd: &
             let text = read(&path, "seccomp profile")?;
             options.seccomp = SeccompChoice::Profile { path, text };
         }
-        SecurityOption::Apparmor(profile) => options.apparmor = profile,
-        SecurityOption::LabelDisable => {}
+        SecurityOption::Apparmor(profile) => options.apparmor = Some(profile),
+        SecurityOption::Label(asked) => options.label.ask(asked),
         SecurityOption::Mask(paths) => options.mask.extend(paths),
         SecurityOption::Unmask(paths) if paths.is_empty() => options.unmask = Unmask::Everything,
         SecurityOption::Unmask(paths) => match &mut options.unmask {

@@ -35,7 +35,8 @@ fn volumes() {
         );
         assert_eq!(mount.destination, Path::new(destination), "{value}");
         assert_eq!(mount.options.join(" "), options, "{value}");
-        assert_eq!(mount.relabel, value.contains('z'), "{value}");
+        assert_eq!(mount.relabel, value.contains(['z', 'Z']), "{value}");
+        assert_eq!(mount.private_label, value.contains('Z'), "{value}");
     }
 }
 

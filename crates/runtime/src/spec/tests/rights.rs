@@ -91,6 +91,7 @@ fn privileged_is_everything() {
         Some("mine")
     );
     asked.apparmor = None;
+    assert_eq!(confined(&asked), None);
 
     asked.seccomp = SeccompChoice::Always;
     asked.cap_drop = vec![CapabilityOption::One(Capability::SysAdmin)];
@@ -107,6 +108,40 @@ fn privileged_is_everything() {
         withheld.names().contains(&"mount".to_owned()),
         "the filter follows the capabilities"
     );
+}
+
+/// The profile of a container on a machine where there is one unasked.
+fn confined(asked: &ContainerOptions) -> Option<String> {
+    let (host, user) = (host(), root());
+    let context = Context {
+        id: "abc",
+        image: None,
+        user: &user,
+        host: &host,
+        hostname: None,
+        files: &[],
+        confinement: &Confinement {
+            apparmor: Some("usual".to_owned()),
+            labels: Some(Labels {
+                process: "a:b:c:s0:c1,c2".to_owned(),
+                files: "a:b:d:s0:c1,c2".to_owned(),
+            }),
+        },
+    };
+    let spec = build(asked, &context).unwrap();
+    assert_eq!(process(&spec).selinux_label().as_deref(), Some("a:b:c:s0:c1,c2"));
+    assert_eq!(linux(&spec).mount_label().as_deref(), Some("a:b:d:s0:c1,c2"));
+    process(&spec).apparmor_profile().clone()
+}
+
+#[test]
+fn a_profile_is_the_usual_one_unless_another_is_asked_for() {
+    let mut asked = options();
+    assert_eq!(confined(&asked).as_deref(), Some("usual"));
+    for (profile, expected) in [("mine", Some("mine")), ("unconfined", None)] {
+        asked.apparmor = Some(profile.to_owned());
+        assert_eq!(confined(&asked).as_deref(), expected);
+    }
 }
 
 #[test]
@@ -164,6 +199,7 @@ fn an_unknown_machine_has_no_filter_in_silence() {
         host: &host,
         hostname: None,
         files: &[],
+        confinement: &Confinement::default(),
     };
     let mut asked = options();
     assert!(
