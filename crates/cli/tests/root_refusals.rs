@@ -302,7 +302,7 @@ fn what_docker_or_podman_would_have_taken_gets_a_way_out() {
             &["CHOWN"],
             "leave one",
         ),
-        (&["--security-opt", "label=type:a"], &["SELinux"], "leave it out"),
+        (&["--security-opt", "label=nested"], &["label"], "label=disable"),
     ] {
         run_is_refused(&strata, flags, words, hint);
     }

@@ -114,7 +114,7 @@ fn the_default_is_a_second_wall() {
         denied kill -0 1
         echo 64 >/proc/sys/net/ipv4/ip_default_ttl && echo 4096 >/proc/sys/kernel/shmmni && echo 8192 >/proc/sys/kernel/msgmax
         echo 5 >/proc/self/oom_score_adj && kill -0 $$ && echo free";
-    let flags = [&rights[..], &["--pid", "host"]].concat();
+    let flags = [&rights[..], &["--pid", "host", "-v", "/sys:/sys"]].concat();
     assert_eq!(said(&strata, &flags, script), "free\n");
     let mounts = "mount -t tmpfs none /tmp && umount /dev/shm && cat /proc/self/attr/current";
     for flags in [
