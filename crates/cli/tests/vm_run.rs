@@ -6,6 +6,7 @@ use std::fs;
 use std::os::unix::fs::MetadataExt;
 
 use common::{Image, Layer, busybox, empty, refused, said, sh};
+use testkit::eventually;
 
 #[test]
 fn an_image_runs() {
@@ -124,6 +125,34 @@ fn no_cgroup_is_left() {
         said(&strata, &["-m", "64m"], "true");
     }
     assert_eq!(count(), 0);
+}
+
+/// As an init system has it: the container's own cgroup gives controllers to those below, and takes no process.
+#[test]
+fn a_further_program_joins_the_first_where_it_is() {
+    let strata = busybox();
+    let script =
+        "cd /sys/fs/cgroup && mkdir init && echo 1 >init/cgroup.procs && echo +memory >cgroup.subtree_control
+        echo moved && exec sleep 1000";
+    strata.ok([
+        "run",
+        "-d",
+        "--name",
+        "box",
+        "--privileged",
+        "-m",
+        "64m",
+        "busybox",
+        "sh",
+        "-c",
+        script,
+    ]);
+    eventually("it has moved", || strata.ok(["logs", "box"]) == "moved\n");
+    assert_eq!(
+        strata.ok(["exec", "box", "cat", "/proc/self/cgroup"]),
+        "0::/init\n"
+    );
+    strata.ok(["rm", "-f", "-t", "0", "box"]);
 }
 
 #[test]

@@ -293,6 +293,37 @@ impl Node {
     }
 }
 
+impl Cgroup {
+    /// The cgroup2 directory below this one in which `first` is, the container's first process, if nobody else can be in this
+    /// one: it has given controllers to those below, and so holds no process itself (the kernel's `cgroup-v2.rst`, "No Internal
+    /// Process Constraint"). An init system does that in its container.
+    pub(crate) fn place_below(&self, first: impl FnOnce() -> Option<i32>) -> Option<Dir> {
+        let node = self.unified.as_ref()?;
+        let enabled = node.read("cgroup.subtree_control").ok()?;
+        if enabled.trim().is_empty() {
+            return None;
+        }
+        let listed = crate::state::read_proc(format!("/proc/{}/cgroup", first()?)).ok()?;
+        let below = beneath(&node.path, &String::from_utf8_lossy(&listed))?;
+        node.dir.open_dir(below).ok()
+    }
+}
+
+/// What of a process's path in the cgroup2 hierarchy, as `/proc/PID/cgroup` has it, lies below the cgroup at `path`, which
+/// begins with where the hierarchy is mounted; `None` where it is not below.
+fn beneath(path: &Path, listed: &str) -> Option<PathBuf> {
+    let place = Path::new(listed.lines().find_map(|line| line.strip_prefix("0::/"))?);
+    let mut names = path.components();
+    // The mount point's own names come first; the longest rest that the process's path begins with is the place.
+    while names.next().is_some() {
+        match place.strip_prefix(names.as_path()) {
+            Ok(below) if below != place && below.parent().is_some() => return Some(below.to_owned()),
+            _ => {}
+        }
+    }
+    None
+}
+
 /// The controllers that a cgroup2 can give to those below it.
 pub(super) fn controllers(mount: &Path) -> Vec<String> {
     let text = std::fs::read_to_string(mount.join("cgroup.controllers")).unwrap_or_default();
@@ -305,4 +336,33 @@ pub(super) fn open(path: &Path) -> Result<Node, CgroupError> {
         dir,
         path: path.to_owned(),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn where_a_process_is_below_its_container() {
+        let own = Path::new("/sys/fs/cgroup/unified/strata/abc");
+        let found = |listed: &str| beneath(own, listed).map(|path| path.display().to_string());
+        let v1 = "4:memory:/strata/abc\n";
+        assert_eq!(
+            found(&format!("{v1}0::/strata/abc/init.scope\n")).as_deref(),
+            Some("init.scope")
+        );
+        assert_eq!(found("0::/strata/abc/a/b\n").as_deref(), Some("a/b"));
+        for none in [
+            "0::/strata/abc\n",
+            "0::/strata/abcd/x\n",
+            "0::/other\n",
+            "0::/\n",
+            "0::/../x\n",
+            v1,
+        ] {
+            assert_eq!(found(none), None, "{none}");
+        }
+        // Where that stands in the kernel's table it is not followed: the rest is opened beneath.
+        assert_eq!(found("0::/strata/abc/../x\n").as_deref(), Some("../x"));
+    }
 }

@@ -4,12 +4,13 @@
 use std::os::fd::BorrowedFd;
 
 use oci_spec::runtime::{LinuxNamespaceType, Spec};
+use sys::Dir;
 
 use crate::cgroup::{Cgroup, CgroupPaths, DeviceControl, Door, Hierarchies, Manager};
 use crate::control::Concern;
 use crate::devices::Loaded;
 
-use super::{CgroupView, Fault, Result};
+use super::{CgroupView, Fault, Result, sibling};
 
 /// The cgroup of one container and what a mount of type `cgroup` shows in it.
 pub(crate) struct Cgroups {
@@ -75,6 +76,11 @@ impl Cgroups {
     /// The cgroup2 that the process is born in.
     pub(crate) fn birth_place(&self) -> Option<BorrowedFd<'_>> {
         self.own.as_ref().and_then(Cgroup::fd)
+    }
+
+    /// The one that a further process is born in where that takes none, beside the container's first process.
+    pub(crate) fn place_below(&self, first: BorrowedFd<'_>) -> Option<Dir> {
+        self.own.as_ref()?.place_below(|| sibling::number(first).ok())
     }
 
     /// The ways into the others, which it has to go by itself.

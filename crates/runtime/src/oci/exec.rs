@@ -214,6 +214,7 @@ impl Container {
             below => own.below(below)?,
         });
         let doors = cgroups.doors()?;
+        let below = cgroups.place_below(first.as_fd());
         let signals = Signals::hold()?;
         let mut joining = exec::fork(&ExecOrder {
             spec: &self.spec,
@@ -225,7 +226,7 @@ impl Container {
             preserved: wish.preserved,
             new_keyring: !wish.keep_keyring,
             size: None,
-            cgroup: cgroups.birth_place(),
+            cgroup: below.as_ref().map(AsFd::as_fd).or_else(|| cgroups.birth_place()),
             doors: &doors,
         })?;
         let made = loop {

@@ -297,6 +297,7 @@ fn make(
     let process = read_process(file)?;
     let spec = bundle.spec().map_err(|error| Fault::new(error.to_string()))?;
     let doors = left.cgroups.doors()?;
+    let below = left.cgroups.place_below(first);
     let joining = exec::fork(&ExecOrder {
         spec: &spec,
         id: bundle.id(),
@@ -307,7 +308,10 @@ fn make(
         preserved: &[],
         new_keyring: true,
         size,
-        cgroup: left.cgroups.birth_place(),
+        cgroup: below
+            .as_ref()
+            .map(AsFd::as_fd)
+            .or_else(|| left.cgroups.birth_place()),
         doors: &doors,
     })?;
     Ok((joining, process.args().clone().unwrap_or_default()))

@@ -67,6 +67,9 @@ is other_limits_hold "33554432 20" "$(cat $dir/memory.max) $(cat $dir/pids.max)"
 $systemctl daemon-reload
 is and_stay_when_systemd_begins_anew "33554432 20" "$(cat $dir/memory.max) $(cat $dir/pids.max)"
 is one_more_is_born_there "0::/" "$(oci exec one cat /proc/self/cgroup)"
+# As an init system in it would: its own cgroup gives controllers away, and holds no process any more.
+mkdir $dir/init && echo "$pid" >$dir/init/cgroup.procs && echo +memory >$dir/cgroup.subtree_control
+is one_more_is_born_beside_the_first "0::/init" "$(oci exec one cat /proc/self/cgroup)"
 oci pause one
 is it_stands_still paused "$(oci state one | sed -n 's/.*"status": *"\([a-z]*\)".*/\1/p')"
 oci resume one
