@@ -152,7 +152,7 @@ fn a_further_program_joins_the_first_where_it_is() {
         strata.ok(["exec", "box", "cat", "/proc/self/cgroup"]),
         "0::/init\n"
     );
-    strata.ok(["rm", "-f", "-t", "0", "box"]);
+    strata.ok(["rm", "-f", "box"]);
 }
 
 #[test]
