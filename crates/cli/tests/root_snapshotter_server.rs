@@ -97,7 +97,7 @@ fn a_commit_under_way_is_finished_and_the_manager_is_asked_for_the_time() {
         &strata,
         &notes,
         listener.try_clone().unwrap(),
-        &["--timeout", "1"],
+        &["--timeout", "5"],
     );
     assert_eq!(heard(&hears), "READY=1");
     let remote = Remote::new(&socket, "k8s.io");
@@ -114,7 +114,8 @@ fn a_commit_under_way_is_finished_and_the_manager_is_asked_for_the_time() {
     let pid = rustix::process::Pid::from_raw(child.id() as i32).unwrap();
     rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
     assert_eq!(heard(&hears), "STOPPING=1");
-    for _ in 0..2 {
+    // One a second, for longer than a call that does not take its time may.
+    for _ in 0..6 {
         assert_eq!(heard(&hears), "EXTEND_TIMEOUT_USEC=15000000");
     }
     db.execute_batch("ROLLBACK").unwrap();

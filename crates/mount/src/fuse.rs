@@ -56,7 +56,7 @@ impl Served {
     /// What [`Server::named`] knows its process by.
     pub fn name(&self) -> Option<String> {
         let pid = self.process.id();
-        Some(format!("{pid} {}", start_time(pid)?))
+        Some(format!("{pid} {}", start_time(pid).ok()??))
     }
 }
 
@@ -391,11 +391,31 @@ fn abort(connection: u32) {
     }
 }
 
-/// Field 22 of `/proc/PID/stat`. The second, the command's name, may hold anything; a parenthesis ends it.
-fn start_time(pid: u32) -> Option<String> {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    let (_, rest) = stat.rsplit_once(')')?;
-    Some(rest.split_ascii_whitespace().nth(19)?.to_owned())
+/// Field 22 of `/proc/PID/stat`; `None` where there is no such process. The second, the command's name, may hold anything; a
+/// parenthesis ends it.
+fn start_time(pid: u32) -> io::Result<Option<String>> {
+    let Some(stat) = unless_gone(std::fs::read_to_string(format!("/proc/{pid}/stat")))? else {
+        return Ok(None);
+    };
+    let rest = stat.rsplit_once(')').map(|(_, rest)| rest);
+    let field = rest.and_then(|rest| rest.split_ascii_whitespace().nth(19));
+    Ok(field.map(str::to_owned))
+}
+
+/// Tells a process that is not there from one of which the kernel tells nothing, for want of descriptors or memory.
+fn unless_gone<T>(asked: io::Result<T>) -> io::Result<Option<T>> {
+    match asked {
+        Ok(told) => Ok(Some(told)),
+        // The last is a number that a thread has now.
+        Err(error)
+            if [Errno::SRCH, Errno::NOENT, Errno::INVAL]
+                .iter()
+                .any(|gone| error.raw_os_error() == Some(gone.raw_os_error())) =>
+        {
+            Ok(None)
+        }
+        Err(error) => Err(error),
+    }
 }
 
 /// The process behind a mount.
@@ -405,22 +425,31 @@ pub struct Server(OwnedFd);
 impl Server {
     /// Asks the root at `target` who serves it.
     fn of(target: &Path) -> Option<Server> {
-        Server::named(&who_serves(target)?)
+        Server::named(&who_serves(target)?).ok().flatten()
     }
 
     /// The one of this name (`PID START`), where it is still there.
-    pub fn named(name: &str) -> Option<Server> {
+    ///
+    /// # Errors
+    /// Whether it is there cannot be told, for want of descriptors or memory.
+    pub fn named(name: &str) -> io::Result<Option<Server>> {
         let mut words = name.split(' ');
-        let (pid, start) = (words.next()?.parse().ok()?, words.next()?);
+        let pid: Option<i32> = words.next().and_then(|word| word.parse().ok());
+        let (Some(process), Some(start)) = (pid.and_then(Pid::from_raw), words.next()) else {
+            return Ok(None);
+        };
+        let pid = process.as_raw_nonzero().get();
         // The descriptor first: what it refers to cannot become another process.
-        let process = Pid::from_raw(pid)?;
-        let process = rustix::process::pidfd_open(process, PidfdFlags::empty()).ok()?;
-        let server = Server(process);
-        let is_it = start_time(pid.cast_unsigned())? == start;
+        let opened = rustix::process::pidfd_open(process, PidfdFlags::empty());
+        let Some(opened) = unless_gone(opened.map_err(io::Error::from))? else {
+            return Ok(None);
+        };
+        let server = Server(opened);
+        let is_it = start_time(pid.cast_unsigned())?.as_deref() == Some(start);
         // One that is about to end lets go of its memory before its descriptors, which the mount hangs on.
         let ends = std::fs::read_link(format!("/proc/{pid}/exe"))
             .is_err_and(|error| error.kind() == io::ErrorKind::NotFound);
-        (is_it && !ends && !server.has_ended(Duration::ZERO)).then_some(server)
+        Ok((is_it && !ends && !server.has_ended(Duration::ZERO)).then_some(server))
     }
 
     /// Asks it to end, and kills it where it does not within `patience`; whether it has ended.
@@ -447,6 +476,28 @@ impl Server {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn who_is_gone_and_of_whom_nothing_is_told() {
+        let told = |errno: Errno| unless_gone::<()>(Err(errno.into()));
+        for gone in [Errno::SRCH, Errno::NOENT, Errno::INVAL] {
+            assert_eq!(told(gone).unwrap(), None);
+        }
+        for untold in [Errno::MFILE, Errno::NFILE, Errno::NOMEM] {
+            assert!(told(untold).is_err());
+        }
+        let own = std::process::id();
+        let start = start_time(own).unwrap().unwrap();
+        assert!(Server::named(&format!("{own} {start}")).unwrap().is_some());
+        for none in [
+            format!("{own} {start}0"),
+            "4194304 1".to_owned(),
+            String::new(),
+            "x y".to_owned(),
+        ] {
+            assert!(Server::named(&none).unwrap().is_none(), "{none}");
+        }
+    }
 
     fn request() -> Request {
         let lower = "x".repeat(200_000);
@@ -492,14 +543,14 @@ mod tests {
     #[test]
     fn a_process_is_known_by_its_name_as_long_as_it_lives_and_ends_when_it_is_stopped() {
         let mut process = Command::new("sleep").arg("1000").spawn().unwrap();
-        let start = start_time(process.id()).unwrap();
+        let start = start_time(process.id()).unwrap().unwrap();
         let name = format!("{} {start}", process.id());
-        assert!(Server::named(&format!("{name}1")).is_none());
-        let server = Server::named(&name).unwrap();
+        assert!(Server::named(&format!("{name}1")).unwrap().is_none());
+        let server = Server::named(&name).unwrap().unwrap();
         rustix::process::pidfd_send_signal(&server.0, Signal::STOP).unwrap();
         assert!(server.end(PATIENCE));
         // It has ended, though nobody has taken its end yet.
-        assert!(Server::named(&name).is_none());
+        assert!(Server::named(&name).unwrap().is_none());
         process.wait().unwrap();
 
         let mut process = Command::new("sh")
@@ -508,8 +559,10 @@ mod tests {
             .spawn()
             .unwrap();
         process.stdout.as_mut().unwrap().read_exact(&mut [0]).unwrap();
-        let start = start_time(process.id()).unwrap();
-        let server = Server::named(&format!("{} {start}", process.id())).unwrap();
+        let start = start_time(process.id()).unwrap().unwrap();
+        let server = Server::named(&format!("{} {start}", process.id()))
+            .unwrap()
+            .unwrap();
         assert!(server.end(Duration::from_millis(50)), "it is killed");
         process.wait().unwrap();
     }

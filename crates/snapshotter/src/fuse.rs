@@ -195,7 +195,7 @@ impl Fuse {
                 let place = self.places.join(ns.file_name()).join(record.file_name());
                 let is_alive = || {
                     let name = fs::read_link(record.path()).ok();
-                    name.is_none_or(|name| name.to_str().and_then(Server::named).is_some())
+                    name.is_none_or(|name| !is_gone(&name))
                 };
                 if !is_alive()
                     && let Ok(turn) = self.turn(place)
@@ -209,13 +209,23 @@ impl Fuse {
 
     /// Unmounts what is at a place whose server is gone, and every bind of it.
     fn clear(&self, place: &Path) -> Result<(), MountError> {
-        let table = table::read().unwrap_or_default();
+        let table = table::read().map_err(|error| failed("reading the mount table for", place, error))?;
+        let topmost = |target: &Path| table.iter().rev().find(|entry| entry.target == target);
         let found = table.iter().rev().find(|entry| entry.target == place);
         if let Some(found) = found.filter(|entry| is_ours(&entry.kind)) {
+            let mut covered = false;
             // What lies on another comes after it.
             for entry in table.iter().rev().filter(|entry| entry.device == found.device) {
-                // Somebody else may have done it meanwhile.
-                let _ = mount::kernel::unmount(&entry.target, true);
+                match topmost(&entry.target).is_some_and(|top| top.id == entry.id) {
+                    // Somebody else may have done it meanwhile.
+                    true => drop(mount::kernel::unmount(&entry.target, true)),
+                    // Something else lies on it, and would be taken in its place.
+                    false => covered = true,
+                }
+            }
+            if covered {
+                // As long as it is written down it is looked at again.
+                return Ok(());
             }
         }
         self.unmount(place)
@@ -273,7 +283,7 @@ impl Fuse {
     fn is_served(&self, place: &Path) -> bool {
         is_mounted(place)
             && match fs::read_link(self.record(place)) {
-                Ok(name) => name.to_str().and_then(Server::named).is_some(),
+                Ok(name) => !is_gone(&name),
                 Err(_) => rustix::fs::statfs(place).is_ok(),
             }
     }
@@ -282,8 +292,10 @@ impl Fuse {
     fn unmount(&self, place: &Path) -> Result<(), MountError> {
         let record = self.record(place);
         let server = fs::read_link(&record).ok();
-        match server.as_ref().and_then(|name| Server::named(name.to_str()?)) {
-            Some(server) if is_mounted(place) => detach_from(server, place)?,
+        let name = server.as_ref().and_then(|name| name.to_str());
+        let process = name.map_or(Ok(None), Server::named);
+        match process.map_err(|error| failed("looking for the server of", place, error))? {
+            Some(process) if is_mounted(place) => detach_from(process, place)?,
             _ => detach(place)?,
         };
         if server.is_some() {
@@ -293,6 +305,11 @@ impl Fuse {
         let _ = fs::remove_dir(place);
         Ok(())
     }
+}
+
+/// Whether the server of that name is there no more. Where that cannot be told, for want of descriptors or memory, it is there.
+fn is_gone(name: &Path) -> bool {
+    matches!(name.to_str().map(Server::named), Some(Ok(None)))
 }
 
 fn failed(what: &'static str, place: &Path, error: io::Error) -> MountError {
