@@ -17,6 +17,9 @@ const PARSERS: [&str; 2] = ["/usr/sbin/apparmor_parser", "/sbin/apparmor_parser"
 /// What says which of the newer kernels' rules a text that names none of them is silent about, and which it denies.
 const ABI: &str = "/etc/apparmor.d/abi/3.0";
 
+/// Where the kernel takes policy, if securityfs is mounted: in a container that has a machine's rights it often is not.
+const POLICY: &str = "/sys/kernel/security/apparmor";
+
 /// Another text has another name: one that is loaded is not looked into.
 const NAME: &str = concat!("strata-default-", env!("CARGO_PKG_VERSION"));
 
@@ -46,9 +49,9 @@ const RULES: &str = "\
 ";
 
 /// The profile of a container that asks for none; none where the kernel has no AppArmor, where its policy is not this
-/// caller's to load (an ordinary user's), or where nothing on the machine compiles one.
+/// caller's to load (an ordinary user's, or securityfs is not mounted), or where nothing on the machine compiles one.
 pub(super) fn default_profile() -> Result<Option<String>, ConfineError> {
-    if !apparmor::is_enabled() || !may_load() {
+    if !apparmor::is_enabled() || !may_load() || !Path::new(POLICY).exists() {
         return Ok(None);
     }
     if !apparmor::is_loaded(NAME) {

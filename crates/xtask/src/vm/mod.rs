@@ -41,15 +41,12 @@ pub(crate) fn test(only: Option<&str>, show: bool) -> Result<Tally> {
         if only.is_none_or(|only| only == systemd::NAME) {
             total.add(systemd::test(show, &kernel, &work_dir(systemd::NAME)?, &chosen)?);
         }
+        total.add(boot("selinux", SELINUX, &chosen.labelled, &kernel, show)?);
         total.add(boot("alone", "", &chosen.alone, &kernel, show)?);
         Ok(total)
     };
     thread::scope(|scope| {
-        let twice = scope.spawn(|| -> Result<Tally> {
-            let mut total = boot("selinux", SELINUX, &chosen.labelled, &kernel, show)?;
-            total.add(boot("twice", "", &chosen.twice, &kernel, show)?);
-            Ok(total)
-        });
+        let twice = scope.spawn(|| boot("twice", "", &chosen.twice, &kernel, show));
         let mut total = one_by_one()?;
         total.add(twice.join().unwrap_or_else(|panic| resume_unwind(panic))?);
         Ok(total)
